@@ -1,0 +1,34 @@
+# make demo   the losses on real predictions, on every array library at hand, in one table
+# make test   the test suite
+#
+# Both prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
+# tests that run the CUDA kernels on the CPU). Nothing is imported from the source tree: the package is built, installed, and used from
+# .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
+
+PYTHON     ?= python3.11
+VENV       := .venv
+BIN        := $(VENV)/bin
+BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
+
+.DELETE_ON_ERROR:
+.PHONY: demo test clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m polyloss demo
+
+# The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# Of an earlier build only the compiled modules are kept: a module deleted since would travel in the wheel.
+$(VENV)/installed: $(BUILT_FROM) | $(BIN)/pip
+	if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
+	$(BIN)/pip install --quiet '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build src/polyloss.egg-info
