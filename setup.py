@@ -1,0 +1,114 @@
+"""Builds the kernels; everything that isn't a kernel stands in pyproject.toml.
+
+Every src/polyloss/_kernels/X.pyx becomes the module polyloss._kernels.X. Where X_rows.c lies beside it, that file is compiled once per
+instruction set and all the objects are linked into the one module, which picks among them at run time (isa.h). Without a compiler, without
+OpenMP or on another machine the package installs all the same, with fewer or plainer kernels; POLYLOSS_REQUIRE_KERNELS=1 makes it an error.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+from setuptools.modified import newer_group
+
+KERNELS = Path("src/polyloss/_kernels")
+SHARED = sorted(str(p) for suffix in ("*.h", "*.pxi", "*.pxd") for p in KERNELS.glob(suffix))
+X86_64 = {
+    # gcc splits 512-bit vectors in halves where nobody tells it not to.
+    "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "x86_64_v3": ["-march=x86-64-v3"],
+    "x86_64_v2": ["-march=x86-64-v2"],
+}
+X86_64_PROBE = """
+#ifndef __x86_64__
+#error "another machine"
+#endif
+int main(void) { return 0; }
+"""
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]  # gcc and clang; Apple's clang
+OPENMP_MSVC = [(["/openmp"], [])]
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void) { return omp_get_max_threads() < 1; }
+"""
+
+
+class BuildKernels(build_ext):
+    """Ask the compiler what it can do, then build the row primitives once per instruction set."""
+
+    def compiles(self, source, compile_args, link_args=None):
+        """Whether the compiler takes this program; with link_args, whether the linker takes it too."""
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text(source)
+            try:
+                objects = self.compiler.compile([str(probe)], output_dir=folder, extra_postargs=compile_args)
+                if link_args is not None:
+                    self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_args)
+            except (CompileError, LinkError, OSError):  # OSError: no such compiler
+                return False
+        return True
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        # No debug information: it makes the wheel ten times as large.
+        self.common = ["/O2"] if msvc else ["-O3", "-g0", "-fvisibility=hidden"]
+        self.rows = ["/O2"] if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+        every = all(not msvc and self.compiles(X86_64_PROBE, flags) for flags in X86_64.values())
+        self.isas = X86_64 if every else {"baseline": []}
+        self.openmp = next((o for o in (OPENMP_MSVC if msvc else OPENMP) if self.compiles(OPENMP_PROBE, *o)), ([], []))
+        super().build_extensions()
+
+    def build_extension(self, ext):
+        ext.optional = os.environ.get("POLYLOSS_REQUIRE_KERNELS", "0") == "0"
+        try:
+            self.build_kernels(ext)
+        except OSError as error:
+            raise CompileError(str(error)) from error
+
+    def build_kernels(self, ext):
+        macros = [("POLYLOSS_X86_64", "1")] if self.isas is X86_64 else []
+        rows = KERNELS / f"{ext.name.rpartition('.')[2]}_rows.c"
+        stale = self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))
+        if stale and rows.exists():
+            for isa, flags in self.isas.items():
+                ext.extra_objects += self.compiler.compile(
+                    [str(rows)],
+                    output_dir=f"{self.build_temp}/{isa}",
+                    macros=[*macros, ("ISA", isa)],
+                    include_dirs=ext.include_dirs,
+                    extra_postargs=[*self.rows, *flags],
+                )
+        ext.define_macros += macros
+        ext.extra_compile_args += [*self.common, *self.openmp[0]]
+        ext.extra_link_args += self.openmp[1]
+        super().build_extension(ext)
+
+
+kernels = [
+    Extension(
+        f"polyloss._kernels.{pyx.stem}",
+        [str(pyx)],
+        include_dirs=[str(KERNELS), numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        depends=[*SHARED, *(str(p) for p in KERNELS.glob(f"{pyx.stem}_rows.c"))],
+    )
+    for pyx in sorted(KERNELS.glob("*.pyx"))
+]
+directives = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
+setup(
+    ext_modules=cythonize(kernels, build_dir="build/cython", compiler_directives=directives, include_path=[str(KERNELS)]) if kernels else [],
+    cmdclass={"build_ext": BuildKernels},
+)
