@@ -1,7 +1,8 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
+# make lint   the linters of .pre-commit-config.yaml on every file
 #
-# Both prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
+# They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
 # tests that run the CUDA kernels on the CPU). Nothing is imported from the source tree: the package is built, installed, and used from
 # .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
 
@@ -11,7 +12,7 @@ BIN        := $(VENV)/bin
 BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -19,6 +20,12 @@ demo: $(VENV)/installed
 # The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+lint: $(BIN)/pre-commit
+	$(BIN)/pre-commit run --all-files
+
+$(BIN)/pre-commit: | $(BIN)/pip
+	$(BIN)/pip install --quiet 'pre-commit>=4'
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
