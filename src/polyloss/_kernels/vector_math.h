@@ -1,0 +1,561 @@
+/* Vectors of W floats (vf) and W/2 doubles (vd), and the functions of the losses on them.
+
+   One source for every instruction set: GNU vector extensions (gcc, clang), W = 16 with AVX-512, 8 with AVX2, 4 with SSE2 or NEON;
+   compilers without them get W = 1 and libm. Intrinsics stand only where C cannot say it: maximum, blends, masks, getexp/scalef.
+   Suffixes: _f for floats, _d for doubles; mf, md are what a comparison gives.
+
+   Worst errors in units of the last place with AVX-512 / AVX2 / SSE2 (floats: every 61st bit pattern; doubles: 4e5 random arguments each):
+                     floats              doubles
+     exp, exp_neg    0.99  0.92  0.97    0.98  0.98  0.95
+     expm1_neg       1.41  1.41  1.39    1.67  1.67  1.49
+     log             0.89  0.84  0.88    0.96  0.88  0.88
+     log1p           0.89  1.42  1.49    0.95  1.30  1.30
+   Coefficients: least maximum of the relative error, rounded one by one from the lowest, each refitted after the last was rounded.
+   The reductions are textbook: x = n ln 2 + r with ln 2 in two parts; x = 2^n (1 + f) with 1 + f around 1 [Muller, Elementary Functions];
+   log1p(x) = log(u + v) with u + v = 1 + x exact [Dekker 1971]; doubles: log(1 + f) = 2 artanh(f / (2 + f)). */
+#ifndef POLYLOSS_VECTOR_MATH_H
+#define POLYLOSS_VECTOR_MATH_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined __GNUC__ && !defined POLYLOSS_ONE_LANE
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#if defined __AVX512F__ && defined __AVX512DQ__ && defined __AVX512VL__ && defined __AVX512BW__
+#define W 16
+#include <immintrin.h>
+#elif defined __AVX2__ && defined __FMA__
+#define W 8
+#include <immintrin.h>
+#else
+#define W 4
+#if defined __SSE2__
+#include <emmintrin.h>
+#endif
+#endif
+#define WD (W / 2)
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef double vd __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W))); /* the bits of a vf */
+typedef int64_t vl __attribute__((vector_size(4 * W))); /* the bits of a vd */
+typedef uint64_t vul __attribute__((vector_size(4 * W)));
+typedef float vf_anywhere __attribute__((vector_size(4 * W), aligned(4)));
+typedef double vd_anywhere __attribute__((vector_size(4 * W), aligned(8)));
+
+INLINE vf all_f(float c) { return c - (vf){0}; }
+INLINE vd all_d(double c) { return c - (vd){0}; }
+INLINE vi all_i(int32_t c) { return c - (vi){0}; }
+INLINE vf load_f(const float *p) { return *(const vf_anywhere *)p; }
+INLINE vd load_d(const double *p) { return *(const vd_anywhere *)p; }
+INLINE void store_f(float *p, vf v) { *(vf_anywhere *)p = v; }
+INLINE void store_d(double *p, vd v) { *(vd_anywhere *)p = v; }
+INLINE vf abs_f(vf x) { return (vf)((vi)x & 0x7fffffff); }
+INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
+
+/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. */
+INLINE vf load_part_f(const float *p, ptrdiff_t n)
+{
+#if W == 16
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+    float a[W] = {0};
+    for (ptrdiff_t i = 0; i < W && i < n; i++) a[i] = p[i];
+    return load_f(a);
+#endif
+}
+INLINE vd load_part_d(const double *p, ptrdiff_t n)
+{
+#if W == 16
+    return (vd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#else
+    double a[WD] = {0};
+    for (ptrdiff_t i = 0; i < WD && i < n; i++) a[i] = p[i];
+    return load_d(a);
+#endif
+}
+INLINE void store_part_f(float *p, vf v, ptrdiff_t n)
+{
+#if W == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    for (ptrdiff_t i = 0; i < W && i < n; i++) p[i] = v[i];
+#endif
+}
+INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
+{
+#if W == 16
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#else
+    for (ptrdiff_t i = 0; i < WD && i < n; i++) p[i] = v[i];
+#endif
+}
+/* Past the caches, for outputs that are not read again; p aligned to the vector. fence() before another thread may read them. */
+INLINE void stream_f(float *p, vf v)
+{
+#if W == 16
+    _mm512_stream_ps(p, (__m512)v);
+#elif W == 8
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined __SSE2__
+    _mm_stream_ps(p, (__m128)v);
+#else
+    *(vf *)p = v;
+#endif
+}
+INLINE void stream_d(double *p, vd v) { stream_f((float *)p, (vf)v); }
+INLINE void fence(void)
+{
+#if defined __SSE2__
+    _mm_sfence();
+#endif
+}
+
+/* Comparisons are false where a side is NaN. */
+#if W == 16
+typedef __mmask16 mf;
+typedef __mmask8 md;
+INLINE mf lt_f(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
+INLINE mf le_f(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ); }
+INLINE mf eq_f(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
+INLINE md lt_d(vd a, vd b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ); }
+INLINE md le_d(vd a, vd b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ); }
+INLINE md eq_d(vd a, vd b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
+INLINE vf select_f(mf m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+INLINE vd select_d(md m, vd a, vd b) { return (vd)_mm512_mask_blend_pd(m, (__m512d)b, (__m512d)a); }
+INLINE int any_f(mf m) { return m != 0; }
+INLINE int any_d(md m) { return m != 0; }
+INLINE mf first_f(ptrdiff_t n) { return (mf)((1u << n) - 1); } /* the first n lanes, 0 <= n <= lanes */
+INLINE md first_d(ptrdiff_t n) { return (md)((1u << n) - 1); }
+#else
+typedef vi mf;
+typedef vl md;
+INLINE mf lt_f(vf a, vf b) { return a < b; }
+INLINE mf le_f(vf a, vf b) { return a <= b; }
+INLINE mf eq_f(vf a, vf b) { return a == b; }
+INLINE md lt_d(vd a, vd b) { return a < b; }
+INLINE md le_d(vd a, vd b) { return a <= b; }
+INLINE md eq_d(vd a, vd b) { return a == b; }
+#if W == 8
+INLINE vf select_f(mf m, vf a, vf b) { return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)m); }
+INLINE vd select_d(md m, vd a, vd b) { return (vd)_mm256_blendv_pd((__m256d)b, (__m256d)a, (__m256d)m); }
+INLINE int any_f(mf m) { return _mm256_movemask_ps((__m256)m) != 0; }
+INLINE int any_d(md m) { return _mm256_movemask_pd((__m256d)m) != 0; }
+#else
+INLINE vf select_f(mf m, vf a, vf b) { return (vf)(((vi)a & m) | ((vi)b & ~m)); }
+INLINE vd select_d(md m, vd a, vd b) { return (vd)(((vl)a & m) | ((vl)b & ~m)); }
+INLINE int any_d(md m) { return (m[0] | m[1]) != 0; }
+INLINE int any_f(mf m) { return any_d((md)m); }
+#endif
+INLINE mf first_f(ptrdiff_t n)
+{
+    vi lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    return lane < (int32_t)n;
+}
+INLINE md first_d(ptrdiff_t n)
+{
+    vl lane;
+    for (int i = 0; i < WD; i++) lane[i] = i;
+    return lane < (int64_t)n;
+}
+#endif
+/* The mask as a C operator where it is an integer or a vector alike. */
+#define AND_MASK(a, b) ((a) & (b))
+#define OR_MASK(a, b) ((a) | (b))
+
+/* a > b ? a : b, so b where either is NaN: a NaN in the second place goes through, one in the first is lost. */
+#if W == 16
+INLINE vf max_f(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf min_f(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE vd max_d(vd a, vd b) { return (vd)_mm512_max_pd((__m512d)a, (__m512d)b); }
+INLINE vd min_d(vd a, vd b) { return (vd)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#elif W == 8
+INLINE vf max_f(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf min_f(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vd max_d(vd a, vd b) { return (vd)_mm256_max_pd((__m256d)a, (__m256d)b); }
+INLINE vd min_d(vd a, vd b) { return (vd)_mm256_min_pd((__m256d)a, (__m256d)b); }
+#elif defined __SSE2__
+INLINE vf max_f(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vf min_f(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+INLINE vd max_d(vd a, vd b) { return (vd)_mm_max_pd((__m128d)a, (__m128d)b); }
+INLINE vd min_d(vd a, vd b) { return (vd)_mm_min_pd((__m128d)a, (__m128d)b); }
+#else
+INLINE vf max_f(vf a, vf b) { return select_f(lt_f(b, a), a, b); }
+INLINE vf min_f(vf a, vf b) { return select_f(lt_f(a, b), a, b); }
+INLINE vd max_d(vd a, vd b) { return select_d(lt_d(b, a), a, b); }
+INLINE vd min_d(vd a, vd b) { return select_d(lt_d(a, b), a, b); }
+#endif
+
+/* a * b + c, in one rounding where the machine has it: what needs that one rounding says mad. */
+#if W == 16
+INLINE vf mad_f(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vd mad_d(vd a, vd b, vd c) { return (vd)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+INLINE vf sqrt_f(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+INLINE vd sqrt_d(vd x) { return (vd)_mm512_sqrt_pd((__m512d)x); }
+#elif W == 8
+INLINE vf mad_f(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vd mad_d(vd a, vd b, vd c) { return (vd)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+INLINE vf sqrt_f(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
+INLINE vd sqrt_d(vd x) { return (vd)_mm256_sqrt_pd((__m256d)x); }
+#else
+INLINE vf mad_f(vf a, vf b, vf c) { return a * b + c; }
+INLINE vd mad_d(vd a, vd b, vd c) { return a * b + c; }
+INLINE vf sqrt_f(vf x)
+{
+    for (int i = 0; i < W; i++) x[i] = sqrtf(x[i]);
+    return x;
+}
+INLINE vd sqrt_d(vd x)
+{
+    for (int i = 0; i < WD; i++) x[i] = sqrt(x[i]);
+    return x;
+}
+#endif
+
+/* Across the lanes, in an order that does not change. */
+INLINE double sum_f(vf v) /* in double: 16 floats lose nothing more */
+{
+    double s = 0;
+    for (int i = 0; i < W; i++) s += (double)v[i];
+    return s;
+}
+INLINE double sum_d(vd v)
+{
+    double s = 0;
+    for (int i = 0; i < WD; i++) s += v[i];
+    return s;
+}
+INLINE float top_f(vf v) /* the maximum; a NaN may be lost */
+{
+    float s = v[0];
+    for (int i = 1; i < W; i++) s = v[i] > s ? v[i] : s;
+    return s;
+}
+INLINE double top_d(vd v)
+{
+    double s = v[0];
+    for (int i = 1; i < WD; i++) s = v[i] > s ? v[i] : s;
+    return s;
+}
+
+#define LN2_HI_F 0x1.62e4p-1f /* 15 bits: times n <= 512 exact without FMA */
+#define LN2_LO_F 0x1.7f7d1cp-20f
+#define LN2_HI_D 0x1.62e42feep-1 /* 31 bits */
+#define LN2_LO_D 0x1.a39ef35793c76p-33
+#define LOG2E_F 0x1.715476p+0f
+#define LOG2E_D 0x1.71547652b82fep+0
+#define ROUND_F 0x1.8p+23f /* adding it rounds to whole numbers, which then stand in the low bits */
+#define ROUND_D 0x1.8p+52
+
+/* 1 + r + r² P(r), |r| <= ln 2 / 2 */
+INLINE vf exp_poly_f(vf r)
+{
+    vf p = mad_f(r, all_f(0x1.6a5164p-10f), all_f(0x1.12397ap-7f));
+    p = mad_f(p, r, all_f(0x1.5558acp-5f));
+    p = mad_f(p, r, all_f(0x1.555492p-3f));
+    p = mad_f(p, r, all_f(0x1.fffffcp-2f));
+    return 1.0f + mad_f(r * r, p, r);
+}
+INLINE vd exp_poly_d(vd r)
+{
+    vd p = mad_d(r, all_d(0x1.adb3396b72e43p-26), all_d(0x1.28addb4f805e6p-22));
+    p = mad_d(p, r, all_d(0x1.71df03078cc17p-19));
+    p = mad_d(p, r, all_d(0x1.a0199981e3689p-16));
+    p = mad_d(p, r, all_d(0x1.a01a013a9ab91p-13));
+    p = mad_d(p, r, all_d(0x1.6c16c1846b68ap-10));
+    p = mad_d(p, r, all_d(0x1.1111111124836p-7));
+    p = mad_d(p, r, all_d(0x1.55555555506e3p-5));
+    p = mad_d(p, r, all_d(0x1.5555555555508p-3));
+    p = mad_d(p, r, all_d(0x1.000000000000ap-1));
+    return 1.0 + mad_d(r * r, p, r);
+}
+
+/* exp(x). exp: every x. exp_neg: x <= 44 (as in sums against a reference), cheaper; +inf and more give nonsense or NaN, never a trap.
+   Both: exp(-inf) = 0, NaN stays NaN, subnormal results are right. */
+#if W == 16
+/* x = (n + j/16) ln 2 + r; 2^(j/16) from a table in a register, 7 multiply-adds in all; scalef takes the floor of n + j/16. */
+INLINE vf exp16_f(vf x, vf d)
+{
+    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3,
+        0x3f9837f0, 0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf,
+        0x3feac0c7, 0x3ff5257d};
+    vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
+    vf r = mad_f(n, all_f(-0x1.62e43p-1f), d);
+    r = mad_f(n, all_f(0x1.05c61p-29f), r);
+    vf t = (vf)_mm512_permutexvar_epi32((__m512i)u, _mm512_load_si512(sixteenths));
+    vf q = mad_f(r, all_f(0x1.555664p-3f), all_f(0x1.00022p-1f));
+    q = mad_f(r * r, q, r);
+    t = mad_f(t, q, t);
+    __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-104.0f), _CMP_NLT_UQ); /* masked lanes raise no underflow */
+    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
+}
+INLINE vf exp_f(vf x) { return exp16_f(x, min_f(all_f(89.0f), x)); }
+INLINE vf exp_neg_f(vf x) { return exp16_f(x, x); }
+INLINE vd exp8_d(vd x, vd d)
+{
+    vd u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
+    vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
+    __mmask8 kept = _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(-746.0), _CMP_NLT_UQ);
+    return (vd)_mm512_maskz_scalef_pd(kept, (__m512d)exp_poly_d(r), (__m512d)n);
+}
+INLINE vd exp_d(vd x) { return exp8_d(x, min_d(all_d(710.0), x)); }
+INLINE vd exp_neg_d(vd x) { return exp8_d(x, x); }
+#else
+/* The power of two goes into the exponent's bits, 2^64 too large or too small so that it fits, and a product takes the 2^64 back; for
+   x below every subnormal that factor is 0, since tiny products are slow. scale, shift: bits of the factor and of its inverse. */
+INLINE vf exp_scaled_f(vf x, vf d, vi shift, vi scale)
+{
+#if W == 8 /* x = (n + j/8) ln 2 + r; 2^(j/8) from a table in a register */
+    static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3,
+        0x3f75672a, 0x3f7744fd, 0x3f7ac0c7}; /* j << 20 taken off */
+    vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
+    r = mad_f(n, all_f(0x1.05c61p-32f), r);
+    vi e = (vi)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
+    vf t = (vf)(e + ((vi)u << 20) + shift);
+    vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
+    q = mad_f(q, r, all_f(0.5f));
+    q = mad_f(r * r, q, r);
+    t = mad_f(t, q, t);
+#else
+    vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
+    vf t = exp_poly_f(r) * (vf)(((vi)u << 23) + (127 << 23) + shift);
+#endif
+    return t * (vf)(scale & ~(vi)lt_f(x, all_f(-104.0f)));
+}
+INLINE vf exp_neg_f(vf x) { return exp_scaled_f(x, max_f(all_f(-104.0f), x), all_i(64 << 23), all_i((127 - 64) << 23)); }
+INLINE vf exp_f(vf x)
+{
+    vf d = min_f(all_f(89.0f), max_f(all_f(-104.0f), x));
+    vi up = (vi)lt_f(x, all_f(0.0f)) & (128 << 23);
+    return exp_scaled_f(x, d, up - (64 << 23), ((127 + 64) << 23) - up);
+}
+INLINE vd exp_scaled_d(vd x, vd d, vl shift, vl scale)
+{
+    vd u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
+    vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
+    vd t = exp_poly_d(r) * (vd)(((vl)u << 52) + (1023ll << 52) + shift);
+    return t * (vd)(scale & ~(vl)lt_d(x, all_d(-746.0)));
+}
+INLINE vd exp_neg_d(vd x)
+{
+    return exp_scaled_d(x, max_d(all_d(-746.0), x), (512ll << 52) + (vl){0}, ((1023ll - 512) << 52) + (vl){0});
+}
+INLINE vd exp_d(vd x)
+{
+    vd d = min_d(all_d(710.0), max_d(all_d(-746.0), x));
+    vl up = (vl)lt_d(x, all_d(0.0)) & (1024ll << 52);
+    return exp_scaled_d(x, d, up - (512ll << 52), ((1023ll + 512) << 52) - up);
+}
+#endif
+
+/* expm1(x) for x <= 88 (709): 2^n (e^r - 1) + (2^n - 1), |r| <= ln 2 / 2. Tiny x keep their relative error. */
+INLINE vf expm1_neg_f(vf x)
+{
+    vf d = max_f(all_f(-104.0f), x), u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
+    vf p = mad_f(r, all_f(0x1.9e6ee4p-13f), all_f(0x1.6d3a36p-10f));
+    p = mad_f(p, r, all_f(0x1.1112dap-7f));
+    p = mad_f(p, r, all_f(0x1.5554f8p-5f));
+    p = mad_f(p, r, all_f(0x1.555554p-3f));
+    p = mad_f(p, r, all_f(0.5f));
+    p = mad_f(r * r, p, r);
+    n = max_f(all_f(-126.0f), n);
+    vf two_n = (vf)(((vi)(n + ROUND_F) << 23) + (127 << 23));
+    return mad_f(two_n, p, two_n - 1.0f);
+}
+INLINE vd expm1_neg_d(vd x)
+{
+    vd d = max_d(all_d(-746.0), x), u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
+    vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
+    vd p = mad_d(r, all_d(0x1.1f45f3a7bf224p-29), all_d(0x1.af5f0e4aa48b8p-26));
+    p = mad_d(p, r, all_d(0x1.27e4f64a590f6p-22));
+    p = mad_d(p, r, all_d(0x1.71ddf81d9b911p-19));
+    p = mad_d(p, r, all_d(0x1.a01a019bc50a7p-16));
+    p = mad_d(p, r, all_d(0x1.a01a01afff479p-13));
+    p = mad_d(p, r, all_d(0x1.6c16c16c17f6fp-10));
+    p = mad_d(p, r, all_d(0x1.111111110f65bp-7));
+    p = mad_d(p, r, all_d(0x1.5555555555553p-5));
+    p = mad_d(p, r, all_d(0x1.5555555555559p-3));
+    p = mad_d(p, r, all_d(0.5));
+    p = mad_d(r * r, p, r);
+    n = max_d(all_d(-1022.0), n);
+    vd two_n = (vd)(((vl)(n + ROUND_D) << 52) + (1023ll << 52));
+    return mad_d(two_n, p, two_n - 1.0);
+}
+
+/* log(1 + f) + n ln 2 */
+INLINE vf log_poly_f(vf f, vf n)
+{
+#if W == 16 /* f in [-0.25, 0.5) */
+    vf p = mad_f(f, all_f(-0x1.710fe8p-5f), all_f(0x1.ac8af6p-4f));
+    p = mad_f(p, f, all_f(-0x1.0d9192p-3f));
+    p = mad_f(p, f, all_f(0x1.2886acp-3f));
+    p = mad_f(p, f, all_f(-0x1.54ef08p-3f));
+    p = mad_f(p, f, all_f(0x1.99696ep-3f));
+    p = mad_f(p, f, all_f(-0x1.000044p-2f));
+    p = mad_f(p, f, all_f(0x1.5555a4p-2f));
+#else /* f in [sqrt(1/2) - 1, sqrt(2) - 1] */
+    vf p = mad_f(f, all_f(-0x1.38c5a2p-4f), all_f(0x1.0563ccp-3f));
+    p = mad_f(p, f, all_f(-0x1.0d8562p-3f));
+    p = mad_f(p, f, all_f(0x1.22d87ep-3f));
+    p = mad_f(p, f, all_f(-0x1.54721ap-3f));
+    p = mad_f(p, f, all_f(0x1.99a022p-3f));
+    p = mad_f(p, f, all_f(-0x1.000228p-2f));
+    p = mad_f(p, f, all_f(0x1.555554p-2f));
+#endif
+    p = mad_f(f * f, mad_f(p, f, all_f(-0.5f)), n * LN2_LO_F);
+    return mad_f(n, all_f(LN2_HI_F), f + p);
+}
+INLINE vd log_poly_d(vd f, vd n)
+{
+    vd s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
+    vd p = mad_d(z, all_d(0x1.3adafb47b92b6p-3), all_d(0x1.384f1ef385875p-3));
+    p = mad_d(p, z, all_d(0x1.74751282dfa7bp-3));
+    p = mad_d(p, z, all_d(0x1.c71c003825e17p-3));
+    p = mad_d(p, z, all_d(0x1.249249b3fc0cdp-2));
+    p = mad_d(p, z, all_d(0x1.99999998ee17ep-2));
+    p = mad_d(p, z, all_d(0x1.5555555555780p-1));
+    p = h - mad_d(s, mad_d(z, p, h), n * LN2_LO_D); /* 2 s + s z P = f - (h - s (h + z P)) */
+    return mad_d(n, all_d(LN2_HI_D), f - p);
+}
+
+/* log(u + v), |v| no more than half of the last place of u: for log1p and quotients near 1.
+   log(0) = -inf, log(inf) = inf, below 0 NaN; v is not looked at there. */
+#if W == 16
+INLINE vf log_sum_f(vf u, vf v)
+{
+    __m512 m = _mm512_getmant_ps((__m512)u, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+    __m512 n = _mm512_sub_ps(_mm512_getexp_ps((__m512)u), _mm512_getexp_ps(m));
+    __mmask16 inside = (__mmask16)~_mm512_fpclass_ps_mask((__m512)u, 0x1e); /* neither 0 nor inf */
+    vf w = (vf)_mm512_maskz_scalef_ps(inside, (__m512)v, (__m512)(-(vf)n));
+    return log_poly_f(((vf)m - 1.0f) + w, (vf)n);
+}
+INLINE vf log_f(vf x)
+{
+    __m512 m = _mm512_getmant_ps((__m512)x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+    __m512 n = _mm512_sub_ps(_mm512_getexp_ps((__m512)x), _mm512_getexp_ps(m));
+    return log_poly_f((vf)m - 1.0f, (vf)n);
+}
+INLINE vd log_sum_d(vd u, vd v)
+{
+    __m512d m = _mm512_getmant_pd((__m512d)u, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+    __m512d n = _mm512_sub_pd(_mm512_getexp_pd((__m512d)u), _mm512_getexp_pd(m));
+    __mmask8 inside = (__mmask8)~_mm512_fpclass_pd_mask((__m512d)u, 0x1e);
+    vd w = (vd)_mm512_maskz_scalef_pd(inside, (__m512d)v, (__m512d)(-(vd)n));
+    return log_poly_d(((vd)m - 1.0) + w, (vd)n);
+}
+INLINE vd log_d(vd x)
+{
+    __m512d m = _mm512_getmant_pd((__m512d)x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+    __m512d n = _mm512_sub_pd(_mm512_getexp_pd((__m512d)x), _mm512_getexp_pd(m));
+    return log_poly_d((vd)m - 1.0, (vd)n);
+}
+#else
+INLINE vf log_edges_f(vf x, vf y) /* y, or what log is at 0, inf, NaN and below 0 */
+{
+    vf edge = select_f(eq_f(x, all_f(0.0f)), all_f(-INFINITY), select_f(lt_f(all_f(0.0f), x), x, all_f(NAN)));
+    return select_f(lt_f(all_f(0.0f), x) & lt_f(x, all_f(INFINITY)), y, edge);
+}
+INLINE vd log_edges_d(vd x, vd y)
+{
+    vd edge = select_d(eq_d(x, all_d(0.0)), all_d(-(double)INFINITY), select_d(lt_d(all_d(0.0), x), x, all_d((double)NAN)));
+    return select_d(lt_d(all_d(0.0), x) & lt_d(x, all_d((double)INFINITY)), y, edge);
+}
+INLINE vf log_sum_f(vf u, vf v)
+{
+    vi tiny = (vi)lt_f(u, all_f(0x1p-126f));
+    vf up = (vf)((127 << 23) + (tiny & (32 << 23))), x = u * up; /* subnormal numbers times 2^32 */
+    vi e = ((vi)x - 0x3f3504f3) >> 23; /* the exponent of x / sqrt(1/2) */
+    vf m = (vf)((vi)x - (e << 23)), w = v * up * 0.5f * (vf)((128 - e) << 23);
+    return log_edges_f(u, log_poly_f((m - 1.0f) + w, __builtin_convertvector(e - (tiny & 32), vf)));
+}
+INLINE vd log_sum_d(vd u, vd v)
+{
+    vl tiny = (vl)lt_d(u, all_d(0x1p-1022));
+    vd up = (vd)((1023ll << 52) + (tiny & (64ll << 52))), x = u * up;
+    vl e = (vl)((vul)((vl)x - 0x3fe6a09e667f3bcd + (1024ll << 52)) >> 52); /* + 1024: AVX2 has no arithmetic shift of 64 bits */
+    vd n = (vd)(e + 0x4338000000000000 - (tiny & 64)) - (ROUND_D + 1024); /* nor a conversion */
+    e -= 1024;
+    vd m = (vd)((vl)x - (e << 52)), w = v * up * 0.5 * (vd)((1024 - e) << 52);
+    return log_edges_d(u, log_poly_d((m - 1.0) + w, n));
+}
+INLINE vf log_f(vf x) { return log_sum_f(x, (vf){0}); }
+INLINE vd log_d(vd x) { return log_sum_d(x, (vd){0}); }
+#endif
+/* log(1 + x); the sum's rounding error goes along. Tiny x keep their relative error; log1p(-0) is +0. */
+INLINE vf log1p_f(vf x)
+{
+    vf u = 1.0f + x, large = max_f(all_f(1.0f), x), small = min_f(all_f(1.0f), x);
+    return log_sum_f(u, small - (u - large));
+}
+INLINE vd log1p_d(vd x)
+{
+    vd u = 1.0 + x, large = max_d(all_d(1.0), x), small = min_d(all_d(1.0), x);
+    return log_sum_d(u, small - (u - large));
+}
+/* The same for |x| <= 1: two operations less. */
+INLINE vf log1p_unit_f(vf x)
+{
+    vf u = 1.0f + x;
+    return log_sum_f(u, x - (u - 1.0f));
+}
+INLINE vd log1p_unit_d(vd x)
+{
+    vd u = 1.0 + x;
+    return log_sum_d(u, x - (u - 1.0));
+}
+
+#else /* no vector extensions: one lane, libm */
+
+#define INLINE static inline
+#define W 1
+#define WD 1
+typedef float vf;
+typedef double vd;
+typedef int mf;
+typedef int md;
+#define ONE_LANE(real, x, fabs_, sqrt_, fma_, exp_, expm1_, log_, log1p_)                                                                  \
+    INLINE real all_##x(real c) { return c; }                                                                                              \
+    INLINE real load_##x(const real *p) { return *p; }                                                                                     \
+    INLINE void store_##x(real *p, real v) { *p = v; }                                                                                     \
+    INLINE void stream_##x(real *p, real v) { *p = v; }                                                                                    \
+    INLINE real load_part_##x(const real *p, ptrdiff_t n) { return n ? *p : 0; }                                                           \
+    INLINE void store_part_##x(real *p, real v, ptrdiff_t n)                                                                               \
+    {                                                                                                                                      \
+        if (n) *p = v;                                                                                                                     \
+    }                                                                                                                                      \
+    INLINE int lt_##x(real a, real b) { return a < b; }                                                                                    \
+    INLINE int le_##x(real a, real b) { return a <= b; }                                                                                   \
+    INLINE int eq_##x(real a, real b) { return a == b; }                                                                                   \
+    INLINE real select_##x(int m, real a, real b) { return m ? a : b; }                                                                    \
+    INLINE int any_##x(int m) { return m; }                                                                                                \
+    INLINE int first_##x(ptrdiff_t n) { return n > 0; }                                                                                    \
+    INLINE real max_##x(real a, real b) { return a > b ? a : b; }                                                                          \
+    INLINE real min_##x(real a, real b) { return a < b ? a : b; }                                                                          \
+    INLINE double sum_##x(real v) { return v; }                                                                                            \
+    INLINE real top_##x(real v) { return v; }                                                                                              \
+    INLINE real abs_##x(real v) { return fabs_(v); }                                                                                       \
+    INLINE real sqrt_##x(real v) { return sqrt_(v); }                                                                                      \
+    INLINE real mad_##x(real a, real b, real c) { return fma_(a, b, c); }                                                                  \
+    INLINE real exp_##x(real v) { return exp_(v); }                                                                                        \
+    INLINE real exp_neg_##x(real v) { return exp_(v); }                                                                                    \
+    INLINE real expm1_neg_##x(real v) { return expm1_(v); }                                                                                \
+    INLINE real log_##x(real v) { return log_(v); }                                                                                        \
+    INLINE real log1p_##x(real v) { return log1p_(v); }                                                                                    \
+    INLINE real log1p_unit_##x(real v) { return log1p_(v); }                                                                               \
+    INLINE real log_sum_##x(real u, real v) { return u > 0 && u < INFINITY ? log_(u) + log1p_(v / u) : log_(u); }
+ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf)
+ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p)
+#undef ONE_LANE
+#define AND_MASK(a, b) ((a) & (b))
+#define OR_MASK(a, b) ((a) | (b))
+INLINE void fence(void) {}
+
+#endif
+#endif
