@@ -520,7 +520,7 @@ typedef float vf;
 typedef double vd;
 typedef int mf;
 typedef int md;
-#define ONE_LANE(real, x, fabs_, sqrt_, fma_, exp_, expm1_, log_, log1p_)                                                                  \
+#define ONE_LANE(real, x, FABS, SQRT, FMA, EXP, EXPM1, LOG, LOG1P)                                                                         \
     INLINE real all_##x(real c) { return c; }                                                                                              \
     INLINE real load_##x(const real *p) { return *p; }                                                                                     \
     INLINE void store_##x(real *p, real v) { *p = v; }                                                                                     \
@@ -540,16 +540,16 @@ typedef int md;
     INLINE real min_##x(real a, real b) { return a < b ? a : b; }                                                                          \
     INLINE double sum_##x(real v) { return v; }                                                                                            \
     INLINE real top_##x(real v) { return v; }                                                                                              \
-    INLINE real abs_##x(real v) { return fabs_(v); }                                                                                       \
-    INLINE real sqrt_##x(real v) { return sqrt_(v); }                                                                                      \
-    INLINE real mad_##x(real a, real b, real c) { return fma_(a, b, c); }                                                                  \
-    INLINE real exp_##x(real v) { return exp_(v); }                                                                                        \
-    INLINE real exp_neg_##x(real v) { return exp_(v); }                                                                                    \
-    INLINE real expm1_neg_##x(real v) { return expm1_(v); }                                                                                \
-    INLINE real log_##x(real v) { return log_(v); }                                                                                        \
-    INLINE real log1p_##x(real v) { return log1p_(v); }                                                                                    \
-    INLINE real log1p_unit_##x(real v) { return log1p_(v); }                                                                               \
-    INLINE real log_sum_##x(real u, real v) { return u > 0 && u < INFINITY ? log_(u) + log1p_(v / u) : log_(u); }
+    INLINE real abs_##x(real v) { return FABS(v); }                                                                                        \
+    INLINE real sqrt_##x(real v) { return SQRT(v); }                                                                                       \
+    INLINE real mad_##x(real a, real b, real c) { return FMA(a, b, c); }                                                                   \
+    INLINE real exp_##x(real v) { return EXP(v); }                                                                                         \
+    INLINE real exp_neg_##x(real v) { return EXP(v); }                                                                                     \
+    INLINE real expm1_neg_##x(real v) { return EXPM1(v); }                                                                                 \
+    INLINE real log_##x(real v) { return LOG(v); }                                                                                         \
+    INLINE real log1p_##x(real v) { return LOG1P(v); }                                                                                     \
+    INLINE real log1p_unit_##x(real v) { return LOG1P(v); }                                                                                \
+    INLINE real log_sum_##x(real u, real v) { return u > 0 && u < INFINITY ? LOG(u) + LOG1P(v / u) : LOG(u); }
 ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf)
 ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p)
 #undef ONE_LANE
