@@ -1,0 +1,74 @@
+"""polyloss: loss functions for every array library.
+
+The house, floor by floor (imports run downwards):
+
+- `torch` (drop-in modules), `inspection` (explain), `registry` (get, names), `gradients` (value_and_grad, grad, grad_and_hess)
+- `regression`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
+- `_call`: the road of every call
+- `_torch`, `_dask`: what these two libraries need beside it
+- `_routes`: which array libraries there are, which kernel takes a call; `_formula`: the route that takes everything
+- `_kernels`: compiled code
+- `_block`, `_params`, `_shapes`, `_reduce`, `_threads`: the ground
+"""
+
+from polyloss._threads import get_num_threads, set_num_threads
+from polyloss.classification import (
+    binary_crossentropy,
+    binary_focal_crossentropy,
+    categorical_crossentropy,
+    categorical_focal_crossentropy,
+    categorical_hinge,
+    hinge,
+    poly1_crossentropy,
+    sparse_categorical_crossentropy,
+    squared_hinge,
+)
+from polyloss.gradients import grad, grad_and_hess, value_and_grad
+from polyloss.inspection import explain
+from polyloss.metrics import log_loss
+from polyloss.registry import get, names
+from polyloss.regression import (
+    huber,
+    log_cosh,
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    mean_squared_logarithmic_error,
+    poisson,
+)
+from polyloss.similarity import cosine_similarity, kl_divergence
+from polyloss.softmax import Normalization, softmax_loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Normalization",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "cosine_similarity",
+    "explain",
+    "get",
+    "get_num_threads",
+    "grad",
+    "grad_and_hess",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "log_cosh",
+    "log_loss",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "names",
+    "poisson",
+    "poly1_crossentropy",
+    "set_num_threads",
+    "softmax_loss",
+    "sparse_categorical_crossentropy",
+    "squared_hinge",
+    "value_and_grad",
+]

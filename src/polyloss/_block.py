@@ -1,0 +1,164 @@
+"""What a loss is: a block of three pure formulas, and the table of all of them.
+
+A formula takes the array namespace ``xp``, targets ``t`` and predictions ``p`` (or logits ``z``) in the dtype of the computation, and
+parameters by name. It checks nothing, reduces nothing and never branches on data, so that the same lines run on every array library,
+under JAX's tracing too. The road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
+
+- `Elementwise`: value, slope and curvature of one element; the road combines the elements of a sample by their mean or sum.
+- `Rowwise`: consumes the class axis: value gives (n, s); slope and curvature give (n, c, s).
+- `OfLogSoftmax`, `OfShares`: row-wise losses that are a sum of one term per class, of log-softmax or of p / Σp. The chain rule through the
+  normalisation is written here once; a loss of this kind states its term and the term's two derivatives.
+"""
+
+from array_api_compat import device
+
+LOSSES = {}  # canonical name -> block, in order of definition; filled by `public`
+
+
+def public(block):
+    """Tie a public function to its block and enter both into `LOSSES` under the function's name."""
+
+    def tie(function):
+        block.name = function.__name__
+        block.function = function
+        if block.name in LOSSES:
+            raise RuntimeError(f"two losses are named {block.name}")
+        LOSSES[block.name] = block
+        return function
+
+    return tie
+
+
+class Block:
+    """One loss. Subclasses hold formulas as plain functions (never bound: a block is not instantiated)."""
+
+    name = None  # canonical name = name of the public function
+    function = None  # the public function
+    aliases = ()
+    params = {}  # parameter of the public function -> check (_params.py) that returns the value to use
+    targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"
+    ignores = None  # name of the public parameter that names labels to ignore
+    predictions = "y_pred"  # what error messages call the second argument
+    combine = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
+    reductions = ("none", "sum", "mean", "sum_over_batch_size")
+    logits = None  # the block that takes over when from_logits=True
+    kernel = None  # name under which formulas.h holds the same formulas
+    survey = None  # what `targeted` must know of all targets at once: a formula of (xp, t) that gives a 0-d array, passed as `survey`
+    worked = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs
+    domain = "any real numbers"  # of the predictions; for the docs
+
+    def __init_subclass__(cls):
+        for formula in ("value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
+            if formula in cls.__dict__:
+                setattr(cls, formula, staticmethod(cls.__dict__[formula]))
+
+    def targeted(xp, t, c):
+        """Targets as the formulas want them (smoothed, mapped to ±1); takes the parameters of this step by name."""
+        return t
+
+
+Block.targeted = staticmethod(Block.targeted)
+
+
+class Elementwise(Block):
+    """Formulas of one element."""
+
+
+class Rowwise(Block):
+    """Formulas of one row of classes."""
+
+    combine = None
+
+
+class OfLogSoftmax(Rowwise):
+    """Σ_c term(t_c, l_c) with l = log softmax(z): term's derivatives by l are `first` and `second`.
+
+    With p = exp(l), q = 1 - p, h = first, g = second and H = Σh, G = Σg, the chain rule gives
+    slope_j = h_j - p_j H and curvature_j = g_j (1 - 2 p_j) + p_j² G - p_j q_j H; written so that nothing cancels where p_j is near 1.
+    """
+
+    def value(xp, t, z, *, block, **params):
+        l, p, q = log_softmax(xp, z)
+        return xp.sum(block.term(xp, t, l, p, q, **params), axis=1)
+
+    def slope(xp, t, z, *, block, **params):
+        l, p, q = log_softmax(xp, z)
+        h = block.first(xp, t, l, p, q, **params)
+        return h * q - p * (xp.sum(h, axis=1, keepdims=True) - h)
+
+    def curvature(xp, t, z, *, block, **params):
+        l, p, q = log_softmax(xp, z)
+        h, g = block.first(xp, t, l, p, q, **params), block.second(xp, t, l, p, q, **params)
+        return g * q * q + p * p * (xp.sum(g, axis=1, keepdims=True) - g) - p * q * xp.sum(h, axis=1, keepdims=True)
+
+
+class OfShares(Rowwise):
+    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon): term's derivatives by y are `first` and `second`.
+
+    With S = Σp, h = first and g = second (0 where y is clipped), A = Σ h y and B = Σ g y²:
+    slope_j = (h_j - A) / S and curvature_j = (g_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
+    """
+
+    def value(xp, t, p, *, block, epsilon, **params):
+        y, _, _ = shares(xp, p, epsilon)
+        return xp.sum(block.term(xp, t, y, **params), axis=1)
+
+    def slope(xp, t, p, *, block, epsilon, **params):
+        y, inside, total = shares(xp, p, epsilon)
+        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        return (h - xp.sum(h * y, axis=1, keepdims=True)) / total
+
+    def curvature(xp, t, p, *, block, epsilon, **params):
+        y, inside, total = shares(xp, p, epsilon)
+        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        g = xp.where(inside, block.second(xp, t, y, **params), 0.0)
+        a, b = xp.sum(h * y, axis=1, keepdims=True), xp.sum(g * y * y, axis=1, keepdims=True)
+        return (g * (1 - 2 * y) - 2 * h + b + 2 * a) / (total * total)
+
+
+# Steps that several formulas share.
+
+
+def times(xp, a, b):
+    """a·b with 0·(±inf) = 0: an impossible class with target 0 costs nothing. Differentiable in b where a is 0."""
+    return a * xp.where(a == 0, xp.zeros_like(b), b)
+
+
+def power(xp, u, n):
+    """u**n for u >= 0 and a number n; 0 at u = 0 even where n < 0 (it is multiplied by something that vanishes faster)."""
+    zero = u == 0
+    return xp.where(zero, xp.ones_like(u) if n == 0 else xp.zeros_like(u), xp.where(zero, xp.ones_like(u), u) ** n)
+
+
+def sigmoid(xp, z):
+    """1 / (1 + exp(-z)), accurate to the last bits for either sign."""
+    e = xp.exp(-xp.abs(z))
+    return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
+
+
+def clipped(xp, p, low, high):
+    """p clipped to [low, high], and where it was inside (NaN counts as inside, so that it goes through)."""
+    return xp.clip(p, low, high), ~((p < low) | (p > high))
+
+
+def shares(xp, p, epsilon):
+    """p divided by its sum, clipped to [epsilon, 1 - epsilon]; where it was inside; the sum."""
+    total = xp.sum(p, axis=1, keepdims=True)
+    return *clipped(xp, p / total, epsilon, 1 - epsilon), total
+
+
+def log_softmax(xp, z):
+    """log p, p and 1 - p along axis 1, each accurate to the last bits.
+
+    The largest logit's own term is kept out of the sum: with r = Σ over the others of exp(z - m), log p of the largest is -log1p(r), and its
+    1 - p is r / (1 + r), both right where 1 + r rounds to 1. The largest is picked by its index, so that ties differentiate correctly.
+    """
+    c = xp.arange(z.shape[1], device=device(z))
+    top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
+    d = z - xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=1, keepdims=True)
+    e = xp.exp(d)
+    rest = xp.sum(xp.where(top, xp.zeros_like(e), e), axis=1, keepdims=True)
+    l, p = d - xp.log1p(rest), e / (1 + rest)
+    return l, p, xp.where(top, rest / (1 + rest), 1 - p)
+
+

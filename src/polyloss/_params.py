@@ -1,0 +1,86 @@
+"""What a parameter of a loss may be: checks that return the value to compute with, or name parameter, value and rule."""
+
+import math
+from numbers import Real
+
+
+def _number(name, value):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "__float__"):  # a 0-d array
+            return float(value)
+        raise TypeError(f"{name} is {value!r}, but must be a number")
+    return float(value)
+
+
+def number(name, value):
+    """A finite number."""
+    x = _number(name, value)
+    if not math.isfinite(x):
+        raise ValueError(f"{name} is {value!r}, but must be finite")
+    return x
+
+
+def positive(name, value):
+    """A finite number above 0."""
+    x = number(name, value)
+    if x <= 0:
+        raise ValueError(f"{name} is {value!r}, but must be above 0")
+    return x
+
+
+def nonnegative(name, value):
+    """A finite number, 0 or above."""
+    x = number(name, value)
+    if x < 0:
+        raise ValueError(f"{name} is {value!r}, but must be 0 or above")
+    return x
+
+
+def fraction(name, value):
+    """A number in [0, 1]."""
+    x = number(name, value)
+    if not 0 <= x <= 1:
+        raise ValueError(f"{name} is {value!r}, but must be between 0 and 1")
+    return x
+
+
+def clip_bound(name, value):
+    """A number in [0, 0.5): predictions are clipped to [value, 1 - value]."""
+    x = number(name, value)
+    if not 0 <= x < 0.5:
+        raise ValueError(f"{name} is {value!r}, but must be at least 0 and below 0.5")
+    return x
+
+
+def flag(name, value):
+    """True or False."""
+    if value is True or value is False or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise TypeError(f"{name} is {value!r}, but must be True or False")
+
+
+def one_of(*choices):
+    """One of the given strings."""
+
+    def check(name, value):
+        if isinstance(value, str) and value in choices:
+            return value
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
+
+    check.__doc__ = "One of " + ", ".join(f'"{c}"' for c in choices) + "."
+    return check
+
+
+def integers(name, value):
+    """None, an integer, or several: the tuple of them."""
+    if value is None:
+        return ()
+    several = value if isinstance(value, (tuple, list, set, frozenset, range)) or getattr(value, "ndim", 0) == 1 else (value,)
+    return tuple(_integer(name, v) for v in several)
+
+
+def _integer(name, value):
+    index = getattr(value, "__index__", None)
+    if index is None or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, but must be an integer or several")
+    return index()

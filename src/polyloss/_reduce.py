@@ -1,0 +1,89 @@
+"""From losses per position to a result: reductions, normalizers, and the order of summation."""
+
+import math
+
+from polyloss._params import _integer
+from polyloss._shapes import dtype_name
+
+# How reduction="normalize" divides; the names and numbers of softmax.Normalization.
+NORMALIZATIONS = ("full", "valid", "batch_size", "none")
+
+
+def reduction_name(block, reduction):
+    """The reduction by its own name; None is "none" and Keras' "mean_with_sample_weight" is "mean"."""
+    name = {None: "none", "mean_with_sample_weight": "mean"}.get(reduction, reduction) if _hashable(reduction) else reduction
+    if not isinstance(name, str) or name not in block.reductions:
+        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, block.reductions))}")
+    return name
+
+
+def _hashable(x):
+    return x is None or isinstance(x, str)
+
+
+def normalization_name(normalization, normalize):
+    """Caffe's rule: `normalization` decides if given; else `normalize` means valid (true) or batch_size (false); neither means valid.
+
+    ``Normalization.FULL`` is 0, so nothing here is tested for truth.
+    """
+    if normalization is not None:
+        name = normalization.lower() if isinstance(normalization, str) else None
+        if name is None:
+            number = _integer("normalization", normalization)
+            name = NORMALIZATIONS[number] if 0 <= number < len(NORMALIZATIONS) else None
+        if name not in NORMALIZATIONS:
+            raise ValueError(f"normalization is {normalization!r}, but must be one of {', '.join(map(repr, NORMALIZATIONS))}")
+        return name
+    if normalize is None or normalize is True:
+        return "valid"
+    if normalize is False:
+        return "batch_size"
+    raise TypeError(f"normalize is {normalize!r}, but must be True, False or None")
+
+
+def divisor(job):
+    """What the sum is divided by: a number if the shapes decide it, else "count" or "weights", which the data decide."""
+    lay = job.layout
+    weighted = job.weight is not None or job.class_weight is not None
+    if job.denominator is not None:
+        return job.denominator
+    match job.reduction:
+        case "none" | "sum":
+            return 1
+        case "sum_over_batch_size":
+            return max(lay.n * lay.s, 1)
+        case "mean":
+            return "weights" if weighted else "count" if job.ignore else max(lay.n * lay.s, 1)
+    match job.normalization:
+        case "full":
+            return max(lay.n * lay.s, 1)
+        case "valid":
+            return "weights" if weighted else "count" if job.ignore else max(lay.n * lay.s, 1)
+        case "batch_size":
+            return max(math.prod(lay.shape[: lay.axis]), 1)
+        case "none":
+            return 1
+
+
+def total(xp, x):
+    """The sum of all entries, in float64 where the library has it by default, so that float32 losses sum to their last bit."""
+    if dtype_name(x.dtype) == "float32" and hasattr(xp, "float64") and not _narrow(xp):
+        return xp.sum(x, dtype=xp.float64)
+    return xp.sum(x)
+
+
+def _narrow(xp):
+    """JAX knows float64 only if it was told to."""
+    if xp.__name__ != "jax.numpy":
+        return False
+    import jax
+
+    return not jax.config.jax_enable_x64
+
+
+def quotient(xp, a, b):
+    """a / b, and 0 where b is 0: nothing counted, nothing lost. b may be a number or a 0-d array; no branch on data."""
+    if isinstance(b, (int, float)):
+        return a / b if b else xp.zeros_like(a)
+    zero = b == 0
+    return xp.where(zero, xp.zeros_like(a), a / xp.where(zero, xp.ones_like(b), b))

@@ -1,0 +1,152 @@
+"""Axes, dtypes and labels: canonical views (n, c, s), and what is said when something does not fit.
+
+The only file that knows `axis`. Predictions of shape (…a, C, …b) are seen as (n, c, s) with n = Πa and s = Πb; labels, weights and
+losses, which lack the class axis, as (n, s).
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from array_api_compat import device
+
+# Every dtype that is taken: name -> dtype of the computation, or the kind of an integer.
+FLOATS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+INTEGERS = {f"{sign}int{bits}": (sign == "u", bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+
+@lru_cache(maxsize=256)
+def dtype_name(dtype):
+    """The name that all libraries share: "float32", "int64", "bool", "bfloat16"; others as they print."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
+    return name
+
+
+class Layout(NamedTuple):
+    """How predictions of one shape are seen with their classes on one axis."""
+
+    shape: tuple  # of the predictions
+    axis: int  # counted from the front; -1 if the predictions are 0-d
+    losses: tuple  # shape without the axis
+    n: int
+    c: int
+    s: int
+
+
+@lru_cache(maxsize=1024)
+def layout(shape, axis, name, rowwise):
+    """The layout, or an error if `axis` does not exist or holds nothing."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis is {axis!r}, but must be an integer")
+    ndim, axis = len(shape), axis.__index__()
+    if ndim == 0 and not rowwise and axis in (0, -1):  # one number is one sample of one element
+        return Layout((), -1, (), 1, 1, 1)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis is {axis}, but {name} has {ndim} {'axis' if ndim == 1 else 'axes'}: its shape is {shape}")
+    at = axis % ndim
+    before, after = shape[:at], shape[at + 1 :]
+    if shape[at] == 0:
+        raise ValueError(f"{name} has shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
+    return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after))
+
+
+def same_shape(t, lay, name):
+    """Dense targets have the shape of the predictions; nothing is broadcast."""
+    if tuple(t.shape) != lay.shape:
+        raise ValueError(
+            f"y_true has shape {tuple(t.shape)}, but {name} has shape {lay.shape}: they must be equal, and nothing is broadcast"
+        )
+
+
+def label_shape(shape, lay, name):
+    """Labels lack the class axis, or have length 1 there, or one length-1 axis at the end."""
+    at = lay.axis
+    if shape in (lay.losses, lay.losses[:at] + (1,) + lay.losses[at:], lay.losses + (1,)):
+        return
+    raise ValueError(
+        f"y_true has shape {shape}, but labels for {name} of shape {lay.shape} with classes on axis {at} have shape {lay.losses}"
+        f" (a length-1 axis at {at} or at the end is accepted)"
+    )
+
+
+def weight_shape(shape, lay):
+    """The shape in which a sample weight broadcasts to the losses without enlarging them."""
+    losses, given = lay.losses, shape
+    if len(shape) == len(losses) + 1:  # one length-1 axis more: at the end, or where the classes were
+        if shape[-1] == 1:
+            shape = shape[:-1]
+        elif shape[lay.axis] == 1:
+            shape = shape[: lay.axis] + shape[lay.axis + 1 :]
+    if len(shape) <= len(losses) and all(w in (1, l) for w, l in zip(shape, losses)):
+        return shape + (1,) * (len(losses) - len(shape))
+    raise ValueError(
+        f"sample_weight has shape {given}, but the losses have shape {losses}: it must have their shape or that of their leading axes"
+        " (axes of length 1 are accepted), and may not enlarge them"
+    )
+
+
+def place(name, shape, flat):
+    """How an entry is named in an error: ``y_true[3, 17]``."""
+    index = np.unravel_index(flat, shape) if shape else ()
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
+
+
+def bad_label(job, flat, value):
+    """The error for the first label that is neither a class nor ignored."""
+    where = place("y_true", job.label_shape, flat)
+    if isinstance(value, float) and not value.is_integer():
+        return TypeError(f"{where} is {value!r}, but labels must be whole numbers")
+    verb = "have" if job.name == "logits" else "has"
+    ignored = ""
+    if job.loss.ignores:
+        values = job.ignore[0] if len(job.ignore) == 1 else job.ignore or None
+        ignored = f" and {job.loss.ignores} is {values}"
+    noun = "class" if job.layout.c == 1 else "classes"
+    return ValueError(f"{where} is {int(value)}, but {job.name} {verb} {job.layout.c} {noun} on axis {job.axis}{ignored}")
+
+
+def representable(dtype, value):
+    """Whether an integer is a value of a label dtype: ``uint8`` has no -1, ``float32`` no 2**24 + 1."""
+    name = dtype_name(dtype)
+    if name in FLOATS:
+        bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[name]
+        odd = abs(value) // (abs(value) & -abs(value)) if value else 0
+        return odd.bit_length() <= bits and abs(value) < 2 ** (16 if name == "float16" else 127)
+    unsigned, bits = INTEGERS[name]
+    return 0 <= value < 2**bits if unsigned else -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
+
+
+def sort_labels(xp, y, c, ignore):
+    """Labels (n, s) of any integer or floating dtype -> (indices in 0..c-1, ignored, bad): masks (n, s); `ignored` None if nothing is.
+
+    Values are compared in the labels' own dtype and only with numbers that it has, so that nothing wraps: as mathematical integers.
+    """
+    name = dtype_name(y.dtype)
+    kind, wrap = y.dtype, 0
+    if name in ("uint16", "uint32", "uint64") and xp.__name__.endswith("torch"):  # torch has these dtypes, but compares none of them
+        y, wrap = xp.astype(y, xp.int64), 2**64 if name == "uint64" else 0
+    ignored = None
+    for value in ignore:
+        if representable(kind, value):
+            same = y == (value - wrap if wrap and value >= 2**63 else value)
+            ignored = same if ignored is None else ignored | same
+    bad = xp.zeros_like(y, dtype=xp.bool)
+    if name in FLOATS:
+        bad = (y < 0) | (y >= c) | (y != xp.floor(y))
+    else:
+        unsigned, _ = INTEGERS[name]
+        if not unsigned or wrap:
+            bad = y < 0
+        if representable(kind, c):
+            bad = bad | (y >= c)
+    if ignored is not None:
+        bad = bad & ~ignored
+    skip = bad if ignored is None else bad | ignored
+    return xp.astype(xp.where(skip, xp.zeros_like(y), y), xp.int32 if c < 2**31 else xp.int64), ignored, bad
+
+
+def one_hot(xp, labels, c, dtype):
+    """(n, s) -> (n, c, s); by comparison with a range, since Dask and others cannot scatter."""
+    classes = xp.arange(c, dtype=labels.dtype, device=device(labels))
+    return xp.astype(labels[:, None, :] == classes[None, :, None], dtype)

@@ -1,0 +1,545 @@
+"""Classification losses: each a block, formulas above and public function below."""
+
+import math
+
+from array_api_compat import device
+
+from polyloss._block import Elementwise, OfLogSoftmax, OfShares, Rowwise, clipped, power, public, sigmoid, times
+from polyloss._call import call
+from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of
+from polyloss.softmax import SoftmaxCrossentropy, smoothed
+
+
+def all_binary(xp, t, labels):
+    """Whether every target of the whole array is 0 or 1: then Keras takes them for classes, not signs."""
+    return xp.all((t == 0) | (t == 1))
+
+
+def plus_minus(xp, t, c, labels, survey):
+    """Targets as ±1: "01" are mapped by 2t - 1, "pm1" are taken as they are, "auto" is decided by `all_binary`."""
+    if labels == "auto":
+        return xp.where(survey, 2 * t - 1, t)
+    return 2 * t - 1 if labels == "01" else t
+
+
+class Hinge(Elementwise):
+    """max(1 - t p, 0)."""
+
+    aliases = ("Hinge",)
+    params = {"labels": one_of("auto", "01", "pm1")}
+    kernel = "hinge"
+    domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
+    targeted = plus_minus
+    survey = all_binary
+    worked = (dict(t=1.0, p=0.25, labels="pm1", value=0.75, slope=-1.0), dict(t=-1.0, p=-2.0, labels="pm1", value=0.0, slope=0.0))
+
+    def value(xp, t, p):
+        return xp.clip(1 - t * p, 0.0, None)
+
+    def slope(xp, t, p):
+        return xp.where(1 - t * p > 0, -t, xp.zeros_like(p))
+
+    def curvature(xp, t, p):
+        return xp.zeros_like(p)
+
+
+@public(Hinge)
+def hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0))`` with targets -1 and 1."""
+    return call(
+        Hinge, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
+
+
+class SquaredHinge(Elementwise):
+    """max(1 - t p, 0)²."""
+
+    aliases = ("SquaredHinge",)
+    params = {"labels": one_of("auto", "01", "pm1")}
+    kernel = "squared_hinge"
+    domain = Hinge.domain
+    targeted = plus_minus
+    survey = all_binary
+    worked = (dict(t=1.0, p=0.5, labels="pm1", value=0.25, slope=-1.0), dict(t=0.0, p=1.0, labels="01", value=4.0, slope=4.0))
+
+    def value(xp, t, p):
+        m = xp.clip(1 - t * p, 0.0, None)
+        return m * m
+
+    def slope(xp, t, p):
+        return -2 * t * xp.clip(1 - t * p, 0.0, None)
+
+    def curvature(xp, t, p):
+        return xp.where(1 - t * p > 0, 2 * t * t, xp.zeros_like(p))
+
+
+@public(SquaredHinge)
+def squared_hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Squared hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0)**2)`` with targets -1 and 1."""
+    return call(
+        SquaredHinge,
+        y_true,
+        y_pred,
+        labels=labels,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class CategoricalHinge(Rowwise):
+    """max(max_c (1 - t) p - Σ t p + 1, 0); of several largest classes the first has the slope."""
+
+    aliases = ("CategoricalHinge",)
+    kernel = "categorical_hinge"
+    domain = "y_pred: any real numbers; y_true: one-hot"
+    worked = (dict(t=[0.0, 1.0, 0.0], p=[0.5, 0.25, 1.0], value=1.75, slope=[0.0, -1.0, 1.0]),)
+
+    def margin(xp, t, p):
+        """The margin, and the class that is its largest wrong one."""
+        wrong = (1 - t) * p
+        c = xp.arange(p.shape[1], device=device(p))
+        top = c[None, :, None] == xp.argmax(wrong, axis=1, keepdims=True)
+        return xp.sum(xp.where(top, wrong, xp.zeros_like(p)) - t * p, axis=1, keepdims=True) + 1, top
+
+    def value(xp, t, p):
+        margin, _ = CategoricalHinge.margin(xp, t, p)
+        return xp.clip(margin, 0.0, None)[:, 0, :]
+
+    def slope(xp, t, p):
+        margin, top = CategoricalHinge.margin(xp, t, p)
+        return xp.where(margin > 0, xp.where(top, 1 - t, xp.zeros_like(t)) - t, xp.zeros_like(p))
+
+    def curvature(xp, t, p):
+        return xp.zeros_like(p)
+
+
+@public(CategoricalHinge)
+def categorical_hinge(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Categorical hinge loss: ``maximum(max((1 - y_true) * y_pred) - sum(y_true * y_pred) + 1, 0)`` over the classes on `axis`."""
+    return call(
+        CategoricalHinge, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
+
+
+def binary_smoothed(xp, t, c, label_smoothing):
+    """(1 - ε) t + ε / 2."""
+    return t if label_smoothing == 0 else (1 - label_smoothing) * t + 0.5 * label_smoothing
+
+
+class BinaryCrossentropyFromLogits(Elementwise):
+    """(1 - t) softplus(z) + t softplus(-z), with what the two share taken out: log1p(exp(-|z|)). Never saturates."""
+
+    kernel = "binary_crossentropy_from_logits"
+    targeted = binary_smoothed
+
+    def value(xp, t, z):
+        zero = xp.zeros_like(z)
+        return times(xp, 1 - t, xp.maximum(z, zero)) + times(xp, t, xp.maximum(-z, zero)) + xp.log1p(xp.exp(-xp.abs(z)))
+
+    def slope(xp, t, z):
+        return (1 - t) * sigmoid(xp, z) - t * sigmoid(xp, -z)
+
+    def curvature(xp, t, z):
+        return sigmoid(xp, z) * sigmoid(xp, -z)
+
+
+class BinaryCrossentropy(Elementwise):
+    """-(t log y + (1 - t) log(1 - y)), y = p clipped to [epsilon, 1 - epsilon]; where p is clipped the slope is 0."""
+
+    aliases = ("bce", "BCE", "logloss", "LogLoss")
+    params = {"from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
+    logits = BinaryCrossentropyFromLogits
+    kernel = "binary_crossentropy"
+    domain = "y_pred: probabilities, clipped; with from_logits=True any real numbers"
+    targeted = binary_smoothed
+    worked = (
+        dict(t=1.0, p=0.25, from_logits=False, label_smoothing=0.0, epsilon=1e-7, value=math.log(4), slope=-4.0),
+        dict(t=0.0, p=0.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7, value=math.log(2), slope=0.5),
+    )
+
+    def value(xp, t, p, epsilon):
+        y = xp.clip(p, epsilon, 1 - epsilon)
+        return -(times(xp, t, xp.log(y)) + times(xp, 1 - t, xp.log1p(-y)))
+
+    def slope(xp, t, p, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        hard = xp.where(t == 0, 1 / (1 - y), -1 / y)  # apart, so that 0/0 never arises where y is exactly 0 or 1
+        return xp.where(inside, xp.where((t == 0) | (t == 1), hard, (y - t) / (y * (1 - y))), xp.zeros_like(p))
+
+    def curvature(xp, t, p, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        return xp.where(inside, times(xp, t, 1 / (y * y)) + times(xp, 1 - t, 1 / ((1 - y) * (1 - y))), xp.zeros_like(p))
+
+
+@public(BinaryCrossentropy)
+def binary_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    from_logits=False,
+    label_smoothing=0.0,
+    epsilon=1e-7,
+    axis=-1,
+    sample_weight=None,
+    reduction="none",
+    validate=True,
+):
+    """Binary cross-entropy in nats, mean over `axis`."""
+    return call(
+        BinaryCrossentropy,
+        y_true,
+        y_pred,
+        from_logits=from_logits,
+        label_smoothing=label_smoothing,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class BinaryFocalCrossentropyFromLogits(Elementwise):
+    """w u^γ b: b the binary cross-entropy from logits, u = 1 - p_t = t σ(-z) + (1 - t) σ(z), w the class balance."""
+
+    kernel = "binary_focal_crossentropy_from_logits"
+    targeted = binary_smoothed
+
+    def parts(xp, t, z):
+        """b and u, each with its two derivatives by z."""
+        up, down = sigmoid(xp, z), sigmoid(xp, -z)
+        b = BinaryCrossentropyFromLogits.value(xp, t, z), (1 - t) * up - t * down, up * down
+        u1 = (1 - 2 * t) * up * down
+        return b, (t * down + (1 - t) * up, u1, u1 * (down - up))
+
+    def value(xp, t, z, apply_class_balancing, alpha, gamma):
+        (b, _, _), (u, _, _) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * b
+
+    def slope(xp, t, z, apply_class_balancing, alpha, gamma):
+        (b, b1, _), (u, u1, _) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        return balance(t, apply_class_balancing, alpha) * (power(xp, u, gamma) * b1 + gamma * power(xp, u, gamma - 1) * u1 * b)
+
+    def curvature(xp, t, z, apply_class_balancing, alpha, gamma):
+        (b, b1, b2), (u, u1, u2) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        f1 = gamma * power(xp, u, gamma - 1) * u1
+        f2 = gamma * ((gamma - 1) * power(xp, u, gamma - 2) * u1 * u1 + power(xp, u, gamma - 1) * u2)
+        return balance(t, apply_class_balancing, alpha) * (f2 * b + 2 * f1 * b1 + power(xp, u, gamma) * b2)
+
+
+def balance(t, apply_class_balancing, alpha):
+    """t α + (1 - t)(1 - α), or 1."""
+    return t * alpha + (1 - t) * (1 - alpha) if apply_class_balancing else 1.0
+
+
+class BinaryFocalCrossentropy(Elementwise):
+    """w u^γ b: b the binary cross-entropy of y = clip(p), u = 1 - p_t = t (1 - y) + (1 - t) y, w the class balance."""
+
+    aliases = ("BinaryFocalCrossentropy",)
+    params = {
+        "apply_class_balancing": flag,
+        "alpha": number,
+        "gamma": nonnegative,
+        "from_logits": flag,
+        "label_smoothing": fraction,
+        "epsilon": clip_bound,
+    }
+    logits = BinaryFocalCrossentropyFromLogits
+    kernel = "binary_focal_crossentropy"
+    domain = BinaryCrossentropy.domain
+    targeted = binary_smoothed
+    worked = (
+        dict(
+            t=1.0, p=0.5, apply_class_balancing=False, alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7,
+            value=0.25 * math.log(2), slope=-0.5 - math.log(2),
+        ),
+    )  # fmt: skip
+
+    def value(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
+        y = xp.clip(p, epsilon, 1 - epsilon)
+        u = t * (1 - y) + (1 - t) * y
+        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)
+
+    def slope(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
+        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
+        s = power(xp, u, gamma) * b1 + gamma * power(xp, u, gamma - 1) * u1 * b
+        return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+
+    def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
+        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
+        b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
+        f1, f2 = gamma * power(xp, u, gamma - 1) * u1, gamma * (gamma - 1) * power(xp, u, gamma - 2) * u1 * u1
+        s = f2 * b + 2 * f1 * b1 + power(xp, u, gamma) * b2
+        return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+
+
+@public(BinaryFocalCrossentropy)
+def binary_focal_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    apply_class_balancing=False,
+    alpha=0.25,
+    gamma=2.0,
+    from_logits=False,
+    label_smoothing=0.0,
+    epsilon=1e-7,
+    axis=-1,
+    sample_weight=None,
+    reduction="none",
+    validate=True,
+):
+    """Binary focal cross-entropy in nats, mean over `axis`: cross-entropy times ``(1 - p_t)**gamma``."""
+    return call(
+        BinaryFocalCrossentropy,
+        y_true,
+        y_pred,
+        apply_class_balancing=apply_class_balancing,
+        alpha=alpha,
+        gamma=gamma,
+        from_logits=from_logits,
+        label_smoothing=label_smoothing,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+def class_smoothed(xp, t, c, label_smoothing):
+    """(1 - ε) t + ε / C."""
+    return smoothed(t, c, label_smoothing)
+
+
+class CategoricalCrossentropyFromLogits(SoftmaxCrossentropy):
+    """-Σ t_c log p_c."""
+
+    targeted = class_smoothed
+
+
+class CategoricalCrossentropy(OfShares):
+    """-Σ t_c log y_c, y = p / Σp clipped to [epsilon, 1 - epsilon]; where it is clipped the slope is 0."""
+
+    aliases = ("cce", "CategoricalCrossentropy")
+    params = {"from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
+    logits = CategoricalCrossentropyFromLogits
+    kernel = "categorical_crossentropy"
+    domain = "y_pred: positive numbers, divided by their sum; with from_logits=True any real numbers"
+    targeted = class_smoothed
+    worked = (
+        dict(
+            t=[0.0, 1.0], p=[0.75, 0.25], from_logits=False, label_smoothing=0.0, epsilon=1e-7,
+            value=math.log(4), slope=[1.0, -3.0],
+        ),
+    )  # fmt: skip
+
+    def term(xp, t, y):
+        return -times(xp, t, xp.log(y))
+
+    def first(xp, t, y):
+        return -times(xp, t, 1 / y)
+
+    def second(xp, t, y):
+        return times(xp, t, 1 / (y * y))
+
+
+@public(CategoricalCrossentropy)
+def categorical_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    from_logits=False,
+    label_smoothing=0.0,
+    epsilon=1e-7,
+    axis=-1,
+    sample_weight=None,
+    reduction="none",
+    validate=True,
+):
+    """Categorical cross-entropy in nats of one-hot or soft targets: ``-sum(y_true * log(y_pred))`` over the classes on `axis`."""
+    return call(
+        CategoricalCrossentropy,
+        y_true,
+        y_pred,
+        from_logits=from_logits,
+        label_smoothing=label_smoothing,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class SparseCategoricalCrossentropyFromLogits(SoftmaxCrossentropy):
+    """-log p[t]."""
+
+    targets = "labels"
+
+
+class SparseCategoricalCrossentropy(CategoricalCrossentropy):
+    """-log y[t], y = p / Σp clipped to [epsilon, 1 - epsilon]: the categorical cross-entropy of the one-hot targets."""
+
+    aliases = ("scce", "sparse_categorical_crossentrop", "SparseCategoricalCrossentropy")
+    targets = "labels"
+    ignores = "ignore_class"
+    params = {"from_logits": flag, "ignore_class": integers, "epsilon": clip_bound}
+    logits = SparseCategoricalCrossentropyFromLogits
+    kernel = "sparse_categorical_crossentropy"
+    worked = (dict(t=1, p=[0.75, 0.25], from_logits=False, ignore_class=None, epsilon=1e-7, value=math.log(4), slope=[1.0, -3.0]),)
+
+    def targeted(xp, t, c):
+        return t
+
+
+@public(SparseCategoricalCrossentropy)
+def sparse_categorical_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    from_logits=False,
+    ignore_class=None,
+    epsilon=1e-7,
+    axis=-1,
+    sample_weight=None,
+    reduction="none",
+    validate=True,
+):
+    """Categorical cross-entropy in nats of integer labels: ``-log(y_pred[y_true])`` over the classes on `axis`."""
+    return call(
+        SparseCategoricalCrossentropy,
+        y_true,
+        y_pred,
+        from_logits=from_logits,
+        ignore_class=ignore_class,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
+    """-Σ α t_c q_c^γ log p_c, q = 1 - p."""
+
+    targeted = class_smoothed
+
+    def term(xp, t, l, p, q, alpha, gamma):
+        return -alpha * times(xp, t * power(xp, q, gamma), l)
+
+    def first(xp, t, l, p, q, alpha, gamma):
+        return -alpha * t * (power(xp, q, gamma) - gamma * power(xp, q, gamma - 1) * times(xp, p, l))
+
+    def second(xp, t, l, p, q, alpha, gamma):
+        pl = times(xp, p, l)
+        return alpha * t * gamma * (power(xp, q, gamma - 1) * (2 * p + pl) - (gamma - 1) * power(xp, q, gamma - 2) * p * pl)
+
+
+class CategoricalFocalCrossentropy(OfShares):
+    """-Σ α t_c (1 - y_c)^γ log y_c, y = p / Σp clipped to [epsilon, 1 - epsilon]."""
+
+    aliases = ("CategoricalFocalCrossentropy",)
+    params = {"alpha": number, "gamma": nonnegative, "from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
+    logits = CategoricalFocalCrossentropyFromLogits
+    kernel = "categorical_focal_crossentropy"
+    domain = CategoricalCrossentropy.domain
+    targeted = class_smoothed
+    worked = (
+        dict(
+            t=[1.0, 0.0], p=[0.5, 0.5], alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7,
+            value=math.log(2) / 16, slope=[-(0.5 + math.log(2)) / 8, (0.5 + math.log(2)) / 8],
+        ),
+    )  # fmt: skip
+
+    def term(xp, t, y, alpha, gamma):
+        return -alpha * power(xp, 1 - y, gamma) * times(xp, t, xp.log(y))
+
+    def first(xp, t, y, alpha, gamma):
+        u = 1 - y
+        return alpha * times(xp, t, gamma * power(xp, u, gamma - 1) * xp.log(y) - power(xp, u, gamma) / y)
+
+    def second(xp, t, y, alpha, gamma):
+        u = 1 - y
+        near = (gamma - 1) * power(xp, u, gamma - 2) * xp.log(y)
+        return alpha * times(xp, t, power(xp, u, gamma) / (y * y) + gamma * (2 * power(xp, u, gamma - 1) / y - near))
+
+
+@public(CategoricalFocalCrossentropy)
+def categorical_focal_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    alpha=0.25,
+    gamma=2.0,
+    from_logits=False,
+    label_smoothing=0.0,
+    epsilon=1e-7,
+    axis=-1,
+    sample_weight=None,
+    reduction="none",
+    validate=True,
+):
+    """Categorical focal cross-entropy in nats: each class's cross-entropy times ``alpha * (1 - y_pred)**gamma``, summed over `axis`."""
+    return call(
+        CategoricalFocalCrossentropy,
+        y_true,
+        y_pred,
+        alpha=alpha,
+        gamma=gamma,
+        from_logits=from_logits,
+        label_smoothing=label_smoothing,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class Poly1Crossentropy(OfLogSoftmax):
+    """-Σ t_c log p_c + poly_epsilon (1 - Σ t_c p_c), with 1 - Σ t p = (1 - Σ t) + Σ t q.  [Leng et al., ICLR 2022]"""
+
+    aliases = ("poly1", "Poly1Crossentropy")
+    targets = "either"
+    predictions = "y_pred"
+    params = {"poly_epsilon": number}
+    kernel = "softmax_xent"
+    domain = "logits: any real numbers"
+    worked = (dict(t=0, p=[0.0, 0.0], poly_epsilon=1.0, value=math.log(2) + 0.5, slope=[-0.75, 0.75]),)
+
+    def value(xp, t, z, *, block, poly_epsilon):
+        return OfLogSoftmax.value(xp, t, z, block=block, poly_epsilon=poly_epsilon) + poly_epsilon * (1 - xp.sum(t, axis=1))
+
+    def term(xp, t, l, p, q, poly_epsilon):
+        return poly_epsilon * t * q - times(xp, t, l)
+
+    def first(xp, t, l, p, q, poly_epsilon):
+        return -t - poly_epsilon * t * p
+
+    def second(xp, t, l, p, q, poly_epsilon):
+        return -poly_epsilon * t * p
+
+
+@public(Poly1Crossentropy)
+def poly1_crossentropy(
+    y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weight=None, reduction="none", validate=True
+):
+    """Poly-1 cross-entropy from logits: cross-entropy plus ``poly_epsilon * (1 - p[y_true])``."""
+    return call(
+        Poly1Crossentropy,
+        y_true,
+        y_pred,
+        poly_epsilon=poly_epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )

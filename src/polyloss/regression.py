@@ -1,0 +1,225 @@
+"""Regression losses: each a block, formulas above and public function below."""
+
+import math
+
+from polyloss._block import Elementwise, public, times
+from polyloss._call import call
+from polyloss._params import nonnegative, positive
+
+
+class MeanSquaredError(Elementwise):
+    """d², d = p - t."""
+
+    aliases = ("mse", "MSE")
+    kernel = "mean_squared_error"
+    worked = (dict(t=1.0, p=3.0, value=4.0, slope=4.0), dict(t=0.5, p=-1.0, value=2.25, slope=-3.0))
+
+    def value(xp, t, p):
+        d = p - t
+        return d * d
+
+    def slope(xp, t, p):
+        return 2 * (p - t)
+
+    def curvature(xp, t, p):
+        return xp.full_like(p, 2.0)
+
+
+@public(MeanSquaredError)
+def mean_squared_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Mean of squared errors over `axis`: ``mean((y_pred - y_true)**2)``."""
+    return call(
+        MeanSquaredError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
+
+
+class MeanAbsoluteError(Elementwise):
+    """|p - t|; the slope at 0 is 0."""
+
+    aliases = ("mae", "MAE")
+    kernel = "mean_absolute_error"
+    worked = (dict(t=1.0, p=3.0, value=2.0, slope=1.0), dict(t=1.0, p=1.0, value=0.0, slope=0.0))
+
+    def value(xp, t, p):
+        return xp.abs(p - t)
+
+    def slope(xp, t, p):
+        return xp.sign(p - t)
+
+    def curvature(xp, t, p):
+        return xp.zeros_like(p)
+
+
+@public(MeanAbsoluteError)
+def mean_absolute_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Mean of absolute errors over `axis`: ``mean(abs(y_pred - y_true))``."""
+    return call(
+        MeanAbsoluteError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
+
+
+class MeanAbsolutePercentageError(Elementwise):
+    """100 |p - t| / max(|t|, epsilon)."""
+
+    aliases = ("mape", "MAPE")
+    params = {"epsilon": positive}
+    kernel = "mean_absolute_percentage_error"
+    worked = (dict(t=2.0, p=3.0, value=50.0, slope=50.0), dict(t=-4.0, p=-5.0, value=25.0, slope=-25.0))
+
+    def value(xp, t, p, epsilon):
+        return 100 * (xp.abs(p - t) / xp.clip(xp.abs(t), epsilon, None))
+
+    def slope(xp, t, p, epsilon):
+        return 100 * (xp.sign(p - t) / xp.clip(xp.abs(t), epsilon, None))
+
+    def curvature(xp, t, p, epsilon):
+        return xp.zeros_like(p)
+
+
+@public(MeanAbsolutePercentageError)
+def mean_absolute_percentage_error(
+    y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True
+):
+    """Mean of absolute errors over `axis`, in percent of the target: ``100 * mean(abs((y_true - y_pred) / max(abs(y_true), epsilon)))``."""
+    return call(
+        MeanAbsolutePercentageError,
+        y_true,
+        y_pred,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class MeanSquaredLogarithmicError(Elementwise):
+    """d², d = log1p(max(p, epsilon)) - log1p(max(t, epsilon)).
+
+    d is taken as log1p((p - t) / (1 + t)), which keeps its last bits where p is near t, unless p is so far below t that the quotient nears -1.
+    """
+
+    aliases = ("msle", "MSLE")
+    params = {"epsilon": nonnegative}
+    kernel = "mean_squared_logarithmic_error"
+    domain = "y_pred and y_true above -1; below epsilon they count as epsilon"
+    worked = (dict(t=0.0, p=math.e - 1, value=1.0, slope=2 / math.e),)
+
+    def difference(xp, t, p):
+        r = (p - t) / (1 + t)
+        far = r < -0.5
+        return xp.where(far, xp.log1p(p) - xp.log1p(t), xp.log1p(xp.where(far, xp.zeros_like(r), r)))
+
+    def value(xp, t, p, epsilon):
+        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), xp.clip(p, epsilon, None))
+        return d * d
+
+    def slope(xp, t, p, epsilon):
+        q = xp.clip(p, epsilon, None)
+        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), q)
+        return xp.where(p < epsilon, xp.zeros_like(p), 2 * d / (1 + q))
+
+    def curvature(xp, t, p, epsilon):
+        q = xp.clip(p, epsilon, None)
+        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), q)
+        return xp.where(p < epsilon, xp.zeros_like(p), 2 * (1 - d) / ((1 + q) * (1 + q)))
+
+
+@public(MeanSquaredLogarithmicError)
+def mean_squared_logarithmic_error(
+    y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True
+):
+    """Mean of squared differences of logarithms over `axis`."""
+    return call(
+        MeanSquaredLogarithmicError,
+        y_true,
+        y_pred,
+        epsilon=epsilon,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class Huber(Elementwise):
+    """d = p - t:  d²/2 where |d| <= delta, else delta (|d| - delta/2)."""
+
+    aliases = ("Huber",)
+    params = {"delta": positive}
+    kernel = "huber"
+    worked = (dict(t=0.0, p=3.0, delta=1.0, value=2.5, slope=1.0), dict(t=0.0, p=-1.0, delta=2.0, value=0.5, slope=-1.0))
+
+    def value(xp, t, p, delta):
+        d = xp.abs(p - t)
+        return xp.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+
+    def slope(xp, t, p, delta):
+        return xp.clip(p - t, -delta, delta)
+
+    def curvature(xp, t, p, delta):
+        return xp.where(xp.abs(p - t) <= delta, xp.ones_like(p), xp.zeros_like(p))
+
+
+@public(Huber)
+def huber(y_true, y_pred, *, delta=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Huber loss: quadratic near the target, linear far from it; mean over `axis`."""
+    return call(
+        Huber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
+
+
+class LogCosh(Elementwise):
+    """log cosh d, d = p - t: about d²/2 near the target, |d| - log 2 far from it.
+
+    Far: |d| + log1p(exp(-2|d|)) - log 2. Near, that cancels, and cosh d = 1 + 2 sinh²(d/2) gives log1p(2 sinh²(d/2)).
+    """
+
+    aliases = ("logcosh", "LogCosh")
+    kernel = "log_cosh"
+    worked = (dict(t=1.0, p=1.0, value=0.0, slope=0.0), dict(t=0.0, p=math.log(2), value=math.log(1.25), slope=0.6))
+
+    def value(xp, t, p):
+        d = xp.abs(p - t)
+        near = d < 1
+        h = xp.sinh(0.5 * xp.where(near, d, xp.zeros_like(d)))
+        return xp.where(near, xp.log1p(2 * h * h), d + (xp.log1p(xp.exp(-2 * d)) - math.log(2)))
+
+    def slope(xp, t, p):
+        return xp.tanh(p - t)
+
+    def curvature(xp, t, p):
+        e = xp.exp(-2 * xp.abs(p - t))
+        return 4 * e / ((1 + e) * (1 + e))
+
+
+@public(LogCosh)
+def log_cosh(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Mean over `axis` of the logarithm of the hyperbolic cosine of the error."""
+    return call(LogCosh, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class Poisson(Elementwise):
+    """p - t log(p + 1e-7), Keras' constant; a target of 0 costs p, whatever the logarithm."""
+
+    aliases = ("Poisson",)
+    kernel = "poisson"
+    domain = "y_pred above -1e-7; y_true at least 0"
+    worked = (dict(t=0.0, p=3.0, value=3.0, slope=1.0), dict(t=1.0, p=math.e - 1e-7, value=math.e - 1e-7 - 1, slope=1 - 1 / math.e))
+    epsilon = 1e-7
+
+    def value(xp, t, p):
+        return p - times(xp, t, xp.log(p + Poisson.epsilon))
+
+    def slope(xp, t, p):
+        return 1 - times(xp, t, 1 / (p + Poisson.epsilon))
+
+    def curvature(xp, t, p):
+        q = p + Poisson.epsilon
+        return times(xp, t, 1 / (q * q))
+
+
+@public(Poisson)
+def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Poisson loss: mean over `axis` of ``y_pred - y_true * log(y_pred + 1e-7)``, in nats up to a constant of the targets."""
+    return call(Poisson, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
