@@ -1,0 +1,117 @@
+"""Dask: the road block by block, lazily. The only file that imports dask.
+
+The class axis is brought into one chunk; a block's losses, slopes or weights are then what the same road gives for the arrays in it, and the
+sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d array.
+A bad label raises when the graph is computed.
+"""
+
+import dask.array as da
+import numpy as np
+
+from polyloss import _call, _formula, _reduce
+from polyloss._shapes import bad_label, sort_labels
+
+PARTS = "ncs"
+
+
+def call(job):
+    """Lazy results of a job whose arrays are Dask arrays."""
+    p = job.p.rechunk({1: -1})
+    chunks = p.chunks
+    t = job.t.rechunk((chunks[0], chunks[2]) if job.labelled else {0: chunks[0], 1: -1, 2: chunks[2]})
+    weight = None if job.weight is None else job.weight.rechunk((chunks[0], chunks[2]))
+    divisor = _divisor(job, t, weight)
+    outcome = {"divisor": divisor}
+    if job.want.value:
+        losses = _blocks(job, p, t, weight, 1, _call.VALUE, job.dtype)
+        outcome |= {"losses": losses, "total": losses.sum(dtype=np.float64)}
+    if job.want.gradient:
+        want = _call.Want(value=False, gradient=True)
+        outcome["gradient"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
+    if job.want.hessian:
+        want = _call.Want(value=False, gradient=False, hessian=True)
+        outcome["hessian"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
+    if job.want.prob:
+        want = _call.Want(value=False, prob=True)
+        outcome["prob"] = _blocks(job, p, t, weight, 1, want, p.dtype)
+    return _call.finish(job, _formula.Outcome(**outcome))
+
+
+def _blocks(job, p, t, weight, divisor, want, dtype):
+    """One result of every block: (n, s) of losses, else (n, c, s)."""
+    survey = job.targeting.get("survey")
+    arguments = [p, PARTS, t, "ns" if job.labelled else PARTS, _starts(p), "ns"]
+    for x, axes in ((weight, "ns"), (job.class_weight, "c"), (divisor, ""), (survey, "")):
+        lazy = isinstance(x, da.Array)
+        arguments += [x.rechunk({0: -1}) if lazy and axes == "c" else x, axes if lazy else None]
+    return da.blockwise(
+        _one_block, "ns" if want.value else PARTS, *arguments, job=_Recipe(job), want=want, dtype=dtype, concatenate=True,
+        meta=np.empty((0, 0) if want.value else (0, 0, 0), dtype), align_arrays=False,
+    )  # fmt: skip
+
+
+def _starts(p):
+    """Where each block begins, as an array of one entry per block: errors name places in the whole array."""
+    n, s = (np.cumsum([0, *sizes[:-1]]) for sizes in (p.chunks[0], p.chunks[2]))
+    starts = n[:, None] * p.shape[2] + s[None, :]
+    return da.from_array(starts, chunks=(1, 1))
+
+
+class _Recipe:
+    """What a job says apart from its arrays; travels to the workers."""
+
+    def __init__(self, job):
+        self.fields = {
+            key: getattr(job, key)
+            for key in ("loss", "block", "name", "axis", "label_shape", "dtype", "gradient_dtype", "params", "ignore", "validate", "labelled")
+        }
+        self.layout, self.targeting = job.layout, {k: v for k, v in job.targeting.items() if k != "survey"}
+
+    def __dask_tokenize__(self):
+        from dask.base import normalize_token
+
+        return normalize_token((sorted((k, str(v)) for k, v in self.fields.items()), self.layout, sorted(self.targeting.items())))
+
+
+def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want):
+    """The road for the arrays of one block."""
+    n, c, s = p.shape
+    backend, xp, device, _ = _call.gathered({job.fields["name"]: p})
+    lay = job.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s)
+    targeting = dict(job.targeting) if survey is None else {**job.targeting, "survey": survey}
+    part = _call.Job(
+        **job.fields, xp=xp, backend=backend, device=device, layout=lay, p=p, t=t, targeting=targeting, weight=weight,
+        class_weight=class_weight, reduction="none", normalization=None, denominator=None, want=want, out=(None, None),
+        divisor=divisor if isinstance(divisor, (int, float)) else float(divisor),
+    )  # fmt: skip
+    if part.labelled and part.validate:
+        _, _, bad = sort_labels(xp, t, c, part.ignore)
+        if bool(xp.any(bad)):
+            at = divmod(int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))), s)
+            part.layout = job.layout
+            raise bad_label(part, int(start.ravel()[0]) + at[0] * job.layout.s + at[1], t[at].item())
+    return _call.evaluate(part)
+
+
+def _divisor(job, t, weight):
+    """What the sum is divided by: a number, or a lazy 0-d array."""
+    if not isinstance(job.divisor, str):
+        return job.divisor
+    if job.labelled:
+        labels, ignored, bad = sort_labels(job.xp, t, job.layout.c, job.ignore)
+        counted = da.ones_like(labels, dtype=job.dtype) if ignored is None else (~ignored).astype(job.dtype)
+        if job.class_weight is not None:
+            counted = counted * da.map_blocks(_pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype))
+    elif job.reduction == "normalize":
+        k = 1 if job.class_weight is None else job.class_weight[None, :, None]
+        counted = (t * k).sum(axis=1)
+    else:
+        counted = da.ones_like(t[:, 0, :])
+    if weight is not None:
+        counted = da.where(weight == 0, 0, counted * weight)
+    total = counted.sum(dtype=np.float64)
+    return da.maximum(total, 1.0) if job.divisor == "count" else total
+
+
+def _pick(class_weight, labels):
+    return class_weight[labels]
