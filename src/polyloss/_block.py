@@ -150,8 +150,8 @@ def shares(xp, p, epsilon):
 def log_softmax(xp, z):
     """log p, p and 1 - p along axis 1, each accurate to the last bits.
 
-    The largest logit's own term is kept out of the sum: with r = Σ over the others of exp(z - m), log p of the largest is -log1p(r), and its
-    1 - p is r / (1 + r), both right where 1 + r rounds to 1. The largest is picked by its index, so that ties differentiate correctly.
+    The largest logit's own term is kept out of the sum: with r = Σ over the others of exp(z - m), log p of the largest is -log1p(r), and
+    its 1 - p is r / (1 + r), both right where 1 + r rounds to 1. The largest is picked by its index, so that ties differentiate correctly.
     """
     c = xp.arange(z.shape[1], device=device(z))
     top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
@@ -160,5 +160,3 @@ def log_softmax(xp, z):
     rest = xp.sum(xp.where(top, xp.zeros_like(e), e), axis=1, keepdims=True)
     l, p = d - xp.log1p(rest), e / (1 + rest)
     return l, p, xp.where(top, rest / (1 + rest), 1 - p)
-
-

@@ -87,7 +87,7 @@ class Job:
             return None
         arrays = self.p, self.t, self.weight, self.class_weight, *self.out
         views = [a if a is None else view(a) for a in arrays]
-        if any(v is None and a is not None for v, a in zip(views, arrays)):
+        if any(v is None and a is not None for v, a in zip(views, arrays, strict=True)):
             return None
         *inputs, out, out_hessian = views
         return Memory(*inputs, self._canonical(out), self._canonical(out_hessian))

@@ -1,14 +1,14 @@
 """Dask: the road block by block, lazily. The only file that imports dask.
 
-The class axis is brought into one chunk; a block's losses, slopes or weights are then what the same road gives for the arrays in it, and the
-sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d array.
+The class axis is brought into one chunk; a block's losses, slopes or weights are then what the same road gives for the arrays in it, and
+the sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d array.
 A bad label raises when the graph is computed.
 """
 
 import dask.array as da
 import numpy as np
 
-from polyloss import _call, _formula, _reduce
+from polyloss import _call, _formula
 from polyloss._shapes import bad_label, sort_labels
 
 PARTS = "ncs"
@@ -63,7 +63,19 @@ class _Recipe:
     def __init__(self, job):
         self.fields = {
             key: getattr(job, key)
-            for key in ("loss", "block", "name", "axis", "label_shape", "dtype", "gradient_dtype", "params", "ignore", "validate", "labelled")
+            for key in (
+                "loss",
+                "block",
+                "name",
+                "axis",
+                "label_shape",
+                "dtype",
+                "gradient_dtype",
+                "params",
+                "ignore",
+                "validate",
+                "labelled",
+            )
         }
         self.layout, self.targeting = job.layout, {k: v for k, v in job.targeting.items() if k != "survey"}
 
@@ -98,10 +110,12 @@ def _divisor(job, t, weight):
     if not isinstance(job.divisor, str):
         return job.divisor
     if job.labelled:
-        labels, ignored, bad = sort_labels(job.xp, t, job.layout.c, job.ignore)
+        labels, ignored, _ = sort_labels(job.xp, t, job.layout.c, job.ignore)
         counted = da.ones_like(labels, dtype=job.dtype) if ignored is None else (~ignored).astype(job.dtype)
         if job.class_weight is not None:
-            counted = counted * da.map_blocks(_pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype))
+            counted = counted * da.map_blocks(
+                _pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype)
+            )
     elif job.reduction == "normalize":
         k = 1 if job.class_weight is None else job.class_weight[None, :, None]
         counted = (t * k).sum(axis=1)

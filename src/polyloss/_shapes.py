@@ -62,7 +62,7 @@ def same_shape(t, lay, name):
 def label_shape(shape, lay, name):
     """Labels lack the class axis, or have length 1 there, or one length-1 axis at the end."""
     at = lay.axis
-    if shape in (lay.losses, lay.losses[:at] + (1,) + lay.losses[at:], lay.losses + (1,)):
+    if shape in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
         return
     raise ValueError(
         f"y_true has shape {shape}, but labels for {name} of shape {lay.shape} with classes on axis {at} have shape {lay.losses}"
@@ -78,7 +78,7 @@ def weight_shape(shape, lay):
             shape = shape[:-1]
         elif shape[lay.axis] == 1:
             shape = shape[: lay.axis] + shape[lay.axis + 1 :]
-    if len(shape) <= len(losses) and all(w in (1, l) for w, l in zip(shape, losses)):
+    if len(shape) <= len(losses) and all(w in (1, l) for w, l in zip(shape, losses, strict=False)):
         return shape + (1,) * (len(losses) - len(shape))
     raise ValueError(
         f"sample_weight has shape {given}, but the losses have shape {losses}: it must have their shape or that of their leading axes"

@@ -51,7 +51,7 @@ def get_num_threads():
     --------
     set_num_threads : Set it.
     """
-    global _threads
+    global _threads  # noqa: PLW0603
     if _threads is None:
         _threads = _default()
     return _threads
@@ -76,7 +76,7 @@ def set_num_threads(n):
     --------
     get_num_threads : Read it.
     """
-    global _threads
+    global _threads  # noqa: PLW0603
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n is {n!r}, but must be an integer")
     if n.__index__() < 1:

@@ -45,10 +45,52 @@ class Hinge(Elementwise):
 
 @public(Hinge)
 def hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0))`` with targets -1 and 1."""
-    return call(
-        Hinge, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0))``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    labels : {"auto", "01", "pm1"}, default "auto"
+        What the targets are: 0 and 1, or -1 and 1. "auto" is Keras' rule: 0 and 1 if every target of the array is 0 or 1 (of those with
+        weight not 0).
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    squared_hinge : Its square.
+    categorical_hinge : Several classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.hinge([[1.0, -1.0]], [[0.25, -2.0]])
+    array([0.375])
+    """
+    return call(Hinge, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class SquaredHinge(Elementwise):
@@ -75,7 +117,50 @@ class SquaredHinge(Elementwise):
 
 @public(SquaredHinge)
 def squared_hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Squared hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0)**2)`` with targets -1 and 1."""
+    """Squared hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0)**2)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    labels : {"auto", "01", "pm1"}, default "auto"
+        What the targets are: 0 and 1, or -1 and 1. "auto" is Keras' rule: 0 and 1 if every target of the array is 0 or 1 (of those with
+        weight not 0).
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    hinge : Not squared.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.squared_hinge([[1.0, -1.0]], [[0.5, -2.0]])
+    array([0.125])
+    """
     return call(
         SquaredHinge,
         y_true,
@@ -117,10 +202,54 @@ class CategoricalHinge(Rowwise):
 
 @public(CategoricalHinge)
 def categorical_hinge(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Categorical hinge loss: ``maximum(max((1 - y_true) * y_pred) - sum(y_true * y_pred) + 1, 0)`` over the classes on `axis`."""
-    return call(
-        CategoricalHinge, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Categorical hinge loss over the classes on `axis`.
+
+    ``maximum(max((1 - y_true) * y_pred) - sum(y_true * y_pred) + 1, 0)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        One-hot targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    hinge : Two classes.
+
+    Notes
+    -----
+    Of several equally large wrong classes the first has the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.categorical_hinge([[0.0, 1.0, 0.0]], [[0.5, 0.25, 1.0]])
+    array([1.75])
+    """
+    return call(CategoricalHinge, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 def binary_smoothed(xp, t, c, label_smoothing):
@@ -186,7 +315,58 @@ def binary_crossentropy(
     reduction="none",
     validate=True,
 ):
-    """Binary cross-entropy in nats, mean over `axis`."""
+    """Binary cross-entropy, mean over `axis`.
+
+    ``mean(-(y_true * log(p) + (1 - y_true) * log(1 - p)))``, p the clipped `y_pred` or the sigmoid of its logits.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Probabilities of the positive class, or logits. float16 and bfloat16 are computed in float32.
+    from_logits : bool, default False
+        Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
+        and never saturates.
+    label_smoothing : float, default 0.0
+        In [0, 1]: targets become (1 - label_smoothing) * y_true + label_smoothing / 2.
+    epsilon : float, default 1e-7
+        Probabilities are clipped to [epsilon, 1 - epsilon], bounds rounded to the dtype of the computation; where clipped, the gradient is
+        0.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    binary_focal_crossentropy : Weighs hard examples up.
+    log_loss : Metric with scikit-learn's rules.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.binary_crossentropy([[1.0, 0.0]], [[50.0, 50.0]], from_logits=True)
+    array([25.])
+    """
     return call(
         BinaryCrossentropy,
         y_true,
@@ -295,7 +475,67 @@ def binary_focal_crossentropy(
     reduction="none",
     validate=True,
 ):
-    """Binary focal cross-entropy in nats, mean over `axis`: cross-entropy times ``(1 - p_t)**gamma``."""
+    """Binary focal cross-entropy, mean over `axis`: cross-entropy times ``(1 - p_t)**gamma``.
+
+    p_t is the probability given to the target; factors as in Keras 3.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Probabilities of the positive class, or logits. float16 and bfloat16 are computed in float32.
+    apply_class_balancing : bool, default False
+        Whether to weigh the classes by `alpha`.
+    alpha : float, default 0.25
+        Weight of class 1; class 0 has 1 - alpha.
+    gamma : float, default 2.0
+        At least 0: how far easy examples are weighed down.
+    from_logits : bool, default False
+        Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
+        and never saturates.
+    label_smoothing : float, default 0.0
+        In [0, 1]: targets become (1 - label_smoothing) * y_true + label_smoothing / 2.
+    epsilon : float, default 1e-7
+        Probabilities are clipped to [epsilon, 1 - epsilon], bounds rounded to the dtype of the computation; where clipped, the gradient is
+        0.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    binary_crossentropy : Without the factor.
+
+    References
+    ----------
+    .. [1] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.binary_focal_crossentropy([[1.0]], [[0.5]])
+    array([0.1732868])
+    """
     return call(
         BinaryFocalCrossentropy,
         y_true,
@@ -363,7 +603,56 @@ def categorical_crossentropy(
     reduction="none",
     validate=True,
 ):
-    """Categorical cross-entropy in nats of one-hot or soft targets: ``-sum(y_true * log(y_pred))`` over the classes on `axis`."""
+    """Categorical cross-entropy of one-hot or soft targets: ``-sum(y_true * log(p))`` over the classes on `axis`.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Target probabilities, one-hot or soft; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array with classes on `axis`
+        Probabilities (divided by their sum along `axis`), or logits. float16 and bfloat16 are computed in float32.
+    from_logits : bool, default False
+        Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
+        and never saturates.
+    label_smoothing : float, default 0.0
+        In [0, 1]: targets become (1 - label_smoothing) * y_true + label_smoothing / C, C the number of classes on `axis`.
+    epsilon : float, default 1e-7
+        Probabilities are clipped to [epsilon, 1 - epsilon], bounds rounded to the dtype of the computation; where clipped, the gradient is
+        0.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    sparse_categorical_crossentropy : Integer labels.
+    softmax_loss : From logits, with ignore labels, class weights and normalizers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.categorical_crossentropy([[0.0, 1.0]], [[0.75, 0.25]])
+    array([1.38629436])
+    """
     return call(
         CategoricalCrossentropy,
         y_true,
@@ -412,7 +701,56 @@ def sparse_categorical_crossentropy(
     reduction="none",
     validate=True,
 ):
-    """Categorical cross-entropy in nats of integer labels: ``-log(y_pred[y_true])`` over the classes on `axis`."""
+    """Categorical cross-entropy of integer labels: ``-log(p[y_true])`` over the classes on `axis`.
+
+    Parameters
+    ----------
+    y_true : array of integers, shape of `y_pred` without `axis`
+        Labels, of any integer dtype or whole-numbered floats; an axis of length 1 at `axis` or at the end is accepted.
+    y_pred : array with classes on `axis`
+        Probabilities (divided by their sum along `axis`), or logits. float16 and bfloat16 are computed in float32.
+    from_logits : bool, default False
+        Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
+        and never saturates.
+    ignore_class : int or several, optional
+        Labels whose positions have loss 0 and gradient 0, whatever lies there; "mean" does not count them.
+    epsilon : float, default 1e-7
+        Probabilities are clipped to [epsilon, 1 - epsilon], bounds rounded to the dtype of the computation; where clipped, the gradient is
+        0.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter or label is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no whole numbers where labels are due.
+
+    See Also
+    --------
+    categorical_crossentropy : One-hot or soft targets.
+    softmax_loss : From logits, with class weights and normalizers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.sparse_categorical_crossentropy([1], [[0.75, 0.25]])
+    array([1.38629436])
+    """
     return call(
         SparseCategoricalCrossentropy,
         y_true,
@@ -487,7 +825,63 @@ def categorical_focal_crossentropy(
     reduction="none",
     validate=True,
 ):
-    """Categorical focal cross-entropy in nats: each class's cross-entropy times ``alpha * (1 - y_pred)**gamma``, summed over `axis`."""
+    """Categorical focal cross-entropy: ``-sum(alpha * (1 - p)**gamma * y_true * log(p))`` over the classes on `axis`.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Target probabilities, one-hot or soft; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array with classes on `axis`
+        Probabilities (divided by their sum along `axis`), or logits. float16 and bfloat16 are computed in float32.
+    alpha : float, default 0.25
+        Factor of the loss.
+    gamma : float, default 2.0
+        At least 0: how far easy examples are weighed down.
+    from_logits : bool, default False
+        Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
+        and never saturates.
+    label_smoothing : float, default 0.0
+        In [0, 1]: targets become (1 - label_smoothing) * y_true + label_smoothing / C, C the number of classes on `axis`.
+    epsilon : float, default 1e-7
+        Probabilities are clipped to [epsilon, 1 - epsilon], bounds rounded to the dtype of the computation; where clipped, the gradient is
+        0.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    categorical_crossentropy : Without the factor.
+
+    References
+    ----------
+    .. [1] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.categorical_focal_crossentropy([[1.0, 0.0]], [[0.5, 0.5]])
+    array([0.0433217])
+    """
     return call(
         CategoricalFocalCrossentropy,
         y_true,
@@ -529,10 +923,54 @@ class Poly1Crossentropy(OfLogSoftmax):
 
 
 @public(Poly1Crossentropy)
-def poly1_crossentropy(
-    y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weight=None, reduction="none", validate=True
-):
-    """Poly-1 cross-entropy from logits: cross-entropy plus ``poly_epsilon * (1 - p[y_true])``."""
+def poly1_crossentropy(y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Poly-1 cross-entropy from logits: cross-entropy plus ``poly_epsilon * (1 - p[y_true])``.
+
+    Parameters
+    ----------
+    y_true : array
+        Labels as in `sparse_categorical_crossentropy`, or floating soft targets in the shape of `y_pred`.
+    y_pred : array with classes on `axis`
+        Logits. float16 and bfloat16 are computed in float32.
+    poly_epsilon : float, default 1.0
+        Factor of the first-order term.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter or label is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no whole numbers where labels are due.
+
+    See Also
+    --------
+    softmax_loss : Cross-entropy alone.
+
+    References
+    ----------
+    .. [1] Z. Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.poly1_crossentropy([0], [[0.0, 0.0]])
+    array([1.19314718])
+    """
     return call(
         Poly1Crossentropy,
         y_true,

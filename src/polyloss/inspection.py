@@ -3,8 +3,7 @@
 import inspect
 
 from polyloss import _routes
-from polyloss._call import Want
-from polyloss._call import prepare
+from polyloss._call import Want, prepare
 from polyloss._shapes import dtype_name
 from polyloss.gradients import block_of
 

@@ -3,7 +3,7 @@
 import difflib
 from functools import cache
 
-from polyloss import classification, metrics, regression, similarity, softmax  # noqa: F401: they fill LOSSES
+from polyloss import metrics
 from polyloss._block import LOSSES
 
 

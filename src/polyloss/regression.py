@@ -27,10 +27,49 @@ class MeanSquaredError(Elementwise):
 
 @public(MeanSquaredError)
 def mean_squared_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Mean of squared errors over `axis`: ``mean((y_pred - y_true)**2)``."""
-    return call(
-        MeanSquaredError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Mean of squared errors over `axis`: ``mean((y_pred - y_true)**2)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    huber : Quadratic near the target only.
+    mean_absolute_error : Linear everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.mean_squared_error([[1.0, 0.5]], [[3.0, -1.0]])
+    array([3.125])
+    """
+    return call(MeanSquaredError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class MeanAbsoluteError(Elementwise):
@@ -52,10 +91,53 @@ class MeanAbsoluteError(Elementwise):
 
 @public(MeanAbsoluteError)
 def mean_absolute_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Mean of absolute errors over `axis`: ``mean(abs(y_pred - y_true))``."""
-    return call(
-        MeanAbsoluteError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Mean of absolute errors over `axis`: ``mean(abs(y_pred - y_true))``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_error : Quadratic.
+    huber : Quadratic near the target.
+
+    Notes
+    -----
+    At an error of 0 the gradient is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.mean_absolute_error([[1.0, 0.5]], [[3.0, -1.0]])
+    array([1.75])
+    """
+    return call(MeanAbsoluteError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class MeanAbsolutePercentageError(Elementwise):
@@ -77,10 +159,52 @@ class MeanAbsolutePercentageError(Elementwise):
 
 
 @public(MeanAbsolutePercentageError)
-def mean_absolute_percentage_error(
-    y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True
-):
-    """Mean of absolute errors over `axis`, in percent of the target: ``100 * mean(abs((y_true - y_pred) / max(abs(y_true), epsilon)))``."""
+def mean_absolute_percentage_error(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Mean of absolute errors over `axis`, in percent of the target.
+
+    ``100 * mean(abs((y_true - y_pred) / max(abs(y_true), epsilon)))``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    epsilon : float, default 1e-7
+        Targets nearer to 0 than this count as this far from it; above 0.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_logarithmic_error : Relative error by logarithms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.mean_absolute_percentage_error([[2.0, -4.0]], [[3.0, -5.0]])
+    array([37.5])
+    """
     return call(
         MeanAbsolutePercentageError,
         y_true,
@@ -96,7 +220,8 @@ def mean_absolute_percentage_error(
 class MeanSquaredLogarithmicError(Elementwise):
     """d², d = log1p(max(p, epsilon)) - log1p(max(t, epsilon)).
 
-    d is taken as log1p((p - t) / (1 + t)), which keeps its last bits where p is near t, unless p is so far below t that the quotient nears -1.
+    d is taken as log1p((p - t) / (1 + t)), which keeps its last bits where p is near t, unless p is so far below t that the quotient
+    nears -1.
     """
 
     aliases = ("msle", "MSLE")
@@ -126,10 +251,52 @@ class MeanSquaredLogarithmicError(Elementwise):
 
 
 @public(MeanSquaredLogarithmicError)
-def mean_squared_logarithmic_error(
-    y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True
-):
-    """Mean of squared differences of logarithms over `axis`."""
+def mean_squared_logarithmic_error(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
+    """Mean of squared differences of logarithms over `axis`.
+
+    ``mean((log1p(max(y_pred, epsilon)) - log1p(max(y_true, epsilon)))**2)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    epsilon : float, default 1e-7
+        Targets and predictions below it count as it; at least 0. Where a prediction does, the gradient is 0.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_absolute_percentage_error : Relative error in percent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.mean_squared_logarithmic_error([[0.0]], [[np.e - 1]], epsilon=0.0)
+    array([1.])
+    """
     return call(
         MeanSquaredLogarithmicError,
         y_true,
@@ -163,10 +330,56 @@ class Huber(Elementwise):
 
 @public(Huber)
 def huber(y_true, y_pred, *, delta=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Huber loss: quadratic near the target, linear far from it; mean over `axis`."""
-    return call(
-        Huber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Huber loss, mean over `axis`: quadratic near the target, linear far from it.
+
+    With d = y_pred - y_true: d²/2 where abs(d) <= delta, else delta * (abs(d) - delta/2).
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    delta : float, default 1.0
+        Above 0: where quadratic becomes linear.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    log_cosh : Smooth between the two.
+
+    References
+    ----------
+    .. [1] P. J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964, pp. 73-101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.huber([[0.0]], [[3.0]])
+    array([2.5])
+    """
+    return call(Huber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class LogCosh(Elementwise):
@@ -195,7 +408,49 @@ class LogCosh(Elementwise):
 
 @public(LogCosh)
 def log_cosh(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Mean over `axis` of the logarithm of the hyperbolic cosine of the error."""
+    """Logarithm of the hyperbolic cosine of the error, mean over `axis`.
+
+    About d²/2 near the target and abs(d) - log(2) far from it, d = y_pred - y_true.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    huber : Quadratic, then linear.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.log_cosh([[0.0]], [[np.log(2)]])
+    array([0.22314355])
+    """
     return call(LogCosh, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
@@ -221,5 +476,50 @@ class Poisson(Elementwise):
 
 @public(Poisson)
 def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Poisson loss: mean over `axis` of ``y_pred - y_true * log(y_pred + 1e-7)``, in nats up to a constant of the targets."""
+    """Poisson loss, mean over `axis`: ``mean(y_pred - y_true * log(y_pred + 1e-7))``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Counts, at least 0; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        Negative log-likelihood in nats, up to a constant of the targets. In the shape of `y_pred` without `axis` under "none", else 0-d; of
+        the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_error : For errors that do not grow with the mean.
+
+    Notes
+    -----
+    A prediction below -1e-7 gives NaN, unless its target is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.poisson([[0.0]], [[3.0]])
+    array([3.])
+    """
     return call(Poisson, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

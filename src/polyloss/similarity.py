@@ -15,7 +15,10 @@ class KLDivergence(Elementwise):
     combine = "sum"
     kernel = "kl_divergence"
     domain = "y_true and y_pred: probabilities; values outside are clipped"
-    worked = (dict(t=0.5, p=0.25, epsilon=1e-7, value=0.5 * math.log(2), slope=-2.0), dict(t=0.0, p=0.3, epsilon=1e-7, value=0.0, slope=0.0))
+    worked = (
+        dict(t=0.5, p=0.25, epsilon=1e-7, value=0.5 * math.log(2), slope=-2.0),
+        dict(t=0.0, p=0.3, epsilon=1e-7, value=0.0, slope=0.0),
+    )
 
     def value(xp, t, p, epsilon):
         t, p = xp.clip(t, 0.0, 1.0), xp.clip(p, epsilon, 1.0)
@@ -32,7 +35,49 @@ class KLDivergence(Elementwise):
 
 @public(KLDivergence)
 def kl_divergence(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Kullback-Leibler divergence of `y_pred` from `y_true` in nats: sum over `axis` of ``y_true * log(y_true / y_pred)``."""
+    """Kullback-Leibler divergence of `y_pred` from `y_true`: sum over `axis` of ``y_true * log(y_true / y_pred)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Target probabilities; a target of 0 contributes 0 exactly. Nothing is broadcast.
+    y_pred : array with classes on `axis`
+        Probabilities. float16 and bfloat16 are computed in float32.
+    epsilon : float, default 1e-7
+        Predictions are clipped to [epsilon, 1], where clipped the gradient is 0; targets to [0, 1].
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    categorical_crossentropy : Without the targets' own entropy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.kl_divergence([[0.5, 0.5]], [[0.25, 0.75]])
+    array([0.14384104])
+    """
     return call(
         KLDivergence,
         y_true,
@@ -83,7 +128,51 @@ class CosineSimilarity(Rowwise):
 
 @public(CosineSimilarity)
 def cosine_similarity(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-    """Negative cosine of the angle between `y_true` and `y_pred` along `axis`: -1 same direction, 1 opposite."""
-    return call(
-        CosineSimilarity, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
-    )
+    """Negative cosine of the angle between `y_true` and `y_pred` along `axis`.
+
+    -1 for the same direction, 0 for a right angle, 1 for opposite directions.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Vectors; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Vectors of any length, however small or large. float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the vectors' entries.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_error : Not indifferent to length.
+
+    Notes
+    -----
+    A zero vector gives 0, and gradient 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.cosine_similarity([[3.0, 4.0]], [[30.0, 40.0]])
+    array([-1.])
+    """
+    return call(CosineSimilarity, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

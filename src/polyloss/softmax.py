@@ -73,7 +73,79 @@ def softmax_loss(
     return_prob=False,
     validate=True,
 ):
-    """Softmax cross-entropy from logits, with Caffe's ignore label, normalizers and spatial labels."""
+    """Softmax cross-entropy from logits, with Caffe's ignore label, normalizers and spatial labels.
+
+    Per position, with p the softmax of the logits along `axis`: ``-w * sum(k * t * log(p))`` over the classes, w the position's weight, k
+    the
+    class weights, t the target; for a label and no weights ``-log(p[label])``. The sum over positions is divided by the normalizer.
+
+    Parameters
+    ----------
+    y_true : array
+        Integer labels (any integer dtype, or whole-numbered floats) in the shape of `logits` without `axis`, or with an axis of length 1 at
+        `axis` or at the end; or floating soft targets in the shape of `logits`. Integers are always labels.
+    logits : array of shape (..., C, ...)
+        Any real numbers, classes on `axis`: (N, C), (N, C, L), (N, C, H, W), ... float16 and bfloat16 are computed in float32. -inf is an
+        impossible class.
+    axis : int, default 1
+        Axis of the classes.
+    ignore_label : int or several, optional
+        Labels, inside or outside 0..C-1, whose positions have loss 0 and gradient 0, whatever the logits there hold. No label is ignored
+        unless it is named.
+    normalization : {"full", "valid", "batch_size", "none"} or Normalization, optional
+        What the sum is divided by: the number of positions; that of positions not ignored; the product of the axes before `axis`; 1. A
+        count is at least 1. If given, it decides.
+    normalize : bool, optional
+        True means "valid", False "batch_size"; neither this nor `normalization`: "valid".
+    class_weight : array of shape (C,), optional
+        Factor of each class inside the sum over classes. With it or `sample_weight`, "valid" divides by the sum of ``w * k[label]`` (of ``w
+        * sum(k * t)`` before smoothing, for soft targets); where that is 0, loss and gradient are 0.
+    sample_weight : array, optional
+        Weights: in the shape of the labels or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    label_smoothing : float, default 0.0
+        In [0, 1]: targets become (1 - label_smoothing) * t + label_smoothing / C.
+    denominator : float or 0-d array, optional
+        Replaces the normalizer, for instance by the number of positions of a batch that is spread over devices.
+    reduction : {"normalize", "none", "sum"}, default "normalize"
+        The sum divided by the normalizer; one loss per position, 0 where ignored; the sum.
+    return_prob : bool, default False
+        Whether to return the probabilities too.
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array or (array, array)
+        The loss in nats, 0-d (under "none" in the shape of the labels), float32 or float64; with `return_prob` also the probabilities, in
+        shape and dtype of `logits`. Of the caller's library and device.
+
+    Raises
+    ------
+    ValueError
+        If a label is neither a class nor ignored, shapes do not fit, or a parameter is out of range; the message names argument, place,
+        value and rule.
+    TypeError
+        If arrays are of different libraries, or labels are not whole numbers.
+
+    See Also
+    --------
+    sparse_categorical_crossentropy : Keras' loss of integer labels.
+    categorical_crossentropy : Keras' loss of one-hot or soft targets.
+
+    References
+    ----------
+    .. [1] Y. Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding", ACM Multimedia 2014.
+    .. [2] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016 (label smoothing).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> logits = np.array([[1.2, 0.8], [0.0, 0.0]])
+    >>> loss, prob = pl.softmax_loss([1, 255], logits, ignore_label=255, return_prob=True)
+    >>> print(f"{loss:.4f}", prob[0].round(4))
+    0.9130 [0.5987 0.4013]
+    """
     return call(
         SoftmaxLoss,
         y_true,
