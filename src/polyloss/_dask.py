@@ -1,14 +1,16 @@
 """Dask: the road block by block, lazily. The only file that imports dask.
 
 The class axis is brought into one chunk; a block's losses, slopes or weights are then what the same road gives for the arrays in it, and
-the sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d array.
-A bad label raises when the graph is computed.
+the sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d
+array. A bad label raises when the graph is computed.
 """
+
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
 
-from polyloss import _call, _formula
+from polyloss import _call, _formula, _routes
 from polyloss._shapes import bad_label, sort_labels
 
 PARTS = "ncs"
@@ -35,6 +37,13 @@ def call(job):
         want = _call.Want(value=False, prob=True)
         outcome["prob"] = _blocks(job, p, t, weight, 1, want, p.dtype)
     return _call.finish(job, _formula.Outcome(**outcome))
+
+
+def route(job):
+    """The route that the blocks take, and the obstacles of the faster ones: decided by dtypes, so arrays of any values will do."""
+    like = {name: getattr(job, name) for name in ("p", "t", "weight", "class_weight")}
+    like = {name: None if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for name, x in like.items()}
+    return _routes.choose(replace(job, backend=_routes.NUMPY, **like))
 
 
 def _blocks(job, p, t, weight, divisor, want, dtype):
