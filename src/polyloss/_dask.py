@@ -10,7 +10,8 @@ from dataclasses import replace
 import dask.array as da
 import numpy as np
 
-from polyloss import _call, _formula, _routes
+from polyloss import _formula, _job, _routes
+from polyloss._backends import NUMPY, gathered
 from polyloss._shapes import bad_label, sort_labels
 
 PARTS = "ncs"
@@ -25,25 +26,25 @@ def call(job):
     divisor = _divisor(job, t, weight)
     outcome = {"divisor": divisor}
     if job.want.value:
-        losses = _blocks(job, p, t, weight, 1, _call.VALUE, job.dtype)
+        losses = _blocks(job, p, t, weight, 1, _job.VALUE, job.dtype)
         outcome |= {"losses": losses, "total": losses.sum(dtype=np.float64)}
     if job.want.gradient:
-        want = _call.Want(value=False, gradient=True)
+        want = _job.Want(value=False, gradient=True)
         outcome["gradient"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
     if job.want.hessian:
-        want = _call.Want(value=False, gradient=False, hessian=True)
+        want = _job.Want(value=False, gradient=False, hessian=True)
         outcome["hessian"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
     if job.want.prob:
-        want = _call.Want(value=False, prob=True)
+        want = _job.Want(value=False, prob=True)
         outcome["prob"] = _blocks(job, p, t, weight, 1, want, p.dtype)
-    return _call.finish(job, _formula.Outcome(**outcome))
+    return _job.finish(job, _formula.Outcome(**outcome))
 
 
 def route(job):
     """The route that the blocks take, and the obstacles of the faster ones: decided by dtypes, so arrays of any values will do."""
     like = {name: getattr(job, name) for name in ("p", "t", "weight", "class_weight")}
     like = {name: None if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for name, x in like.items()}
-    return _routes.choose(replace(job, backend=_routes.NUMPY, **like))
+    return _routes.choose(replace(job, backend=NUMPY, **like))
 
 
 def _blocks(job, p, t, weight, divisor, want, dtype):
@@ -97,10 +98,10 @@ class _Recipe:
 def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want):
     """The road for the arrays of one block."""
     n, c, s = p.shape
-    backend, xp, device, _ = _call.gathered({job.fields["name"]: p})
+    backend, xp, device, _ = gathered({job.fields["name"]: p})
     lay = job.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s)
     targeting = dict(job.targeting) if survey is None else {**job.targeting, "survey": survey}
-    part = _call.Job(
+    part = _job.Job(
         **job.fields, xp=xp, backend=backend, device=device, layout=lay, p=p, t=t, targeting=targeting, weight=weight,
         class_weight=class_weight, reduction="none", normalization=None, denominator=None, want=want, out=(None, None),
         divisor=divisor if isinstance(divisor, (int, float)) else float(divisor),
@@ -111,7 +112,7 @@ def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want)
             at = divmod(int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))), s)
             part.layout = job.layout
             raise bad_label(part, int(start.ravel()[0]) + at[0] * job.layout.s + at[1], t[at].item())
-    return _call.evaluate(part)
+    return _job.evaluate(part)
 
 
 def _divisor(job, t, weight):

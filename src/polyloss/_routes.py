@@ -1,77 +1,18 @@
-"""Which array libraries there are, and which kernel takes a call: two tables, read from the top.
+"""Which kernel takes a call: a table, read from the top.
 
-`BACKENDS` says what the road must know of an array library; a library that is not listed runs all the same, by its array namespace.
 `ROUTES` lists the ways to evaluate a loss, fastest first. A route says of a job why it cannot take it, from dtype, layout and device and
 never from data; the formula takes everything.
 """
 
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
 
-import array_api_compat
 import numpy as np
 
 from polyloss import _formula, _threads
 from polyloss._shapes import FLOATS, dtype_name, sort_labels
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One array library."""
-
-    name: str
-    owns: callable  # array -> is it this library's?
-    namespace: callable  # array -> its array-API namespace
-    concrete: callable = lambda x: True  # array -> are its values at hand?
-    carrier: str = None  # module that wraps the road for this library (autograd, laziness); it defines call(job)
-    memory: callable = None  # array -> the same memory as a NumPy array, or None
-    wrap: callable = None  # NumPy array, device -> array of this library, same memory
-    takes_numpy: bool = False  # NumPy arrays may stand beside its own
-    out: bool = True  # arrays can be written to
-
-
-def _jax_concrete(x):
-    return not isinstance(x, sys.modules["jax"].core.Tracer)
-
-
-def _torch_concrete(x):
-    from polyloss import _torch
-
-    return _torch.concrete(x)
-
-
-def _numpy_memory(x):
-    return x.view(np.uint16) if x.dtype.name == "bfloat16" else x
-
-
-def _torch_memory(x):
-    from polyloss import _torch
-
-    return _torch.memory(x)
-
-
-def _torch_wrap(x, like):
-    from polyloss import _torch
-
-    return _torch.wrap(x, like)
-
-
-def _wrap_numpy(x, like):
-    return x.view(like.dtype) if x.dtype == np.uint16 else x
-
-
-BACKENDS = (
-    Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, memory=_numpy_memory, wrap=_wrap_numpy),
-    Backend("torch", array_api_compat.is_torch_array, array_api_compat.array_namespace, _torch_concrete, "polyloss._torch",
-            memory=_torch_memory, wrap=_torch_wrap),
-    Backend("jax", array_api_compat.is_jax_array, array_api_compat.array_namespace, _jax_concrete, takes_numpy=True, out=False),
-    Backend("dask", array_api_compat.is_dask_array, array_api_compat.array_namespace, lambda x: False, "polyloss._dask", out=False),
-    Backend("cupy", array_api_compat.is_cupy_array, array_api_compat.array_namespace),
-)  # fmt: skip
-NUMPY = BACKENDS[0]
 
 
 @dataclass(frozen=True)

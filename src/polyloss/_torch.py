@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from polyloss import _call, _formula
+from polyloss import _formula, _job
 
 
 def call(job):
@@ -14,9 +14,9 @@ def call(job):
     elif torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         outcome = _formula.run(job)
         if job.validate and job.labelled:
-            _call.raise_bad(job, outcome)
-        return _call.finish(job, outcome)
-    return _call.evaluate(job)
+            _job.raise_bad(job, outcome)
+        return _job.finish(job, outcome)
+    return _job.evaluate(job)
 
 
 def tensors_of(job):

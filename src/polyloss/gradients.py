@@ -5,7 +5,8 @@ import inspect
 
 from polyloss import registry
 from polyloss._block import LOSSES
-from polyloss._call import Want, call
+from polyloss._call import call
+from polyloss._job import Want
 
 
 def value_and_grad(loss):

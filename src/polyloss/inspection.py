@@ -1,10 +1,10 @@
 """What a call would do: `explain`."""
 
 import inspect
-from importlib import import_module
 
 from polyloss import _routes
-from polyloss._call import Want, prepare
+from polyloss._call import prepare
+from polyloss._job import VALUE
 from polyloss._shapes import dtype_name
 from polyloss.gradients import block_of
 
@@ -45,9 +45,8 @@ def explain(loss, y_true, y_pred, **kwargs):
     defaults = inspect.signature(block.function).bind(y_true, y_pred, **kwargs)
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
-    job = prepare(block, y_true, y_pred, want=Want(), out=None, **defaults.kwargs)
-    carrier = import_module(job.backend.carrier) if job.backend.carrier else None
-    route, obstacles = getattr(carrier, "route", _routes.choose)(job)
+    job = prepare(block, y_true, y_pred, want=VALUE, out=None, **defaults.kwargs)
+    route, obstacles = (job.backend.route or _routes.choose)(job)
     note = route.note()
     lines = [
         f"{block.name}: {route.name}{f' ({note})' if note else ''}, for {job.backend.name} arrays of {dtype_name(job.p.dtype)}"

@@ -1,0 +1,139 @@
+"""Which array libraries there are, and whose an array is.
+
+`BACKENDS` says what the road must know of an array library; a library that is not listed runs all the same, by its array namespace. A
+library whose arrays need more (autograd, laziness) names a carrier: the one module that imports it, which fills the row's functions.
+"""
+
+import sys
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+
+import array_api_compat
+import numpy as np
+from array_api_compat import device as device_of
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One array library."""
+
+    name: str
+    owns: callable  # array -> is it this library's?
+    namespace: callable = array_api_compat.array_namespace  # array -> its array-API namespace
+    carrier: str = None  # module of this package with functions for the fields below, by their names; imported with the first array
+    call: callable = None  # job -> results, instead of evaluate(job)
+    route: callable = None  # job -> the route it takes and the obstacles, instead of choose(job)
+    concrete: callable = lambda x: True  # array -> are its values at hand?
+    memory: callable = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
+    wrap: callable = None  # NumPy array, array like the result -> array of this library over the same memory
+    takes_numpy: bool = False  # NumPy arrays may stand beside its own
+    out: bool = True  # arrays can be written to
+
+    def loaded(self):
+        """This row with its carrier's functions."""
+        if self.carrier is None:
+            return self
+        module = vars(import_module(self.carrier))
+        return replace(self, carrier=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+
+
+def _jax_concrete(x):
+    return not isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def _numpy_memory(x):
+    return x.view(np.uint16) if x.dtype.name == "bfloat16" else x
+
+
+def _numpy_wrap(x, like):
+    return x.view(like.dtype) if x.dtype == np.uint16 else x
+
+
+BACKENDS = (
+    Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, memory=_numpy_memory, wrap=_numpy_wrap),
+    Backend("torch", array_api_compat.is_torch_array, carrier="polyloss._torch"),
+    Backend("jax", array_api_compat.is_jax_array, concrete=_jax_concrete, takes_numpy=True, out=False),
+    Backend("dask", array_api_compat.is_dask_array, carrier="polyloss._dask", concrete=lambda x: False, out=False),
+    Backend("cupy", array_api_compat.is_cupy_array),
+)
+NUMPY = BACKENDS[0]
+
+_owners = {}  # type -> Backend, or the reason why its values are no arrays
+
+
+def gathered(given):
+    """Backend, namespace, device, and the arguments as arrays of that one library on that one device."""
+    kinds = {name: owner(x) for name, x in given.items() if x is not None}
+    first = next((n for n, k in kinds.items() if k is not NUMPY and k not in _PLAIN), None)
+    if first is None:
+        arrays = {name: None if x is None else numpy_array(name, x) for name, x in given.items()}
+        return NUMPY, np, "cpu", arrays
+    backend, xp = kinds[first], kinds[first].namespace(given[first])
+    device = device_of(given[first])
+    arrays = {}
+    for name, x in given.items():
+        if x is None:
+            arrays[name] = None
+            continue
+        kind = kinds[name]
+        if kind == backend and backend.namespace(x) is xp:
+            if device_of(x) != device and None not in (device_of(x), device):
+                raise ValueError(f"{first} is on device {device}, but {name} is on device {device_of(x)}: all must be on one device")
+            arrays[name] = x
+        elif backend.takes_numpy and (kind is NUMPY or kind in _COLUMNS):
+            arrays[name] = xp.asarray(numpy_array(name, x))
+        else:
+            raise TypeError(
+                f"{first} is {what(given[first])}, but {name} is {what(x)}: all arrays of one call must be of one array library"
+            )
+    return backend, xp, device, arrays
+
+
+_COLUMNS = ("pandas", "polars")
+_PLAIN = (*_COLUMNS, "plain")  # what becomes a NumPy array
+
+
+def owner(x):
+    """The backend that owns an array; "pandas", "polars" or "plain" for what becomes a NumPy array."""
+    kind = _owners.get(type(x))
+    if kind is None:
+        kind = _owners[type(x)] = _findowner(x)
+    if isinstance(kind, TypeError):
+        raise kind
+    return kind
+
+
+def _findowner(x):
+    top = type(x).__module__.partition(".")[0]
+    if isinstance(x, np.ma.MaskedArray):
+        return TypeError("masked arrays are not taken, since their mask would be lost: pass sample_weight instead")
+    for backend in BACKENDS:
+        if backend.owns(x):
+            return backend.loaded()
+    if top in _COLUMNS:
+        return top
+    if hasattr(x, "__array_namespace__"):
+        return Backend(top, None)
+    return "plain"
+
+
+def what(x):
+    kind = owner(x)
+    if kind in _PLAIN:
+        return f"a {type(x).__module__.partition('.')[0]}.{type(x).__name__}".replace("a builtins.", "a ")
+    return f"a {kind.name} array"
+
+
+def numpy_array(name, x):
+    if type(x) is np.ndarray and x.dtype.isnative:
+        return x
+    kind = owner(x)
+    if kind == "plain" and not isinstance(x, (list, tuple, int, float, bool, range)):
+        raise TypeError(f"{name} is {what(x)}, but must be an array, a list or a number")
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+    if x.dtype.hasobject:
+        raise TypeError(f"{name} has dtype {x.dtype}, but must hold real numbers")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
