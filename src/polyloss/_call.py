@@ -70,6 +70,8 @@ def prepare(
         t = xp.astype(y_true, xp.uint8) if dtype_name(y_true.dtype) == "bool" else y_true
         t = xp.reshape(t, (lay.n, lay.s))
     else:
+        if ignore:
+            raise ValueError(f"{loss.ignores} is {params[loss.ignores]!r}, but y_true holds soft targets, which no label names")
         same_shape(y_true, lay, name)
         t = xp.reshape(xp.astype(y_true, dtype, copy=False), (lay.n, lay.c, lay.s))
 
