@@ -109,6 +109,6 @@ directives = {
     "freethreading_compatible": True,
 }
 setup(
-    ext_modules=cythonize(kernels, build_dir="build/cython", compiler_directives=directives, include_path=[str(KERNELS)]) if kernels else [],
+    ext_modules=cythonize(kernels, build_dir="build/cython", compiler_directives=directives, include_path=[str(KERNELS)]),
     cmdclass={"build_ext": BuildKernels},
 )

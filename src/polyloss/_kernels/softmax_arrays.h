@@ -1,0 +1,145 @@
+/* Elements of any type at any stride, in and out of rows of doubles or floats; labels as classes. Included by softmax_xent_rows.c. */
+#ifndef POLYLOSS_SOFTMAX_ARRAYS_H
+#define POLYLOSS_SOFTMAX_ARRAYS_H
+#include <math.h>
+#include <string.h>
+#include "softmax_xent.h"
+#include "vector_math.h"
+
+enum { IGNORED = -1, BAD = -2 };
+
+INLINE float float_of_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+INLINE uint32_t bits_of_float(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+INLINE float float_of_half(uint16_t h)
+{
+    uint32_t u = (h & 0x7fffu) << 13, top = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0;
+    return float_of_bits(bits_of_float(float_of_bits(u) * 0x1p112f) | top | (h & 0x8000u) << 16);
+}
+INLINE uint16_t half_of_float(float f) /* to nearest, ties to even */
+{
+    uint32_t u = bits_of_float(f), sign = u >> 16 & 0x8000u;
+    u &= 0x7fffffffu;
+    uint32_t normal = (u + 0xc8000fffu + (u >> 13 & 1)) >> 13;
+    uint32_t subnormal = bits_of_float(float_of_bits(u) + 0.5f) - 0x3f000000u; /* 0.5's last place is 2^-24 */
+    uint32_t h = u < 0x38800000u ? subnormal : normal;
+    h = u >= 0x477ff000u ? 0x7c00u : h;
+    h = u > 0x7f800000u ? 0x7e00u : h;
+    return (uint16_t)(h | sign);
+}
+INLINE float float_of_bfloat(uint16_t b) { return float_of_bits((uint32_t)b << 16); }
+INLINE uint16_t bfloat_of_float(float f)
+{
+    uint32_t u = bits_of_float(f);
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u : (u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+#define AS_IS(x) (x)
+/* count elements at a stride; the usual stride told apart so that the compiler can vectorise it. */
+#define GATHER(TYPE, CONVERT)                                                                                                              \
+    if (stride == sizeof(TYPE))                                                                                                            \
+        for (ptrdiff_t i = 0; i < count; i++) to[i] = CONVERT(((const TYPE *)from)[i]);                                                    \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < count; i++) to[i] = CONVERT(*(const TYPE *)(from + i * stride));                                         \
+    break
+#define SCATTER(TYPE, CONVERT)                                                                                                             \
+    if (stride == sizeof(TYPE))                                                                                                            \
+        for (ptrdiff_t i = 0; i < count; i++) ((TYPE *)to)[i] = (TYPE)CONVERT(from[i]);                                                    \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < count; i++) *(TYPE *)(to + i * stride) = (TYPE)CONVERT(from[i]);                                         \
+    break
+static void gather_d(double *to, const char *from, ptrdiff_t stride, int type, ptrdiff_t count)
+{
+    switch (type) {
+    case TYPE_F32: GATHER(float, AS_IS);
+    case TYPE_F64: GATHER(double, AS_IS);
+    case TYPE_F16: GATHER(uint16_t, float_of_half);
+    case TYPE_BF16: GATHER(uint16_t, float_of_bfloat);
+    }
+}
+static void scatter_d(char *to, const double *from, ptrdiff_t stride, int type, ptrdiff_t count)
+{
+    switch (type) {
+    case TYPE_F32: SCATTER(float, AS_IS);
+    case TYPE_F64: SCATTER(double, AS_IS);
+    case TYPE_F16: SCATTER(uint16_t, half_of_float);
+    case TYPE_BF16: SCATTER(uint16_t, bfloat_of_float);
+    }
+}
+/* Rows of `room` doubles, one for each of `positions` neighbours along s. Where the classes lie apart the walk goes along the positions:
+   each cache line is then visited once. */
+static void gather_rows(double *to, ptrdiff_t room, const char *from, const softmax_array *a, ptrdiff_t classes, ptrdiff_t positions)
+{
+    if (positions == 1 || llabs(a->c) <= llabs(a->s))
+        for (ptrdiff_t i = 0; i < positions; i++) gather_d(to + i * room, from + i * a->s, a->c, a->type, classes);
+    else {
+        double line[ROWS_AT_ONCE];
+        for (ptrdiff_t c = 0; c < classes; c++) {
+            gather_d(line, from + c * a->c, a->s, a->type, positions);
+            for (ptrdiff_t i = 0; i < positions; i++) to[i * room + c] = line[i];
+        }
+    }
+}
+static void scatter_rows(char *to, const double *from, ptrdiff_t room, const softmax_array *a, ptrdiff_t classes, ptrdiff_t positions)
+{
+    if (positions == 1 || llabs(a->c) <= llabs(a->s))
+        for (ptrdiff_t i = 0; i < positions; i++) scatter_d(to + i * a->s, from + i * room, a->c, a->type, classes);
+    else {
+        double line[ROWS_AT_ONCE];
+        for (ptrdiff_t c = 0; c < classes; c++) {
+            for (ptrdiff_t i = 0; i < positions; i++) line[i] = from[i * room + c];
+            scatter_d(to + c * a->c, line, a->s, a->type, positions);
+        }
+    }
+}
+INLINE char *place(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) { return a->at + n * a->n + s * a->s; }
+
+/* Labels of `count` neighbours along s as classes, IGNORED or BAD. Every integer is compared as the number it is: the ignore values that
+   its type cannot hold were dropped, a negative one is above every class once it counts as unsigned. */
+#define LABELS(TYPE)                                                                                                                       \
+    if (stride == sizeof(TYPE) && j->ignored == 0)                                                                                         \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
+            uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
+            to[i] = v < classes ? (int64_t)v : BAD;                                                                                        \
+        }                                                                                                                                  \
+    else if (stride == sizeof(TYPE) && j->ignored == 1) {                                                                                  \
+        const uint64_t ignore = (uint64_t)j->ignore[0];                                                                                    \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
+            uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
+            int64_t known = v < classes ? (int64_t)v : BAD;                                                                                \
+            to[i] = v == ignore ? IGNORED : known;                                                                                         \
+        }                                                                                                                                  \
+    } else                                                                                                                                 \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
+            uint64_t v = (uint64_t) * (const TYPE *)(from + i * stride);                                                                   \
+            to[i] = v < classes ? (int64_t)v : BAD;                                                                                        \
+            for (ptrdiff_t k = 0; k < j->ignored; k++)                                                                                     \
+                if (v == (uint64_t)j->ignore[k]) to[i] = IGNORED;                                                                          \
+        }                                                                                                                                  \
+    break
+static void read_labels(int64_t *to, const softmax_job *j, ptrdiff_t n, ptrdiff_t s, ptrdiff_t count)
+{
+    const char *from = place(&j->y, n, s);
+    const ptrdiff_t stride = j->y.s;
+    const uint64_t classes = (uint64_t)j->c;
+    switch (j->y.type) {
+    case TYPE_I8: LABELS(int8_t);
+    case TYPE_I16: LABELS(int16_t);
+    case TYPE_I32: LABELS(int32_t);
+    case TYPE_I64: LABELS(int64_t);
+    case TYPE_U8: LABELS(uint8_t);
+    case TYPE_U16: LABELS(uint16_t);
+    case TYPE_U32: LABELS(uint32_t);
+    case TYPE_U64: LABELS(uint64_t);
+    }
+}
+#endif

@@ -1,0 +1,26 @@
+/* Softmax cross-entropy of one position, once the sum over its classes is known. Compiles as C and as CUDA.
+
+   The row's top logit a stays out of the sum: others = sum over c != a of exp(z_c - z_a), so that
+       lse - z_a = log1p(others),   p_c = exp(z_c - z_a) / (1 + others),   1 - p_a = others / (1 + others)
+   and with k_c t'_c the weighted, smoothed targets, K their sum,
+       loss = sum_c k_c t'_c (lse - z_c) = sum_c k_c t'_c (z_a - z_c) + K log1p(others)
+   no term of which is negative: nothing cancels, and the small loss of a confident row keeps all its digits. */
+#ifndef POLYLOSS_SOFTMAX_STEPS_H
+#define POLYLOSS_SOFTMAX_STEPS_H
+#ifdef __CUDACC__
+#define STEP static __host__ __device__ inline
+#else
+#include <math.h>
+#define STEP static inline
+#endif
+
+/* d loss / d z = K p - k t', where at the top class p = 1 - rest, rest = others / (1 + others) */
+STEP double softmax_slope(double p, double kt, double sum_kt) { return sum_kt * p - kt; }
+STEP double softmax_slope_top(double rest, double kt, double sum_kt) { return (sum_kt - kt) - sum_kt * rest; }
+/* d² loss / d z² */
+STEP double softmax_curvature(double p, double not_p, double sum_kt) { return sum_kt * p * not_p; }
+
+/* Poly-1's term 1 - sum_c t_c p_c; excess = t_c - sum t p, not_p = 1 - p */
+STEP double poly_slope(double p, double excess) { return -p * excess; }
+STEP double poly_curvature(double p, double not_p, double excess) { return -p * excess * (not_p - p); }
+#endif

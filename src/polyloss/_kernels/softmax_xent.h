@@ -1,0 +1,41 @@
+/* What softmax_xent.pyx tells the row primitives in softmax_xent_rows.c: arrays as bytes and strides, types, options. */
+#ifndef POLYLOSS_SOFTMAX_XENT_H
+#define POLYLOSS_SOFTMAX_XENT_H
+#include <stddef.h>
+#include <stdint.h>
+
+enum { /* element types */
+    TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
+};
+typedef struct {
+    char *at; /* NULL: absent */
+    ptrdiff_t n, c, s; /* strides in bytes, 0 for an axis that the array lacks */
+    int type;
+} softmax_array;
+
+typedef struct {
+    ptrdiff_t n, c, s; /* positions are numbered n * S + s */
+    softmax_array z; /* (N, C, S) logits */
+    softmax_array y; /* (N, S) integer labels, or (N, C, S) soft targets */
+    softmax_array class_weight; /* (C,) */
+    softmax_array weight, upstream; /* (N, S): of the position, in everything; of its gradient alone */
+    softmax_array losses, lse; /* (N, S) outputs */
+    softmax_array grad, prob, hess; /* (N, C, S) outputs, in z's type */
+    const int64_t *ignore; /* labels that y's type can hold; those of uint64 as the bits of an int64 */
+    ptrdiff_t ignored; /* how many */
+    int soft; /* y holds soft targets */
+    double smoothing, poly, scale;
+} softmax_job;
+
+typedef struct {
+    double total, weight; /* sum of w * loss; sum of w * k[label] */
+    int64_t count, bad; /* positions not ignored; the first bad label's position, or -1 */
+} softmax_sums;
+
+typedef struct {
+    ptrdiff_t (*tile)(const softmax_job *); /* positions in a tile: depends on shapes and types alone */
+    ptrdiff_t (*scratch)(const softmax_job *); /* bytes that one thread needs */
+    void (*run)(const softmax_job *, ptrdiff_t first, ptrdiff_t count, void *scratch, softmax_sums *);
+    void (*labels)(const softmax_job *, ptrdiff_t first, ptrdiff_t count, void *scratch, softmax_sums *); /* count and weight alone */
+} softmax_xent_rows;
+#endif

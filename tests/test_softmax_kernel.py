@@ -1,0 +1,418 @@
+"""The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set."""
+
+import multiprocessing
+import sys
+
+import mpmath
+import numpy as np
+import pytest
+
+softmax_xent = pytest.importorskip("polyloss._kernels.softmax_xent", reason="the kernels are not compiled")
+
+CLASSES = [1, 2, 3, 7, 8, 10, 15, 16, 17, 21, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 2047, 2048, 2049, 4097]
+INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
+FLOATS = [np.float32, np.float64, np.float16, "bfloat16"]
+EVERY = ("losses", "lse", "grad", "prob", "hess")
+
+
+@pytest.fixture(params=softmax_xent.isas())
+def isa(request):
+    before = softmax_xent.isa()
+    softmax_xent.force(request.param)
+    yield request.param
+    softmax_xent.force(before)
+
+
+def to_bits(x):
+    """float32 to the bits of bfloat16, to nearest even."""
+    u = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((u + 0x7FFF + (u >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(b):
+    return (b.astype(np.uint32) << 16).view(np.float32)
+
+
+def oracle(z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoothing=0.0, poly_epsilon=0.0, scale=1.0):
+    """The definition, position by position: z (N, C, S), y (N, S) or (N, C, S)."""
+    z = z.astype(np.longdouble)
+    n, c, s = z.shape
+    smoothing = np.longdouble(smoothing)
+    k = (np.ones(c) if class_weight is None else class_weight).astype(np.longdouble)
+    w = np.ones((n, s)) if weight is None else weight
+    u = np.ones((n, s)) if upstream is None else upstream
+    out = {name: np.zeros((n, s), np.longdouble) for name in ("losses", "lse")}
+    out |= {name: np.zeros((n, c, s), np.longdouble) for name in ("grad", "prob", "hess")}
+    out |= {"weight": np.longdouble(0), "count": 0, "bad": -1}
+    for i, j in np.ndindex(n, s):
+        row = z[i, :, j]
+        top, a = row.max(initial=-np.inf), int(np.argmax(row)) if c else 0
+        with np.errstate(all="ignore"):
+            e = np.exp(row - top)
+            others = np.delete(e, a).sum() + (top - top) if c else np.longdouble(0)
+            p = e / (1 + others)
+            not_p = 1 - p
+            not_p[a : a + 1] = others / (1 + others)
+            out["lse"][i, j] = top + np.log1p(others)
+        out["prob"][i, :, j] = p
+        t = y[i, :, j].astype(np.longdouble) if y.ndim == 3 else np.zeros(c, np.longdouble)
+        if y.ndim == 2:
+            label = int(y[i, j])
+            if label in ignore:
+                continue
+            if not 0 <= label < c:
+                out["bad"] = i * s + j if out["bad"] < 0 else out["bad"]
+                out["count"] += 1
+                out["losses"][i, j] = out["grad"][i, :, j] = out["hess"][i, :, j] = np.nan
+                continue
+            t[label] = 1
+        out["count"] += 1
+        if w[i, j] == 0:
+            continue
+        out["weight"] += w[i, j] * (k * t).sum()
+        kt = k * ((1 - smoothing) * t + smoothing / c)
+        total = kt.sum()
+        if y.ndim == 2 and total == 0 and poly_epsilon == 0:
+            continue
+        with np.errstate(all="ignore"):
+            loss = (kt * (top - row))[kt != 0].sum() + total * np.log1p(others)
+            loss += poly_epsilon * ((1 - t.sum()) + (t * not_p)[t != 0].sum())
+            excess = t - (t * p).sum()
+            if y.ndim == 2:
+                excess[label] = not_p[label]
+            slope = total * p - kt
+            slope[a] = (total - kt[a]) - total * not_p[a]
+            slope -= poly_epsilon * p * excess
+            curve = total * p * not_p - poly_epsilon * p * excess * (not_p - p)
+            factor = scale * np.longdouble(w[i, j]) * u[i, j]
+            out["losses"][i, j] = w[i, j] * loss
+            out["grad"][i, :, j] = factor * slope if u[i, j] else 0
+            out["hess"][i, :, j] = factor * curve if u[i, j] else 0
+    return out
+
+
+def assert_close(got, want, ulp, what, floor=0.0):
+    """Within `ulp` units in the last place of the wanted number; no unit is taken of less than `floor`."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rounded = want.astype(got.dtype)
+        unit = np.spacing(np.maximum(np.abs(rounded), np.asarray(floor).astype(got.dtype)))
+        off = np.abs(got.astype(np.longdouble) - want) / unit
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(got[~finite], rounded[~finite], err_msg=what)
+    off = np.where(finite, off, 0)
+    assert off.max(initial=0) <= ulp, f"{what}: {off.max()} units at {np.unravel_index(off.argmax(), off.shape)}"
+
+
+def laid_out(x, layout, rng):
+    """The same numbers at other strides; (N, C, S) or (N, S)."""
+    if layout == "C":
+        return np.ascontiguousarray(x)
+    if layout == "F":
+        return np.asfortranarray(x)
+    if layout == "classes last":
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    if layout == "reversed":
+        return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    assert layout == "strided"
+    room = rng.integers(0, 100, [3 * n + 1 for n in x.shape]).astype(x.dtype)
+    view = room[tuple(slice(1, 3 * n + 1, 3) for n in x.shape)]
+    view[...] = x
+    return view
+
+
+def outputs(z, names, layout="C", rng=None):
+    """Arrays of garbage to be filled."""
+    n, c, s = z.shape
+    real = np.float64 if z.dtype == np.float64 else np.float32
+    return {
+        name: laid_out(np.full((n, s), 77, real) if name in ("losses", "lse") else np.full((n, c, s), 77, z.dtype), layout, rng)
+        for name in names
+    }
+
+
+def check(z, y, dtype=None, *, ulp=4, layout="C", names=EVERY, want=None, **options):
+    """Run the kernel and compare every output with the definition; its result, the outputs and the definition's."""
+    rng = np.random.default_rng(0)
+    bf16 = dtype == "bfloat16"
+    low = bf16 or z.dtype == np.float16
+    exact = from_bits(z) if bf16 else z
+    want = want or oracle(exact, y, **options)
+    given, labels = laid_out(z, layout, rng), laid_out(y, layout, rng)
+    out = outputs(z, names, layout, rng)
+    got = softmax_xent.fused(given, labels, bf16=bf16, **out, **options)
+    np.testing.assert_array_equal(given, z)
+    np.testing.assert_array_equal(labels, y)
+    real = np.float64 if z.dtype == np.float64 else np.float32
+    assert got[2:] == (want["count"], want["bad"])
+    np.testing.assert_allclose(got[1], float(want["weight"]), rtol=1e-12)
+    # Where targets are spread over the classes K p - k t cancels: a unit is then one of the terms.
+    spread = 0.0 if y.ndim == 2 and not options.get("smoothing") and not options.get("poly_epsilon") else abs(options.get("scale", 1.0))
+    for name in names:
+        floor = {"grad": spread, "hess": spread}.get(name, 0.0)
+        if name == "lse":
+            floor = np.nan_to_num(np.abs(exact), posinf=0, neginf=0).max(1, initial=0)
+        if low and name not in ("losses", "lse"):
+            filled = from_bits(out[name]) if bf16 else out[name].astype(np.float32)
+            unit, least = (2.0**-8, 1e-38) if bf16 else (2.0**-11, 2.0**-25)
+            np.testing.assert_allclose(filled, want[name].astype(np.float32), rtol=unit * 1.001, atol=least * 1.001, err_msg=name)
+        else:
+            assert_close(out[name], want[name], 2 * ulp if name == "hess" else ulp, name, floor)
+    total = want["losses"].sum()
+    np.testing.assert_allclose(got[0], float(total), rtol=2e-7 if real == np.float32 else 2e-15)
+    return got, out, want
+
+
+def some(shape, dtype, rng, spread=3.0):
+    z = rng.standard_normal(shape) * spread
+    return to_bits(z) if dtype == "bfloat16" else z.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("c", CLASSES)
+def test_number_of_classes(c, dtype, isa):
+    rng = np.random.default_rng(c)
+    n = 37 if c < 70 else 5
+    z, y = some((n, c, 1), dtype, rng), rng.integers(0, c, (n, 1))
+    want = check(z, y, dtype, scale=0.25)[2]
+    check(z, y, dtype, names=("grad",), scale=0.25, want=want)
+    check(z, y, dtype, names=("losses",), want=want)
+    check(z, y, dtype, names=(), want=want)
+
+
+@pytest.mark.parametrize("c", [2, 10, 21, 65, 300])
+@pytest.mark.parametrize("s", [1, 2, 15, 16, 17, 63, 64, 65, 100, 257])
+def test_number_of_positions(s, c, isa):
+    rng = np.random.default_rng(s)
+    for n in (1, 2):
+        z, y = some((n, c, s), np.float32, rng), rng.integers(0, c, (n, s))
+        want = check(z, y, names=("losses", "grad"), ignore=(1,))[2]
+        check(z, y, names=("grad",), ignore=(1,), want=want)
+        check(z, y, names=(), layout="classes last", ignore=(1,), want=want)
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "classes last", "reversed", "strided"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_layouts(layout, dtype, isa):
+    rng = np.random.default_rng(1)
+    for shape in ((3, 11, 70), (40, 5, 1), (2, 300, 3)):
+        z, y = some(shape, dtype, rng), rng.integers(0, shape[1], (shape[0], shape[2]))
+        want = check(z, y, dtype, layout=layout)[2]
+        check(z, y, dtype, layout=layout, names=("grad",), want=want)
+
+
+@pytest.mark.parametrize("integer", INTEGERS, ids=str)
+def test_labels_are_compared_as_mathematical_integers(integer, isa):
+    rng = np.random.default_rng(2)
+    z = some((2, 21, 50), np.float32, rng)
+    y = rng.integers(0, 21, (2, 50)).astype(integer)
+    info = np.iinfo(integer)
+    ignore = (-1, 255, 300, 2**64 - 1, 2**70, -(2**63), 7)
+    y[0, 4] = info.max  # ignored as 255 or 2**64 - 1, else the first bad label
+    y[1, 4] = info.min  # ignored as -2**63, bad where another signed type, class 0 where unsigned
+    for layout in ("C", "strided"):
+        want = check(z, y, layout=layout, ignore=ignore)[2]
+        check(z, y, layout=layout)
+        check(z, y, layout=layout, ignore=(int(info.max),), names=("grad",))
+    assert softmax_xent.label_sums(y, 21, ignore=ignore) == (float(want["weight"]), want["count"], want["bad"])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("c", [1, 5, 40, 700])
+def test_options(c, dtype, isa):
+    rng = np.random.default_rng(3)
+    real = np.float64 if dtype == np.float64 else np.float32
+    n, s = (3, 20) if c < 100 else (2, 5)
+    z, y = some((n, c, s), dtype, rng), rng.integers(0, c, (n, s))
+    k, w, u = rng.random(c).astype(real), rng.random((n, s)).astype(real), rng.standard_normal((n, s)).astype(real)
+    k[0] = w[1, 3] = w[0, :2] = u[1, 2] = 0
+    wide = np.broadcast_to(w[:, 2:3], (n, s))
+    t = rng.random((n, c, s)).astype(real)
+    t[:, : c // 2] = 0
+    t /= t.sum(1, keepdims=True)
+    for options in (
+        {"weight": w, "class_weight": k, "scale": 0.3},
+        {"weight": w, "class_weight": k, "upstream": u, "names": ("grad",)},
+        {"weight": wide, "ignore": (0, 2), "names": ("grad", "prob")},
+        {"smoothing": 0.1, "class_weight": k},
+        {"smoothing": 0.1, "weight": w, "names": ("losses", "grad")},
+        {"poly_epsilon": 1.5, "weight": w, "class_weight": k},
+    ):
+        want = check(z, y, dtype, **options)[2]
+        check(z, y, dtype, layout="classes last", want=want, **options)
+    for options in ({}, {"class_weight": k, "weight": w, "smoothing": 0.2, "poly_epsilon": -0.5, "scale": 2.0}):
+        want = check(z, t, dtype, ulp=6, **options)[2]
+        check(z, t, dtype, ulp=6, layout="classes last", want=want, **options)
+    want = oracle(np.zeros((n, c, s)), y, (2,), k, w)
+    got = softmax_xent.label_sums(y, c, ignore=(2,), class_weight=k, weight=w)
+    np.testing.assert_allclose(got[0], float(want["weight"]), rtol=1e-12)
+    assert got[1:] == (want["count"], -1)
+
+
+def extremes(c, rng):
+    z = rng.standard_normal((16, c)) * 2
+    z[0] = -np.inf
+    z[1, 0] = np.inf
+    z[2, c // 2] = np.nan
+    z[3, : c - 1] = -np.inf
+    z[4] += 1e30
+    z[5] -= 1e30
+    z[6, ::2] = -1e30
+    z[7, c - 1] = 1e30
+    z[8, : c // 2] = -np.inf
+    z[9] -= 200
+    z[10] += 200
+    z[11] *= 10
+    z[12, c // 2] = 30
+    z[13] += 90
+    z[14] -= 60
+    return z
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", [2, 3, 10, 17, 64, 200, 2100])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_infinite_and_huge_logits(spatial, c, dtype, isa):
+    z = extremes(c, np.random.default_rng(4)).astype(dtype)[:, :, None]
+    if spatial:
+        z = np.ascontiguousarray(z.transpose(2, 1, 0))
+    for label in (0, c // 2, c - 1):
+        y = np.full((z.shape[0], z.shape[2]), label)
+        want = check(z, y)[2]
+        check(z, y, names=("grad",), want=want)
+        check(z, y, names=("losses",), want=want)
+    check(z, y, names=("losses", "grad"), smoothing=0.1)
+    check(z, y, names=("losses", "grad"), poly_epsilon=1.0)
+    t = np.zeros_like(z)
+    t[:, c - 1] = 1
+    check(z, t, ulp=6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", [2, 3, 10, 64, 1000, 3000])
+def test_confident_rows_keep_their_digits(c, dtype, isa):
+    """The loss of a sure, right row is tiny, and known to as many digits as any other."""
+    rng = np.random.default_rng(5)
+    unit = 2e-7 if dtype == np.float32 else 4 * 2.0**-52
+    for gap in (5, 12, 20, 30, 60):
+        z = rng.standard_normal((5, c)).astype(dtype)
+        y = rng.integers(0, c, 5)
+        z[np.arange(5), y] += gap
+        out = outputs(z[:, :, None], ("losses", "grad"))
+        total = softmax_xent.fused(z[:, :, None], y[:, None], **out)[0]
+        with mpmath.workdps(40):
+            others = []
+            for row, label in zip(z, y, strict=True):
+                target = mpmath.mpf(float(row[label]))
+                others.append(mpmath.fsum(mpmath.exp(mpmath.mpf(float(v)) - target) for i, v in enumerate(row) if i != label))
+            truth = [mpmath.log1p(o) for o in others]
+            assert abs(total / mpmath.fsum(truth) - 1) < unit
+            for i, o in enumerate(others):
+                assert abs(mpmath.mpf(float(out["losses"][i, 0])) / truth[i] - 1) < unit
+                slope = -o / (1 + o)
+                assert abs(mpmath.mpf(float(out["grad"][i, y[i], 0])) - slope) <= 4 * float(np.spacing(dtype(float(-slope))))
+
+
+def test_positions_out_of_the_sum_are_not_looked_at(isa):
+    rng = np.random.default_rng(6)
+    for shape in ((40, 10, 1), (6, 600, 1), (2, 21, 70)):
+        n, c, s = shape
+        z, y = some(shape, np.float32, rng), rng.integers(0, c, (n, s))
+        weight = np.ones((n, s), np.float32)
+        y.flat[::3] = 255
+        weight.flat[1::3] = 0
+        out_of_sum = (y == 255) | (weight == 0)
+        z[np.broadcast_to(out_of_sum[:, None], shape)] = np.nan
+        z[:, 0][out_of_sum] = np.inf
+        names = ("losses", "grad", "hess")
+        got, out, want = check(z, y, ignore=(255,), weight=weight, names=names)
+        assert np.isfinite(got[0])
+        assert not out["grad"][np.broadcast_to(out_of_sum[:, None], shape)].any()
+        assert not out["losses"][out_of_sum].any()
+        check(z, y, ignore=(255,), weight=weight, names=("grad",), want=want)
+        check(z, y, ignore=(255,), weight=weight, names=(), want=want)
+
+
+def test_bad_label_names_the_first_and_harms_no_other(isa):
+    rng = np.random.default_rng(7)
+    for shape in ((300, 10, 1), (7, 900, 1), (2, 21, 150)):
+        n, c, s = shape
+        z = some(shape, np.float32, rng)
+        for bad in (-1, c, 2**40, -(2**62)):
+            y = rng.integers(0, c, (n, s))
+            y.flat[[5, n * s - 1]] = bad
+            got, _, want = check(z, y)
+            assert got[3] == 5
+            assert np.isnan(got[0])
+            check(z, y, names=("grad",), want=want)
+            assert softmax_xent.label_sums(y, c)[2] == 5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_threads_change_no_bit(dtype, isa):
+    rng = np.random.default_rng(8)
+    for shape in ((5000, 10, 1), (300, 1000, 1), (2, 21, 8000), (40, 10000, 1), (20000, 3, 2)):
+        n, c, s = shape
+        z, y = some(shape, dtype, rng), rng.integers(0, c, (n, s))
+        first = None
+        for threads in (1, 2, 3, 4):
+            out = outputs(z, ("losses", "grad", "lse"))
+            got = softmax_xent.fused(z, y, threads=threads, ignore=(1,), **out)
+            first = first or (got, out)
+            assert got == first[0]
+            for name, value in out.items():
+                np.testing.assert_array_equal(value, first[1][name])
+            assert softmax_xent.label_sums(y, c, threads=threads, ignore=(1,)) == got[1:]
+
+
+def test_outputs_agree_whichever_are_asked_for(isa):
+    rng = np.random.default_rng(9)
+    for shape in ((100, 10, 1), (5, 3000, 1), (2, 21, 100)):
+        n, c, s = shape
+        z, y = some(shape, np.float32, rng), rng.integers(0, c, (n, s))
+        alone, beside = np.empty_like(z), np.empty_like(z)
+        value = softmax_xent.fused(z, y)[0]
+        np.testing.assert_allclose(softmax_xent.fused(z, y, grad=alone)[0], value, rtol=1e-7)
+        softmax_xent.fused(z, y, grad=beside, prob=np.empty_like(z))
+        np.testing.assert_allclose(beside, alone, rtol=5e-7)
+
+
+def test_empty_arrays(isa):
+    for shape in ((0, 5, 1), (3, 5, 0), (0, 0, 0)):
+        z, y = np.empty(shape, np.float32), np.empty((shape[0], shape[2]), np.int64)
+        assert softmax_xent.fused(z, y, grad=np.empty_like(z), threads=2) == (0.0, 0.0, 0, -1)
+    z, y, losses = np.empty((3, 0, 1), np.float32), np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32)
+    assert softmax_xent.fused(z, y, losses=losses)[1:] == (0.0, 3, 0)  # no class: every label is bad
+    assert np.isnan(losses).all()
+
+
+def test_read_only_inputs_and_unusable_outputs():
+    z, y = np.zeros((2, 3, 1), np.float32), np.zeros((2, 1), np.int32)
+    z.setflags(write=False)
+    y.setflags(write=False)
+    assert softmax_xent.fused(z, y)[0] == pytest.approx(2 * np.log(3))
+    with pytest.raises(ValueError, match="read-only"):
+        softmax_xent.fused(z, y, grad=z)
+    with pytest.raises(TypeError, match="grad is not an array of float32"):
+        softmax_xent.fused(z, y, grad=np.zeros((2, 3, 1)))
+    with pytest.raises(ValueError, match=r"losses has shape \(2, 2\), not \(2, 1\)"):
+        softmax_xent.fused(z, y, losses=np.zeros((2, 2), np.float32))
+
+
+def test_instruction_sets_by_name():
+    with pytest.raises(ValueError, match="is not one of"):
+        softmax_xent.force("abacus")
+    assert softmax_xent.isa() in softmax_xent.isas()
+
+
+def total_in_child(_):
+    rng = np.random.default_rng(10)
+    return softmax_xent.fused(some((3000, 100, 1), np.float32, rng), rng.integers(0, 100, (3000, 1)), threads=2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_forked_children_do_not_hang():
+    want = total_in_child(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(total_in_child, range(4)).get(timeout=60) == [want] * 4
