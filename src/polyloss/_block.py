@@ -2,7 +2,9 @@
 
 A formula takes the array namespace ``xp``, targets ``t`` and predictions ``p`` (or logits ``z``) in the dtype of the computation, and
 parameters by name. It checks nothing, reduces nothing and never branches on data, so that the same lines run on every array library,
-under JAX's tracing too. The road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
+under JAX's tracing too. Autograd of a value gives the slope and of a slope the curvature, at kinks and clips too: cases are told apart by
+``where`` on one condition, since libraries disagree on the derivative of a maximum at a tie, and |x| has none of second order at 0. The
+road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
 
 - `Elementwise`: value, slope and curvature of one element; the road combines the elements of a sample by their mean or sum.
 - `Rowwise`: consumes the class axis: value gives (n, s); slope and curvature give (n, c, s).
@@ -119,6 +121,26 @@ class OfShares(Rowwise):
 # Steps that several formulas share.
 
 
+def positive_part(xp, x):
+    """x where it is above 0, else 0; NaN goes through."""
+    return xp.where(x <= 0, xp.zeros_like(x), x)
+
+
+def magnitude(xp, x):
+    """|x|, whose derivative at 0 is 0 everywhere (in JAX that of ``abs`` is 1)."""
+    return xp.where(x == 0, xp.zeros_like(x), xp.abs(x))
+
+
+def floored(xp, x, low):
+    """x, but at least `low`; NaN goes through."""
+    return xp.where(x < low, xp.full_like(x, low), x)
+
+
+def times_log(xp, a, y):
+    """a·log y, and 0 where a is 0, whatever y."""
+    return a * xp.log(xp.where(a == 0, xp.ones_like(y), y))
+
+
 def times(xp, a, b):
     """a·b with 0·(±inf) = 0: an impossible class with target 0 costs nothing. Differentiable in b where a is 0."""
     return a * xp.where(a == 0, xp.zeros_like(b), b)
@@ -132,13 +154,15 @@ def power(xp, u, n):
 
 def sigmoid(xp, z):
     """1 / (1 + exp(-z)), accurate to the last bits for either sign."""
-    e = xp.exp(-xp.abs(z))
-    return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
+    up = z >= 0
+    e = xp.exp(xp.where(up, -z, z))
+    return xp.where(up, xp.ones_like(e), e) / (1 + e)
 
 
 def clipped(xp, p, low, high):
     """p clipped to [low, high], and where it was inside (NaN counts as inside, so that it goes through)."""
-    return xp.clip(p, low, high), ~((p < low) | (p > high))
+    under, over = p < low, p > high
+    return xp.where(under, xp.full_like(p, low), xp.where(over, xp.full_like(p, high), p)), ~(under | over)
 
 
 def shares(xp, p, epsilon):

@@ -4,7 +4,7 @@ import math
 
 from array_api_compat import device
 
-from polyloss._block import Elementwise, OfLogSoftmax, OfShares, Rowwise, clipped, power, public, sigmoid, times
+from polyloss._block import Elementwise, OfLogSoftmax, OfShares, Rowwise, clipped, positive_part, power, public, sigmoid, times, times_log
 from polyloss._call import call
 from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
@@ -34,7 +34,7 @@ class Hinge(Elementwise):
     worked = (dict(t=1.0, p=0.25, labels="pm1", value=0.75, slope=-1.0), dict(t=-1.0, p=-2.0, labels="pm1", value=0.0, slope=0.0))
 
     def value(xp, t, p):
-        return xp.clip(1 - t * p, 0.0, None)
+        return positive_part(xp, 1 - t * p)
 
     def slope(xp, t, p):
         return xp.where(1 - t * p > 0, -t, xp.zeros_like(p))
@@ -105,11 +105,11 @@ class SquaredHinge(Elementwise):
     worked = (dict(t=1.0, p=0.5, labels="pm1", value=0.25, slope=-1.0), dict(t=0.0, p=1.0, labels="01", value=4.0, slope=4.0))
 
     def value(xp, t, p):
-        m = xp.clip(1 - t * p, 0.0, None)
+        m = positive_part(xp, 1 - t * p)
         return m * m
 
     def slope(xp, t, p):
-        return -2 * t * xp.clip(1 - t * p, 0.0, None)
+        return -2 * t * positive_part(xp, 1 - t * p)
 
     def curvature(xp, t, p):
         return xp.where(1 - t * p > 0, 2 * t * t, xp.zeros_like(p))
@@ -190,7 +190,7 @@ class CategoricalHinge(Rowwise):
 
     def value(xp, t, p):
         margin, _ = CategoricalHinge.margin(xp, t, p)
-        return xp.clip(margin, 0.0, None)[:, 0, :]
+        return positive_part(xp, margin)[:, 0, :]
 
     def slope(xp, t, p):
         margin, top = CategoricalHinge.margin(xp, t, p)
@@ -264,8 +264,9 @@ class BinaryCrossentropyFromLogits(Elementwise):
     targeted = binary_smoothed
 
     def value(xp, t, z):
-        zero = xp.zeros_like(z)
-        return times(xp, 1 - t, xp.maximum(z, zero)) + times(xp, t, xp.maximum(-z, zero)) + xp.log1p(xp.exp(-xp.abs(z)))
+        zero, up = xp.zeros_like(z), z >= 0
+        cost = times(xp, 1 - t, xp.where(up, z, zero)) + times(xp, t, xp.where(up, zero, -z))
+        return cost + xp.log1p(xp.exp(xp.where(up, -z, z)))
 
     def slope(xp, t, z):
         return (1 - t) * sigmoid(xp, z) - t * sigmoid(xp, -z)
@@ -289,8 +290,8 @@ class BinaryCrossentropy(Elementwise):
     )
 
     def value(xp, t, p, epsilon):
-        y = xp.clip(p, epsilon, 1 - epsilon)
-        return -(times(xp, t, xp.log(y)) + times(xp, 1 - t, xp.log1p(-y)))
+        y, _ = clipped(xp, p, epsilon, 1 - epsilon)
+        return -(times_log(xp, t, y) + times(xp, 1 - t, xp.log1p(-xp.where(t == 1, xp.zeros_like(y), y))))
 
     def slope(xp, t, p, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
@@ -438,7 +439,7 @@ class BinaryFocalCrossentropy(Elementwise):
     )  # fmt: skip
 
     def value(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
-        y = xp.clip(p, epsilon, 1 - epsilon)
+        y, _ = clipped(xp, p, epsilon, 1 - epsilon)
         u = t * (1 - y) + (1 - t) * y
         return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)
 
@@ -581,7 +582,7 @@ class CategoricalCrossentropy(OfShares):
     )  # fmt: skip
 
     def term(xp, t, y):
-        return -times(xp, t, xp.log(y))
+        return -times_log(xp, t, y)
 
     def first(xp, t, y):
         return -times(xp, t, 1 / y)
@@ -798,7 +799,7 @@ class CategoricalFocalCrossentropy(OfShares):
     )  # fmt: skip
 
     def term(xp, t, y, alpha, gamma):
-        return -alpha * power(xp, 1 - y, gamma) * times(xp, t, xp.log(y))
+        return -alpha * power(xp, 1 - y, gamma) * times_log(xp, t, y)
 
     def first(xp, t, y, alpha, gamma):
         u = 1 - y

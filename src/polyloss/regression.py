@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, public, times
+from polyloss._block import Elementwise, clipped, floored, magnitude, public, times
 from polyloss._call import call
 from polyloss._params import nonnegative, positive
 
@@ -80,7 +80,7 @@ class MeanAbsoluteError(Elementwise):
     worked = (dict(t=1.0, p=3.0, value=2.0, slope=1.0), dict(t=1.0, p=1.0, value=0.0, slope=0.0))
 
     def value(xp, t, p):
-        return xp.abs(p - t)
+        return magnitude(xp, p - t)
 
     def slope(xp, t, p):
         return xp.sign(p - t)
@@ -149,10 +149,10 @@ class MeanAbsolutePercentageError(Elementwise):
     worked = (dict(t=2.0, p=3.0, value=50.0, slope=50.0), dict(t=-4.0, p=-5.0, value=25.0, slope=-25.0))
 
     def value(xp, t, p, epsilon):
-        return 100 * (xp.abs(p - t) / xp.clip(xp.abs(t), epsilon, None))
+        return 100 * (magnitude(xp, p - t) / floored(xp, xp.abs(t), epsilon))
 
     def slope(xp, t, p, epsilon):
-        return 100 * (xp.sign(p - t) / xp.clip(xp.abs(t), epsilon, None))
+        return 100 * (xp.sign(p - t) / floored(xp, xp.abs(t), epsilon))
 
     def curvature(xp, t, p, epsilon):
         return xp.zeros_like(p)
@@ -236,17 +236,17 @@ class MeanSquaredLogarithmicError(Elementwise):
         return xp.where(far, xp.log1p(p) - xp.log1p(t), xp.log1p(xp.where(far, xp.zeros_like(r), r)))
 
     def value(xp, t, p, epsilon):
-        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), xp.clip(p, epsilon, None))
+        d = MeanSquaredLogarithmicError.difference(xp, floored(xp, t, epsilon), floored(xp, p, epsilon))
         return d * d
 
     def slope(xp, t, p, epsilon):
-        q = xp.clip(p, epsilon, None)
-        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), q)
+        q = floored(xp, p, epsilon)
+        d = MeanSquaredLogarithmicError.difference(xp, floored(xp, t, epsilon), q)
         return xp.where(p < epsilon, xp.zeros_like(p), 2 * d / (1 + q))
 
     def curvature(xp, t, p, epsilon):
-        q = xp.clip(p, epsilon, None)
-        d = MeanSquaredLogarithmicError.difference(xp, xp.clip(t, epsilon, None), q)
+        q = floored(xp, p, epsilon)
+        d = MeanSquaredLogarithmicError.difference(xp, floored(xp, t, epsilon), q)
         return xp.where(p < epsilon, xp.zeros_like(p), 2 * (1 - d) / ((1 + q) * (1 + q)))
 
 
@@ -318,11 +318,11 @@ class Huber(Elementwise):
     worked = (dict(t=0.0, p=3.0, delta=1.0, value=2.5, slope=1.0), dict(t=0.0, p=-1.0, delta=2.0, value=0.5, slope=-1.0))
 
     def value(xp, t, p, delta):
-        d = xp.abs(p - t)
-        return xp.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+        d = p - t
+        return xp.where(xp.abs(d) <= delta, 0.5 * d * d, delta * (xp.abs(d) - 0.5 * delta))
 
     def slope(xp, t, p, delta):
-        return xp.clip(p - t, -delta, delta)
+        return clipped(xp, p - t, -delta, delta)[0]
 
     def curvature(xp, t, p, delta):
         return xp.where(xp.abs(p - t) <= delta, xp.ones_like(p), xp.zeros_like(p))
@@ -393,10 +393,11 @@ class LogCosh(Elementwise):
     worked = (dict(t=1.0, p=1.0, value=0.0, slope=0.0), dict(t=0.0, p=math.log(2), value=math.log(1.25), slope=0.6))
 
     def value(xp, t, p):
-        d = xp.abs(p - t)
-        near = d < 1
+        d = p - t
+        far = xp.abs(d)
+        near = far < 1
         h = xp.sinh(0.5 * xp.where(near, d, xp.zeros_like(d)))
-        return xp.where(near, xp.log1p(2 * h * h), d + (xp.log1p(xp.exp(-2 * d)) - math.log(2)))
+        return xp.where(near, xp.log1p(2 * h * h), far + (xp.log1p(xp.exp(-2 * far)) - math.log(2)))
 
     def slope(xp, t, p):
         return xp.tanh(p - t)

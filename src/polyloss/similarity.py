@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, public, times
+from polyloss._block import Elementwise, Rowwise, clipped, public, times_log
 from polyloss._call import call
 from polyloss._params import clip_bound
 
@@ -21,16 +21,16 @@ class KLDivergence(Elementwise):
     )
 
     def value(xp, t, p, epsilon):
-        t, p = xp.clip(t, 0.0, 1.0), xp.clip(p, epsilon, 1.0)
-        return times(xp, t, xp.log(xp.where(t == 0, xp.ones_like(t), t) / p))
+        (t, _), (p, _) = clipped(xp, t, 0.0, 1.0), clipped(xp, p, epsilon, 1.0)
+        return times_log(xp, t, xp.where(t == 0, xp.ones_like(t), t) / p)
 
     def slope(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
-        return xp.where(inside, -xp.clip(t, 0.0, 1.0) / q, xp.zeros_like(p))
+        return xp.where(inside, -clipped(xp, t, 0.0, 1.0)[0] / q, xp.zeros_like(p))
 
     def curvature(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
-        return xp.where(inside, xp.clip(t, 0.0, 1.0) / (q * q), xp.zeros_like(p))
+        return xp.where(inside, clipped(xp, t, 0.0, 1.0)[0] / (q * q), xp.zeros_like(p))
 
 
 @public(KLDivergence)
@@ -106,11 +106,10 @@ class CosineSimilarity(Rowwise):
     def unit(xp, x):
         """x / ‖x‖ (0 for a zero vector), and 1 / ‖x‖ (0 for a zero vector)."""
         scale = xp.max(xp.abs(x), axis=1, keepdims=True)
-        scale = xp.where(scale == 0, xp.ones_like(scale), scale)
-        y = x / scale
-        square = xp.sum(y * y, axis=1, keepdims=True)
-        zero = square == 0
-        norm = xp.sqrt(xp.where(zero, xp.ones_like(square), square))
+        zero = scale == 0
+        scale = xp.where(zero, xp.ones_like(scale), scale)
+        y = xp.where(zero, xp.zeros_like(x), x / scale)  # autograd's derivative of a zero vector is 0, too
+        norm = xp.sqrt(xp.where(zero, xp.ones_like(scale), xp.sum(y * y, axis=1, keepdims=True)))
         return y / norm, xp.where(zero, xp.zeros_like(norm), 1 / norm / scale)
 
     def value(xp, t, p):
