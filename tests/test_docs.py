@@ -1,16 +1,20 @@
-"""Every block of Python in README.md and docs/*.md runs, and prints what the page says it prints.
+"""README.md and docs/*.md tell the truth: every block of Python runs and prints what the page says, and README's table is the registry.
 
-The blocks of one page run in order in one fresh interpreter, since Keras and JAX are set up once in a process. A word after the language, as in
-"```python torch", names a library: such blocks form a run of their own, so that each section of a page can be copied alone.
+The blocks of one page run in order in one fresh interpreter, since Keras and JAX are set up once in a process. A word after the language, as
+in "```python torch", names a library: such blocks form a run of their own, so that each section of a page can be copied alone.
 """
 
+import ast
 import doctest
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import polyloss as pl
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,8 +42,20 @@ def run(page, library):
 def test_page(page, library):
     if library == "cupy" and not pytest.importorskip("cupy").cuda.is_available():
         pytest.skip("CuPy finds no CUDA device")
-    done = subprocess.run([sys.executable, __file__, page, library], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, __file__, page, library], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_table_of_losses():
+    section = (ROOT / "README.md").read_text("utf-8").partition("## The losses")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in section.splitlines() if row.startswith("| `")]
+    rows = [(name.strip("`"), aliases, parameters) for name, aliases, _, parameters in cells]
+    assert sorted(name for name, _, _ in rows) == list(pl.names())
+    for name, aliases, parameters in rows:
+        assert all(pl.get(alias) is pl.get(name) for alias in aliases.split(", ") if alias)
+        signature = inspect.signature(pl.get(name)).parameters
+        for parameter, default in re.findall(r"`(\w+)=(.*?)`", parameters):
+            assert signature[parameter].default == ast.literal_eval(default), (name, parameter)
 
 
 if __name__ == "__main__":

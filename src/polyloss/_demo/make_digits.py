@@ -13,13 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 
-def main():
+def make():
+    """Labels (899,) and float32 logits (899, 10) of the held-out half."""
     images, labels = load_digits(return_X_y=True)
     seen, held_out, seen_labels, held_out_labels = train_test_split(images / 16, labels, test_size=0.5, random_state=0, stratify=labels)
     model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, seen_labels)
-    logits = model.decision_function(held_out).astype(np.float32)
-    np.savez_compressed(Path(__file__).with_name("digits.npz"), labels=held_out_labels.astype(np.uint8), logits=logits)
+    return held_out_labels.astype(np.uint8), model.decision_function(held_out).astype(np.float32)
 
 
 if __name__ == "__main__":
-    main()
+    labels, logits = make()
+    np.savez_compressed(Path(__file__).with_name("digits.npz"), labels=labels, logits=logits)
