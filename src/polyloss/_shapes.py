@@ -16,7 +16,7 @@ FLOATS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "fl
 INTEGERS = {f"{sign}int{bits}": (sign == "u", bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)  # typed: array-api-strict's dtypes hash as NumPy's and warn when compared with them
 def dtype_name(dtype):
     """The name that all libraries share: "float32", "int64", "bool", "bfloat16"; others as they print."""
     name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
