@@ -1,5 +1,6 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
+# make docs   the documentation, in docs/_build/html
 # make lint   the linters of .pre-commit-config.yaml on every file
 #
 # They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
@@ -12,7 +13,7 @@ BIN        := $(VENV)/bin
 BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -20,6 +21,9 @@ demo: $(VENV)/installed
 # The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 
 lint: $(BIN)/pre-commit
 	$(BIN)/pre-commit run --all-files
@@ -34,8 +38,12 @@ $(BIN)/pip:
 # Of an earlier build only the compiled modules are kept: a module deleted since would travel in the wheel.
 $(VENV)/installed: $(BUILT_FROM) | $(BIN)/pip
 	if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
-	$(BIN)/pip install --quiet '.[test]'
+	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build src/polyloss.egg-info
+	rm -rf $(VENV) build docs/_build docs/losses src/polyloss.egg-info

@@ -1,0 +1,152 @@
+"""One page of the documentation per loss, made from its block: every number, figure and route on it is computed while the page is made."""
+
+import inspect
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+
+import polyloss as pl
+from polyloss import _demo
+from polyloss._block import LOSSES, Block, Elementwise, OfLogSoftmax, OfShares, Rowwise
+
+matplotlib.use("svg")
+STYLE = {"svg.hashsalt": "polyloss", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+PAGE = """\
+# {name}
+
+```{{eval-rst}}
+.. currentmodule:: polyloss
+.. autofunction:: {name}
+```
+
+`pl.get` also finds it as {aliases}, in any case. Predictions and targets: {domain}.
+
+## Worked examples
+
+By hand and tested: the loss and its gradient for one sample.
+
+{worked}
+
+## Value and gradient
+
+![{name} and its gradient over the first prediction of each worked example](figures/{name}.svg)
+
+The worked examples with their first prediction varied; the dots are the examples themselves.
+
+## Formula
+
+What runs on every array library, and what the kernels are tested against: the value and its derivatives by the prediction.
+
+{sources}
+
+## Where it runs
+
+Value and gradient of 899 × 10 float32 numbers on the array libraries of the machine that made this page.
+
+{routes}
+"""
+
+
+def write(folder):
+    """Write pages and figures into `folder`, and the index of the pages."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, block in LOSSES.items():
+        (folder / f"{name}.md").write_text(page(name, block), "utf-8")
+        draw(block, folder / "figures" / f"{name}.svg")
+    first = "\n".join(f"| [{name}]({name}.md) | {inspect.getdoc(block.function).splitlines()[0]} |" for name, block in LOSSES.items())
+    toc = "\n".join(LOSSES)
+    (folder / "index.md").write_text(f"# Losses\n\n| | |\n|---|---|\n{first}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n", "utf-8")
+
+
+def page(name, block):
+    """The text of a page."""
+    aliases = ", ".join(f"`{alias}`" for alias in block.aliases)
+    blocks = [block, *([block.logits] if block.logits else [])]
+    return PAGE.format(name=name, aliases=aliases, domain=block.domain, worked=worked(block), routes=routes(name),
+                       sources="\n\n".join(map(source, with_bases(blocks))))
+
+
+def with_bases(blocks):
+    """The blocks and what they inherit formulas from, each once."""
+    own = [cls for block in blocks for cls in block.__mro__ if cls not in (Block, Elementwise, Rowwise, object)]
+    return list(dict.fromkeys(sorted(own, key=lambda cls: cls in (OfLogSoftmax, OfShares))))
+
+
+def source(cls):
+    """The code of a block."""
+    return f"```python\n{inspect.getsource(cls).rstrip()}\n```"
+
+
+def worked(block):
+    """The worked examples, evaluated by the public function."""
+    rows = ["| y_true | y_pred | parameters | loss | gradient |", "|---|---|---|---|---|"]
+    for example in block.worked:
+        t, p, parameters = arguments(block, example)
+        loss, gradient = pl.value_and_grad(block.name)(t, p, reduction="sum", axis=0, **parameters)
+        if not np.allclose(loss, example["value"], rtol=1e-6) or not np.allclose(gradient, example["slope"], rtol=1e-6):
+            raise AssertionError(f"{block.name}: the worked example {example} gives {loss}, {gradient}")
+        shown = ", ".join(f"`{key}={value!r}`" for key, value in parameters.items())
+        rows.append(f"| {numbers(example['t'])} | {numbers(example['p'])} | {shown} | {numbers(loss)} | {numbers(gradient)} |")
+    return "\n".join(rows)
+
+
+def arguments(block, example):
+    """Targets, predictions and the parameters that are not the defaults, as the public function takes them; classes on axis 0."""
+    signature = inspect.signature(block.function).parameters
+    given = {key: value for key, value in example.items() if key not in ("t", "p", "value", "slope")}
+    t, p = np.asarray(example["t"]), np.asarray(example["p"], dtype=np.float64)
+    labels = t.dtype.kind == "i" and p.ndim
+    return t if labels else t.reshape(p.shape or 1), p.reshape(p.shape or 1), {k: v for k, v in given.items() if v != signature[k].default}
+
+
+def numbers(x):
+    """An array as text."""
+    return ", ".join(f"{v:.6g}" for v in np.ravel(x))
+
+
+def draw(block, path):
+    """The loss and its gradient as functions of the first prediction of each worked example; logits in a row of their own."""
+    examples = [(example, *arguments(block, example)) for example in block.worked]
+    kinds = sorted({bool(parameters.get("from_logits")) for *_, parameters in examples})
+    with plt.rc_context(STYLE):
+        figure, rows = plt.subplots(len(kinds), 2, figsize=(8, 2.6 * len(kinds)), layout="constrained", squeeze=False)
+        for (left, right), from_logits in zip(rows, kinds, strict=True):
+            left.set(title="loss", xlabel="first logit" if from_logits else "first prediction")
+            right.set(title="gradient", xlabel=left.get_xlabel())
+            for example, t, p, parameters in examples:
+                if bool(parameters.get("from_logits")) != from_logits:
+                    continue
+                x = np.linspace(*span(block, p, from_logits), 401)
+                varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
+                varied[0] = x
+                losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
+                slopes = pl.grad(block.name)(targets, varied, axis=0, reduction="sum", **parameters)[0]
+                label = ", ".join([f"y_true = {numbers(t)}", *(f"{key} = {value}" for key, value in parameters.items())])
+                for axes, y, known in ((left, losses, example["value"]), (right, slopes, np.ravel(example["slope"])[0])):
+                    curve, = axes.plot(x, y, label=label)
+                    axes.plot(p[0], known, "o", color=curve.get_color())
+            left.legend(frameon=False, fontsize=8)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def span(block, p, from_logits):
+    """Where to draw: probabilities stay within (0, 1), positive numbers above 0; anything else around the example."""
+    if not from_logits and "probabilities" in block.domain:
+        return 0.01, 0.99
+    if not from_logits and ("positive" in block.domain or " above " in block.domain):
+        return 0.02, max(2.0, p[0] + 1)
+    return p[0] - 4, p[0] + 4
+
+
+def routes(name):
+    """Which way the call takes on each array library at hand, and why no faster one."""
+    labels, logits = _demo.digits()
+    y_true, y_pred = _demo.arguments(name, labels, logits)
+    rows = ["| arrays | route | why not a faster one |", "|---|---|---|"]
+    for library in _demo.installed():
+        words = pl.explain(name, library.asarray(y_true), library.asarray(y_pred))
+        rows.append(f"| {library.name} | {words.route} | {'; '.join(f'{route}: {why}' for route, why in words.obstacles.items())} |")
+    return "\n".join(rows)
