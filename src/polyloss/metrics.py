@@ -1,25 +1,314 @@
 """Metrics: scikit-learn's log loss, and Kaggle's score."""
 
+import math
+import warnings
+from typing import NamedTuple
+
 import numpy as np
+from array_api_compat import device as device_of
+
+from polyloss import _reduce
+from polyloss._backends import owner, what
+from polyloss._block import times
+from polyloss._labels import Column, Marks, classes_of, encode, few, host, marks_of, read
+from polyloss._params import clip_bound, flag
+from polyloss._shapes import FLOATS, dtype_name, place
+
+EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+class Sums(NamedTuple):
+    """What one pass over labels and probabilities finds."""
+
+    total: float  # Σ weight · loss
+    least: float  # of all probabilities; NaN if one of them is
+    most: float
+    off: float  # greatest |Σ of a row - 1|
+
+
+class Rule(NamedTuple):
+    """How a probability becomes a loss."""
+
+    low: float  # it is clipped to [low, 1 - low]
+    rescale: bool  # it is divided by the sum of its row first
+    wide: str  # dtype to compute in
 
 
 def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None, epsilon=None, rescale=False):
-    """Log loss of labels and probabilities, in nats."""
-    proba = np.asarray(y_proba)
-    proba = proba if proba.dtype.kind == "f" else proba.astype(np.float64)
-    proba = proba[:, None] if proba.ndim == 1 else proba
-    proba = np.concatenate([1 - proba, proba], axis=1) if proba.shape[1] == 1 else proba
-    classes, codes = np.unique(np.asarray(y_true), return_inverse=True)
-    if labels is not None:
-        classes = np.unique(np.asarray(labels))
-        codes = np.searchsorted(classes, np.asarray(y_true))
-    if len(classes) != proba.shape[1]:
-        raise ValueError(f"y_true has {len(classes)} classes, but y_proba has {proba.shape[1]} columns: pass labels")
-    eps = np.finfo(proba.dtype).eps if epsilon is None else epsilon
-    picked = proba[np.arange(len(codes)), codes]
-    if rescale:
-        picked = picked / proba.sum(axis=1)
-    losses = -np.log(np.clip(picked, eps, 1 - eps))
+    """Log loss of labels and probabilities: scikit-learn's metric, and Kaggle's score.
+
+    The mean over the samples of ``-log(p[label])``, p the sample's probabilities clipped away from 0 and 1. Numbers, rules, errors and
+    warnings are those of scikit-learn's metric of this name.
+
+    Parameters
+    ----------
+    y_true : array, list or column of shape (n,), (n, 1) or (n, C)
+        Labels: strings, integers, booleans or whole-numbered floats; or an indicator matrix of at most two different values, where sample i
+        counts ``y_true[i, c]`` times as class c, so that rows may hold several classes or none. Of any array library, whatever that of
+        `y_proba`; columns of pandas (categorical ones too) and polars.
+    y_proba : array, list or table of shape (n, C), (n,) or (n, 1)
+        Probabilities in [0, 1], with a column for each class in the sorted order of the classes; (n,) or (n, 1): those of the second of two
+        classes. float16 is computed in float32; float32 and float64 are kept; anything else is taken as float64. Dask arrays are computed,
+        block by block.
+    normalize : bool, default True
+        The mean of the losses; False: their sum. With weights the mean is ``sum(w * loss) / sum(w)``.
+    sample_weight : array, list or column of shape (n,), optional
+        Finite weights, of any array library.
+    labels : array, list or column of shape (C,), optional
+        All classes, for where `y_true` does not hold them all. Their order does not matter: columns of `y_proba` are in sorted order.
+    epsilon : float, optional
+        Probabilities are clipped to [epsilon, 1 - epsilon]: a number in [0, 0.5). By default the machine epsilon of the dtype of
+        `y_proba`: 2**-10, 2**-23 or 2**-52 for float16, float32 or float64.
+    rescale : bool, default False
+        Divide each row by its sum before clipping, instead of warning that it does not sum to 1. ``epsilon=1e-15, rescale=True`` is Kaggle's
+        multiclass score [2]_.
+
+    Returns
+    -------
+    float
+        The loss in nats, a Python float.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, lengths or shapes do not fit, a probability is outside [0, 1] or NaN, a label is not a whole number or not
+        among `labels`, the number of classes is not that of `y_proba` or is 1, a weight is not finite, or all weights are 0; under
+        `rescale`, if a row sums to 0.
+    TypeError
+        If an argument is not an array, a list or a column; if labels are bytes; for masked arrays and arrays without values (traced ones).
+    ZeroDivisionError
+        If weights that are not all 0 sum to 0, and `normalize` is true.
+
+    Warns
+    -----
+    UserWarning
+        If a row of `y_proba` does not sum to 1 (to the square root of the machine epsilon), unless it is rescaled; if `labels` is not sorted.
+
+    See Also
+    --------
+    binary_crossentropy : Keras' loss, with a gradient; also known as logloss.
+    sparse_categorical_crossentropy : Keras' loss of integer labels and probabilities.
+
+    References
+    ----------
+    .. [1] I. J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952.
+    .. [2] Kaggle, "Otto Group Product Classification Challenge", 2015: its evaluation, a multiclass logarithmic loss.
+
+    Examples
+    --------
+    >>> import polyloss as pl
+    >>> y_proba = [[0.1, 0.9], [0.9, 0.1], [0.8, 0.2], [0.35, 0.65]]
+    >>> print(f"{pl.log_loss(['spam', 'ham', 'ham', 'spam'], y_proba):.6f}")
+    0.216162
+    """
+    normalize, rescale = flag("normalize", normalize), flag("rescale", rescale)
+    low = None if epsilon is None else clip_bound("epsilon", epsilon)
+    xp, p = _probabilities(y_proba)
+    n = p.shape[0]
+    taken, wide = _precision(xp, p)
+    rule = Rule(EPSILON[taken] if low is None else low, rescale, wide)
+
+    y = read("y_true", y_true, p)
+    if y.values.shape[0] != n:
+        raise ValueError(f"y_true has {y.values.shape[0]} labels, but y_proba has {n} rows")
+    weight, total_weight = _weight(sample_weight, xp, p)
+    marks = _marks(xp, p, y, labels)
+    sums = _sums(xp, p, marks, weight, rule)
+
+    if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
+        raise _unfit(xp, p, (p >= 0) & (p <= 1), "probabilities must be between 0 and 1")
+    if rescale and math.isnan(sums.total):
+        raise ValueError("a row of y_proba sums to 0, and cannot be rescaled to sum to 1")
+    if not rescale and sums.off > 1e-8 + math.sqrt(EPSILON[taken]):
+        warnings.warn(
+            f"the rows of y_proba should sum to 1, but one is off by {sums.off:.2g}: they are taken as they are", UserWarning, stacklevel=2
+        )
     if not normalize:
-        return float(np.sum(losses if sample_weight is None else losses * np.asarray(sample_weight)))
-    return float(np.average(losses, weights=sample_weight))
+        return sums.total
+    if total_weight == 0:
+        raise ZeroDivisionError("sample_weight sums to 0, so that there is no weighted mean: normalize=False gives the weighted sum")
+    return sums.total / total_weight
+
+
+def _probabilities(y_proba):
+    """Namespace and probabilities: (n, c), or (n,) if they are those of the second of two classes."""
+    kind = owner(y_proba)
+    if isinstance(kind, str):
+        if kind == "plain" and not isinstance(y_proba, (list, tuple)) and not hasattr(y_proba, "__array__"):
+            raise TypeError(f"y_proba is {what(y_proba)}, but must be an array, a list or a table")
+        xp, p = np, np.asarray(y_proba)
+    else:
+        xp, p = _at_hand(kind, y_proba)
+    if xp is np:
+        p = _real("y_proba", p, kept=FLOATS)
+    elif dtype_name(p.dtype) not in FLOATS:
+        p = xp.astype(p, getattr(xp, _widest(xp)))
+    shape = tuple(p.shape)
+    if not shape:
+        raise TypeError("y_proba is a single number, but must have one row per sample")
+    if len(shape) > 2:
+        raise ValueError(f"y_proba has shape {shape}, but must be (n,), (n, 1) or (n, classes)")
+    if 0 in shape:
+        raise ValueError(f"y_proba has shape {shape}: the mean over nothing is undefined")
+    return xp, p[:, 0] if shape[1:] == (1,) else p
+
+
+def _at_hand(kind, x):
+    """An array as the namespace and array to compute with: NumPy, wherever it lies in this machine's memory."""
+    if kind.name == "dask":
+        known = not any(math.isnan(size) for size in x.shape)
+        return kind.namespace(x), x if known else x.map_blocks(lambda block: block).compute_chunk_sizes()
+    if not kind.concrete(x):
+        raise TypeError("y_proba has no values yet (it is being traced, or on a meta device), but log_loss returns a Python float")
+    view = None if kind.memory is None or dtype_name(x.dtype) == "bfloat16" else kind.memory(x)
+    if view is not None:
+        return np, view
+    return kind.namespace(x), x.detach() if kind.name == "torch" else x
+
+
+def _real(name, x, kept):
+    """A NumPy array in one of the kept dtypes, else float64."""
+    if x.dtype.kind == "c":
+        raise ValueError(f"{name} has dtype {x.dtype}, but must hold real numbers")
+    return x if dtype_name(x.dtype) in kept and x.dtype.isnative else x.astype(np.float64)
+
+
+def _widest(xp):
+    """The widest floating dtype of a namespace: JAX has float64 only if it was told to, and so have some devices."""
+    return "float64" if xp is np or "float64" in xp.__array_namespace_info__().dtypes(kind="real floating") else "float32"
+
+
+def _precision(xp, p):
+    """As which dtype the probabilities are taken, by name (scikit-learn takes bfloat16 as float64), and in which to compute."""
+    taken = dtype_name(p.dtype)
+    taken = taken if taken in EPSILON else _widest(xp)
+    return taken, "float64" if taken == "float64" else "float32"
+
+
+def _weight(sample_weight, xp, p):
+    """Weights (n,) beside the probabilities, or None; and their sum."""
+    n = p.shape[0]
+    if sample_weight is None:
+        return None, n
+    kind = owner(sample_weight)
+    if kind == "plain" and not isinstance(sample_weight, (list, tuple, range)) and not hasattr(sample_weight, "__array__"):
+        raise TypeError(f"sample_weight is {what(sample_weight)}, but must be an array, a list or a column")
+    beside = not isinstance(kind, str) and _beside(sample_weight, p)
+    w = sample_weight if beside else np.asarray(sample_weight) if isinstance(kind, str) else host(sample_weight)
+    shape = tuple(w.shape)
+    if not shape:
+        raise TypeError("sample_weight is a single number, but must have one weight per sample")
+    if shape != (n,):
+        raise ValueError(f"sample_weight has shape {shape}, but must have one weight for each of the {n} rows of y_proba")
+    if beside:
+        wp, w = xp, xp.astype(w, getattr(xp, _widest(xp)))
+    elif w.dtype.kind in "US":
+        raise TypeError(f"sample_weight has dtype {w.dtype}, but must hold real numbers")
+    else:
+        wp, w = np, _real("sample_weight", w, kept=("float64",))
+    total = float(wp.sum(w))
+    if not math.isfinite(total) and not bool(wp.all(wp.isfinite(w))):
+        raise _unfit(wp, w, wp.isfinite(w), "weights must be finite", "sample_weight")
+    if total == 0 and not bool(wp.any(w != 0)):
+        raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
+    return w if beside else _moved(xp, p, w), total
+
+
+def _beside(x, p):
+    """Whether an array is of the library and on the device of the probabilities; Dask's never are, and neither is NumPy's memory."""
+    return owner(x).name == owner(p).name not in ("numpy", "dask") and device_of(x) == device_of(p)
+
+
+def _moved(xp, p, x):
+    """A NumPy array beside the probabilities; beside those of Dask it stays, and goes to their blocks in parts."""
+    if xp is np or owner(p).name == "dask":
+        return x
+    if x.dtype.kind == "u":  # torch has few of these, and takes uint8 for a mask
+        x = x.astype(np.int64)
+    return xp.asarray(x, device=device_of(p))
+
+
+def _marks(xp, p, y, labels):
+    """Which probabilities count."""
+    c = p.shape[1] if p.ndim == 2 else 2
+    yp = np if isinstance(y.values, np.ndarray) else xp
+    declared = None if labels is None else _declared(labels)
+    if isinstance(y, Column):
+        codes, classes = encode(yp, y, declared)
+        marks, k, found = Marks(codes), len(classes), f": {few(classes)}"
+    else:
+        if declared is not None:
+            raise ValueError("labels is given, but y_true is an indicator matrix, whose columns are the classes")
+        marks, k, found = marks_of(yp, y), y.values.shape[1], ""
+    if k == 1:
+        raise ValueError(f"{'labels' if labels is not None else 'y_true'} has one class only{found}: pass all classes as labels")
+    if k != c:
+        hint = "" if labels is not None or not found else "; pass all classes as labels"
+        raise ValueError(f"{'labels' if labels is not None else 'y_true'} has {k} classes, but y_proba has {c}{found}{hint}")
+    return marks if yp is not np else Marks(*(None if x is None else _moved(xp, p, x) for x in marks))
+
+
+def _declared(labels):
+    """The classes of `labels`, sorted."""
+    classes, given = classes_of("labels", labels)
+    if not classes:
+        raise ValueError("labels is empty, but must hold the classes")
+    if len(classes) != len(given) and len(classes) > 1:
+        raise ValueError(f"labels has {len(given)} entries, but {len(classes)} different ones: {few(classes)}")
+    if classes != given and len(classes) > 1:
+        warnings.warn(
+            f"labels is not sorted: the columns of y_proba are taken in the sorted order {few(classes)}", UserWarning, stacklevel=4
+        )
+    return classes
+
+
+# ---------------------------------------------------------------------------------------------------------------- the one pass
+
+
+def _sums(xp, p, marks, weight, rule):
+    """What the checks and the mean need of all rows."""
+    if owner(p).name == "dask":
+        return _sums_of_blocks(p, marks, weight, rule)
+    wide = getattr(xp, rule.wide)
+    classes, rows, count = marks
+    with np.errstate(all="ignore"):  # what is not finite shows in the sums, and is refused
+        if p.ndim == 1:
+            second = xp.astype(p if rows is None else p[rows], wide)
+            picked = xp.where(classes == 1, second, 1 - second)
+            off = 0.0
+        else:
+            whole = xp.sum(p, axis=1, dtype=wide)
+            rows = xp.arange(p.shape[0], device=device_of(p)) if rows is None else rows
+            picked = xp.astype(p[rows, classes], wide)
+            picked = picked / whole[rows] if rule.rescale else picked
+            off = float(xp.max(xp.abs(whole - 1)))
+        losses = -xp.log(xp.clip(picked, rule.low, 1 - rule.low))
+        if count is not None:
+            losses = losses * xp.astype(count, wide)
+        if weight is not None:
+            losses = times(xp, weight if rows is None else weight[rows], xp.astype(losses, weight.dtype))
+        return Sums(float(_reduce.total(xp, losses)), float(xp.min(p)), float(xp.max(p)), off)
+
+
+def _sums_of_blocks(p, marks, weight, rule):
+    """The same for a Dask array: a few numbers of each block of rows, put together."""
+
+    def of_block(block, block_info=None):
+        start, stop = block_info[0]["array-location"][0]
+        xp, part = _at_hand(owner(block), block)
+        weights = None if weight is None else _moved(xp, part, weight[start:stop])
+        mine = (None if x is None else _moved(xp, part, x) for x in marks.between(start, stop))
+        return np.asarray([_sums(xp, part, Marks(*mine), weights, rule)])
+
+    p, new = (p, {"new_axis": 1}) if p.ndim == 1 else (p.rechunk({1: -1}), {})
+    chunks = (1,) * len(p.chunks[0]), (len(Sums._fields),)
+    table = p.map_blocks(of_block, chunks=chunks, meta=np.empty((0, 0)), **new).compute()
+    total, least, most, off = table.T
+    return Sums(float(total.sum()), float(least.min()), float(most.max()), float(off.max()))
+
+
+def _unfit(xp, x, fit, rule, name="y_proba"):
+    """The error for the first entry that does not fit."""
+    at = int(xp.argmax(xp.astype(xp.reshape(~fit, (-1,)), xp.int8)))
+    value = float(xp.reshape(x, (-1,))[at])
+    return ValueError(f"{place(name, tuple(x.shape), at)} is {value}, but {rule}")

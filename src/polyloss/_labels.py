@@ -1,0 +1,227 @@
+"""Labels of any kind as class numbers: strings, integers, booleans, columns, indicator matrices, of any array library.
+
+Only metrics need it: losses take integers that are class numbers already. Classes are numbered in their sorted order, as scikit-learn does.
+"""
+
+from numbers import Number
+from typing import NamedTuple
+
+import numpy as np
+from array_api_compat import device as device_of
+from array_api_compat import to_device
+
+from polyloss._backends import owner, what
+from polyloss._shapes import FLOATS, INTEGERS, dtype_name, place
+
+
+class Column(NamedTuple):
+    """One label per sample."""
+
+    values: object  # (n,) integers
+    names: object = None  # what they stand for, if not for themselves: names[value]
+
+
+class Indicator(NamedTuple):
+    """A matrix of labels: sample i counts values[i, c] times as class c."""
+
+    values: object  # (n, c) whole numbers of any dtype
+
+
+class Marks(NamedTuple):
+    """Which probabilities count: those of sample rows[k] and class classes[k], times[k] times."""
+
+    classes: object  # (k,) class numbers
+    rows: object = None  # (k,) ascending; None: 0, 1, … n - 1
+    times: object = None  # (k,); None: once
+
+    def between(self, start, stop):
+        """The marks of some rows, counted from the first of them; of NumPy arrays."""
+        if self.rows is None:
+            return Marks(self.classes[start:stop])
+        part = slice(*np.searchsorted(self.rows, (start, stop)))
+        return Marks(self.classes[part], self.rows[part] - start, self.times[part])
+
+
+# ------------------------------------------------------------------------------------------------------------------- reading
+
+
+def read(name, y, like):
+    """Labels as a `Column` or an `Indicator`: of NumPy arrays, or of arrays that lie beside `like` already."""
+    kind = owner(y)
+    if kind in ("pandas", "polars"):
+        return _of_frame(name, y)
+    if kind == "plain":
+        return _of_list(name, y)
+    if kind.name in ("numpy", "dask") or owner(like).name != kind.name or device_of(y) != device_of(like):
+        return _of_array(name, np, host(y))
+    if kind.name == "torch" and dtype_name(y.dtype) in ("uint16", "uint32", "uint64"):  # torch sorts none of these
+        return _of_array(name, np, host(y))
+    return _of_array(name, kind.namespace(y), y)
+
+
+def host(x):
+    """An array of any library as a NumPy array; bfloat16 as float32."""
+    backend = owner(x)
+    if backend.name == "dask":
+        return host(x.compute())
+    if dtype_name(x.dtype) == "bfloat16":
+        xp = backend.namespace(x)
+        x = xp.astype(x, xp.float32)
+    view = None if backend.memory is None else backend.memory(x)
+    if view is not None:
+        return view
+    if backend.name in ("torch", "cupy"):
+        return np.asarray(to_device(x, "cpu"))
+    try:
+        return np.asarray(x)
+    except RuntimeError:  # array-api-strict, whose other devices lie in this machine's memory too
+        return np.from_dlpack(x)
+
+
+def _of_frame(name, y):
+    """A column or table of pandas or polars. Categories of pandas are not spelled out, unless one is missing."""
+    if str(getattr(y, "dtype", "")) == "category":  # a series of pandas, or the bare categorical
+        accessor = getattr(y, "cat", y)
+        codes = np.asarray(accessor.codes)
+        if codes.min(initial=0) >= 0:
+            return Column(codes, np.asarray(accessor.categories))
+    return _of_array(name, np, np.asarray(y))
+
+
+def _of_list(name, y):
+    if not isinstance(y, (list, tuple, range)) and not hasattr(y, "__array__"):
+        raise TypeError(f"{name} is {what(y)}, but must be an array, a list or a column")
+    if isinstance(y, (list, tuple)) and y and isinstance(y[0], str):
+        return _of_strings(name, y)  # an array of strings would cost more than their classes
+    try:
+        array = np.asarray(y)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+    if array.dtype.kind == "U" and array.ndim == 1:  # numbers among the strings, which NumPy spelled out
+        return _of_strings(name, y)
+    return _of_array(name, np, array)
+
+
+def _of_array(name, xp, y):
+    """An array of the namespace `xp`: a column, or a matrix with two or more columns."""
+    shape = tuple(y.shape)
+    if not shape:
+        raise TypeError(f"{name} is a single value, but must have one label per sample")
+    if len(shape) > 2:
+        raise ValueError(f"{name} has shape {shape}, but labels have one axis, or two as an indicator matrix")
+    single = len(shape) == 1 or shape[1] == 1
+    kind = y.dtype.kind if xp is np else ""
+    if kind == "S":
+        raise TypeError(f"{name} has dtype {y.dtype}, but labels cannot be bytes: decode them to strings")
+    if kind in ("U", "O", "T") and single:
+        return _of_strings(name, y.reshape(-1).tolist(), mixed=TypeError)
+    number = dtype_name(y.dtype)
+    if number == "bool":
+        y = xp.astype(y, xp.uint8)
+    elif number in FLOATS:
+        bad = ~((y == xp.floor(y)) & (xp.abs(y) < 2.0**63))  # NaN is bad
+        _refuse(xp, bad, y, name, "must be whole numbers or strings")
+        y = xp.astype(y, xp.int64)
+    elif number not in INTEGERS:
+        raise ValueError(f"{name} has shape {shape} and dtype {y.dtype}, but labels are whole numbers, or one string per sample")
+    if single:
+        return Column(xp.reshape(y, (-1,)))
+    if shape[1] and shape[0]:
+        bad = (y != xp.min(y)) & (y != xp.max(y))
+        _refuse(xp, bad, y, name, "with two axes are an indicator matrix, which has at most two values")
+    return Indicator(y)
+
+
+def _of_strings(name, y, mixed=ValueError):
+    """A sequence of strings. Through a set and a dictionary: 10 times as fast as `np.unique`, which sorts."""
+    try:
+        present = set(y)
+    except TypeError:
+        raise ValueError(f"{name} is nested, but strings must be one per sample") from None
+    odd = [v for v in present if not isinstance(v, str)]
+    if odd:
+        at = next(i for i, v in enumerate(y) if not isinstance(v, str))
+        error = ValueError if at == 0 else mixed if isinstance(y[at], Number) else TypeError  # as scikit-learn
+        raise error(f"{name}[{at}] is {y[at]!r}, but labels must be strings or whole numbers, and not both")
+    names = sorted(present)
+    number = {v: i for i, v in enumerate(names)}
+    return Column(np.fromiter(map(number.__getitem__, y), np.int64, len(y)), np.asarray(names))
+
+
+def _refuse(xp, bad, y, name, rule):
+    """The error for the first bad entry, if there is one."""
+    if bool(xp.any(bad)):
+        at = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
+        value = xp.reshape(y, (-1,))[at]
+        raise ValueError(f"{place(name, tuple(y.shape), at)} is {_plain(value)}, but labels {rule}")
+
+
+def _plain(value):
+    """A 0-d array as a Python number."""
+    return value.item() if hasattr(value, "item") else float(value)
+
+
+# ------------------------------------------------------------------------------------------------------------------ encoding
+
+
+def classes_of(name, labels):
+    """The classes that the caller declares: sorted, as a list; and as they were given."""
+    y = read(name, labels, np.empty(0))
+    if isinstance(y, Indicator):
+        raise ValueError(f"{name} has shape {tuple(y.values.shape)}, but must have one axis")
+    given = y.values.tolist() if y.names is None else y.names[y.values].tolist()
+    return sorted(set(given)), given
+
+
+def encode(xp, y, classes=None):
+    """A column -> (class numbers, classes sorted); a label that is not among the declared classes is refused."""
+    present, index = compact(xp, y.values)
+    meant = present.tolist() if y.names is None else y.names[present].tolist()
+    if classes is None:
+        classes = sorted(meant)
+    number = {v: i for i, v in enumerate(classes)}
+    table = np.asarray([number.get(v, -1) for v in meant], np.int64)
+    if table.size and table.min() < 0:
+        bad = xp.asarray(table < 0, device=device_of(index))[index]
+        at = int(xp.argmax(xp.astype(bad, xp.int8)))
+        raise ValueError(f"y_true[{at}] is {meant[int(index[at])]!r}, but labels has no such class: {few(classes)}")
+    if np.array_equal(table, np.arange(table.size)):
+        return index, classes
+    return xp.asarray(table, device=device_of(index))[index], classes
+
+
+def compact(xp, values):
+    """The integers that occur, ascending (a NumPy array), and each entry's place among them."""
+    if xp is not np:
+        present, index = xp.unique_inverse(values)
+        return host(present), index
+    if not values.size:
+        return values, values
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(values.size, 2**16):
+        return np.unique(values, return_inverse=True)
+    # Differences wrap in the labels' own dtype, and are right as unsigned numbers.
+    steps = (values - values.dtype.type(low)).view(f"u{values.itemsize}")
+    if high - low <= 1:  # both ends occur
+        return np.asarray(range(low, high + 1), values.dtype), steps
+    seen = np.zeros(high - low + 1, bool)
+    seen[steps] = True
+    present = np.flatnonzero(seen)
+    index = steps if present.size == seen.size else (np.cumsum(seen) - 1)[steps]
+    return present.astype(values.dtype) + values.dtype.type(low), index
+
+
+def marks_of(xp, y):
+    """An indicator matrix -> the marks it sets; where every row has a single 1, as plain class numbers."""
+    rows, classes = xp.nonzero(y.values)
+    times = y.values[rows, classes]
+    n = y.values.shape[0]
+    if rows.shape[0] == n and bool(xp.all(rows == xp.arange(n, dtype=rows.dtype, device=device_of(rows)))) and bool(xp.all(times == 1)):
+        return Marks(classes)
+    return Marks(classes, rows, times)
+
+
+def few(classes):
+    """Classes as an error names them."""
+    shown = ", ".join(repr(v) for v in classes[:10])
+    return shown if len(classes) <= 10 else f"{shown}, … ({len(classes)} classes)"
