@@ -120,7 +120,7 @@ def _of_array(name, xp, y):
         y = xp.astype(y, xp.uint8)
     elif number in FLOATS:
         bad = ~((y == xp.floor(y)) & (xp.abs(y) < 2.0**63))  # NaN is bad
-        _refuse(xp, bad, y, name, "must be whole numbers or strings")
+        refuse(xp, bad, y, name, "labels must be whole numbers or strings")
         y = xp.astype(y, xp.int64)
     elif number not in INTEGERS:
         raise ValueError(f"{name} has shape {shape} and dtype {y.dtype}, but labels are whole numbers, or one string per sample")
@@ -128,7 +128,7 @@ def _of_array(name, xp, y):
         return Column(xp.reshape(y, (-1,)))
     if shape[1] and shape[0]:
         bad = (y != xp.min(y)) & (y != xp.max(y))
-        _refuse(xp, bad, y, name, "with two axes are an indicator matrix, which has at most two values")
+        refuse(xp, bad, y, name, "labels with two axes are an indicator matrix, which has at most two values")
     return Indicator(y)
 
 
@@ -148,17 +148,18 @@ def _of_strings(name, y, mixed=ValueError):
     return Column(np.fromiter(map(number.__getitem__, y), np.int64, len(y)), np.asarray(names))
 
 
-def _refuse(xp, bad, y, name, rule):
-    """The error for the first bad entry, if there is one."""
+def refuse(xp, bad, x, name, rule):
+    """The error for the first bad entry of an array, if there is one."""
     if bool(xp.any(bad)):
-        at = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
-        value = xp.reshape(y, (-1,))[at]
-        raise ValueError(f"{place(name, tuple(y.shape), at)} is {_plain(value)}, but labels {rule}")
+        at = first(xp, bad)
+        value = xp.reshape(x, (-1,))[at]
+        value = value.item() if hasattr(value, "item") else float(value)
+        raise ValueError(f"{place(name, tuple(x.shape), at)} is {value}, but {rule}")
 
 
-def _plain(value):
-    """A 0-d array as a Python number."""
-    return value.item() if hasattr(value, "item") else float(value)
+def first(xp, mask):
+    """Where a mask is true first, as a flat index."""
+    return int(xp.argmax(xp.astype(xp.reshape(mask, (-1,)), xp.int8)))
 
 
 # ------------------------------------------------------------------------------------------------------------------ encoding
@@ -183,7 +184,7 @@ def encode(xp, y, classes=None):
     table = np.asarray([number.get(v, -1) for v in meant], np.int64)
     if table.size and table.min() < 0:
         bad = xp.asarray(table < 0, device=device_of(index))[index]
-        at = int(xp.argmax(xp.astype(bad, xp.int8)))
+        at = first(xp, bad)
         raise ValueError(f"y_true[{at}] is {meant[int(index[at])]!r}, but labels has no such class: {few(classes)}")
     if np.array_equal(table, np.arange(table.size)):
         return index, classes

@@ -10,9 +10,9 @@ from array_api_compat import device as device_of
 from polyloss import _reduce
 from polyloss._backends import owner, what
 from polyloss._block import times
-from polyloss._labels import Column, Marks, classes_of, encode, few, host, marks_of, read
+from polyloss._labels import Column, Marks, classes_of, encode, few, first, host, marks_of, read, refuse
 from polyloss._params import clip_bound, flag
-from polyloss._shapes import FLOATS, dtype_name, place
+from polyloss._shapes import FLOATS, dtype_name
 
 EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -60,7 +60,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
         Probabilities are clipped to [epsilon, 1 - epsilon]: a number in [0, 0.5). By default the machine epsilon of the dtype of
         `y_proba`: 2**-10, 2**-23 or 2**-52 for float16, float32 or float64.
     rescale : bool, default False
-        Divide each row by its sum before clipping, instead of warning that it does not sum to 1. ``epsilon=1e-15, rescale=True`` is Kaggle's
+        Divide each row by its sum before clipping, instead of warning that it is not 1. ``epsilon=1e-15, rescale=True`` is Kaggle's
         multiclass score [2]_.
 
     Returns
@@ -82,7 +82,8 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
     Warns
     -----
     UserWarning
-        If a row of `y_proba` does not sum to 1 (to the square root of the machine epsilon), unless it is rescaled; if `labels` is not sorted.
+        If a row of `y_proba` does not sum to 1 (to the square root of the machine epsilon), unless it is rescaled; if `labels` is not in
+        sorted order.
 
     See Also
     --------
@@ -116,9 +117,10 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
     sums = _sums(xp, p, marks, weight, rule)
 
     if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
-        raise _unfit(xp, p, (p >= 0) & (p <= 1), "probabilities must be between 0 and 1")
-    if rescale and math.isnan(sums.total):
-        raise ValueError("a row of y_proba sums to 0, and cannot be rescaled to sum to 1")
+        refuse(xp, ~((p >= 0) & (p <= 1)), p, "y_proba", "probabilities must be between 0 and 1")
+    if rescale and math.isnan(sums.total) and p.ndim == 2:
+        row = first(xp, xp.max(p, axis=1) == 0)
+        raise ValueError(f"y_proba[{row}] sums to 0, and cannot be rescaled to sum to 1")
     if not rescale and sums.off > 1e-8 + math.sqrt(EPSILON[taken]):
         warnings.warn(
             f"the rows of y_proba should sum to 1, but one is off by {sums.off:.2g}: they are taken as they are", UserWarning, stacklevel=2
@@ -207,8 +209,8 @@ def _weight(sample_weight, xp, p):
     else:
         wp, w = np, _real("sample_weight", w, kept=("float64",))
     total = float(wp.sum(w))
-    if not math.isfinite(total) and not bool(wp.all(wp.isfinite(w))):
-        raise _unfit(wp, w, wp.isfinite(w), "weights must be finite", "sample_weight")
+    if not math.isfinite(total):
+        refuse(wp, ~wp.isfinite(w), w, "sample_weight", "weights must be finite")
     if total == 0 and not bool(wp.any(w != 0)):
         raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
     return w if beside else _moved(xp, p, w), total
@@ -305,10 +307,3 @@ def _sums_of_blocks(p, marks, weight, rule):
     table = p.map_blocks(of_block, chunks=chunks, meta=np.empty((0, 0)), **new).compute()
     total, least, most, off = table.T
     return Sums(float(total.sum()), float(least.min()), float(most.max()), float(off.max()))
-
-
-def _unfit(xp, x, fit, rule, name="y_proba"):
-    """The error for the first entry that does not fit."""
-    at = int(xp.argmax(xp.astype(xp.reshape(~fit, (-1,)), xp.int8)))
-    value = float(xp.reshape(x, (-1,))[at])
-    return ValueError(f"{place(name, tuple(x.shape), at)} is {value}, but {rule}")
