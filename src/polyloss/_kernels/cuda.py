@@ -1,0 +1,285 @@
+"""Kernels on a GPU: compiled by CuPy on first use, launched on the caller's stream, for CuPy arrays and torch tensors alike.
+
+Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothing here waits for the device. `gpu` is the one place that
+knows CuPy; tests put a CPU in its stead.
+"""
+
+import hashlib
+import sys
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+C_NAMES = {"float16": "__half", "bfloat16": "__nv_bfloat16", "float32": "float", "float64": "double"}
+SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+INTEGERS = {"int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": -1, "uint16": -2, "uint32": -4, "uint64": -8}
+LABEL_KINDS = {**INTEGERS, "float32": 14, "float64": 18}
+MAX_IGNORES = 8
+MAX_CLASSES = 2**31 - 1
+
+# The constants of softmax_xent.cu, and what suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
+ROOM = 2560
+BLOCKS = 4096  # of a launch: each reports its sums, and one block adds them all up
+GOOD_SHARED = 72 << 10
+FEW = 132  # blocks that leave multiprocessors idle
+POINTERS = ("z", "y", "class_weight", "weight", "factor", "lse", "losses", "lse_out", "grad", "prob", "hess", "partials")
+JOB = np.dtype(
+    [(name, np.uint64) for name in POINTERS]
+    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
+    + [("ignore", np.int64, MAX_IGNORES)]
+    + [(name, np.float64) for name in ("scale", "smoothing", "poly")]
+    + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")]
+)
+SUMS = 32  # bytes of a block's report
+
+
+class Gpu(NamedTuple):
+    """What the launches must know of a device."""
+
+    module: type  # cupy.RawModule
+    context: object  # makes the device current
+    shared: int  # bytes of shared memory that a block may ask for
+    clusters: bool  # blocks can share their shared memory: compute capability 9.0
+
+
+@cache
+def gpu(number):
+    """The device of that number; ImportError without CuPy, RuntimeError without a driver."""
+    import cupy
+
+    if not cupy.cuda.is_available():
+        raise RuntimeError("CuPy finds no CUDA driver")
+    device = cupy.cuda.Device(number)
+    return Gpu(cupy.RawModule, device, device.attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability) >= 90)
+
+
+@cache
+def source(file):
+    """The code of one module. CuPy's disk cache does not see headers, so their hash is part of it."""
+    headers = sorted([*FOLDER.glob("*.cuh"), *FOLDER.glob("*.cu"), *FOLDER.glob("*.h")])
+    return f'#include "{file}"\n// {hashlib.sha256(b"".join(p.read_bytes() for p in headers)).hexdigest()}\n'
+
+
+def options(dtype):
+    """What NVRTC is told: 16-bit storage may flush numbers below 1e-38 to 0, which spares two instructions for each exponential."""
+    return ("-std=c++17", f"-I{FOLDER}", *(("-ftz=true",) if SIZES[dtype] == 2 else ()))
+
+
+@cache
+def kernel(number, file, dtype, name):
+    """One kernel of one dtype on one device, compiled when it is first wanted (0.1 to 1.5 s, then from CuPy's disk cache)."""
+    device = gpu(number)
+    function = device.module(code=source(file), options=options(dtype), name_expressions=(name,)).get_function(name)
+    function.max_dynamic_shared_size_bytes = device.shared
+    return function
+
+
+# ---- arrays of either library ------------------------------------------------------------------------------------------------------------
+
+
+class _Stream(NamedTuple):
+    """All that CuPy asks of a stream."""
+
+    ptr: int
+
+
+def _is_torch(x):
+    return hasattr(x, "data_ptr")
+
+
+def number_of(x):
+    """The number of the device that an array is on."""
+    return x.device.index if _is_torch(x) else x.device.id
+
+
+def _stream(x):
+    return _Stream(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream) if _is_torch(x) else None
+
+
+def address(x):
+    """Where an array's memory begins; 0 for None."""
+    if x is None:
+        return 0
+    return x.data_ptr() if _is_torch(x) else x.data.ptr
+
+
+def strides(x):
+    """In elements."""
+    return x.stride() if _is_torch(x) else tuple(step // x.itemsize for step in x.strides)
+
+
+def contiguous(x):
+    """The array itself if it lies in C order without gaps, else such a copy."""
+    if _is_torch(x):
+        return x.contiguous()
+    return x if x.flags.c_contiguous else x.copy(order="C")
+
+
+# ---- softmax cross-entropy ---------------------------------------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel over the logits."""
+
+    name: str  # of the kernel, with its template arguments
+    blocks: int
+    threads: tuple
+    shared: int
+    lanes: int
+    kept: int
+
+
+@lru_cache(maxsize=512)
+def plan(n, c, s, dtype, weighted, twice, wide, shared, clusters):
+    """How logits of shape (n, c, s) are spread over the device.
+
+    Parameters
+    ----------
+    twice : bool
+        Whether derivatives or probabilities are wanted: each logit is looked at twice, and kept in between.
+    wide : bool
+        Whether all addresses are multiples of 16.
+    shared, clusters
+        As in `Gpu`.
+    """
+    size = SIZES[dtype]
+    arguments = f"{C_NAMES[dtype]},{'true' if weighted else 'false'}"
+    make = _rows if s == 1 else _spatial
+    return make(n, c, s, size, arguments, weighted, twice, wide, shared, clusters)
+
+
+def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters):
+    packs = -(-c * size // 16)
+    if packs <= 128:  # 2 KB: some lanes of a warp take a row
+        lanes = min(32, _power_of_two(packs))
+        rows = 128 // lanes
+        kept = packs if twice else 0
+        return Launch(f"rows_warp<{arguments}>", min(-(-n // rows), BLOCKS), (128,), ROOM + rows * kept * 16, lanes, kept)
+    cluster = 1
+    while clusters and cluster < 8 and ((twice and packs * 16 > GOOD_SHARED * cluster) or (n * cluster < FEW and packs > 2048 * cluster)):
+        cluster *= 2
+    part = -(-packs // cluster)
+    kept = min(part, (shared - ROOM) // 16) if twice else 0
+    alone = kept * 16 > GOOD_SHARED  # one block fills a multiprocessor's memory, so let it have more threads
+    threads = 512 if alone and size < 8 else min(256, max(64, _power_of_two(-(-part // 4))))
+    name = f"rows_cluster<{arguments},{cluster}>" if cluster > 1 else f"rows_block<{arguments}>"
+    return Launch(name, min(n, BLOCKS // cluster) * cluster, (threads,), ROOM + kept * 16, 0, kept)
+
+
+def _spatial(n, c, s, size, arguments, weighted, twice, wide, shared, clusters):
+    each = 16 // size if wide and s % (16 // size) == 0 else 1  # positions per thread
+    vectors, across, deep = n * (s // each), 128, 1
+    while twice and across > 32 and across * each * size * c > GOOD_SHARED:
+        across //= 2
+    while across * deep < 256 and deep < 8 and deep * 4 < c and (across < 128 or -(-vectors // across) < FEW * 4):
+        deep *= 2
+    threads = across * deep
+    merging = threads * each * (7 if weighted else 3) * max(size, 4) if deep > 1 else 0
+    used = ROOM + -(-merging // 16) * 16
+    kept = min(-(-c // deep), (shared - used) // (threads * each * size)) if twice else 0
+    return Launch(
+        f"spatial<{arguments},{each}>", min(-(-vectors // across), BLOCKS), (across, deep), used + kept * threads * each * size, 0, kept
+    )
+
+
+def _power_of_two(x):
+    """The least power of two that is not below x."""
+    return 1 << (x - 1).bit_length()
+
+
+class Reduced(NamedTuple):
+    """What a launch says of all positions together; arrays on the device."""
+
+    value: object  # (): Σ of the losses over the divisor, 0 where that is 0; in the dtype of the computation
+    numbers: object  # (5,) float64: 1 / divisor, Σ losses, Σ weights, positions not ignored, first bad label or -1
+
+
+def softmax_xent(
+    xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1, losses=None, grad=None,
+    prob=None, hess=None, lse_out=None, lse=None,
+):  # fmt: skip
+    """Fused softmax cross-entropy of contiguous arrays on one GPU, without waiting for it.
+
+    Parameters
+    ----------
+    xp : namespace
+        Of the arrays; makes the small ones that come back.
+    z : (n, c, s)
+        Logits: float16, bfloat16, float32, float64; n, c and s at least 1.
+    y : (n, s) or (n, c, s)
+        Labels of any integer dtype, float32 or float64; or soft targets in the dtype of the computation.
+    dtype : str
+        Name of the dtype of `z`.
+    ignore : tuple of int
+        At most 8 ignored labels, each a value of the dtype of `y`.
+    class_weight : (c,), optional
+    weight : (n, s), optional
+        Any strides. Both in the dtype of the computation.
+    divisor : float, "count", "weights" or 0-d array
+        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+    losses, lse_out : (n, s), optional
+        Receive weighted losses, and log Σ exp z (0 where skipped), in the dtype of the computation.
+    grad, prob, hess : (n, c, s), optional
+        Receive the derivatives of the sum over the divisor, and softmax(z), in the dtype of `z`.
+    lse : (n, s), optional
+        What an earlier call wrote to `lse_out`: the classes are looked at once.
+
+    Returns
+    -------
+    Reduced
+    """
+    n, c, s = z.shape
+    number = number_of(z)
+    device, stream = gpu(number), _stream(z)
+    labelled = len(y.shape) == 2
+    weighted = not labelled or class_weight is not None or smoothing != 0 or hess is not None
+    real = "float64" if dtype == "float64" else "float32"
+    launch = plan(
+        n, c, s, dtype, weighted, any(a is not None for a in (grad, prob, hess)) and lse is None,
+        all(address(a) % 16 == 0 for a in (z, grad, prob, hess)), device.shared, device.clusters,
+    )  # fmt: skip
+    place = {"device": z.device}
+    value = xp.empty((), dtype=getattr(xp, real), **place)
+    numbers = xp.empty((5,), dtype=xp.float64, **place)
+    partials = xp.empty((launch.blocks, SUMS // 8), dtype=xp.float64, **place)
+    kind = {"count": 1, "weights": 2}.get(divisor, 0) if isinstance(divisor, str) else 3 if hasattr(divisor, "shape") else 0
+    scale = (1 / divisor if divisor else 0.0) if kind == 0 else 1.0
+    steps = strides(weight) if weight is not None else (0, 0)
+    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, partials
+    arguments = dict(zip(POINTERS, map(address, arrays), strict=True))
+    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": scale, "smoothing": smoothing}
+    arguments |= {"poly": poly_epsilon, "ignores": len(ignore), "lanes": launch.lanes, "kept": launch.kept}
+    arguments["ignore"] = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
+    arguments["label_kind"] = LABEL_KINDS[_dtype_name(y)] if labelled else 0
+
+    def run(name, blocks, threads, args, shared, file="softmax_xent.cu"):
+        kernel(number, file, dtype, name)((blocks,), threads, args, shared_mem=shared, stream=stream)
+
+    def finish(blocks):
+        args = (np.uint64(arguments["partials"]), np.int32(blocks), np.int32(kind), np.float64(0 if kind else divisor))
+        args += (np.uint64(address(divisor) if kind == 3 else 0), np.uint64(address(value)), np.uint64(address(numbers)))
+        run(f"finish<{'double' if real == 'float64' else 'float'}>", 1, (256,), args, SUMS * 32, "device.cuh")
+
+    with device.context:
+        if kind and (grad is not None or hess is not None):  # what the derivatives are divided by must be known first
+            if kind == 3:
+                finish(0)
+            else:
+                blocks = min(-(-n * s // 256), BLOCKS, launch.blocks)
+                run(f"label_sums<{C_NAMES[dtype]}>", blocks, (256,), (_packed(arguments),), SUMS * 32)
+                finish(blocks)
+            arguments["factor"] = address(numbers)
+        run(launch.name, launch.blocks, launch.threads, (_packed(arguments),), launch.shared)
+        finish(launch.blocks)
+    return Reduced(value, numbers)
+
+
+def _packed(arguments):
+    return np.array(tuple(arguments[name] for name in JOB.names), JOB)
+
+
+def _dtype_name(x):
+    return str(x.dtype).rpartition(".")[2]

@@ -1,0 +1,568 @@
+// Fused softmax cross-entropy on a GPU: losses, their sum, gradient, probabilities and Hessian diagonal in one visit to the logits.
+//
+// One position's classes are seen as a running State: the largest logit m so far, how many classes equal it (ones), and the sum of
+// exp(z - m) over the others (rest). With s = ones + rest,
+//     lse - m = log1p((ones - 1) + rest),   p_c = exp(z_c - m) / s,   and where z_c = m:  p_c - 1 = -((ones - 1) + rest) / s,
+// so that -log p_y = (lse - m) + (m - z_y) adds two numbers that are never negative: a loss of 1e-12 keeps its digits, and so does the
+// gradient p_y - 1 of a confident row. -inf adds 0 wherever it stands; a row of -inf, or with NaN or +inf, gives NaN.
+//
+// rows_*    classes are contiguous: some lanes of a warp, a block, or a cluster of blocks take a row, keep its bytes in shared memory while
+//           they read them, and write the gradient from there: each logit is read once from device memory and each gradient written
+//           once. What does not fit is read again.
+// spatial   positions are contiguous: a thread takes as many positions as 16 bytes hold and walks over their classes, or shares these with
+//           the threads of the same threadIdx.x. Its logits are kept likewise.
+// label_sums, finish   what the labels alone decide; the sums of all blocks, in a fixed order. No atomics: the same bits on every run.
+//
+// WEIGHTED kernels take soft targets, class weights, smoothing and Hessian; the others, labels alone, do less per element. Both take
+// ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
+#include "device.cuh"
+
+// Packs on their way per thread: with 64 bytes each, 512 threads of a multiprocessor have 32 KB in flight.
+template <class T> constexpr int kBatch = sizeof(T) == 8 ? 2 : 4;
+template <class T> constexpr int kThreads = sizeof(T) == 8 ? 256 : 512;  // of a block; more registers for each where A is double
+constexpr int kStates = 2048;         // shared memory for the States of the warps of a block of at most 512 threads, twice
+constexpr int kRoom = kStates + 512;  // and for its Sums
+constexpr int kIgnores = 8;
+constexpr long long kIgnored = -1;  // in place of a class
+constexpr long long kBad = -2;
+
+// One launch; cuda.py fills it by a dtype of the same fields.
+template <class T> struct Job {
+  using A = Compute<T>;
+  const T* z;             // (n, c, s)
+  const void* y;          // (n, s) labels, or (n, c, s) soft targets of type A
+  const A* class_weight;  // (c,), or null: 1
+  const A* weight;        // (n, s) by its strides, or null: 1
+  const double* factor;   // (), or null: multiplies the derivatives, as scale does
+  const A* lse;           // (n, s) of an earlier launch, which spares the first pass, or null; not for weighted kernels
+  A* losses;              // (n, s), or null
+  A* lse_out;             // (n, s), or null
+  T* grad;                // (n, c, s), or null
+  T* prob;                // (n, c, s), or null
+  T* hess;                // (n, c, s), or null
+  Sums* partials;         // (blocks,)
+  long long n, c, s;
+  long long weight_n, weight_s;  // strides, in elements
+  long long ignore[kIgnores];
+  double scale, smoothing, poly;
+  int ignores;
+  int label_kind;  // 1, 2, 4, 8: bytes of a signed integer, negative: of an unsigned one; 14, 18: floats of 4 and 8; 0: soft targets
+  int lanes;       // rows_warp: lanes for each row
+  int kept;        // packs in shared memory: of a row, or of a thread of `spatial`
+};
+
+// ---- labels, weights --------------------------------------------------------------------------------------------------------------------
+
+// The class of a position, kIgnored or kBad. Integers are compared in 64 bits, extended by their own sign, as the ignored values were; of
+// these the caller left out those that the labels' dtype does not have: nothing wraps.
+template <class T> __device__ long long class_of(const Job<T>& job, long long i) {
+  long long y;
+  switch (job.label_kind) {
+    case 1: y = static_cast<const signed char*>(job.y)[i]; break;
+    case 2: y = static_cast<const short*>(job.y)[i]; break;
+    case 4: y = static_cast<const int*>(job.y)[i]; break;
+    case -1: y = static_cast<const unsigned char*>(job.y)[i]; break;
+    case -2: y = static_cast<const unsigned short*>(job.y)[i]; break;
+    case -4: y = static_cast<const unsigned*>(job.y)[i]; break;
+    case 14:
+    case 18: {
+      const double f = job.label_kind == 14 ? static_cast<const float*>(job.y)[i] : static_cast<const double*>(job.y)[i];
+      if (!(fabs(f) <= 9007199254740992.0) || f != floor(f)) return kBad;
+      y = static_cast<long long>(f);
+      break;
+    }
+    default: y = static_cast<const long long*>(job.y)[i];
+  }
+  for (int k = 0; k < job.ignores; k++)
+    if (y == job.ignore[k]) return kIgnored;
+  return static_cast<unsigned long long>(y) < static_cast<unsigned long long>(job.c) ? y : kBad;
+}
+template <class T> __device__ Compute<T> weight_of(const Job<T>& job, long long n, long long s) {
+  return job.weight ? job.weight[n * job.weight_n + s * job.weight_s] : Compute<T>(1);
+}
+
+// ---- the running sum over classes -------------------------------------------------------------------------------------------------------
+
+// 16-bit logits: ex2 with 2 + 1.2 |x| ulp is far below their own rounding, and takes 3 instructions for 9.
+template <class T> __device__ __forceinline__ Compute<T> exp_of(Compute<T> x) {
+  if constexpr (sizeof(T) == 2)
+    return __expf(x);
+  else
+    return exp(x);
+}
+
+template <class A, bool WEIGHTED> struct TargetSums {};
+template <class A> struct TargetSums<A, true> {
+  A u = 0;      // Σ u_c,  u_c = k_c t'_c: weighted, smoothed targets
+  A below = 0;  // Σ u_c (m - z_c)
+  A met = 0;    // Σ t_c exp(z_c - m)
+  A kt = 0;     // Σ k_c t_c
+};
+template <class T, bool WEIGHTED> struct State : TargetSums<Compute<T>, WEIGHTED> {
+  using A = Compute<T>;
+  A m = -infinity<A>(), ones = 0, rest = 0;
+
+  static __device__ A finite(A m) { return m == -infinity<A>() ? A(0) : m; }  // a reference that can be subtracted from -inf
+
+  __device__ void raise(A top) {
+    if (!(top > m)) return;
+    const A shrink = exp_of<T>(m - top);
+    rest = (ones + rest) * shrink;
+    ones = 0;
+    if constexpr (WEIGHTED) {
+      if (this->u != 0) this->below += this->u * (top - finite(m));
+      this->met *= shrink;
+    }
+    m = top;
+  }
+  __device__ A add(A z) {  // z <= m, after raise()
+    const A d = z - finite(m), e = exp_of<T>(d);
+    if (d == 0)
+      ones += 1;
+    else
+      rest += e;
+    return e;
+  }
+  __device__ void add(A z, A t, A k, A u) {
+    const A e = add(z);
+    this->u += u;
+    if (u != 0) this->below += u * (finite(m) - z);  // 0 * inf = 0: an impossible class with target 0 costs nothing
+    this->met += t * e;
+    this->kt += k * t;
+  }
+  __device__ void merge(const State& o) {
+    const A top = larger(m, o.m);
+    const A shrink = m == top ? A(1) : exp_of<T>(m - top), shrink_o = o.m == top ? A(1) : exp_of<T>(o.m - top);
+    rest = (m == top ? rest : (ones + rest) * shrink) + (o.m == top ? o.rest : (o.ones + o.rest) * shrink_o);
+    ones = (m == top ? ones : A(0)) + (o.m == top ? o.ones : A(0));
+    if constexpr (WEIGHTED) {
+      const A moved = this->u == 0 ? A(0) : this->u * (finite(top) - finite(m)),
+              moved_o = o.u == 0 ? A(0) : o.u * (finite(top) - finite(o.m));
+      this->below = (this->below + moved) + (o.below + moved_o);
+      this->met = this->met * shrink + o.met * shrink_o;
+      this->u += o.u;
+      this->kt += o.kt;
+    }
+    m = top;
+  }
+  __device__ State shuffled(int by) const {
+    State o;
+    o.m = __shfl_xor_sync(kAll, m, by);
+    o.ones = __shfl_xor_sync(kAll, ones, by);
+    o.rest = __shfl_xor_sync(kAll, rest, by);
+    if constexpr (WEIGHTED) {
+      o.u = __shfl_xor_sync(kAll, this->u, by);
+      o.below = __shfl_xor_sync(kAll, this->below, by);
+      o.met = __shfl_xor_sync(kAll, this->met, by);
+      o.kt = __shfl_xor_sync(kAll, this->kt, by);
+    }
+    return o;
+  }
+};
+
+// ---- one position, when its sum is known ------------------------------------------------------------------------------------------------
+
+template <class T, bool WEIGHTED> struct Position {
+  using A = Compute<T>;
+  A weight;           // of the sample
+  A fill;             // what a position gets that is skipped (0) or has a bad label (NaN)
+  int y;              // its class, kIgnored or kBad; 0 for soft targets
+  bool live;          // neither skipped nor bad
+  A m, inverse;       // p = exp(z - m) * inverse
+  A others;           // 1 - p of a class at the maximum
+  A front, at_label;  // plain: the gradient is front * p, and at_label at the label
+  A u, met, poly;     // weighted: Σ u, Σ t p, Poly-1's coefficient
+
+  __device__ void begin(const Job<T>& job, long long n, long long s, bool inside) {
+    const long long c = !inside ? kIgnored : job.label_kind ? class_of(job, n * job.s + s) : 0;
+    weight = inside ? weight_of(job, n, s) : A(0);
+    fill = c == kBad ? nan_of<A>() : A(0);
+    y = static_cast<int>(c);
+    live = c >= 0 && weight != 0;
+  }
+  // Takes the sum over the classes and the label's logit, fills in the rest and reports the loss; `leader`: one thread of those that share
+  // the position. `i`: its place in (n, s).
+  __device__ void conclude(const Job<T>& job, const State<T, WEIGHTED>& state, A z_y, A factor, long long i, bool leader, Sums& sums) {
+    const A more = (state.ones - 1) + state.rest;
+    m = job.lse ? job.lse[i] : state.m;
+    inverse = job.lse ? A(1) : 1 / (state.ones + state.rest);
+    others = job.lse ? A(0) : more * inverse;
+    poly = static_cast<A>(job.poly);
+    front = weight * factor;
+    A loss, kt = 1;
+    if constexpr (WEIGHTED) {
+      u = state.u;
+      met = state.met * inverse;
+      kt = state.kt;
+      loss = u * log1p(more) + state.below + poly * (1 - met);
+    } else {
+      const A p = prob(z_y), missing = prob_minus_1(z_y, p);
+      front *= 1 + poly * p;
+      at_label = front * missing;
+      loss = (job.lse ? A(0) : log1p(more)) + (m - z_y) - poly * missing;
+    }
+    if (!leader) return;
+    loss = live ? weight * loss : fill;
+    if (job.losses) job.losses[i] = loss;
+    if (job.lse_out) job.lse_out[i] = live ? m + log1p(more) : A(0);
+    sums.total += loss;
+    sums.weight += live ? static_cast<double>(weight) * kt : 0.0;
+    sums.count += y >= 0;
+    if (y == kBad && i < sums.bad) sums.bad = i;
+  }
+
+  __device__ A prob(A z) const { return exp_of<T>(z - m) * inverse; }
+  __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
+  __device__ A gradient(long long c, A p) const { return !live ? fill : c == y ? at_label : front * p; }
+  __device__ A gradient(A z, A p, A t, A u_c) const {
+    return !live ? fill : front * ((u - u_c) * p + u_c * prob_minus_1(z, p) - poly * p * (t - met));
+  }
+  __device__ A curvature(A z, A p, A t) const {
+    const A q = -prob_minus_1(z, p);
+    return !live ? fill : front * (p * (u * q - poly * (t - met) * (q - p)));
+  }
+};
+
+// Targets t, class weights k and weighted, smoothed targets u of N neighbours: of N classes in a row, or of one class at N positions.
+template <class T, int N> struct Targets {
+  using A = Compute<T>;
+  A t[N], k[N], u[N];
+  __device__ void smooth(const Job<T>& job) {
+    const A keep = static_cast<A>(1 - job.smoothing), spread = static_cast<A>(job.smoothing / job.c);
+#pragma unroll
+    for (int j = 0; j < N; j++) u[j] = k[j] * (keep * t[j] + spread);
+  }
+  __device__ void soft(const Job<T>& job, long long at) { read(static_cast<const A*>(job.y) + at, t); }
+};
+template <class T, int N> __device__ Targets<T, N> targets_of_row(const Job<T>& job, long long row, long long c, int y) {
+  Targets<T, N> of;
+  if (job.label_kind == 0) of.soft(job, row * job.c + c);
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    if (job.label_kind) of.t[j] = c + j == y;
+    of.k[j] = job.class_weight ? job.class_weight[c + j] : Compute<T>(1);
+  }
+  of.smooth(job);
+  return of;
+}
+template <class T, int N>
+__device__ Targets<T, N> targets_of_class(const Job<T>& job, long long at, long long c, const Position<T, true> (&position)[N]) {
+  Targets<T, N> of;
+  if (job.label_kind == 0) of.soft(job, at);
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    if (job.label_kind) of.t[j] = c == position[j].y;
+    of.k[j] = job.class_weight ? job.class_weight[c] : Compute<T>(1);
+  }
+  of.smooth(job);
+  return of;
+}
+template <class T> __device__ Compute<T> factor_of(const Job<T>& job) {
+  return static_cast<Compute<T>>(job.factor ? job.scale * *job.factor : job.scale);
+}
+
+// ---- rows -------------------------------------------------------------------------------------------------------------------------------
+
+// Who takes a row. Each group says which rows and which classes of them are its own, and merges the States of its threads; the result is
+// in all of them.
+template <class S> __device__ S merge_lanes(S state, int lanes) {
+  for (int by = lanes / 2; by > 0; by /= 2) state.merge(state.shuffled(by));
+  return state;
+}
+struct Lanes {  // a power of two, neighbours in a warp
+  int size, rank, index;
+  __device__ explicit Lanes(int lanes) : size(lanes), rank(threadIdx.x % lanes), index(threadIdx.x / lanes) {}
+  __device__ long long rows_at_once() const { return static_cast<long long>(gridDim.x) * (blockDim.x / size); }
+  __device__ long long first_row() const { return static_cast<long long>(blockIdx.x) * (blockDim.x / size); }
+  __device__ long long first_class(long long) const { return 0; }
+  __device__ long long end_class(long long c) const { return c; }
+  __device__ bool leads() const { return rank == 0; }
+  template <class S> __device__ S merge(S state, int) const { return merge_lanes(state, size); }
+  __device__ void leave() const {}
+};
+struct Block {
+  int size = blockDim.x, rank = threadIdx.x, index = 0;
+  __device__ long long rows_at_once() const { return gridDim.x; }
+  __device__ long long first_row() const { return blockIdx.x; }
+  __device__ long long first_class(long long) const { return 0; }
+  __device__ long long end_class(long long c) const { return c; }
+  __device__ bool leads() const { return rank == 0; }
+  // `turn` alternates between two rooms: no thread can be two merges ahead of another, so one barrier is enough.
+  template <class S> __device__ S merge(S state, int turn) const {
+    S* room = shared_memory<S>() + turn * (size / kWarp);
+    state = merge_lanes(state, kWarp);
+    if (rank % kWarp == 0) room[rank / kWarp] = state;
+    __syncthreads();
+    return merge_lanes(rank % kWarp < size / kWarp ? room[rank % kWarp] : S(), kWarp);
+  }
+  __device__ void leave() const {}
+};
+#if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
+template <int N> struct Cluster {  // N blocks, each with a slice of the classes
+  Block block;
+  int size = block.size, rank = block.rank, index = 0;
+  __device__ long long rows_at_once() const { return gridDim.x / N; }
+  __device__ long long first_row() const { return blockIdx.x / N; }
+  __device__ long long first_class(long long c) const { return c * cluster_rank<N>() / N; }
+  __device__ long long end_class(long long c) const { return c * (cluster_rank<N>() + 1) / N; }
+  __device__ bool leads() const { return rank == 0 && cluster_rank<N>() == 0; }
+  template <class S> __device__ S merge(S state, int turn) const {
+    S* own = shared_memory<S>() + 2 * (size / kWarp) + turn;
+    state = block.merge(state, turn);
+    if (rank == 0) *own = state;
+    cluster_sync<N>();
+    return merge_lanes(rank % kWarp < N ? load_remote(own, rank % kWarp) : S(), kWarp);
+  }
+  __device__ void leave() const { cluster_sync<N>(); }  // the others may still read this block's shared memory
+};
+#endif
+
+template <class A, int N> struct Values {
+  A at[N];
+};
+template <class T, bool WEIGHTED, int N>  // the derivatives of N neighbours in a row
+__device__ __forceinline__ void emit_row(const Job<T>& job, const Position<T, WEIGHTED>& position, long long row, long long c,
+                                         const Values<Compute<T>, N>& z) {
+  Compute<T> g[N], p[N];
+#pragma unroll
+  for (int j = 0; j < N; j++) p[j] = position.prob(z.at[j]);
+  if constexpr (WEIGHTED) {
+    const auto of = targets_of_row<T, N>(job, row, c, position.y);
+#pragma unroll
+    for (int j = 0; j < N; j++) g[j] = position.gradient(z.at[j], p[j], of.t[j], of.u[j]);
+    if (job.hess) {
+      Compute<T> h[N];
+#pragma unroll
+      for (int j = 0; j < N; j++) h[j] = position.curvature(z.at[j], p[j], of.t[j]);
+      write(job.hess + row * job.c + c, h);
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; j++) g[j] = position.gradient(c + j, p[j]);
+  }
+  if (job.grad) write(job.grad + row * job.c + c, g);
+  if (job.prob) write(job.prob + row * job.c + c, p);
+}
+
+template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>& job, const Group group) {
+  using A = Compute<T>;
+  constexpr int V = kPack<T>, B = kBatch<T>;
+  Pack<T>* kept = reinterpret_cast<Pack<T>*>(shared_memory<unsigned char>() + kRoom) + group.index * job.kept;
+  const A factor = factor_of(job);
+  const long long low = group.first_class(job.c);
+  const int length = static_cast<int>(group.end_class(job.c) - low);
+  Sums sums;
+  int turn = 0;
+  for (long long first = group.first_row(); first < job.n; first += group.rows_at_once(), turn ^= 1) {
+    const long long row = first + group.index, offset = row * job.c + low;
+    Position<T, WEIGHTED> position;
+    position.begin(job, row, 0, row < job.n);
+    const bool looks = position.live || (job.prob && row < job.n);  // a skipped row's logits are not read
+    const A z_y = position.live ? load(job.z[row * job.c + position.y]) : A(0);
+    // A slice is single elements up to the first address that is a multiple of 16, packs, and single elements again.
+    const int head = min(length, static_cast<int>(-(reinterpret_cast<unsigned long long>(job.z + offset) / sizeof(T)) % V));
+    const int packs = (length - head) / V, tail = head + packs * V, singles = head + length - tail;
+    const Pack<T>* const from = reinterpret_cast<const Pack<T>*>(job.z + offset + head);
+    State<T, WEIGHTED> state;
+
+    if (looks && !job.lse) {
+      for (int e = group.rank; e < singles; e += group.size) {
+        const int c = e < head ? e : e - head + tail;
+        const A z = load(job.z[offset + c]);
+        state.raise(z);
+        if constexpr (WEIGHTED) {
+          const auto of = targets_of_row<T, 1>(job, row, low + c, position.y);
+          state.add(z, of.t[0], of.k[0], of.u[0]);
+        } else
+          state.add(z);
+      }
+      for (int i = group.rank; i < packs; i += group.size * B) {
+        Pack<T> pack[B];
+#pragma unroll
+        for (int b = 0; b < B; b++)
+          if (i + b * group.size < packs) pack[b] = from[i + b * group.size];
+        A top = -infinity<A>();
+#pragma unroll
+        for (int b = 0; b < B; b++) {
+          if (i + b * group.size >= packs) continue;
+          if (i + b * group.size < job.kept) kept[i + b * group.size] = pack[b];
+#pragma unroll
+          for (int j = 0; j < V; j++) top = larger(top, load(pack[b].at[j]));
+        }
+        state.raise(top);
+#pragma unroll
+        for (int b = 0; b < B; b++) {
+          if (i + b * group.size >= packs) continue;
+          if constexpr (WEIGHTED) {
+            const auto of = targets_of_row<T, V>(job, row, low + head + (i + b * group.size) * V, position.y);
+#pragma unroll
+            for (int j = 0; j < V; j++) state.add(load(pack[b].at[j]), of.t[j], of.k[j], of.u[j]);
+          } else {
+#pragma unroll
+            for (int j = 0; j < V; j++) state.add(load(pack[b].at[j]));
+          }
+        }
+      }
+    }
+    if (!job.lse) state = group.merge(state, turn);
+    if (row < job.n) position.conclude(job, state, z_y, factor, row, group.leads(), sums);
+    if (row >= job.n || !(job.grad || job.prob || job.hess)) continue;
+
+    for (int e = group.rank; e < singles; e += group.size) {
+      const int c = e < head ? e : e - head + tail;
+      emit_row(job, position, row, low + c, Values<A, 1>{{looks ? load(job.z[offset + c]) : A(0)}});
+    }
+#pragma unroll 2
+    for (int i = group.rank; i < packs; i += group.size) {
+      Pack<T> pack = {};
+      if (looks) pack = i < job.kept && !job.lse ? kept[i] : from[i];
+      Values<A, V> z;
+#pragma unroll
+      for (int j = 0; j < V; j++) z.at[j] = load(pack.at[j]);
+      emit_row(job, position, row, low + head + i * V, z);
+    }
+  }
+  sums = sum_of_block(sums, reinterpret_cast<Sums*>(shared_memory<unsigned char>() + kStates));
+  if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
+  group.leave();
+}
+
+template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>, 1) rows_warp(const Job<T> job) {
+  rows<T, WEIGHTED>(job, Lanes(job.lanes));
+}
+template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>, 1) rows_block(const Job<T> job) {
+  rows<T, WEIGHTED>(job, Block());
+}
+#if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
+template <class T, bool WEIGHTED, int N>
+__global__ void __launch_bounds__(kThreads<T>, 1) __cluster_dims__(N, 1, 1) rows_cluster(const Job<T> job) {
+  rows<T, WEIGHTED>(job, Cluster<N>());
+}
+#endif
+
+// ---- spatial ----------------------------------------------------------------------------------------------------------------------------
+
+// V positions per thread: as many as 16 bytes hold, or 1 where S or an address is not a multiple of them. blockDim.y threads share the
+// classes of a position; they meet in shared memory.
+template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 1) spatial(const Job<T> job) {
+  using A = Compute<T>;
+  using S = State<T, WEIGHTED>;
+  constexpr int B = kBatch<T>;
+  const int wide = blockDim.x, deep = blockDim.y, thread = threadIdx.x + wide * threadIdx.y, threads = wide * deep;
+  S* const room = reinterpret_cast<S*>(shared_memory<unsigned char>() + kRoom);  // [V][deep][wide]
+  Pack<T, V>* const kept =
+      reinterpret_cast<Pack<T, V>*>(shared_memory<unsigned char>() + kRoom + (deep > 1 ? (threads * V * sizeof(S) + 15) / 16 * 16 : 0)) +
+      thread;
+  const A factor = factor_of(job);
+  const long long vectors = job.n * (job.s / V);
+  Sums sums;
+  for (long long first = static_cast<long long>(blockIdx.x) * wide; first < vectors; first += static_cast<long long>(gridDim.x) * wide) {
+    const bool inside = first + threadIdx.x < vectors;
+    const long long vector = inside ? first + threadIdx.x : 0, n = vector / (job.s / V), s = vector % (job.s / V) * V;
+    const long long offset = n * job.c * job.s + s;
+    Position<T, WEIGHTED> position[V];
+    bool looks = job.prob && inside;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      position[v].begin(job, n, s + v, inside);
+      looks |= position[v].live;
+    }
+
+    State<T, WEIGHTED> state[V];
+    if (looks && !job.lse) {
+      for (long long c = threadIdx.y, k = 0; c < job.c; c += deep * B, k += B) {
+        Pack<T, V> pack[B];
+#pragma unroll
+        for (int b = 0; b < B; b++)
+          if (c + b * deep < job.c) pack[b] = *reinterpret_cast<const Pack<T, V>*>(job.z + offset + (c + b * deep) * job.s);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+          A top = -infinity<A>();
+#pragma unroll
+          for (int b = 0; b < B; b++)
+            if (c + b * deep < job.c) top = larger(top, load(pack[b].at[v]));
+          state[v].raise(top);
+        }
+#pragma unroll
+        for (int b = 0; b < B; b++) {
+          if (c + b * deep >= job.c) continue;
+          if (k + b < job.kept) kept[(k + b) * threads] = pack[b];
+          if constexpr (WEIGHTED) {
+            const auto of = targets_of_class<T, V>(job, offset + (c + b * deep) * job.s, c + b * deep, position);
+#pragma unroll
+            for (int v = 0; v < V; v++) state[v].add(load(pack[b].at[v]), of.t[v], of.k[v], of.u[v]);
+          } else {
+#pragma unroll
+            for (int v = 0; v < V; v++) state[v].add(load(pack[b].at[v]));
+          }
+        }
+      }
+    }
+    if (deep > 1 && !job.lse) {
+      __syncthreads();  // the room is still read for the positions before these
+#pragma unroll
+      for (int v = 0; v < V; v++) room[v * threads + thread] = state[v];
+      __syncthreads();
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        state[v] = room[v * threads + threadIdx.x];
+        for (int d = 1; d < deep; d++) state[v].merge(room[v * threads + d * wide + threadIdx.x]);
+      }
+    }
+    if (!inside) continue;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const A z_y = position[v].live ? load(job.z[offset + v + position[v].y * job.s]) : A(0);
+      position[v].conclude(job, state[v], z_y, factor, n * job.s + s + v, threadIdx.y == 0, sums);
+    }
+    if (!(job.grad || job.prob || job.hess)) continue;
+
+#pragma unroll 2
+    for (long long c = threadIdx.y, k = 0; c < job.c; c += deep, k++) {
+      const long long at = offset + c * job.s;
+      Pack<T, V> pack = {};
+      if (looks) pack = k < job.kept && !job.lse ? kept[k * threads] : *reinterpret_cast<const Pack<T, V>*>(job.z + at);
+      A z[V], g[V], p[V];
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        z[v] = load(pack.at[v]);
+        p[v] = position[v].prob(z[v]);
+      }
+      if constexpr (WEIGHTED) {
+        const auto of = targets_of_class<T, V>(job, at, c, position);
+#pragma unroll
+        for (int v = 0; v < V; v++) g[v] = position[v].gradient(z[v], p[v], of.t[v], of.u[v]);
+        if (job.hess) {
+          A h[V];
+#pragma unroll
+          for (int v = 0; v < V; v++) h[v] = position[v].curvature(z[v], p[v], of.t[v]);
+          write(job.hess + at, h);
+        }
+      } else {
+#pragma unroll
+        for (int v = 0; v < V; v++) g[v] = position[v].gradient(c, p[v]);
+      }
+      if (job.grad) write(job.grad + at, g);
+      if (job.prob) write(job.prob + at, p);
+    }
+  }
+  sums = sum_of_block(sums, reinterpret_cast<Sums*>(shared_memory<unsigned char>() + kStates));
+  if (thread == 0) job.partials[blockIdx.x] = sums;
+}
+
+// ---- sums -------------------------------------------------------------------------------------------------------------------------------
+
+// Σ of weights, count and first bad label, from labels and weights alone: what a gradient is divided by must be known before it is written.
+template <class T> __global__ void __launch_bounds__(256, 1) label_sums(const Job<T> job) {
+  Sums sums;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < job.n * job.s;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const long long c = class_of(job, i);
+    if (c == kBad) sums.bad = i < sums.bad ? i : sums.bad;
+    if (c < 0) continue;
+    sums.count += 1;
+    sums.weight += static_cast<double>(weight_of(job, i / job.s, i % job.s)) * (job.class_weight ? job.class_weight[c] : 1);
+  }
+  sums = sum_of_block(sums, shared_memory<Sums>());
+  if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
+}
