@@ -1,4 +1,4 @@
-"""Sphinx's configuration. The prose pages are taken as they stand; `loss_pages` makes one page per loss from its block before each build."""
+"""Sphinx's configuration. Prose is taken as it stands; before each build `loss_pages` makes one page per loss from its block."""
 
 import sys
 from pathlib import Path

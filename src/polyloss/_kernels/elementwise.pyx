@@ -1,0 +1,371 @@
+"""Elementwise losses over canonical arrays (n, c, s): values, slopes and curvatures in one pass, weighted, summed and scaled.
+
+`run` brings the three axes into the order in which they lie in memory, merges those that lie as one, and cuts the work into tasks whose size
+does not depend on the number of threads; sums of tasks are added in the order of the tasks, so that results don't either. Where neither
+weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas.h; the loops over a task, in C
+because they are compiled once per instruction set, are those of elementwise_rows.c.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cython.parallel cimport prange
+from libc.stdlib cimport calloc, free
+
+import numpy as np
+
+include "isa.pxi"
+
+cnp.import_array()
+
+cdef extern from "elementwise_rows.h":
+    Py_ssize_t ELEMENTWISE_SEGMENT
+    Py_ssize_t ELEMENTWISE_TILE
+    int F4, F8, F2, BF16, I1, I2, I4, I8, U1, U2, U4, U8
+
+    ctypedef struct elementwise_array:
+        char *data
+        int kind
+        Py_ssize_t a, b, l
+
+    ctypedef struct elementwise_job:
+        int formula, doubles, columns, stream
+        Py_ssize_t A, B, L
+        elementwise_array t, p, weight, losses, grad, hess
+        elementwise_array arrays[6]
+        double parameters[8]
+        double mean, scale
+        Py_ssize_t segments, rows, tasks
+
+    ctypedef struct elementwise_rows:
+        void (*task)(const elementwise_job *job, Py_ssize_t task, double *total, double *weights) noexcept nogil
+        int (*not_binary)(const elementwise_job *job, Py_ssize_t task) noexcept nogil
+        void (*math)(int function, int doubles, const void *x, void *y, Py_ssize_t n, double parameter) noexcept nogil
+
+cdef extern from *:
+    """
+    #include "formulas.h"
+    #define ELEMENTWISE_TABLE_(isa) &elementwise_rows_##isa,
+    static const elementwise_rows *const elementwise_tables[] = {POLYLOSS_ISAS(ELEMENTWISE_TABLE_)};
+    #define ELEMENTWISE_NAME_(name, count, names) {#name, names},
+    static const struct { const char *name, *parameters; } elementwise_formulas[] = {FORMULAS(ELEMENTWISE_NAME_)};
+    enum { ELEMENTWISE_FORMULAS = sizeof elementwise_formulas / sizeof *elementwise_formulas };
+    """
+    const elementwise_rows *const *elementwise_tables
+    int ELEMENTWISE_FORMULAS
+
+    ctypedef struct elementwise_formula:
+        const char *name
+        const char *parameters
+    const elementwise_formula *elementwise_formulas
+
+cdef enum:
+    THREADS_FROM = 1 << 18  # elements: below, threads cost more than they bring
+    STREAM_FROM = 1 << 23  # bytes of output that no cache should be filled with
+
+FORMULAS = {elementwise_formulas[i].name.decode(): i for i in range(ELEMENTWISE_FORMULAS)}
+PARAMETERS = {elementwise_formulas[i].name.decode(): tuple(elementwise_formulas[i].parameters.decode().split())
+              for i in range(ELEMENTWISE_FORMULAS)}
+MATH = {name: i for i, name in enumerate(
+    ("exp", "exp_neg", "expm1_neg", "log", "log1p", "log1p_unit", "sqrt", "abs", "power", "max", "min"))}
+
+cdef dict _kinds = {"f4": F4, "f8": F8, "f2": F2, "i1": I1, "i2": I2, "i4": I4, "i8": I8, "u1": U1, "u2": U2, "u4": U4, "u8": U8, "b1": U1}
+
+
+cdef int _kind(cnp.ndarray x, bint bf16) except -1:
+    """How the numbers of an array lie in memory; with bf16, two-byte unsigned integers are the bits of bfloat16."""
+    cdef int kind = cnp.PyArray_TYPE(x)
+    if kind == cnp.NPY_FLOAT32:
+        return F4
+    if kind == cnp.NPY_FLOAT64:
+        return F8
+    if bf16 and kind == cnp.NPY_UINT16:
+        return BF16
+    return _kinds[x.dtype.str[1:]]
+
+
+cdef struct Axes:  # an array's strides along n, c, s; 0 along axes of length 1
+    char *data  # NULL: not given
+    int kind
+    Py_ssize_t n, c, s
+
+
+cdef int _axes(Axes *to, x, bint bf16, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S) except -1:
+    """Read an array of shape (n, c, s), or (n, s) where C is -1; None stays NULL."""
+    if x is None:
+        return 0
+    cdef cnp.ndarray array = x
+    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
+    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
+    cdef int last = 1 if C < 0 else 2
+    if cnp.PyArray_NDIM(array) != last + 1 or shape[0] != N or shape[last] != S or (last == 2 and shape[1] != C):
+        raise ValueError(f"an array has shape {x.shape}, but must have ({N}, {'' if C < 0 else f'{C}, '}{S})")
+    to.data = <char *>cnp.PyArray_DATA(array)
+    to.kind = _kind(array, bf16)
+    to.n = strides[0] if N > 1 else 0
+    to.c = strides[1] if C > 1 else 0
+    to.s = strides[last] if S > 1 else 0
+    return 0
+
+
+cdef bint _lay(elementwise_job *job, const Axes *arrays, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S, bint apart) noexcept nogil:
+    """Bring the axes into the order of memory and merge what lies as one; whether s lies outside of n.
+
+    apart: positions are told apart, so c stays an axis of its own."""
+    cdef Py_ssize_t length[3]
+    cdef Py_ssize_t distance[3]
+    cdef Py_ssize_t strides[3]
+    cdef int a = 0, l = 1, b = 2, i
+    cdef bint s_outside
+    length[0], length[1], length[2] = N, C, S
+    distance[0], distance[1], distance[2] = arrays[1].n, arrays[1].c, arrays[1].s
+    for i in range(3):  # an axis of length 1 lies outside of all others
+        distance[i] = <Py_ssize_t>(1 << 62) if length[i] == 1 else -distance[i] if distance[i] < 0 else distance[i]
+    s_outside = distance[a] < distance[b]
+    if s_outside:
+        a, b = b, a
+    if not apart:  # from the outermost to the innermost
+        if distance[b] < distance[l]:
+            b, l = l, b
+        if distance[a] < distance[b]:
+            a, b = b, a
+    for i in range(6):
+        strides[0], strides[1], strides[2] = arrays[i].n, arrays[i].c, arrays[i].s
+        job.arrays[i].data, job.arrays[i].kind = arrays[i].data, arrays[i].kind
+        job.arrays[i].a, job.arrays[i].b, job.arrays[i].l = strides[a], strides[b], strides[l]
+    job.A, job.B, job.L = length[a], length[b], length[l]
+    job.columns = apart and distance[b] < distance[l]
+    _merge_outer(job)
+    if not apart:
+        _merge_inner(job)
+        _merge_outer(job)
+        _merge_inner(job)
+    return s_outside
+
+
+cdef void _cut(elementwise_job *job) noexcept nogil:
+    """Cut tasks of about ELEMENTWISE_SEGMENT elements."""
+    cdef Py_ssize_t tiles
+    job.segments = job.rows = 1
+    if job.columns:
+        tiles = job.A * ((job.B + ELEMENTWISE_TILE - 1) // ELEMENTWISE_TILE)
+        job.rows = max(1, ELEMENTWISE_SEGMENT // (min(job.B, ELEMENTWISE_TILE) * job.L))
+        job.tasks = (tiles + job.rows - 1) // job.rows
+    elif job.L > ELEMENTWISE_SEGMENT:
+        job.segments = (job.L + ELEMENTWISE_SEGMENT - 1) // ELEMENTWISE_SEGMENT
+        job.tasks = job.A * job.B * job.segments
+    else:
+        job.rows = ELEMENTWISE_SEGMENT // job.L
+        job.tasks = (job.A * job.B + job.rows - 1) // job.rows
+
+
+cdef void _merge_outer(elementwise_job *job) noexcept nogil:
+    """One axis of a and b, if they lie as one in every array."""
+    cdef elementwise_array *x
+    cdef int i
+    for i in range(6):
+        x = &job.arrays[i]
+        if x.data != NULL and job.A > 1 and job.B > 1 and x.a != x.b * job.B:
+            return
+    for i in range(6):
+        x = &job.arrays[i]
+        x.b = x.b if job.B > 1 else x.a
+        x.a = 0
+    job.A, job.B = 1, job.A * job.B
+
+
+cdef void _merge_inner(elementwise_job *job) noexcept nogil:
+    """One axis of b and l, if they lie as one in every array."""
+    cdef elementwise_array *x
+    cdef int i
+    for i in range(6):
+        x = &job.arrays[i]
+        if x.data != NULL and job.B > 1 and job.L > 1 and x.b != x.l * job.L:
+            return
+    for i in range(6):
+        x = &job.arrays[i]
+        x.l = x.l if job.L > 1 else x.b
+        x.b = 0
+    job.B, job.L = 1, job.B * job.L
+
+
+def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, str combine="mean", weight=None, double scale=1.0,
+        losses=None, grad=None, hess=None, int threads=1):
+    """Evaluate one loss.
+
+    Parameters
+    ----------
+    name : str
+        A key of `FORMULAS`.
+    t : ndarray, (n, c, s)
+        Targets: floats, integers of any kind, or booleans, of any strides; used in place in the dtype of the computation.
+    p : ndarray, (n, c, s)
+        Predictions: float32, float64, float16, or the bits of bfloat16 as uint16. float64 is computed in float64, all else in float32.
+    parameters : sequence of numbers
+        The loss's parameters, in the order of `PARAMETERS`.
+    bf16 : bool
+        Whether `p`, `grad` and `hess` hold bits of bfloat16.
+    combine : {"mean", "sum"}
+        How the elements of a position make its loss.
+    weight : ndarray, (n, s), optional
+        float32 or float64, of any strides. A position of weight 0 is skipped: it adds 0 and its derivatives are 0, whatever lies there.
+    scale : float
+        Factor of the derivatives.
+    losses : ndarray, (n, s), optional
+        Receives w l, in the dtype of the computation.
+    grad, hess : ndarray, (n, c, s), optional
+        Receive scale · w · slope and scale · w · curvature, divided by c for the mean; of the dtype of `p`. Must not overlap inputs.
+    threads : int
+        At most so many threads; small work takes one. No result depends on it.
+
+    Returns
+    -------
+    total : float
+        Σ w l.
+    weights : float
+        Σ w.
+    """
+    cdef elementwise_job job
+    cdef Axes arrays[6]
+    cdef Py_ssize_t N, C, S, k
+    cdef double one_weight = 1.0, total = 0.0, weights = 0.0
+    cdef double *sums
+    cdef const elementwise_rows *table = elementwise_tables[isa_used]
+    if cnp.PyArray_NDIM(p) != 3:
+        raise ValueError(f"p has shape {np.shape(p)}, but must have three axes")
+    N, C, S = p.shape[0], p.shape[1], p.shape[2]
+    for k in range(6):
+        arrays[k].data = NULL
+        arrays[k].kind = 0
+        arrays[k].n = arrays[k].c = arrays[k].s = 0
+    _axes(&arrays[0], t, False, N, C, S)
+    _axes(&arrays[1], p, bf16, N, C, S)
+    _axes(&arrays[2], weight, False, N, -1, S)
+    _axes(&arrays[3], losses, False, N, -1, S)
+    _axes(&arrays[4], grad, bf16, N, C, S)
+    _axes(&arrays[5], hess, bf16, N, C, S)
+    job.formula = FORMULAS[name]
+    job.doubles = arrays[1].kind == F8
+    if len(parameters) != len(PARAMETERS[name]):
+        raise TypeError(f"{name} takes the parameters {PARAMETERS[name]}, not {len(parameters)}")
+    for k in range(8):
+        job.parameters[k] = parameters[k] if k < len(parameters) else 0.0
+    if arrays[1].kind > BF16 or (weight is not None and arrays[2].kind > F8):
+        raise TypeError(f"predictions are {p.dtype} and weights {None if weight is None else weight.dtype}, but must be floating")
+    if losses is not None and arrays[3].kind != (F8 if job.doubles else F4):
+        raise TypeError(f"losses are {losses.dtype}, but must have the dtype of the computation")
+    for k, x in ((4, grad), (5, hess)):
+        if x is not None and (arrays[k].kind != arrays[1].kind or not x.flags.writeable):
+            raise TypeError(f"derivatives are {x.dtype}, but must be writeable arrays of {p.dtype}")
+    if N * C * S == 0:
+        if losses is not None:
+            losses[...] = 0
+        return 0.0, float(N * S if weight is None else weight.sum(dtype=np.float64))
+
+    job.mean = 1.0 if combine == "sum" else 1.0 / C
+    cdef bint apart = losses is not None
+    if weight is not None and arrays[2].n == 0 and arrays[2].s == 0:  # one weight for all
+        one_weight = (<double *>arrays[2].data)[0] if arrays[2].kind == F8 else (<float *>arrays[2].data)[0]
+        apart = apart or one_weight == 0  # skips
+    elif weight is not None:
+        apart = True
+    if not apart:
+        arrays[2].data = NULL
+        job.mean *= one_weight
+    job.scale = scale * job.mean
+    cdef Py_ssize_t outputs = ((grad is not None) + (hess is not None)) * N * C * S * p.itemsize
+    job.stream = outputs >= STREAM_FROM
+    cdef bint s_outside = _lay(&job, arrays, N, C, S, apart)
+    _cut(&job)
+    if in_forked_child or N * C * S < THREADS_FROM:
+        threads = 1
+
+    sums = <double *>calloc(2 * job.tasks, sizeof(double))
+    if sums == NULL:
+        raise MemoryError
+    try:
+        with nogil:
+            if threads > 1:
+                for k in prange(job.tasks, schedule="static", num_threads=threads):
+                    table.task(&job, k, &sums[2 * k], &sums[2 * k + 1])
+            else:
+                for k in range(job.tasks):
+                    table.task(&job, k, &sums[2 * k], &sums[2 * k + 1])
+            for k in range(job.tasks):
+                total += sums[2 * k]
+                weights += sums[2 * k + 1]
+        if job.segments > 1:  # sums of segments, without weights
+            rows = np.add.reduce(np.asarray(<double[:job.A * job.B, :job.segments, :2]>sums)[:, :, 0], axis=1) * job.mean
+            if apart:
+                rows = rows.reshape(S, N).T if s_outside else rows.reshape(N, S)
+                if weight is not None:
+                    rows = np.where(weight == 0, 0.0, rows * np.asarray(weight, np.float64))
+                if losses is not None:
+                    losses[...] = rows
+            total = rows.sum()
+    finally:
+        free(sums)
+    return total, weights if apart else one_weight * N * S
+
+
+def any_not_binary(cnp.ndarray t, *, weight=None, int threads=1):
+    """Whether some target is neither 0 nor 1: Keras' rule for the labels of hinge losses.
+
+    Parameters
+    ----------
+    t : ndarray, (n, c, s)
+        Targets of any kind that `run` takes.
+    weight : ndarray, (n, s), optional
+        Positions of weight 0 are not looked at.
+    threads : int
+        At most so many threads.
+
+    Returns
+    -------
+    bool
+    """
+    cdef elementwise_job job
+    cdef Axes arrays[6]
+    cdef Py_ssize_t N = t.shape[0], C = t.shape[1], S = t.shape[2], k
+    cdef int found = 0
+    cdef const elementwise_rows *table = elementwise_tables[isa_used]
+    if N * C * S == 0:
+        return False
+    for k in range(6):
+        arrays[k].data = NULL
+        arrays[k].kind = 0
+        arrays[k].n = arrays[k].c = arrays[k].s = 0
+    _axes(&arrays[0], t, False, N, C, S)
+    arrays[1] = arrays[0]
+    job.doubles = arrays[0].kind in (F8, I4, I8, U4, U8)  # floats would round 2**31 + 1
+    for apart in (False, True):  # weights only matter where the whole array is not binary
+        if apart:
+            if weight is None:
+                return True
+            _axes(&arrays[2], weight, False, N, -1, S)
+        _lay(&job, arrays, N, C, S, apart)
+        job.columns = False
+        _cut(&job)
+        found = 0
+        if in_forked_child or N * C * S < THREADS_FROM:
+            threads = 1
+        with nogil:
+            if threads > 1:
+                for k in prange(job.tasks, schedule="static", num_threads=threads):
+                    if (<volatile int *>&found)[0] == 0 and table.not_binary(&job, k):
+                        (<volatile int *>&found)[0] = 1
+            else:
+                for k in range(job.tasks):
+                    if table.not_binary(&job, k):
+                        found = 1
+                        break
+        if not found:
+            return False
+    return True
+
+
+def math(str name, cnp.ndarray x, double parameter=0.0):
+    """A function of vector_math.h on a contiguous array of float32 or float64; for its tests."""
+    y = np.empty_like(x)
+    elementwise_tables[isa_used].math(MATH[name], cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64, cnp.PyArray_DATA(x),
+                                      cnp.PyArray_DATA(<cnp.ndarray>y), x.size, parameter)
+    return y

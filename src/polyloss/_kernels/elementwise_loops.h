@@ -1,0 +1,306 @@
+/* The loops of the elementwise losses for one type; included by elementwise_rows.c for floats and for doubles.
+
+   evaluate   a formula over contiguous numbers of the type of computation: the only loop that knows formulas, in three builds of each
+              (value; value and slope; slope and curvature).
+   read, write   any kind and stride to and from that, a tile at a time; what lies right is used in place.
+   task       weights, sums and outputs of some positions; two orders, by how positions lie in memory. */
+
+#define TILE ELEMENTWISE_TILE
+#define BLOCK 2048 /* elements summed in lanes of the type before they go to a double */
+#define AHEAD 1024 /* floats prefetched ahead: the hardware's prefetcher stops at pages */
+
+typedef real FORMULA(formula)(real t, real p, const real *a);
+typedef double FORMULA(evaluation)(ptrdiff_t n, const one *t /* (n,) */, const one *p /* (n,) */, const one *parameters, one k,
+                                   one *value /* (n,) or NULL */, one *slope /* likewise, times k */, one *curvature /* likewise */, int stream);
+
+INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
+                          const real *a, real k, real *slope, real *curvature)
+{
+    if (slope_of) *slope = k * slope_of(t, p, a);
+    if (curvature_of) *curvature = k * curvature_of(t, p, a);
+    return value_of(t, p, a);
+}
+
+/* Inlined into every formula's evaluation, with the formulas as constants. Gives Σ value. */
+INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, ptrdiff_t n,
+                                const one *t, const one *p, const one *parameters, one factor, one *value, one *slope, one *curvature,
+                                int stream)
+{
+    real a[FORMULA_PARAMETERS], k = R(factor), g, h;
+    double sum = 0;
+    for (int i = 0; i < FORMULA_PARAMETERS; i++) a[i] = R(parameters[i]);
+    /* Streaming needs aligned vectors: the first, partial one ends where slope is aligned. */
+    ptrdiff_t head = slope_of && stream ? (ptrdiff_t)((-(uintptr_t)slope % sizeof(real)) / sizeof(one)) : 0;
+    stream = stream && (uintptr_t)(slope + head) % sizeof(real) == 0;
+    const int stream_both = stream && (uintptr_t)(curvature + head) % sizeof(real) == 0;
+    for (ptrdiff_t i = 0, end; i < n; i = end) {
+        end = i < head ? (head < n ? head : n) : i + BLOCK < n ? i + BLOCK : n;
+        real s[4] = {R(0), R(0), R(0), R(0)};
+        for (; i + 4 * LANES <= end; i += 4 * LANES)
+            for (int j = 0; j < 4; j++) {
+                ptrdiff_t at = i + j * LANES;
+                PREFETCH(t + at + AHEAD);
+                PREFETCH(p + at + AHEAD);
+                real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD(t + at), LOAD(p + at), a, k, &g, &h);
+                s[j] += v;
+                if (value) STORE(value + at, v);
+                if (slope_of && stream) STREAM(slope + at, g);
+                else if (slope_of) STORE(slope + at, g);
+                if (curvature_of && stream_both) STREAM(curvature + at, h);
+                else if (curvature_of) STORE(curvature + at, h);
+            }
+        for (; i < end; i += LANES) {
+            ptrdiff_t m = end - i < LANES ? end - i : LANES;
+            real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD_PART(t + i, m), LOAD_PART(p + i, m), a, k, &g, &h);
+            s[0] += SELECT(FIRST(m), v, R(0));
+            if (value) STORE_PART(value + i, v, m);
+            if (slope_of) STORE_PART(slope + i, g, m);
+            if (curvature_of) STORE_PART(curvature + i, h, m);
+        }
+        sum += SUM((s[0] + s[1]) + (s[2] + s[3]));
+    }
+    return sum;
+}
+#define EVALUATION(name, count, names)                                                                                                     \
+    static double FORMULA(evaluate_##name)(ptrdiff_t n, const one *t, const one *p, const one *parameters, one k, one *value, one *slope,  \
+                                           one *curvature, int stream)                                                                     \
+    {                                                                                                                                      \
+        if (curvature) {                                                                                                                   \
+            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), FORMULA(name##_curvature), n, t, p, parameters, k,      \
+                                     value, slope, curvature, stream);                                                                     \
+        }                                                                                                                                  \
+        if (slope)                                                                                                                         \
+            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), NULL, n, t, p, parameters, k, value, slope, NULL,       \
+                                     stream);                                                                                              \
+        return FORMULA(evaluate)(FORMULA(name##_value), NULL, NULL, n, t, p, parameters, k, value, NULL, NULL, 0);                         \
+    }
+FORMULAS(EVALUATION)
+#undef EVALUATION
+#define ENTRY(name, count, names) FORMULA(evaluate_##name),
+static FORMULA(evaluation) *const FORMULA(evaluations)[] = {FORMULAS(ENTRY)};
+#undef ENTRY
+
+/* n numbers of a kind, stride bytes apart, as the type of computation */
+static void FORMULA(read_line)(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n, one *to /* (n,) */)
+{
+#define LINE(type, read)                                                                                                                   \
+    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(((const type *)from)[i]);                                                      \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(*(const type *)(from + i * stride));                                           \
+    break;
+    switch (kind) {
+    case F4: LINE(float, )
+    case F8: LINE(double, )
+    case F2: LINE(uint16_t, half_to_float)
+    case BF16: LINE(uint16_t, bf16_to_float)
+    case I1: LINE(int8_t, )
+    case I2: LINE(int16_t, )
+    case I4: LINE(int32_t, )
+    case I8: LINE(int64_t, )
+    case U1: LINE(uint8_t, )
+    case U2: LINE(uint16_t, )
+    case U4: LINE(uint32_t, )
+    case U8: LINE(uint64_t, )
+    }
+#undef LINE
+}
+static void FORMULA(write_line)(int kind, char *to, ptrdiff_t stride, ptrdiff_t n, const one *from /* (n,) */)
+{
+#define LINE(type, write)                                                                                                                  \
+    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
+        for (ptrdiff_t i = 0; i < n; i++) ((type *)to)[i] = write(from[i]);                                                                \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = write(from[i]);                                                     \
+    break;
+    switch (kind) {
+    case F4: LINE(float, (float))
+    case F8: LINE(double, (double))
+    case F2: LINE(uint16_t, float_to_half)
+    case BF16: LINE(uint16_t, float_to_bf16)
+    }
+#undef LINE
+}
+INLINE int FORMULA(in_place)(int kind, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len)
+{
+    return kind == KIND && inner == (ptrdiff_t)sizeof(one) && (m == 1 || outer == len * inner);
+}
+/* m lines of len numbers as one: where they lie, if they lie so, else copied into room */
+static const one *FORMULA(read)(int kind, const char *from, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len, one *room)
+{
+    if (FORMULA(in_place)(kind, outer, m, inner, len)) return (const one *)from;
+    for (ptrdiff_t i = 0; i < m; i++) FORMULA(read_line)(kind, from + i * outer, inner, len, room + i * len);
+    return room;
+}
+/* k * from, and 0 where k is 0 even if from is NaN: a skipped position */
+static void FORMULA(scaled)(one *to, const one *k, const one *from, ptrdiff_t n, int stream)
+{
+    ptrdiff_t i = 0, head = stream ? (ptrdiff_t)((-(uintptr_t)to % sizeof(real)) / sizeof(one)) : 0;
+    stream = stream && (uintptr_t)(to + head) % sizeof(real) == 0;
+    for (; i < head && i < n; i++) to[i] = k[i] == 0 ? 0 : k[i] * from[i];
+    for (; i + LANES <= n; i += LANES) {
+        real f = LOAD(k + i), x = SELECT(EQ(f, R(0)), R(0), f * LOAD(from + i));
+        if (stream) STREAM(to + i, x);
+        else STORE(to + i, x);
+    }
+    for (; i < n; i++) to[i] = k[i] == 0 ? 0 : k[i] * from[i];
+}
+static void FORMULA(write)(int kind, char *to, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len, const one *k, one *from,
+                           int stream)
+{
+    if (FORMULA(in_place)(kind, outer, m, inner, len)) {
+        FORMULA(scaled)((one *)to, k, from, m * len, stream);
+        return;
+    }
+    FORMULA(scaled)(from, k, from, m * len, 0);
+    for (ptrdiff_t i = 0; i < m; i++) FORMULA(write_line)(kind, to + i * outer, inner, len, from + i * len);
+}
+static double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
+{
+    double s[8] = {0};
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) s[j] += (double)x[i + j];
+    for (; i < n; i++) s[0] += (double)x[i];
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}
+/* The weights of m positions from (a, b) on; 1 where none are given */
+static void FORMULA(read_weights)(const elementwise_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
+{
+    const elementwise_array *x = &job->weight;
+    if (x->data) FORMULA(read_line)(x->kind, x->data + a * x->a + b * x->b, x->b, m, w);
+    else
+        for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
+}
+static void FORMULA(write_losses)(const elementwise_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, const one *losses)
+{
+    const elementwise_array *x = &job->losses;
+    if (x->data) FORMULA(write_line)(x->kind, x->data + a * x->a + b * x->b, x->b, m, losses);
+}
+typedef struct { /* 64 bytes beyond a power of two apart, so that the rooms don't share sets of the cache */
+    one t[TILE + 16], p[TILE + 16], value[TILE + 16], slope[TILE + 16], curvature[TILE + 16], k[TILE + 16], w[TILE + 16];
+} FORMULA(rooms);
+
+/* Elements of a position beside each other: short rows several at a time, long ones one by one, in place where they lie right. */
+static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
+{
+    FORMULA(rooms) room __attribute__((aligned(64)));
+    const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
+    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
+    const ptrdiff_t L = job->L, segment = task % job->segments;
+    const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT, to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
+    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
+    one parameters[FORMULA_PARAMETERS];
+    for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
+    for (ptrdiff_t m; row < last; row += m) {
+        const ptrdiff_t a = row / job->B, b = row % job->B;
+        m = L > TILE / 2 ? 1 : TILE / L;
+        m = m < last - row ? m : last - row;
+        m = m < job->B - b ? m : job->B - b;
+        FORMULA(read_weights)(job, a, b, m, room.w);
+        if (segment == 0) *weights += FORMULA(sum_line)(room.w, m);
+        const char *tt = t->data + a * t->a + b * t->b, *pp = p->data + a * p->a + b * p->b;
+        char *gg = grad->data ? grad->data + a * grad->a + b * grad->b : NULL;
+        char *hh = hess->data ? hess->data + a * hess->a + b * hess->b : NULL;
+        if (m > 1) {
+            const one *x = FORMULA(read)(t->kind, tt, t->b, m, t->l, L, room.t), *y = FORMULA(read)(p->kind, pp, p->b, m, p->l, L, room.p);
+            evaluation(m * L, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
+            for (ptrdiff_t i = 0; i < m; i++) {
+                double s = 0;
+                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) s += (double)room.value[l];
+                s = room.w[i] == 0 ? 0 : s * job->mean * (double)room.w[i];
+                *total += s;
+                room.value[i] = (one)s; /* i <= i * L: already read */
+            }
+            FORMULA(write_losses)(job, a, b, m, room.value);
+            if (!gg && !hh) continue;
+            for (ptrdiff_t i = 0; i < m; i++)
+                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = (one)(job->scale * (double)room.w[i]);
+            if (gg) FORMULA(write)(grad->kind, gg, grad->b, m, grad->l, L, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->kind, hh, hess->b, m, hess->l, L, room.k, room.curvature, job->stream);
+            continue;
+        }
+        const one k = (one)(job->scale * (double)room.w[0]);
+        const int t_lies = FORMULA(in_place)(t->kind, 0, 1, t->l, 0), p_lies = FORMULA(in_place)(p->kind, 0, 1, p->l, 0);
+        const int g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->l, 0), h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->l, 0);
+        const ptrdiff_t step = t_lies && p_lies && k != 0 && (!gg || g_lies) && (!hh || h_lies) ? to - from : TILE;
+        double s = 0;
+        for (ptrdiff_t l = from; l < to && (room.w[0] != 0 || gg || hh); l += step) {
+            const ptrdiff_t n = step < to - l ? step : to - l;
+            one *g = gg && g_lies && k != 0 ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
+            if (room.w[0] != 0) {
+                const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->kind, tt + l * t->l, 0, 1, t->l, n, room.t);
+                const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->kind, pp + l * p->l, 0, 1, p->l, n, room.p);
+                s += evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
+            }
+            for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
+            if (gg && g == room.slope) FORMULA(write_line)(grad->kind, gg + l * grad->l, grad->l, n, g);
+            if (hh && h == room.curvature) FORMULA(write_line)(hess->kind, hh + l * hess->l, hess->l, n, h);
+        }
+        if (job->segments == 1) {
+            s = room.w[0] == 0 ? 0 : s * job->mean * (double)room.w[0];
+            room.value[0] = (one)s;
+            FORMULA(write_losses)(job, a, b, 1, room.value);
+        }
+        *total += s;
+    }
+}
+
+/* Positions beside each other: a tile of positions at a time through all their elements; narrow ones take several elements a time. */
+static void FORMULA(columns_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
+{
+    FORMULA(rooms) room __attribute__((aligned(64)));
+    double sums[TILE];
+    const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
+    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
+    const ptrdiff_t tiles = (job->B + TILE - 1) / TILE;
+    ptrdiff_t tile = task * job->rows, last = tile + job->rows < job->A * tiles ? tile + job->rows : job->A * tiles;
+    one parameters[FORMULA_PARAMETERS];
+    for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
+    for (; tile < last; tile++) {
+        const ptrdiff_t a = tile / tiles, b = tile % tiles * TILE, n = job->B - b < TILE ? job->B - b : TILE;
+        FORMULA(read_weights)(job, a, b, n, room.w);
+        *weights += FORMULA(sum_line)(room.w, n);
+        ptrdiff_t most = TILE / n < job->L ? TILE / n : job->L, m;
+        for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
+        for (ptrdiff_t j = 0; (grad->data || hess->data) && j < most; j++)
+            for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = (one)(job->scale * (double)room.w[i]);
+        for (ptrdiff_t l = 0; l < job->L; l += m) {
+            m = most < job->L - l ? most : job->L - l;
+            const char *tt = t->data + a * t->a + b * t->b + l * t->l, *pp = p->data + a * p->a + b * p->b + l * p->l;
+            char *gg = grad->data ? grad->data + a * grad->a + b * grad->b + l * grad->l : NULL;
+            char *hh = hess->data ? hess->data + a * hess->a + b * hess->b + l * hess->l : NULL;
+            const one *x = FORMULA(read)(t->kind, tt, t->l, m, t->b, n, room.t), *y = FORMULA(read)(p->kind, pp, p->l, m, p->b, n, room.p);
+            evaluation(m * n, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
+            for (ptrdiff_t j = 0; j < m; j++)
+                for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
+            if (gg) FORMULA(write)(grad->kind, gg, grad->l, m, grad->b, n, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->kind, hh, hess->l, m, hess->b, n, room.k, room.curvature, job->stream);
+        }
+        for (ptrdiff_t i = 0; i < n; i++) room.value[i] = (one)(room.w[i] == 0 ? 0 : sums[i] * job->mean * (double)room.w[i]);
+        *total += FORMULA(sum_line)(room.value, n);
+        FORMULA(write_losses)(job, a, b, n, room.value);
+    }
+}
+static int FORMULA(not_binary)(const elementwise_job *job, ptrdiff_t task)
+{
+    one w, x[TILE];
+    const elementwise_array *t = &job->t;
+    const ptrdiff_t segment = task % job->segments, from = segment * ELEMENTWISE_SEGMENT;
+    const ptrdiff_t to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < job->L ? from + ELEMENTWISE_SEGMENT : job->L;
+    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
+    int other = 0;
+    for (; row < last; row++) {
+        const ptrdiff_t a = row / job->B, b = row % job->B;
+        FORMULA(read_weights)(job, a, b, 1, &w);
+        for (ptrdiff_t l = from; l < to && w != 0; l += TILE) {
+            const ptrdiff_t n = to - l < TILE ? to - l : TILE;
+            const one *y = FORMULA(read)(t->kind, t->data + a * t->a + b * t->b + l * t->l, 0, 1, t->l, n, x);
+            for (ptrdiff_t i = 0; i < n; i++) other |= (y[i] != 0) & (y[i] != 1);
+        }
+    }
+    return other;
+}
+#undef TILE
+#undef BLOCK
+#undef AHEAD

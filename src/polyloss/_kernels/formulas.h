@@ -1,0 +1,306 @@
+/* Value, slope (first derivative by p) and curvature (second) of every elementwise loss, t the target and p the prediction or logit.
+
+   The blocks in regression.py, classification.py and similarity.py hold the same formulas under the same names. These lines compile for
+   vectors of floats and doubles (elementwise_rows.c) and as CUDA C++: include the file once per type, with
+       real              the type: a vector, float or double
+       FORMULA(name)     the name's form for that type, such as name##_f
+       R(c)              the number c as a real
+       SELECT(m, x, y)   m ? x : y          LT(x, y) LE(x, y) EQ(x, y)   false where a side is NaN
+       OR(m, k)          either             ALL(m)   m in all lanes (a scalar: m)
+       MAX(x, y)         x > y ? x : y, so y where one is NaN             MIN(x, y)   likewise
+       ABS SQRT LOG      of any x           EXP_NEG  of x <= 0            EXPM1_NEG   of x <= 0
+       LOG1P             of x >= -1         LOG1P_UNIT  of |x| <= 1
+       LOG_SUM(u, v)     log(u + v) for |v| no more than half of the last place of u
+       POWER(u, n)       u**n for u >= 0, n the same in all lanes; 0 at u = 0 even where n < 0, 1 where n = 0
+   The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
+   compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
+   where the factor 0 is a target. Clipped predictions have slope 0. */
+#ifndef POLYLOSS_FORMULAS_H
+#define POLYLOSS_FORMULAS_H
+/* X(name, number of parameters, their names) */
+#define FORMULAS(X)                                                                                                                        \
+    X(mean_squared_error, 0, "")                                                                                                           \
+    X(mean_absolute_error, 0, "")                                                                                                          \
+    X(mean_absolute_percentage_error, 1, "epsilon")                                                                                        \
+    X(mean_squared_logarithmic_error, 1, "epsilon")                                                                                        \
+    X(hinge, 1, "zero_one")                                                                                                                \
+    X(squared_hinge, 1, "zero_one")                                                                                                        \
+    X(binary_crossentropy, 2, "epsilon label_smoothing")                                                                                   \
+    X(binary_crossentropy_from_logits, 1, "label_smoothing")                                                                               \
+    X(huber, 1, "delta")                                                                                                                   \
+    X(log_cosh, 0, "")                                                                                                                     \
+    X(poisson, 0, "")                                                                                                                      \
+    X(kl_divergence, 1, "epsilon")                                                                                                         \
+    X(binary_focal_crossentropy, 5, "apply_class_balancing alpha gamma epsilon label_smoothing")                                           \
+    X(binary_focal_crossentropy_from_logits, 4, "apply_class_balancing alpha gamma label_smoothing")
+#define FORMULA_PARAMETERS 5 /* the most of any loss */
+#endif
+
+#ifdef FORMULA /* else the list alone */
+#ifndef SELECT
+#ifdef __CUDACC__
+#define FORMULA_INLINE static __device__ __forceinline__
+#endif
+#define R(c) ((real)(c))
+#define SELECT(m, x, y) ((m) ? (x) : (y))
+#define LT(x, y) ((x) < (y))
+#define LE(x, y) ((x) <= (y))
+#define EQ(x, y) ((x) == (y))
+#define OR(m, k) ((m) || (k))
+#define ALL(m) (m)
+#define MAX(x, y) ((x) > (y) ? (x) : (y))
+#define MIN(x, y) ((x) < (y) ? (x) : (y))
+#define ABS(x) fabs(x)
+#define SQRT(x) sqrt(x)
+#define EXP_NEG(x) exp(x)
+#define EXPM1_NEG(x) expm1(x)
+#define LOG(x) log(x)
+#define LOG1P(x) log1p(x)
+#define LOG1P_UNIT(x) log1p(x)
+#define LOG_SUM(u, v) ((u) > R(0) ? log(u) + (v) / (u) : log(u))
+#define POWER(u, n) ((n) == R(0) ? R(1) : (n) == R(2) ? (u) * (u) : (u) == R(0) ? R(0) : pow(u, n))
+#endif
+#ifndef FORMULA_INLINE
+#define FORMULA_INLINE INLINE
+#endif
+
+#define FORMULA_ARGUMENTS real t, real p, const real *a
+#define LOSS(name, what) FORMULA_INLINE real FORMULA(name##_##what)(FORMULA_ARGUMENTS)
+
+FORMULA_INLINE real FORMULA(sign)(real d) { return SELECT(LT(R(0), d), R(1), SELECT(LT(d, R(0)), R(-1), d)); }
+FORMULA_INLINE real FORMULA(times)(real x, real y) { return SELECT(EQ(x, R(0)), R(0), x * y); } /* 0 · inf = 0 */
+FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high, MAX(low, x)); }
+FORMULA_INLINE real FORMULA(outside)(real x, real low, real high, real y) /* y, or 0 where x was clipped */
+{
+    return SELECT(OR(LT(x, low), LT(high, x)), R(0), y);
+}
+
+LOSS(mean_squared_error, value) { return (void)a, (p - t) * (p - t); }
+LOSS(mean_squared_error, slope) { return (void)a, R(2) * (p - t); }
+LOSS(mean_squared_error, curvature) { return (void)t, (void)p, (void)a, R(2); }
+
+LOSS(mean_absolute_error, value) { return (void)a, ABS(p - t); }
+LOSS(mean_absolute_error, slope) { return (void)a, FORMULA(sign)(p - t); }
+LOSS(mean_absolute_error, curvature) { return (void)t, (void)p, (void)a, R(0); }
+
+LOSS(mean_absolute_percentage_error, value) { return R(100) * (ABS(p - t) / MAX(a[0], ABS(t))); }
+LOSS(mean_absolute_percentage_error, slope) { return R(100) * (FORMULA(sign)(p - t) / MAX(a[0], ABS(t))); }
+LOSS(mean_absolute_percentage_error, curvature) { return (void)t, (void)p, (void)a, R(0); }
+
+/* log1p(p) - log1p(t) = ± log1p(|p - t| / (1 + the smaller)): nothing cancels where p is near t, nor where one is far below the other. */
+FORMULA_INLINE real FORMULA(log_difference)(real t, real p)
+{
+    real d = LOG1P(ABS(p - t) / (R(1) + MIN(t, p)));
+    return SELECT(LT(p, t), -d, d);
+}
+LOSS(mean_squared_logarithmic_error, value)
+{
+    real d = FORMULA(log_difference)(MAX(a[0], t), MAX(a[0], p));
+    return d * d;
+}
+LOSS(mean_squared_logarithmic_error, slope)
+{
+    real q = MAX(a[0], p), d = FORMULA(log_difference)(MAX(a[0], t), q);
+    return SELECT(LT(p, a[0]), R(0), R(2) * d / (R(1) + q));
+}
+LOSS(mean_squared_logarithmic_error, curvature)
+{
+    real q = MAX(a[0], p), d = FORMULA(log_difference)(MAX(a[0], t), q);
+    return SELECT(LT(p, a[0]), R(0), R(2) * (R(1) - d) / ((R(1) + q) * (R(1) + q)));
+}
+
+/* zero_one = 1: targets 0 and 1 stand for -1 and 1; else 0. */
+FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one) { return t + zero_one * (t - R(1)); }
+LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(plus_minus)(t, a[0]) * p); }
+LOSS(hinge, slope)
+{
+    real u = FORMULA(plus_minus)(t, a[0]);
+    return SELECT(LT(R(0), R(1) - u * p), -u, R(0));
+}
+LOSS(hinge, curvature) { return (void)t, (void)p, (void)a, R(0); }
+
+LOSS(squared_hinge, value)
+{
+    real m = FORMULA(hinge_value)(t, p, a);
+    return m * m;
+}
+LOSS(squared_hinge, slope) { return R(-2) * FORMULA(plus_minus)(t, a[0]) * FORMULA(hinge_value)(t, p, a); }
+LOSS(squared_hinge, curvature)
+{
+    real u = FORMULA(plus_minus)(t, a[0]);
+    return SELECT(LT(R(0), R(1) - u * p), R(2) * u * u, R(0));
+}
+
+FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) { return t - label_smoothing * (t - R(0.5)); }
+
+/* -(t log y + (1 - t) log(1 - y)); where all targets are 0 or 1 (the rule) one logarithm does. */
+FORMULA_INLINE real FORMULA(entropy)(real t, real y)
+{
+    real u = R(1) - y, v = (R(1) - u) - y; /* u + v = 1 - y exactly, for y >= 0 */
+    if (ALL(OR(EQ(t, R(0)), EQ(t, R(1))))) return -LOG_SUM(SELECT(EQ(t, R(1)), y, u), SELECT(EQ(t, R(1)), R(0), v));
+    return -(FORMULA(times)(t, LOG(y)) + FORMULA(times)(R(1) - t, LOG1P_UNIT(-y)));
+}
+FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y) /* hard targets apart: no 0/0 where y is 0 or 1 */
+{
+    real u = R(1) - y;
+    real over = SELECT(EQ(t, R(0)), R(1), SELECT(EQ(t, R(1)), R(-1), y - t));
+    return over / SELECT(EQ(t, R(0)), u, SELECT(EQ(t, R(1)), y, y * u));
+}
+FORMULA_INLINE real FORMULA(entropy_curvature)(real t, real y)
+{
+    real u = R(1) - y;
+    return FORMULA(times)(t, R(1) / (y * y)) + FORMULA(times)(R(1) - t, R(1) / (u * u));
+}
+LOSS(binary_crossentropy, value)
+{
+    return FORMULA(entropy)(FORMULA(smoothed)(t, a[1]), FORMULA(clip)(p, a[0], R(1) - a[0]));
+}
+LOSS(binary_crossentropy, slope)
+{
+    real y = FORMULA(clip)(p, a[0], R(1) - a[0]);
+    return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_slope)(FORMULA(smoothed)(t, a[1]), y));
+}
+LOSS(binary_crossentropy, curvature)
+{
+    real y = FORMULA(clip)(p, a[0], R(1) - a[0]);
+    return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_curvature)(FORMULA(smoothed)(t, a[1]), y));
+}
+
+/* With e = exp(-|z|), s = e / (1 + e) is the sigmoid of -|z| and 1 / (1 + e) that of |z|: no digit is lost at either end.
+   value: |z| (1 - t or t) + log1p(e), where 0 · inf is 0: an infinite logit that agrees with its label costs nothing. */
+FORMULA_INLINE real FORMULA(logit_value)(real t, real z)
+{
+    real m = SELECT(LT(R(0), z), R(1) - t, t);
+    return FORMULA(times)(m, ABS(z)) + LOG1P_UNIT(EXP_NEG(-ABS(z)));
+}
+FORMULA_INLINE real FORMULA(logit_slope)(real t, real z)
+{
+    real e = EXP_NEG(-ABS(z)), s = e / (R(1) + e);
+    return SELECT(LT(R(0), z), (R(1) - t) - s, s - t);
+}
+FORMULA_INLINE real FORMULA(logit_curvature)(real z)
+{
+    real e = EXP_NEG(-ABS(z)), n = R(1) + e;
+    return e / (n * n);
+}
+LOSS(binary_crossentropy_from_logits, value) { return FORMULA(logit_value)(FORMULA(smoothed)(t, a[0]), p); }
+LOSS(binary_crossentropy_from_logits, slope) { return FORMULA(logit_slope)(FORMULA(smoothed)(t, a[0]), p); }
+LOSS(binary_crossentropy_from_logits, curvature) { return (void)t, (void)a, FORMULA(logit_curvature)(p); }
+
+LOSS(huber, value)
+{
+    real d = ABS(p - t);
+    return SELECT(LE(d, a[0]), R(0.5) * d * d, a[0] * (d - R(0.5) * a[0]));
+}
+LOSS(huber, slope) { return FORMULA(clip)(p - t, -a[0], a[0]); }
+LOSS(huber, curvature) { return SELECT(LE(ABS(p - t), a[0]), R(1), R(0)); }
+
+/* log cosh d = |d| + log1p(e²) - log 2, e = exp(-|d|). Near 0 that cancels: there cosh d = 1 + 2 sinh²(d/2) = 1 + m² / (2 e), m = e - 1. */
+LOSS(log_cosh, value)
+{
+    real d = ABS(p - t), m = EXPM1_NEG(-d), e = R(1) + m;
+    real far = d - R(0.693147180559945309417);
+    return (void)a, SELECT(LT(d, R(1)), R(0), far) + LOG1P_UNIT(SELECT(LT(d, R(1)), m * m / (R(2) * e), e * e));
+}
+LOSS(log_cosh, slope) /* tanh d = (1 - e²) / (1 + e²) */
+{
+    real d = p - t, m = EXPM1_NEG(-ABS(d)), e = R(1) + m, th = -m * (R(1) + e) / (R(1) + e * e);
+    return (void)a, SELECT(LT(d, R(0)), -th, th);
+}
+LOSS(log_cosh, curvature)
+{
+    real e = EXP_NEG(R(-2) * ABS(p - t)), n = R(1) + e;
+    return (void)a, R(4) * e / (n * n);
+}
+
+/* q = p + 1e-7, Keras' constant. The slope is 1 - t/q, and (q - t)/q where that cancels. */
+LOSS(poisson, value) { return (void)a, p - FORMULA(times)(t, LOG(p + R(1e-7))); }
+LOSS(poisson, slope)
+{
+    real q = p + R(1e-7), r = SELECT(LT(R(2) * t, q), t, (p - t) + R(1e-7)) / q;
+    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(R(2) * t, q), R(1) - r, r));
+}
+LOSS(poisson, curvature) { return (void)a, FORMULA(times)(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
+
+/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d) with d = (t - q) / q, whose sum goes in two parts. */
+LOSS(kl_divergence, value)
+{
+    real s = FORMULA(clip)(t, R(0), R(1)), q = FORMULA(clip)(p, a[0], R(1));
+    real d = (s - q) / q, u = R(1) + d, v = d - (u - R(1));
+    real near = R(0.5);
+    return FORMULA(times)(s, LOG_SUM(SELECT(LT(ABS(d), near), u, s / q), SELECT(LT(ABS(d), near), v, R(0))));
+}
+LOSS(kl_divergence, slope)
+{
+    real q = FORMULA(clip)(p, a[0], R(1));
+    return FORMULA(outside)(p, a[0], R(1), -FORMULA(clip)(t, R(0), R(1)) / q);
+}
+LOSS(kl_divergence, curvature)
+{
+    real q = FORMULA(clip)(p, a[0], R(1));
+    return FORMULA(outside)(p, a[0], R(1), FORMULA(clip)(t, R(0), R(1)) / (q * q));
+}
+
+/* w u^γ b: b the binary cross-entropy, u = 1 - p_t, w the balance of the classes. */
+FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha)
+{
+    return SELECT(EQ(apply, R(0)), R(1), t * alpha + (R(1) - t) * (R(1) - alpha));
+}
+FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
+{
+    return POWER(u, gamma) * b1 + gamma * POWER(u, gamma - R(1)) * FORMULA(times)(u1, b);
+}
+FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real u2, real b, real b1, real b2, real gamma)
+{
+    real f1 = gamma * POWER(u, gamma - R(1));
+    real f2 = gamma * (gamma - R(1)) * POWER(u, gamma - R(2)) * u1 * u1;
+    return FORMULA(times)(f2 + f1 * u2, b) + R(2) * f1 * u1 * b1 + POWER(u, gamma) * b2;
+}
+LOSS(binary_focal_crossentropy, value)
+{
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
+    return FORMULA(balance)(s, a[0], a[1]) * POWER(u, a[2]) * FORMULA(entropy)(s, y);
+}
+LOSS(binary_focal_crossentropy, slope)
+{
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
+    real g = FORMULA(focal_slope)(u, R(1) - R(2) * s, FORMULA(entropy)(s, y), FORMULA(entropy_slope)(s, y), a[2]);
+    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1]) * g);
+}
+LOSS(binary_focal_crossentropy, curvature)
+{
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
+    real b = FORMULA(entropy)(s, y), b1 = FORMULA(entropy_slope)(s, y), b2 = FORMULA(entropy_curvature)(s, y);
+    real h = FORMULA(focal_curvature)(u, R(1) - R(2) * s, R(0), b, b1, b2, a[2]);
+    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1]) * h);
+}
+
+/* u = t σ(-z) + (1 - t) σ(z) */
+FORMULA_INLINE real FORMULA(miss)(real t, real z)
+{
+    real e = EXP_NEG(-ABS(z)), n = R(1) / (R(1) + e);
+    real up = SELECT(LT(R(0), z), n, e * n), down = SELECT(LT(R(0), z), e * n, n);
+    return t * down + (R(1) - t) * up;
+}
+LOSS(binary_focal_crossentropy_from_logits, value)
+{
+    real s = FORMULA(smoothed)(t, a[3]), f = FORMULA(balance)(s, a[0], a[1]) * POWER(FORMULA(miss)(s, p), a[2]);
+    return FORMULA(times)(f, FORMULA(logit_value)(s, p));
+}
+LOSS(binary_focal_crossentropy_from_logits, slope)
+{
+    real s = FORMULA(smoothed)(t, a[3]), u1 = (R(1) - R(2) * s) * FORMULA(logit_curvature)(p);
+    real g = FORMULA(focal_slope)(FORMULA(miss)(s, p), u1, FORMULA(logit_value)(s, p), FORMULA(logit_slope)(s, p), a[2]);
+    return FORMULA(balance)(s, a[0], a[1]) * g;
+}
+LOSS(binary_focal_crossentropy_from_logits, curvature)
+{
+    real s = FORMULA(smoothed)(t, a[3]), e = EXP_NEG(-ABS(p)), tanh_half = (R(1) - e) / (R(1) + e);
+    real b2 = FORMULA(logit_curvature)(p), u1 = (R(1) - R(2) * s) * b2, u2 = u1 * SELECT(LT(R(0), p), -tanh_half, tanh_half);
+    real b = FORMULA(logit_value)(s, p), b1 = FORMULA(logit_slope)(s, p);
+    return FORMULA(balance)(s, a[0], a[1]) * FORMULA(focal_curvature)(FORMULA(miss)(s, p), u1, u2, b, b1, b2, a[2]);
+}
+
+#undef LOSS
+#undef FORMULA_ARGUMENTS
+#endif

@@ -1,0 +1,134 @@
+"""The vector functions, on every instruction set this machine executes, against float64, long double and mpmath.
+
+A sample of all float32 bit patterns is taken; POLYLOSS_EXHAUSTIVE=1 takes every one (half an hour for each instruction set).
+"""
+
+import os
+
+import mpmath
+import numpy as np
+import pytest
+
+elementwise = pytest.importorskip("polyloss._kernels.elementwise")
+
+STEP = 1 if os.environ.get("POLYLOSS_EXHAUSTIVE") == "1" else 4099  # a prime: no bit is left out
+CHUNK = 1 << 22
+
+# function: (float64 function, domain, worst error in units of the last place: float32, float64)
+FUNCTIONS = {
+    "exp": (np.exp, (-np.inf, np.inf), 1.0, 1.0),
+    "exp_neg": (np.exp, (-np.inf, 44.0), 1.0, 1.0),
+    "expm1_neg": (np.expm1, (-np.inf, 88.0), 1.45, 1.9),
+    "log": (np.log, (-np.inf, np.inf), 0.9, 1.0),
+    "log1p": (np.log1p, (-np.inf, np.inf), 1.5, 1.35),
+    "log1p_unit": (np.log1p, (-1.0, 1.0), 1.5, 1.35),
+}
+
+
+@pytest.fixture(params=elementwise.isas())
+def isa(request):
+    before = elementwise.isa()
+    elementwise.force(request.param)
+    yield request.param
+    elementwise.force(before)
+
+
+def errors(got, want, dtype):
+    """Distance from `want`, of higher precision, in units of the last place of `dtype`; huge where one is not finite and the other is."""
+    limits = np.finfo(dtype)
+    rounded = want.astype(dtype)
+    with np.errstate(all="ignore"):
+        exponent = np.frexp(np.abs(want))[1].clip(limits.minexp + 1)
+        error = np.abs(got.astype(want.dtype) - want) / np.ldexp(want.dtype.type(1), exponent - limits.nmant - 1)
+    special = ~np.isfinite(rounded) | ~np.isfinite(got)
+    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    return np.where(special, np.where(same, 0, 1e9), error).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_bit_patterns(isa, name):
+    reference, (low, high), bound, _ = FUNCTIONS[name]
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for start in range(0, 1 << 32, CHUNK * STEP):
+            x = np.arange(start, min(start + CHUNK * STEP, 1 << 32), STEP, dtype=np.int64).astype(np.uint32).view(np.float32)
+            x = x[((x >= low) & (x <= high)) | np.isnan(x)]
+            worst = max(worst, errors(elementwise.math(name, x), reference(x.astype(np.float64)), np.float32).max(initial=0))
+    assert worst < bound
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float64_against_long_double(isa, name):
+    if np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("long double is no longer than double here")
+    reference, (low, high), _, bound = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 64, 100_000, dtype=np.uint64).view(np.float64)
+    x = np.concatenate([bits, rng.uniform(-750, 715, 50_000), rng.uniform(-1, 1, 50_000), rng.uniform(0.5, 2, 50_000)])
+    x = x[(x >= low) & (x <= high)]
+    with np.errstate(all="ignore"):
+        assert errors(elementwise.math(name, x), reference(x.astype(np.longdouble)), np.float64).max() < bound
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_against_mpmath(isa, name, dtype):
+    _, (low, high), *bounds = FUNCTIONS[name]
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.uniform(-20, 20, 100), rng.uniform(-1, 1, 100), 10 ** rng.uniform(-9, 2, 50), -(10 ** rng.uniform(-9, 0, 50))])
+    x = x.astype(dtype)
+    x = x[(x >= low) & (x <= high) & ((x > -1) | ("exp" in name)) & ((x > 0) | (name != "log"))]
+    with mpmath.workprec(200):
+        exact = [getattr(mpmath, name.removesuffix("_neg").removesuffix("_unit"))(mpmath.mpf(float(v))) for v in x]
+        got = elementwise.math(name, x)
+        ulp = [mpmath.ldexp(1, mpmath.frexp(e)[1] - np.finfo(dtype).nmant - 1) for e in exact]
+        worst = max(abs(mpmath.mpf(float(g)) - e) / u for g, e, u in zip(got, exact, ulp, strict=True))
+    assert worst < bounds[dtype is np.float64]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_special_values(isa, dtype):
+    def values(name, *x):
+        return elementwise.math(name, np.array(x, dtype)).tolist()
+
+    inf, nan, tiny = np.inf, np.nan, float(np.finfo(dtype).smallest_subnormal)
+    largest, exp_top = float(np.finfo(dtype).max), float(np.log(np.finfo(dtype).max, dtype=dtype))
+    for name in ("exp", "exp_neg"):
+        assert values(name, 0.0, -0.0, -inf, -1e9, -largest, tiny) == [1, 1, 0, 0, 0, 1]
+    assert values("exp", inf, largest, 1000.0) == [inf] * 3
+    assert np.isfinite(values("exp", np.nextafter(dtype(exp_top), dtype(0)))).all()
+    assert values("expm1_neg", 0.0, -inf, -1000.0, tiny, -tiny) == [0, -1, -1, tiny, -tiny]
+    assert values("log", 0.0, -0.0, 1.0, inf) == [-inf, -inf, 0, inf]
+    assert values("log1p", 0.0, -1.0, inf, tiny, -tiny) == [0, -inf, inf, tiny, -tiny]
+    assert values("log1p_unit", 0.0, -1.0, tiny, -tiny) == [0, -inf, tiny, -tiny]
+    assert np.isnan(values("log", -tiny, -1.0, -inf)).all()
+    assert np.isnan(values("log1p", -1.5, -inf)).all()
+    for name in FUNCTIONS:
+        assert np.isnan(values(name, nan)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_maximum_and_minimum_keep_a_nan_in_the_first_argument_here(isa, dtype):
+    # math gives max(x, parameter): the second place wins where one is NaN, so a NaN parameter stays and a NaN in x is replaced.
+    x = np.array([1.0, np.nan, -3.0, np.inf], dtype)
+    assert elementwise.math("max", x, 0.5).tolist() == [1, 0.5, 0.5, np.inf]
+    assert elementwise.math("min", x, 0.5).tolist() == [0.5, 0.5, -3, 0.5]
+    assert np.isnan(elementwise.math("max", x, np.nan)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [0.0, 1.0, 2.0, 3.0, 0.5, 1.5, 2.5, 7.0, -1.0, 0.3, 2.7])
+def test_power(isa, dtype, n):
+    rng = np.random.default_rng(2)
+    x = (10 ** rng.uniform(-6, 1, 1000)).astype(dtype)
+    got = elementwise.math("power", x, n)
+    exact = x.astype(np.longdouble) ** np.longdouble(dtype(n))
+    bound = 20.0 if dtype is np.float64 and n % 0.5 else 5.0  # else |log x| units: 14 at 1e-6
+    assert errors(got, exact, dtype).max() < bound
+    assert elementwise.math("power", np.zeros(3, dtype), n).tolist() == [float(n == 0)] * 3
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 15, 16, 17, 33])
+def test_lengths_around_a_vector(isa, n):
+    x = np.linspace(-3, 3, n, dtype=np.float32)
+    assert np.array_equal(elementwise.math("exp", x), elementwise.math("exp", np.resize(x, 64))[:n])
