@@ -73,7 +73,8 @@ def prepare(
         if ignore:
             raise ValueError(f"{loss.ignores} is {params[loss.ignores]!r}, but y_true holds soft targets, which no label names")
         same_shape(y_true, lay, name)
-        t = xp.reshape(xp.astype(y_true, dtype, copy=False), (lay.n, lay.c, lay.s))
+        narrow = dtype_name(y_true.dtype) in ("float16", "bfloat16", "bool")
+        t = xp.reshape(xp.astype(y_true, dtype) if narrow else y_true, (lay.n, lay.c, lay.s))
 
     weight = arrays["sample_weight"]
     if weight is not None:
@@ -98,10 +99,6 @@ def prepare(
         denominator = number("denominator", denominator)
         if denominator == 0:
             raise ValueError("denominator is 0, but the loss is divided by it")
-
-    if block.survey is not None:
-        kept = t if weight is None else xp.where((weight == 0)[:, None, :], xp.ones_like(t), t)
-        targeting["survey"] = block.survey(xp, kept, **targeting)
 
     job = Job(
         loss, block, xp, backend, device, name, axis, lay, xp.reshape(y_pred, (lay.n, lay.c, lay.s)), t, labelled, shape, dtype,

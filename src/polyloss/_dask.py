@@ -49,7 +49,7 @@ def route(job):
 
 def _blocks(job, p, t, weight, divisor, want, dtype):
     """One result of every block: (n, s) of losses, else (n, c, s)."""
-    survey = job.targeting.get("survey")
+    survey = None if job.block.survey is None else _survey(job, t, weight)
     arguments = [p, PARTS, t, "ns" if job.labelled else PARTS, _starts(p), "ns"]
     for x, axes in ((weight, "ns"), (job.class_weight, "c"), (divisor, ""), (survey, "")):
         lazy = isinstance(x, da.Array)
@@ -58,6 +58,12 @@ def _blocks(job, p, t, weight, divisor, want, dtype):
         _one_block, "ns" if want.value else PARTS, *arguments, job=_Recipe(job), want=want, dtype=dtype, concatenate=True,
         meta=np.empty((0, 0) if want.value else (0, 0, 0), dtype), align_arrays=False,
     )  # fmt: skip
+
+
+def _survey(job, t, weight):
+    """What the formulas must know of all targets at once; skipped ones have no say."""
+    kept = t if weight is None else da.where((weight == 0)[:, None, :], 1, t)
+    return job.block.survey(job.xp, kept, **job.targeting)
 
 
 def _starts(p):
@@ -87,7 +93,7 @@ class _Recipe:
                 "labelled",
             )
         }
-        self.layout, self.targeting = job.layout, {k: v for k, v in job.targeting.items() if k != "survey"}
+        self.layout, self.targeting = job.layout, job.targeting
 
     def __dask_tokenize__(self):
         from dask.base import normalize_token

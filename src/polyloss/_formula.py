@@ -29,7 +29,7 @@ def run(job):
         labels, ignored, bad = sort_labels(xp, job.t, lay.c, job.ignore)
         t = one_hot(xp, labels, lay.c, job.dtype)
     else:
-        t = job.t
+        t = xp.astype(job.t, job.dtype, copy=False)
     weight, skip = job.weight, ignored
     if weight is not None:
         skip = (weight == 0) if skip is None else skip | (weight == 0)
@@ -43,7 +43,10 @@ def run(job):
     if job.class_weight is not None:
         params["class_weight"] = job.class_weight[None, :, None]
     divisor = _divisor(job, t, skip)
-    t = block.targeted(xp, t, lay.c, **job.targeting)
+    targeting = dict(job.targeting)
+    if block.survey is not None and "survey" not in targeting:
+        targeting["survey"] = block.survey(xp, t, **targeting)
+    t = block.targeted(xp, t, lay.c, **targeting)
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
 

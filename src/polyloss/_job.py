@@ -46,7 +46,7 @@ class Job:
     axis: int  # as the caller gave it
     layout: object
     p: object  # (n, c, s), in the caller's dtype
-    t: object  # (n, c, s) in the dtype of the computation, or labels (n, s) in theirs
+    t: object  # (n, c, s), or labels (n, s), in the caller's dtype but for float16, bfloat16 and bool
     labelled: bool
     label_shape: tuple  # as the caller gave them
     dtype: object  # of the computation

@@ -1,0 +1,168 @@
+"""Jobs on the CPU's compiled kernels: what they can take, and how a job becomes their arguments."""
+
+import warnings
+from importlib import import_module
+
+import numpy as np
+
+from polyloss import _threads
+from polyloss._formula import Outcome
+from polyloss._shapes import FLOATS, dtype_name, sort_labels
+
+_kernels = {}
+
+
+def kernels(name):
+    """A compiled kernel module, imported on first use; None if it cannot be, after one warning that says how to build it."""
+    if name not in _kernels:
+        try:
+            _kernels[name] = import_module(f"polyloss._kernels.{name}")
+        except ImportError as error:
+            _kernels[name] = None
+            if not any(module for module in _kernels.values()) and sum(module is None for module in _kernels.values()) == 1:
+                warnings.warn(
+                    f"polyloss runs on formulas, several times slower: its kernel {name} was not imported ({error});"
+                    " to build it, install a C compiler and run `pip install --force-reinstall --no-binary polyloss polyloss`",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+    return _kernels[name]
+
+
+def note(kernel):
+    """The instruction set a kernel runs on, and the threads it may use."""
+    n = _threads.get_num_threads()
+    return f"{kernels(kernel).isa()}, {n} thread{'s' if n > 1 else ''}"
+
+
+def obstacle(job, kernel):
+    """Why a kernel that holds the job's formulas cannot take it, or None."""
+    if job.memory is None:
+        return f"it needs arrays in this machine's memory, and those of {job.backend.name} on {job.device} are not"
+    if dtype_name(job.p.dtype) not in FLOATS:
+        return f"it takes floating predictions, not {dtype_name(job.p.dtype)}"
+    if kernels(kernel) is None:
+        return f"the compiled kernel {kernel} is missing"
+    return None
+
+
+def softmax_xent_obstacle(job):
+    """Why the fused softmax cross-entropy cannot take the job, or None."""
+    if job.block.kernel != "softmax_xent":
+        return "it is for the softmax cross-entropies from logits"
+    return obstacle(job, "softmax_xent")
+
+
+def elementwise_obstacle(job):
+    """Why the elementwise kernel cannot take the job, or None."""
+    why = obstacle(job, "elementwise")
+    if why is None and job.block.kernel not in kernels("elementwise").FORMULAS:
+        return "it holds no formula of this loss"
+    return why
+
+
+class Outputs:
+    """What a kernel writes: the caller's arrays where they have its shape, else new ones; None where nothing is asked for."""
+
+    def __init__(self, job):
+        m, want = job.memory, job.want
+        self.dtype = np.dtype(dtype_name(job.dtype))
+        self.losses = np.empty((job.layout.n, job.layout.s), self.dtype) if want.value and job.reduction == "none" else None
+        self.gradient = _output(want.gradient, m.out, m.p)
+        self.hessian = _output(want.hessian, m.out_hessian, m.p)
+        self.prob = _output(want.prob, None, m.p)
+
+
+def _output(wanted, given, like):
+    if not wanted:
+        return None
+    return np.empty(like.shape, like.dtype) if given is None else given
+
+
+def _scale(divisor):
+    return 1 / float(divisor) if divisor else 0.0
+
+
+def run_elementwise(job):
+    """The elementwise losses."""
+    kernel, m, block = kernels("elementwise"), job.memory, job.block
+    threads = _threads.get_num_threads()
+    settings = {**job.params, **job.targeting}
+    if "labels" in settings:
+        settings["zero_one"] = _zero_one(kernel, job, threads)
+    parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
+    divisor = float(m.weight.sum(dtype=np.float64)) if job.divisor == "weights" else job.divisor
+    outputs = Outputs(job)
+    total, _ = kernel.run(
+        block.kernel, m.t, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", combine=block.combine, weight=m.weight,
+        scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, threads=threads,
+    )  # fmt: skip
+    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian)
+
+
+def _zero_one(kernel, job, threads):
+    """Whether targets are 0 and 1 rather than -1 and 1."""
+    if job.targeting["labels"] != "auto":
+        return job.targeting["labels"] == "01"
+    if "survey" in job.targeting:  # a part of an array, decided by the whole
+        return bool(job.targeting["survey"])
+    return not kernel.any_not_binary(job.memory.t, weight=job.memory.weight, threads=threads)
+
+
+def run_softmax_xent(job):
+    """The fused softmax cross-entropy."""
+    kernel, lay, want, m = kernels("softmax_xent"), job.layout, job.want, job.memory
+    outputs = Outputs(job)
+    targets, ignore = m.t, job.ignore
+    if not job.labelled:
+        targets = targets.astype(outputs.dtype, copy=False)
+    elif targets.dtype.kind == "f":
+        targets, ignore, bad = _integer_labels(targets, lay.c, ignore)
+        if bad.any() and job.validate:
+            return Outcome(first_bad=int(bad.argmax()))
+    options = dict(ignore=ignore, class_weight=m.class_weight, weight=m.weight, threads=_threads.get_num_threads())
+    divisor, scale = job.divisor, 1.0
+    if want.gradient or want.hessian:  # they are scaled in the same pass, so the divisor is wanted first
+        if isinstance(divisor, str):
+            *sums, bad = _sums(kernel, job, targets, options)
+            if bad >= 0 and job.validate:
+                return Outcome(first_bad=bad)
+            divisor = _divided(job, sums)
+        scale = _scale(divisor)
+    total, *sums, bad = kernel.fused(
+        m.p, targets, bf16=dtype_name(job.p.dtype) == "bfloat16", smoothing=job.targeting.get("label_smoothing", 0.0),
+        poly_epsilon=job.params.get("poly_epsilon", 0.0), scale=scale, losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob,
+        hess=outputs.hessian, **options,
+    )  # fmt: skip
+    if isinstance(divisor, str):
+        if not job.labelled and job.reduction == "mean":  # the kernel's sum has the targets in it
+            *sums, _ = _sums(kernel, job, targets, options)
+        divisor = _divided(job, sums)
+    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, outputs.prob, None, bad)
+
+
+def _integer_labels(y, c, ignore):
+    """Whole-numbered floats as int64 for the kernel: ignored ones are -1, bad ones -2."""
+    labels, ignored, bad = sort_labels(np, y, c, ignore)
+    labels = np.where(bad, -2, labels.astype(np.int64))
+    return (labels, (), bad) if ignored is None else (np.where(ignored, -1, labels), (-1,), bad)
+
+
+def _sums(kernel, job, targets, options):
+    """Σ of weights, count of positions not ignored, first bad label: from targets and weights alone."""
+    m = job.memory
+    if job.labelled:
+        return kernel.label_sums(targets, job.layout.c, **options)
+    if job.reduction == "mean":
+        sums = m.weight
+    else:
+        k = np.ones(job.layout.c, targets.dtype) if m.class_weight is None else m.class_weight
+        sums = np.einsum("ncs,c->ns", targets, k)  # no array of the targets' size
+        if m.weight is not None:
+            sums = np.where(m.weight == 0, 0, sums * m.weight)
+    return float(sums.sum(dtype=np.float64)), job.layout.n * job.layout.s, -1
+
+
+def _divided(job, sums):
+    """The divisor that the job names, from (Σ of weights, count)."""
+    return max(sums[1], 1) if job.divisor == "count" else sums[0]
