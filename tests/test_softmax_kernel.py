@@ -92,11 +92,11 @@ def oracle(z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoot
 
 
 def assert_close(got, want, ulp, what, floor=0.0):
-    """Within `ulp` units in the last place of the wanted number; no unit is taken of less than `floor`."""
+    """Within `ulp` units in the last place of the wanted number rounded; no unit is taken of less than `floor`."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         rounded = want.astype(got.dtype)
         unit = np.spacing(np.maximum(np.abs(rounded), np.asarray(floor).astype(got.dtype)))
-        off = np.abs(got.astype(np.longdouble) - want) / unit
+        off = np.abs(got.astype(np.longdouble) - rounded) / unit
     finite = np.isfinite(rounded)
     np.testing.assert_array_equal(got[~finite], rounded[~finite], err_msg=what)
     off = np.where(finite, off, 0)

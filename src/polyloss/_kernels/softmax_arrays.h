@@ -57,24 +57,27 @@ INLINE uint16_t bfloat_of_float(float f)
     else                                                                                                                                   \
         for (ptrdiff_t i = 0; i < count; i++) *(TYPE *)(to + i * stride) = (TYPE)CONVERT(from[i]);                                         \
     break
-static void gather_d(double *to, const char *from, ptrdiff_t stride, int type, ptrdiff_t count)
-{
-    switch (type) {
-    case TYPE_F32: GATHER(float, AS_IS);
-    case TYPE_F64: GATHER(double, AS_IS);
-    case TYPE_F16: GATHER(uint16_t, float_of_half);
-    case TYPE_BF16: GATHER(uint16_t, float_of_bfloat);
+#define GATHERS(real, x)                                                                                                                   \
+    static inline void gather_##x(real *to, const char *from, ptrdiff_t stride, int type, ptrdiff_t count)                                        \
+    {                                                                                                                                      \
+        switch (type) {                                                                                                                    \
+        case TYPE_F32: GATHER(float, AS_IS);                                                                                               \
+        case TYPE_F64: GATHER(double, AS_IS);                                                                                              \
+        case TYPE_F16: GATHER(uint16_t, float_of_half);                                                                                    \
+        case TYPE_BF16: GATHER(uint16_t, float_of_bfloat);                                                                                 \
+        }                                                                                                                                  \
+    }                                                                                                                                      \
+    static inline void scatter_##x(char *to, const real *from, ptrdiff_t stride, int type, ptrdiff_t count)                                       \
+    {                                                                                                                                      \
+        switch (type) {                                                                                                                    \
+        case TYPE_F32: SCATTER(float, AS_IS);                                                                                              \
+        case TYPE_F64: SCATTER(double, AS_IS);                                                                                             \
+        case TYPE_F16: SCATTER(uint16_t, half_of_float);                                                                                   \
+        case TYPE_BF16: SCATTER(uint16_t, bfloat_of_float);                                                                                \
+        }                                                                                                                                  \
     }
-}
-static void scatter_d(char *to, const double *from, ptrdiff_t stride, int type, ptrdiff_t count)
-{
-    switch (type) {
-    case TYPE_F32: SCATTER(float, AS_IS);
-    case TYPE_F64: SCATTER(double, AS_IS);
-    case TYPE_F16: SCATTER(uint16_t, half_of_float);
-    case TYPE_BF16: SCATTER(uint16_t, bfloat_of_float);
-    }
-}
+GATHERS(float, f)
+GATHERS(double, d)
 /* Rows of `room` doubles, one for each of `positions` neighbours along s. Where the classes lie apart the walk goes along the positions:
    each cache line is then visited once. */
 static void gather_rows(double *to, ptrdiff_t room, const char *from, const softmax_array *a, ptrdiff_t classes, ptrdiff_t positions)
@@ -109,24 +112,24 @@ INLINE char *place(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) { return a-
     if (stride == sizeof(TYPE) && j->ignored == 0)                                                                                         \
         for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
             uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
-            to[i] = v < classes ? (int64_t)v : BAD;                                                                                        \
+            to[i] = v < classes ? (int32_t)v : BAD;                                                                                        \
         }                                                                                                                                  \
     else if (stride == sizeof(TYPE) && j->ignored == 1) {                                                                                  \
         const uint64_t ignore = (uint64_t)j->ignore[0];                                                                                    \
         for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
             uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
-            int64_t known = v < classes ? (int64_t)v : BAD;                                                                                \
+            int32_t known = v < classes ? (int32_t)v : BAD;                                                                                \
             to[i] = v == ignore ? IGNORED : known;                                                                                         \
         }                                                                                                                                  \
     } else                                                                                                                                 \
         for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
             uint64_t v = (uint64_t) * (const TYPE *)(from + i * stride);                                                                   \
-            to[i] = v < classes ? (int64_t)v : BAD;                                                                                        \
+            to[i] = v < classes ? (int32_t)v : BAD;                                                                                        \
             for (ptrdiff_t k = 0; k < j->ignored; k++)                                                                                     \
                 if (v == (uint64_t)j->ignore[k]) to[i] = IGNORED;                                                                          \
         }                                                                                                                                  \
     break
-static void read_labels(int64_t *to, const softmax_job *j, ptrdiff_t n, ptrdiff_t s, ptrdiff_t count)
+static void read_labels(int32_t *to, const softmax_job *j, ptrdiff_t n, ptrdiff_t s, ptrdiff_t count)
 {
     const char *from = place(&j->y, n, s);
     const ptrdiff_t stride = j->y.s;

@@ -174,6 +174,8 @@ def fused(
     if len(shape) != 3:
         raise ValueError(f"z has shape {shape}, not (N, C, S)")
     job.n, job.c, job.s = shape
+    if job.c > 0x7FFFFFFF:
+        raise ValueError(f"{job.c} classes: labels are kept in 32 bits")
     cdef tuple places = (shape[0], shape[2])
     _view(&job.z, z, "ncs", shape, "z", bf16)
     if job.z.type > TYPE_BF16 or bf16 and (<object>z).dtype != np.uint16:
@@ -224,6 +226,8 @@ def label_sums(cnp.ndarray y, Py_ssize_t c, *, ignore=(), class_weight=None, wei
     cdef softmax_job job
     cdef softmax_sums total
     cdef tuple places = (<object>y).shape
+    if c > 0x7FFFFFFF:
+        raise ValueError(f"{c} classes: labels are kept in 32 bits")
     if len(places) != 2 or (<object>y).dtype.kind not in "iu":
         raise ValueError(f"y is {(<object>y).dtype} of shape {places}, not integers (N, S)")
     job.n, job.s = places

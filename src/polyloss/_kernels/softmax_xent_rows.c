@@ -13,7 +13,7 @@ typedef struct {
     ptrdiff_t room, at_once; /* doubles in a row of scratch; positions gathered together */
     double *z, *t, *grad, *prob, *hess; /* at_once rows each; the last four only where needed */
     double *e, *k; /* one row */
-    int64_t *label;
+    int32_t *label;
 } general_scratch;
 
 static ptrdiff_t general_room(const softmax_job *j) { return (j->c + 2 * 4 * W - 1) / (4 * W) * (4 * W); }
@@ -35,7 +35,7 @@ static ptrdiff_t general_layout(const softmax_job *j, char *at, general_scratch 
         if (want[i]) *want[i] = d, d += block;
     x->e = d, d += x->room;
     x->k = j->class_weight.at ? d : 0, d += j->class_weight.at ? x->room : 0;
-    x->label = (int64_t *)d, d += ROWS_AT_ONCE;
+    x->label = (int32_t *)d, d += ROWS_AT_ONCE;
     return (char *)d - at;
 }
 
@@ -85,7 +85,7 @@ static void add(double *sum, double *lost, double v)
     *sum = next;
 }
 /* One position: z (C,), e (C,) scratch, k (C,) or NULL; t (C,) or NULL with label y. Writes the outputs that aren't NULL. */
-static double general_position(const softmax_job *j, const double *z, double *e, const double *k, const double *t, int64_t y, double w,
+static double general_position(const softmax_job *j, const double *z, double *e, const double *k, const double *t, int32_t y, double w,
                                double upstream, double *grad, double *prob, double *hess, double *lse)
 {
     const ptrdiff_t classes = j->c;
@@ -182,7 +182,7 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
         gather_rows(x.z, x.room, place(&j->z, n, s), &j->z, classes, step);
         for (ptrdiff_t i = 0; i < step; i++) {
             double *z = x.z + i * x.room, *t = j->soft ? x.t + i * x.room : 0, lse;
-            const int64_t y = j->soft ? 0 : x.label[i];
+            const int32_t y = j->soft ? 0 : x.label[i];
             const double w = one(&j->weight, n, s + i), up = one(&j->upstream, n, s + i);
             for (ptrdiff_t c = classes; c < x.room; c++) z[c] = -(double)INFINITY;
 #define ROW(name) (j->name.at ? x.name + i * x.room : 0)
@@ -213,26 +213,39 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
     }
 }
 
+#include "softmax_fast.h"
+
 /* ---- What the module calls ---- */
 
 static ptrdiff_t tile(const softmax_job *j)
 {
-    ptrdiff_t t = 16384 / (j->c + 1);
-    return t < 16 ? 16 : t;
+    ptrdiff_t t = 131072 / (j->c + 1) / 64 * 64;
+    return t < 16 ? 16 : t > 1024 ? 1024 : t;
 }
 static ptrdiff_t scratch(const softmax_job *j)
 {
     general_scratch x;
-    return general_layout(j, 0, &x);
+    const ptrdiff_t plain = general_layout(j, 0, &x);
+#if W > 1
+    fast_scratch f;
+    if (is_fast(j)) return plain + fast_layout(j, 0, &f);
+#endif
+    return plain;
 }
 static void run(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
 {
     *sums = (softmax_sums){.bad = -1};
+#if W > 1
+    if (is_fast(j)) {
+        fast(j, first, count, at, sums);
+        return;
+    }
+#endif
     general(j, first, count, at, sums);
 }
 static void labels(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
 {
-    int64_t *label = at;
+    int32_t *label = at;
     *sums = (softmax_sums){.bad = -1};
     for (ptrdiff_t q = first, step; q < first + count; q += step) {
         const ptrdiff_t n = q / j->s, s = q % j->s;

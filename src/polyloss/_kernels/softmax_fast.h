@@ -1,0 +1,704 @@
+/* The usual case fast: integer labels, logits of 32 or 16 bits, no smoothing, no second derivative. Included by softmax_xent_rows.c.
+
+   With y the target, "others" is the sum over c != y of exp(z_c) / 2^m, in float32 lanes, blocks of them in double. Then
+       odds = others 2^m / exp(z_y),  loss = log1p(odds),  1 - p_y = odds / (1 + odds),  p_c = exp(z_c) / 2^m * (what makes them add to 1)
+   in double, a few operations per position: a confident row keeps its digits. The reference 2^m costs no rounding, since the exponential
+   reduces z itself and only the power of two changes; exp(z - max) would lose |z - max| / 2 units in the last place to the subtraction.
+
+   Columns: 4 vectors of positions go through all classes in registers. Where positions are neighbours in memory (spatial labels) they are
+   read in place; else, for few classes, rows are transposed into a tile first, 4 classes at a time. There m is 0: a chunk with logits
+   beyond what that bears is done again in double.
+   Rows: one pass, m from the row's first vector. For a gradient the exponentials are kept in a scratch row in the second-level cache, and
+   row r is written while row r+1 is read, so that both directions of the memory are busy.
+   A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is done again by general(). */
+#ifndef POLYLOSS_SOFTMAX_FAST_H
+#define POLYLOSS_SOFTMAX_FAST_H
+
+#if W > 1
+#define CHUNK (4 * W) /* positions in a tile of columns */
+#define GROUP (4 * W) /* logits of a row taken together: four sums that don't wait for each other */
+#define BLOCK 512 /* logits summed in float32, 8 to each of 64 sums with AVX-512 */
+#define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
+#define FEW 64 /* classes up to which rows are transposed */
+#define MOST 1024 /* positions in a tile */
+#define LN2 0x1.62e42fefa39efp-1
+
+typedef float vh __attribute__((vector_size(2 * W))); /* as many floats as a vd has doubles */
+typedef float vh_anywhere __attribute__((vector_size(2 * W), aligned(4)));
+typedef int32_t vhi_anywhere __attribute__((vector_size(2 * W), aligned(4)));
+typedef int32_t vi_anywhere __attribute__((vector_size(4 * W), aligned(4)));
+INLINE vd widen(const float *p) { return __builtin_convertvector(*(const vh_anywhere *)p, vd); }
+INLINE void narrow(float *p, vd v) { *(vh_anywhere *)p = __builtin_convertvector(v, vh); }
+INLINE vd as_doubles(vf v)
+{
+    float a[W];
+    store_f(a, v);
+    return widen(a) + widen(a + WD);
+}
+/* W doubles as two floats each: products with the pair carry the rounding of one multiplication only. */
+INLINE void split(const double *p, vf *high, vf *low)
+{
+    float h[W], l[W];
+    for (int i = 0; i < W; i += WD) narrow(h + i, load_d(p + i)), narrow(l + i, load_d(p + i) - widen(h + i));
+    *high = load_f(h), *low = load_f(l);
+}
+#if W == 16
+INLINE double across_d(vd v) { return _mm512_reduce_add_pd((__m512d)v); }
+INLINE float peak_f(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
+INLINE double across_d(vd v) { return sum_d(v); }
+INLINE float peak_f(vf v) { return top_f(v); }
+#endif
+
+/* exp(x) / 2^m, m whole; exact: what the table's entries lost is put back, for half of the last place instead of a whole one. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small number. */
+typedef struct {
+    vf m, low; /* below low the result is 0 */
+#if W < 16
+    vf high;
+    vi shift;
+#endif
+} reference;
+INLINE reference reference_of(float m)
+{
+    reference r = {.m = all_f(m), .low = all_f((m - 151) * (float)LN2)};
+#if W < 16
+    r.high = all_f((m + 62) * (float)LN2);
+    r.shift = all_i((64 - (int32_t)m) * (1 << 23));
+#endif
+    return r;
+}
+INLINE vf exp_over_f(vf x, const reference *ref, int exact)
+{
+#if W == 16 /* as exp16_f in vector_math.h */
+    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3, 0x3f9837f0,
+        0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
+    vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
+    vf r = mad_f(n, all_f(-0x1.62e43p-1f), x);
+    r = mad_f(n, all_f(0x1.05c61p-29f), r);
+    vf t = (vf)_mm512_permutexvar_epi32((__m512i)u, _mm512_load_si512(sixteenths));
+    vf q = mad_f(r, all_f(0x1.555664p-3f), all_f(0x1.00022p-1f));
+    if (exact) {
+        static const float lost[16] __attribute__((aligned(64))) = {0x0p+0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f,
+            0x1.125002p-25f, 0x1.370be4p-25f, -0x1.0a355p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f,
+            0x1.a3b5e4p-28f, -0x1.f9c304p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
+        q = mad_f(r * r, q, r + (vf)_mm512_permutexvar_ps((__m512i)u, _mm512_load_ps(lost)));
+    } else
+        q = mad_f(r * r, q, r);
+    t = mad_f(t, q, t);
+    __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
+    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)(n - ref->m));
+#else
+    vf d = min_f(ref->high, max_f(ref->low, x));
+#if W == 8
+    static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a,
+        0x3f7744fd, 0x3f7ac0c7};
+    vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
+    r = mad_f(n, all_f(0x1.05c61p-32f), r);
+    vi e = (vi)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
+    vf t = (vf)(e + ((vi)u << 20) + ref->shift);
+    vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
+    q = mad_f(q, r, all_f(0.5f));
+    if (exact) {
+        static const float lost[8] __attribute__((aligned(32))) = {0x0p+0f, -0x1.9c0c22p-27f, 0x1.125002p-25f, -0x1.0a355p-25f,
+            0x1.26055cp-26f, 0x1.67a1cap-28f, -0x1.f9c304p-27f, -0x1.a5217cp-28f};
+        q = mad_f(r * r, q, r + (vf)_mm256_permutevar8x32_ps(_mm256_load_ps(lost), (__m256i)u));
+    } else
+        q = mad_f(r * r, q, r);
+    t = mad_f(t, q, t);
+#else
+    (void)exact;
+    vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
+    vf t = exp_poly_f(r) * (vf)(((vi)u << 23) + (127 << 23) + ref->shift);
+#endif
+    return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
+#endif
+}
+
+/* What one thread works with. */
+typedef struct {
+    int32_t *label; /* MOST each; labels of the tile, SKIPPED where the weight is 0 */
+    double *loss, *w_k, *w_poly, *g_k, *g_poly; /* weights of the loss and its poly term, in the value and in the gradient */
+    double *others, *target, *m; /* of rows */
+    float *block, *kept[2], *given; /* BLOCK; the exponentials of a row or a tile of columns, twice; a tile of columns */
+    char *general;
+    int weighted;
+} fast_scratch;
+enum { SKIPPED = -3 };
+
+INLINE int is_fast(const softmax_job *j)
+{
+    return !j->soft && j->smoothing == 0 && !j->hess.at && j->z.type != TYPE_F64 && j->c > 1;
+}
+INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || (j->z.s == 4 && j->z.type == TYPE_F32 && j->s >= CHUNK); }
+static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
+{
+    double *d = (double *)at;
+    double **doubles[] = {&x->loss, &x->w_k, &x->w_poly, &x->g_k, &x->g_poly, &x->others, &x->target, &x->m};
+    for (int i = 0; i < 8; i++) *doubles[i] = d, d += MOST + CHUNK;
+    x->label = (int32_t *)d;
+    float *f = (float *)(x->label + MOST + CHUNK);
+    x->block = f, f += BLOCK + GROUP;
+    const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
+    const ptrdiff_t room = columns ? j->c * CHUNK : (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
+    x->kept[0] = f, f += wanted ? room : 0;
+    x->kept[1] = f, f += wanted ? room : 0;
+    x->given = f, f += columns ? room : 0;
+    x->general = (char *)f;
+    return (char *)f - at;
+}
+
+/* Labels and weights of the tile, and the sums that need no logit. */
+static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x, softmax_sums *sums)
+{
+    for (ptrdiff_t i = 0, step; i < count; i += step) {
+        const ptrdiff_t n = (first + i) / j->s, s = (first + i) % j->s;
+        step = j->s - s < count - i ? j->s - s : count - i;
+        read_labels(x->label + i, j, n, s, step);
+    }
+    ptrdiff_t live = 0, bad = 0;
+    for (ptrdiff_t i = 0; i < count; i++) live += x->label[i] != IGNORED, bad += x->label[i] == BAD;
+    sums->count = live;
+    sums->weight = (double)(live - bad);
+    for (ptrdiff_t i = 0; bad && sums->bad < 0; i++)
+        if (x->label[i] == BAD) sums->bad = first + i;
+    const softmax_array *k = &j->class_weight;
+    x->weighted = k->at || j->weight.at || j->upstream.at;
+    if (!x->weighted) return;
+    sums->weight = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t n = (first + i) / j->s, s = (first + i) % j->s;
+        const int32_t y = x->label[i];
+        if (y < 0) continue;
+        const double w = one(&j->weight, n, s), g = j->scale * w * one(&j->upstream, n, s);
+        const double ky = k->at ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
+        if (w != 0) sums->weight += w * ky;
+        x->w_k[i] = w * ky;
+        x->g_k[i] = g * ky;
+        x->w_poly[i] = w * j->poly;
+        x->g_poly[i] = g * j->poly;
+        if (w == 0 || (ky == 0 && j->poly == 0)) x->label[i] = SKIPPED;
+    }
+}
+
+/* From others, z_y and m of WD positions, of which the first is the tile's i-th: the loss, lse - z_y, and what turns exp(z) / 2^m into p and
+   into the gradient. */
+typedef struct {
+    vd loss, above, prob, grad;
+} finished;
+INLINE finished finish(const softmax_job *j, const fast_scratch *x, ptrdiff_t i, vd others, vd target, vd m)
+{
+    finished f;
+    vd over = m * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over)), inverse = exp_d(d); /* 2^m / exp(z_y) */
+    vd odds = others * inverse;
+    f.above = log1p_d(odds) + max_d(all_d(0.0), over - d);
+    f.loss = x->weighted ? load_d(x->w_k + i) * f.above : f.above;
+    f.prob = inverse / (1.0 + odds);
+    f.grad = (x->weighted ? load_d(x->g_k + i) : all_d(j->scale)) * f.prob;
+    if (j->poly != 0) {
+        vd p = 1.0 / (1.0 + odds);
+        f.loss += (x->weighted ? load_d(x->w_poly + i) : all_d(j->poly)) * (odds * p);
+        f.grad += (x->weighted ? load_d(x->g_poly + i) : all_d(j->poly * j->scale)) * p * f.prob;
+    }
+    return f;
+}
+/* The sum is not lost to the range of floats: it holds what matters of every p that is a normal float. */
+INLINE md in_range(vd others, vd target, double least)
+{
+    vd big = max_d(others, select_d(lt_d(all_d(log(least)), target), all_d(1.0), all_d(0.0)));
+    md sum = AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58)));
+    return AND_MASK(sum, AND_MASK(le_d(all_d(least), big), lt_d(target, all_d((double)INFINITY))));
+}
+static void by_general(const softmax_job *j, ptrdiff_t q, fast_scratch *x, ptrdiff_t i)
+{
+    softmax_sums sums = {.bad = -1};
+    general(j, q, 1, x->general, &sums);
+    x->loss[i] = sums.total;
+}
+
+/* ---- Columns ---- */
+
+#if defined __SSE2__
+/* Four vectors, whose 128-bit parts hold 4 x 4 numbers each, transposed part by part. */
+INLINE void transpose4(vf v[4])
+{
+#if W == 16
+#define UNPACK(lo_hi, type, a, b) _mm512_unpack##lo_hi##_##type(a, b)
+    typedef __m512 ps;
+    typedef __m512d pd;
+#elif W == 8
+#define UNPACK(lo_hi, type, a, b) _mm256_unpack##lo_hi##_##type(a, b)
+    typedef __m256 ps;
+    typedef __m256d pd;
+#else
+#define UNPACK(lo_hi, type, a, b) _mm_unpack##lo_hi##_##type(a, b)
+    typedef __m128 ps;
+    typedef __m128d pd;
+#endif
+    pd a = (pd)UNPACK(lo, ps, (ps)v[0], (ps)v[1]), b = (pd)UNPACK(lo, ps, (ps)v[2], (ps)v[3]);
+    pd c = (pd)UNPACK(hi, ps, (ps)v[0], (ps)v[1]), d = (pd)UNPACK(hi, ps, (ps)v[2], (ps)v[3]);
+    v[0] = (vf)UNPACK(lo, pd, a, b);
+    v[1] = (vf)UNPACK(hi, pd, a, b);
+    v[2] = (vf)UNPACK(lo, pd, c, d);
+    v[3] = (vf)UNPACK(hi, pd, c, d);
+#undef UNPACK
+}
+typedef float v4 __attribute__((vector_size(16)));
+typedef float v4_anywhere __attribute__((vector_size(16), aligned(4)));
+/* CHUNK rows of floats, `step` bytes apart, to columns and back; at least 4 classes. */
+INLINE void rows_to_columns(float *to, const char *from, ptrdiff_t step, ptrdiff_t classes)
+{
+    for (ptrdiff_t k = 0; k < CHUNK; k += W)
+        for (ptrdiff_t c = 0; c < classes; c += 4) {
+            if (c > classes - 4) c = classes - 4;
+            vf v[4];
+            for (int i = 0; i < 4; i++) {
+                v4 part[W / 4];
+                for (int b = 0; b < W / 4; b++) part[b] = *(const v4_anywhere *)(from + (k + i + 4 * b) * step + 4 * c);
+#if W == 16
+                __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512((__m128)part[0]), (__m128)part[1], 1);
+                v[i] = (vf)_mm512_insertf32x4(_mm512_insertf32x4(a, (__m128)part[2], 2), (__m128)part[3], 3);
+#elif W == 8
+                v[i] = (vf)_mm256_set_m128((__m128)part[1], (__m128)part[0]);
+#else
+                v[i] = (vf)part[0];
+#endif
+            }
+            transpose4(v);
+            for (int i = 0; i < 4; i++) store_f(to + (c + i) * CHUNK + k, v[i]);
+        }
+}
+INLINE void columns_to_rows(char *to, const float *from, ptrdiff_t step, ptrdiff_t classes)
+{
+    for (ptrdiff_t k = 0; k < CHUNK; k += W)
+        for (ptrdiff_t c = 0; c < classes; c += 4) {
+            if (c > classes - 4) c = classes - 4;
+            vf v[4];
+            for (int i = 0; i < 4; i++) v[i] = load_f(from + (c + i) * CHUNK + k);
+            transpose4(v);
+            for (int i = 0; i < 4; i++)
+                for (int b = 0; b < W / 4; b++) {
+                    v4 part;
+                    memcpy(&part, (const char *)&v[i] + 16 * b, 16);
+                    *(v4_anywhere *)(to + (k + i + 4 * b) * step + 4 * c) = part;
+                }
+        }
+}
+#define TRANSPOSES 1
+#else
+#define TRANSPOSES 0
+#endif
+INLINE int by_transposition(const softmax_array *a, ptrdiff_t classes, ptrdiff_t s, ptrdiff_t positions, const softmax_job *j)
+{
+    return TRANSPOSES && a->type == TYPE_F32 && a->c == 4 && classes >= 4 && positions == CHUNK && s + CHUNK <= j->s;
+}
+/* Up to CHUNK positions from anywhere to columns and back; those beyond are 0. */
+static void pack(float *to, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
+{
+    const ptrdiff_t classes = j->c;
+#if TRANSPOSES
+    if (by_transposition(a, classes, q % j->s, positions, j)) {
+        rows_to_columns(to, place(a, q / j->s, q % j->s), a->s, classes);
+        return;
+    }
+#endif
+    if (positions < CHUNK) memset(to, 0, (size_t)(classes * CHUNK) * sizeof *to);
+    for (ptrdiff_t i = 0, step; i < positions; i += step) {
+        const ptrdiff_t n = (q + i) / j->s, s = (q + i) % j->s;
+        step = j->s - s < positions - i ? j->s - s : positions - i;
+        const char *from = place(a, n, s);
+        if (step > 1 && llabs(a->s) <= llabs(a->c))
+            for (ptrdiff_t c = 0; c < classes; c++) gather_f(to + c * CHUNK + i, from + c * a->c, a->s, a->type, step);
+        else
+            for (ptrdiff_t k = 0; k < step; k++)
+                for (ptrdiff_t b = 0; b < classes; b += FEW) {
+                    float row[FEW];
+                    const ptrdiff_t part = classes - b < FEW ? classes - b : FEW;
+                    gather_f(row, from + k * a->s + b * a->c, a->c, a->type, part);
+                    for (ptrdiff_t c = 0; c < part; c++) to[(b + c) * CHUNK + i + k] = row[c];
+                }
+    }
+}
+static void deliver(const float *from, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
+{
+    const ptrdiff_t classes = j->c;
+#if TRANSPOSES
+    if (by_transposition(a, classes, q % j->s, positions, j)) {
+        columns_to_rows(place(a, q / j->s, q % j->s), from, a->s, classes);
+        return;
+    }
+#endif
+    for (ptrdiff_t i = 0, step; i < positions; i += step) {
+        const ptrdiff_t n = (q + i) / j->s, s = (q + i) % j->s;
+        step = j->s - s < positions - i ? j->s - s : positions - i;
+        char *to = place(a, n, s);
+        if (step > 1 && llabs(a->s) <= llabs(a->c))
+            for (ptrdiff_t c = 0; c < classes; c++) scatter_f(to + c * a->c, from + c * CHUNK + i, a->s, a->type, step);
+        else
+            for (ptrdiff_t k = 0; k < step; k++)
+                for (ptrdiff_t b = 0; b < classes; b += FEW) {
+                    float row[FEW];
+                    const ptrdiff_t part = classes - b < FEW ? classes - b : FEW;
+                    for (ptrdiff_t c = 0; c < part; c++) row[c] = from[(b + c) * CHUNK + i + k];
+                    scatter_f(to + k * a->s + b * a->c, row, a->c, a->type, part);
+                }
+    }
+}
+
+#if W == 16
+typedef __mmask16 lanes;
+INLINE lanes same_i(vi a, int32_t b) { return _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
+INLINE vf add_unless(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, (__mmask16)~m, (__m512)a, (__m512)b); }
+INLINE vf zero_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps((__mmask16)~m, (__m512)v); }
+INLINE vf replace_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_mov_ps((__m512)a, m, (__m512)b); }
+#else
+typedef vi lanes;
+INLINE lanes same_i(vi a, int32_t b) { return a == b; }
+INLINE vf add_unless(lanes m, vf a, vf b) { return a + (vf)((vi)b & ~m); }
+INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
+INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
+#endif
+
+/* Lines to be fetched while a chunk is worked on, in the order of the planes: visits of 256 bytes to planes far apart defeat the hardware. */
+typedef struct {
+    const char *at;
+    ptrdiff_t done, length, step; /* bytes done of a plane's part, its length; from plane to plane */
+} to_fetch;
+
+/* A chunk of positions through all classes: x (C, CHUNK), `step` floats from class to class. Fills others and target (CHUNK), and keeps the
+   exponentials in kept (C, CHUNK) where asked. */
+INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, float *target, float *kept,
+                        to_fetch *next)
+{
+    enum { G = W == 16 ? 4 : 2 }; /* vectors in registers together */
+    const reference zero = reference_of(0);
+    for (int g = 0; g < 4; g += G) {
+        vf sum[G], lost[G], pick[G], part[G];
+        vi lab[G];
+        for (int i = 0; i < G; i++) sum[i] = lost[i] = pick[i] = all_f(0.0f), lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
+        for (ptrdiff_t c = 0; c < classes;) {
+            /* 4 classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
+            for (int i = 0; i < G; i++) part[i] = -lost[i];
+            for (ptrdiff_t four = c + 4 < classes ? c + 4 : classes; c < four; c++) {
+                if (next && next->at) {
+                    for (int i = 0; i < G * 4 * W; i += 64) __builtin_prefetch(next->at + next->done + i, 0, 2);
+                    if ((next->done += G * 4 * W) >= next->length) next->done = 0, next->at += next->step;
+                }
+                for (int i = 0; i < G; i++) {
+                    vf v = load_f(x + c * step + (g + i) * W), e = exp_over_f(v, &zero, !!kept);
+                    lanes is = same_i(lab[i], (int32_t)c);
+                    part[i] = add_unless(is, part[i], e);
+                    pick[i] = replace_if(is, pick[i], v);
+                    if (kept) store_f(kept + c * CHUNK + (g + i) * W, e);
+                }
+            }
+            for (int i = 0; i < G; i++) {
+                vf all = sum[i] + part[i];
+                lost[i] = (all - sum[i]) - part[i];
+                sum[i] = all;
+            }
+        }
+        for (int i = 0; i < G; i++) {
+            float high[W], low[W];
+            store_f(high, sum[i]), store_f(low, lost[i]);
+            for (int k = 0; k < W; k += WD) store_d(others + (g + i) * W + k, widen(high + k) - widen(low + k));
+            store_f(target + (g + i) * W, pick[i]);
+        }
+    }
+}
+/* kept times factor, with `instead` at the target where it is given, 0 at ignored positions; streamed past the caches where asked. */
+INLINE void column_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t classes, const int32_t *label, const double *factor,
+                          const float *instead, int stream)
+{
+    enum { G = W == 16 ? 4 : 2 };
+    for (int g = 0; g < 4; g += G) {
+        vf high[G], low[G], t[G];
+        vi lab[G];
+        lanes none[G];
+        for (int i = 0; i < G; i++) {
+            lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
+            split(factor + (g + i) * W, &high[i], &low[i]);
+            if (instead) t[i] = load_f(instead + (g + i) * W);
+            none[i] = OR_MASK(same_i(lab[i], IGNORED), same_i(lab[i], SKIPPED));
+        }
+        for (ptrdiff_t c = 0; c < classes; c++)
+            for (int i = 0; i < G; i++) {
+                vf e = load_f(kept + c * CHUNK + (g + i) * W);
+                if (instead) e = replace_if(same_i(lab[i], (int32_t)c), e, t[i]);
+                vf out = zero_if(none[i], mad_f(e, high[i], e * low[i]));
+                float *at = to + c * step + (g + i) * W;
+                if (stream)
+                    stream_f(at, out);
+                else
+                    store_f(at, out);
+            }
+    }
+}
+
+static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
+{
+    const ptrdiff_t classes = j->c;
+    const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.s == 4;
+    const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
+    to_fetch next = {0};
+    if (in_place && count == MOST && first % j->s + 2 * MOST <= j->s)
+        next = (to_fetch){place(&j->z, first / j->s, first % j->s + MOST), 0, 4 * MOST, j->z.c};
+    for (ptrdiff_t i = 0, step; i < count; i += step) {
+        const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s;
+        step = count - i < CHUNK ? count - i : CHUNK;
+        int stream = 0;
+        if (in_place_out && j->grad.c % (4 * W) == 0) { /* begin at a whole vector of the output, so that it can be streamed */
+            const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % (4 * W)) / 4;
+            if (off && W - off < step) step = W - off;
+            stream = !off;
+        }
+        const int whole = step == CHUNK && s + CHUNK <= j->s;
+        int32_t *label = x->label + i, part[CHUNK];
+        if (step < CHUNK) {
+            for (ptrdiff_t k = 0; k < CHUNK; k++) part[k] = k < step ? label[k] : IGNORED;
+            label = part;
+        }
+        double others[CHUNK], grad[CHUNK], prob[CHUNK];
+        float target[CHUNK];
+        float *kept = x->kept[0];
+        if (in_place && whole) {
+            const float *z = (const float *)place(&j->z, n, s);
+            if (wanted)
+                column_sums(z, j->z.c / 4, classes, label, others, target, kept, &next);
+            else
+                column_sums(z, j->z.c / 4, classes, label, others, target, 0, &next);
+        } else {
+            pack(x->given, j, &j->z, q, step);
+            if (wanted)
+                column_sums(x->given, CHUNK, classes, label, others, target, kept, 0);
+            else
+                column_sums(x->given, CHUNK, classes, label, others, target, 0, 0);
+        }
+        int again[CHUNK], agains = 0;
+        for (int k = 0; k < CHUNK; k += WD) {
+            vd o = load_d(others + k), t = widen(target + k), none = all_d(0.0);
+            vd y = __builtin_convertvector(*(const vhi_anywhere *)(label + k), vd);
+            finished f = finish(j, x, i + k, o, t, none);
+            md live = le_d(none, y);
+            vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
+            store_d(x->loss + i + k, select_d(live, f.loss, fill));
+            store_d(prob + k, f.prob);
+            store_d(grad + k, select_d(live, f.grad, fill));
+            double doubt[WD], above[WD];
+            vd lost = select_d(in_range(o, t, 0x1p-20), none, all_d(1.0));
+            lost = select_d(live, lost, j->prob.at || j->lse.at ? all_d(1.0) : none); /* no target: p and lse take the sum of all */
+            store_d(doubt, lost);
+            if (any_d(lt_d(none, lost)))
+                for (int l = 0; l < WD && k + l < step; l++)
+                    if (doubt[l] != 0) again[agains++] = k + l;
+            store_d(above, f.above + t);
+            for (int l = 0; j->lse.at && l < WD && k + l < step; l++) put(&j->lse, (q + k + l) / j->s, (q + k + l) % j->s, above[l]);
+        }
+        if (j->prob.at) {
+            column_slopes(x->given, CHUNK, kept, classes, label, prob, 0, 0);
+            deliver(x->given, j, &j->prob, q, step);
+        }
+        if (j->grad.at) {
+            float instead[CHUNK];
+            for (int k = 0; k < CHUNK; k += WD) narrow(instead + k, -load_d(others + k));
+            if (in_place_out && whole && stream)
+                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, grad, instead, 1);
+            else if (in_place_out && whole)
+                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, grad, instead, 0);
+            else {
+                column_slopes(x->given, CHUNK, kept, classes, label, grad, instead, 0);
+                deliver(x->given, j, &j->grad, q, step);
+            }
+        }
+        for (int k = 0; k < agains; k++) by_general(j, q + again[k], x, i + again[k]);
+    }
+}
+
+/* ---- Rows ---- */
+
+/* A row of exponentials on its way to the gradient: out[i] = e[i] * factor. */
+typedef struct {
+    const float *e;
+    char *out; /* NULL: nothing */
+    float factor, low; /* the factor in two parts, as split() has it */
+    ptrdiff_t done, most; /* written so far; up to where the reading of the next row may write, from `done` on in whole groups */
+} writing;
+
+/* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
+   `last` is written. */
+INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const reference *m, float *kept, writing *last)
+{
+    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)};
+    const ptrdiff_t apart = y >= 0 && y < count ? y / GROUP * GROUP : -1;
+    const float *e = 0;
+    float *out = 0;
+    ptrdiff_t write = 0; /* from here on nothing is written */
+    vf factor = all_f(0.0f), low = factor;
+    if (last && last->out) {
+        write = (last->most - last->done) / GROUP * GROUP;
+        if (write > (count + GROUP - 1) / GROUP * GROUP) write = (count + GROUP - 1) / GROUP * GROUP;
+        e = last->e + last->done;
+        out = (float *)last->out + last->done;
+        factor = all_f(last->factor), low = all_f(last->low);
+        last->done += write;
+    }
+    for (ptrdiff_t i = 0; i < count; i += GROUP) {
+        if (last && i < write)
+            for (int k = 0; k < 4; k++) {
+                vf p = load_f(e + i + k * W);
+                stream_f(out + i + k * W, mad_f(p, factor, p * low));
+            }
+        if (__builtin_expect(i == apart || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
+            float part[GROUP];
+            for (int k = 0; k < GROUP; k++) part[k] = -INFINITY;
+            memcpy(part, x + i, (size_t)(count - i < GROUP ? count - i : GROUP) * sizeof *part);
+            if (i == apart) part[y - i] = -INFINITY;
+            for (int k = 0; k < 4; k++) {
+                vf p = exp_over_f(load_f(part + k * W), m, !!kept);
+                s[k] += p;
+                if (kept) store_f(kept + i + k * W, p);
+            }
+            continue;
+        }
+        for (int k = 0; k < GROUP; k += 16) __builtin_prefetch(x + i + AHEAD + k);
+        for (int k = 0; k < 4; k++) {
+            vf p = exp_over_f(load_f(x + i + k * W), m, !!kept);
+            s[k] += p;
+            if (kept) store_f(kept + i + k * W, p);
+        }
+    }
+    return as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+}
+/* What is left of a row on its way. */
+static void write_rest(writing *w)
+{
+    if (!w->out) return;
+    float *out = (float *)w->out;
+    const vf factor = all_f(w->factor), low = all_f(w->low);
+    ptrdiff_t i = w->done;
+    for (; i + W <= w->most; i += W) stream_f(out + i, mad_f(load_f(w->e + i), factor, load_f(w->e + i) * low));
+    for (; i < w->most; i++) out[i] = w->e[i] * w->factor + w->e[i] * w->low;
+    w->out = 0;
+}
+/* Begin to write a row of floats: up to the first whole vector of the output at once. */
+static writing begin(char *out, const float *e, double factor, ptrdiff_t classes)
+{
+    writing w = {e, out, (float)factor, (float)(factor - (float)factor), 0, classes};
+    float *to = (float *)out;
+    for (; (uintptr_t)(to + w.done) % (4 * W) && w.done < classes; w.done++) to[w.done] = e[w.done] * w.factor + e[w.done] * w.low;
+    return w;
+}
+static void write_elsewhere(const softmax_array *a, char *to, const float *e, double factor, ptrdiff_t classes, float *block)
+{
+    for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
+        const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
+        for (ptrdiff_t c = 0; c < part; c++) block[c] = (float)(e[b + c] * factor);
+        scatter_f(to + b * a->c, block, a->c, a->type, part);
+    }
+}
+static void fill_row(const softmax_array *a, char *to, float value, ptrdiff_t classes, float *block)
+{
+    for (ptrdiff_t c = 0; c < classes && c < BLOCK; c++) block[c] = value;
+    for (ptrdiff_t b = 0; b < classes; b += BLOCK) scatter_f(to + b * a->c, block, a->c, a->type, classes - b < BLOCK ? classes - b : BLOCK);
+}
+/* Scratch half a page from the row: a load a page after a store to the same place in it would wait for the store. */
+static float *apart_from(const void *row, float *room)
+{
+    const uintptr_t off = ((uintptr_t)row + 2048 - (uintptr_t)room) % 4096 / 64 * 64;
+    return (float *)((char *)room + off);
+}
+
+static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
+{
+    const ptrdiff_t classes = j->c;
+    const int wanted = j->grad.at || j->prob.at, direct = j->z.type == TYPE_F32 && j->z.c == 4;
+    const int stream = j->grad.at && j->grad.type == TYPE_F32 && j->grad.c == 4;
+    writing last = {0};
+    int turn = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t n = (first + i) / j->s, s = (first + i) % j->s;
+        const int32_t y = x->label[i];
+        const char *z = place(&j->z, n, s);
+        x->others[i] = 1, x->target[i] = x->m[i] = 0;
+        if (y < 0) {
+            if (j->prob.at || j->lse.at) continue; /* again below */
+            if (j->grad.at) fill_row(&j->grad, place(&j->grad, n, s), y == BAD ? NAN : 0.0f, classes, x->block);
+            continue;
+        }
+        float target = 0, head[W];
+        gather_f(&target, z + y * j->z.c, 0, j->z.type, 1);
+        for (int k = 0; k < W; k++) head[k] = -INFINITY;
+        gather_f(head, z, j->z.c, j->z.type, classes < W ? classes : W);
+        if (y < W) head[y] = -INFINITY;
+        const float top = peak_f(load_f(head)) * LOG2E_F;
+        const float m = top > -30000 && top < 30000 ? (float)(int)top : 0;
+        const reference about = reference_of(m);
+        float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
+        vd sum = all_d(0.0);
+        for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
+            const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
+            const float *from = (const float *)z + b;
+            if (!direct) gather_f(x->block, z + b * j->z.c, j->z.c, j->z.type, part), from = x->block;
+            if (!wanted)
+                sum += block_sum(from, part, y - b, &about, 0, 0);
+            else if (!last.out)
+                sum += block_sum(from, part, y - b, &about, kept + b, 0);
+            else
+                sum += block_sum(from, part, y - b, &about, kept + b, &last);
+        }
+        const double others = across_d(sum);
+        x->others[i] = others, x->target[i] = (double)target, x->m[i] = (double)m;
+        if (!wanted) continue;
+        write_rest(&last);
+        const finished f = finish(j, x, i, all_d(others), all_d((double)target), all_d((double)m));
+        double prob[WD], grad[WD];
+        store_d(prob, f.prob), store_d(grad, f.grad);
+
+        if (j->prob.at) {
+            kept[y] = (float)exp((double)target - (double)m * LN2);
+            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, prob[0], classes, x->block);
+        }
+        kept[y] = (float)-others;
+        if (stream) {
+            last = begin(place(&j->grad, n, s), kept, grad[0], classes);
+            turn ^= 1;
+        } else if (j->grad.at)
+            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, grad[0], classes, x->block);
+    }
+    write_rest(&last);
+    for (ptrdiff_t i = count; i % WD; i++) x->others[i] = 1, x->target[i] = x->m[i] = 0;
+    for (ptrdiff_t i = 0; i < count; i += WD) {
+        vd o = load_d(x->others + i), t = load_d(x->target + i);
+        finished f = finish(j, x, i, o, t, load_d(x->m + i));
+        double loss[WD], above[WD], lost[WD];
+        store_d(loss, f.loss), store_d(above, f.above + t);
+        store_d(lost, select_d(in_range(o, o, 0x1p-20), all_d(0.0), all_d(1.0)));
+        for (int l = 0; l < WD && i + l < count; l++) {
+            const int32_t y = x->label[i + l];
+            const ptrdiff_t q = first + i + l;
+            x->loss[i + l] = y >= 0 ? loss[l] : y == BAD ? (double)NAN : 0.0;
+            put(&j->lse, q / j->s, q % j->s, above[l]);
+            if (y >= 0 ? lost[l] != 0 || !(x->target[i + l] < (double)INFINITY) : j->prob.at || j->lse.at) by_general(j, q, x, i + l);
+        }
+    }
+}
+
+static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
+{
+    fast_scratch x;
+    fast_layout(j, at, &x);
+    read_tile(j, first, count, &x, sums);
+    if (is_columns(j))
+        columns(j, first, count, &x);
+    else
+        rows(j, first, count, &x);
+    for (ptrdiff_t i = 0; i < count; i++) put(&j->losses, (first + i) / j->s, (first + i) % j->s, x.loss[i]);
+    vd total = all_d(0.0);
+    for (ptrdiff_t i = count; i % WD; i++) x.loss[i] = 0;
+    for (ptrdiff_t i = 0; i < count; i += WD) total += load_d(x.loss + i);
+    sums->total = across_d(total);
+    fence();
+}
+#endif
+#endif
