@@ -10,6 +10,11 @@ import polyloss as pl
 from polyloss import _demo
 
 
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch):
+    monkeypatch.setattr(_demo, "SECONDS", 0)  # two runs per timing
+
+
 def test_every_loss_and_library(capsys):
     libraries = _demo.installed()
     assert _demo.main(libraries=libraries) == 0

@@ -5,6 +5,7 @@ library whose arrays need more (autograd, laziness) names a carrier: the one mod
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 
@@ -18,14 +19,14 @@ class Backend:
     """One array library."""
 
     name: str
-    owns: callable  # array -> is it this library's?
-    namespace: callable = array_api_compat.array_namespace  # array -> its array-API namespace
-    carrier: str = None  # module of this package with functions for the fields below, by their names; imported with the first array
-    call: callable = None  # job -> results, instead of evaluate(job)
-    route: callable = None  # job -> the route it takes and the obstacles, instead of choose(job)
-    concrete: callable = lambda x: True  # array -> are its values at hand?
-    memory: callable = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
-    wrap: callable = None  # NumPy array, array like the result -> array of this library over the same memory
+    owns: Callable  # array -> is it this library's?
+    namespace: Callable = array_api_compat.array_namespace  # array -> its array-API namespace
+    carrier: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
+    call: Callable | None = None  # job -> results, instead of evaluate(job)
+    route: Callable | None = None  # job -> the route it takes and the obstacles, instead of choose(job)
+    concrete: Callable = lambda x: True  # array -> are its values at hand?
+    memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
+    wrap: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
     takes_numpy: bool = False  # NumPy arrays may stand beside its own
     out: bool = True  # arrays can be written to
 
@@ -68,7 +69,7 @@ BACKENDS = (
 )
 NUMPY = BACKENDS[0]
 
-_owners = {}  # type -> Backend, or the reason why its values are no arrays
+_owners: dict[type, object] = {}  # type -> Backend, or the reason why its values are no arrays
 
 
 def gathered(given):

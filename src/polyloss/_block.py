@@ -12,9 +12,11 @@ road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is a
   normalisation is written here once; a loss of this kind states its term and the term's two derivatives.
 """
 
+from collections.abc import Callable
+
 from array_api_compat import device
 
-LOSSES = {}  # canonical name -> block, in order of definition; filled by `public`
+LOSSES: dict[str, type["Block"]] = {}  # canonical name -> block, in order of definition; filled by `public`
 
 
 def public(block):
@@ -34,32 +36,26 @@ def public(block):
 class Block:
     """One loss. Subclasses hold formulas as plain functions (never bound: a block is not instantiated)."""
 
-    name = None  # canonical name = name of the public function
-    function = None  # the public function
-    aliases = ()
-    params = {}  # parameter of the public function -> check (_params.py) that returns the value to use
+    name: str | None = None  # canonical name = name of the public function
+    function: Callable | None = None  # the public function
+    aliases: tuple[str, ...] = ()
+    params: dict[str, Callable] = {}  # parameter of the public function -> check (_params.py) that returns the value to use
     targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"
-    ignores = None  # name of the public parameter that names labels to ignore
+    ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
-    combine = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
-    reductions = ("none", "sum", "mean", "sum_over_batch_size")
-    logits = None  # the block that takes over when from_logits=True
-    kernel = None  # name under which formulas.h holds the same formulas
-    survey = None  # what `targeted` must know of all targets at once: a formula of (xp, t) that gives a 0-d array, passed as `survey`
-    worked = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs
+    combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
+    reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
+    logits: type | None = None  # the block that takes over when from_logits=True
+    kernel: str | None = None  # name under which formulas.h holds the same formulas
+    targeted: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
+    survey: Callable | None = None  # formula of (xp, t) that gives what `targeted` must know of all targets at once, as a 0-d array
+    worked: tuple[dict, ...] = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs
     domain = "any real numbers"  # of the predictions; for the docs
 
     def __init_subclass__(cls):
         for formula in ("value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
             if formula in cls.__dict__:
                 setattr(cls, formula, staticmethod(cls.__dict__[formula]))
-
-    def targeted(xp, t, c):
-        """Targets as the formulas want them (smoothed, mapped to ±1); takes the parameters of this step by name."""
-        return t
-
-
-Block.targeted = staticmethod(Block.targeted)
 
 
 class Elementwise(Block):

@@ -2,6 +2,7 @@
 
 import warnings
 from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from polyloss import _threads
 from polyloss._formula import Outcome
 from polyloss._shapes import FLOATS, dtype_name, sort_labels
 
-_kernels = {}
+_kernels: dict[str, ModuleType | None] = {}
 
 
 def kernels(name):

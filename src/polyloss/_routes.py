@@ -5,6 +5,7 @@ never from data; the formula takes everything.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from polyloss import _cpu, _formula
@@ -15,9 +16,9 @@ class Route:
     """One way to evaluate a loss."""
 
     name: str
-    obstacle: callable  # job -> why this route cannot take it, or None
-    run: callable  # job -> Outcome
-    note: callable = lambda: ""  # what explain adds of the machine: instruction set, threads
+    obstacle: Callable  # job -> why this route cannot take it, or None
+    run: Callable  # job -> Outcome
+    note: Callable = lambda: ""  # what explain adds of the machine: instruction set, threads
 
 
 ROUTES = (

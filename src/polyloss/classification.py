@@ -568,9 +568,9 @@ class CategoricalCrossentropyFromLogits(SoftmaxCrossentropy):
 class CategoricalCrossentropy(OfShares):
     """-Σ t_c log y_c, y = p / Σp clipped to [epsilon, 1 - epsilon]; where it is clipped the slope is 0."""
 
-    aliases = ("cce", "CategoricalCrossentropy")
+    aliases: tuple[str, ...] = ("cce", "CategoricalCrossentropy")
     params = {"from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
-    logits = CategoricalCrossentropyFromLogits
+    logits: type | None = CategoricalCrossentropyFromLogits
     kernel = "categorical_crossentropy"
     domain = "y_pred: positive numbers, divided by their sum; with from_logits=True any real numbers"
     targeted = class_smoothed
