@@ -136,7 +136,7 @@ def what(x):
 
 
 def numpy_array(name, x):
-    if type(x) is np.ndarray and x.dtype.isnative:
+    if type(x) is np.ndarray and x.dtype.isnative and x.flags.aligned:
         return x
     kind = owner(x)
     if kind == "plain" and not isinstance(x, (list, tuple, int, float, bool, range)):
@@ -147,4 +147,4 @@ def numpy_array(name, x):
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
     if x.dtype.hasobject:
         raise TypeError(f"{name} has dtype {x.dtype}, but must hold real numbers")
-    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+    return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))

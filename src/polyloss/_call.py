@@ -67,7 +67,8 @@ def prepare(
     _check_numeric("y_true", y_true)
     if labelled:
         label_shape(shape, lay, name)
-        t = xp.astype(y_true, xp.uint8) if dtype_name(y_true.dtype) == "bool" else y_true
+        wide = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(y_true.dtype))
+        t = y_true if wide is None else xp.astype(y_true, getattr(xp, wide))
         t = xp.reshape(t, (lay.n, lay.s))
     else:
         if ignore:

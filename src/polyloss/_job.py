@@ -78,9 +78,9 @@ class Job:
         return Memory(*inputs, self._canonical(out), self._canonical(out_hessian))
 
     def _canonical(self, x):
-        """An output as (n, c, s) over the same memory; None if its strides forbid it, and the result is copied in the end."""
+        """An output as (n, c, s) over the same memory; None if its strides or alignment forbid it, and the result is copied in the end."""
         try:
-            return None if x is None else np.reshape(x, self.p.shape, copy=False)
+            return None if x is None or not x.flags.aligned else np.reshape(x, self.p.shape, copy=False)
         except ValueError:
             return None
 
@@ -152,8 +152,10 @@ def raise_bad(job, outcome):
         if bool(xp.any(flat)):
             first = int(xp.argmax(xp.astype(flat, xp.int8)))
     if first >= 0:
-        value = job.t[divmod(first, job.layout.s)]
-        raise bad_label(job, first, float(value) if dtype_name(job.t.dtype) in FLOATS else int(value))
+        value, kind = job.t[divmod(first, job.layout.s)], dtype_name(job.t.dtype)
+        if kind == "uint64":  # torch cannot make a Python integer of a large one
+            raise bad_label(job, first, int(job.xp.astype(value, job.xp.int64)) % 2**64)
+        raise bad_label(job, first, float(value) if kind in FLOATS else int(value))
 
 
 def shares_memory(job, a, b):

@@ -129,7 +129,9 @@ def sort_labels(xp, y, c, ignore):
     ignored = None
     for value in ignore:
         if representable(kind, value):
-            same = y == (value - wrap if wrap and value >= 2**63 else value)
+            if value >= 2**63:  # JAX takes no such Python number, torch none at all
+                value = value - wrap if wrap else xp.asarray(value, dtype=kind, device=device(y))
+            same = y == value
             ignored = same if ignored is None else ignored | same
     bad = xp.zeros_like(y, dtype=xp.bool)
     if name in FLOATS:

@@ -228,7 +228,7 @@ class MeanSquaredLogarithmicError(Elementwise):
     params = {"epsilon": nonnegative}
     kernel = "mean_squared_logarithmic_error"
     domain = "y_pred and y_true above -1; below epsilon they count as epsilon"
-    worked = (dict(t=0.0, p=math.e - 1, value=1.0, slope=2 / math.e),)
+    worked = (dict(t=0.0, p=math.e - 1, epsilon=0.0, value=1.0, slope=2 / math.e),)
 
     def difference(xp, t, p):
         r = (p - t) / (1 + t)
