@@ -1,0 +1,607 @@
+"""The laws that every loss keeps on every array library: one function a law.
+
+A law takes a case (a loss with parameters and inputs, see oracle.py) and a library, and can be called with a loss of its own: test_house.py
+calls the laws with wrong losses, and each must be refused.
+"""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula, np_dtype
+from oracle import CASES, Case, truth, truth_of
+
+import polyloss as pl
+from polyloss import _routes
+from polyloss._block import LOSSES
+
+FLOATS = ("float64", "float32")
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place of 1
+LABELLED = [case for case in CASES if case.labelled]
+WEIGHTED = (1.0, 0.0, 2.5, 0.25, 0.0, 3.0)  # of six samples
+
+# The libraries that are slow to start are asked for one case of each kind; test_slope_is_the_truth asks them for all.
+FEW = [
+    next(case for case in CASES if repr(case) == name)
+    for name in (
+        "mean_squared_error-real",
+        "hinge-binary",
+        "binary_crossentropy-binary-from_logits=True-label_smoothing=0.25",
+        "categorical_crossentropy-distribution-label_smoothing=0.1-epsilon=0.1",
+        "sparse_categorical_crossentropy-labels-ignore_class=-1-epsilon=0.15",
+        "cosine_similarity-real",
+        "poly1_crossentropy-labels",
+        "softmax_loss-labels-ignore_label=3-class_weight",
+    )
+]
+
+
+def over(cases, libraries=LIBRARIES, every=False):
+    """Parametrise a law over cases and libraries."""
+    pairs = [(lib, case) for lib in libraries for case in cases if every or lib.quick or case in FEW]
+    return pytest.mark.parametrize(("lib", "case"), pairs, ids=[f"{lib}-{case}" for lib, case in pairs])
+
+
+def dtypes(lib):
+    """The floating dtypes that a law about arrays goes through."""
+    return (*FLOATS, *lib.low) if lib.quick else ("float32",)
+
+
+all_cases = pytest.mark.parametrize("case", CASES, ids=repr)
+
+
+def arrays(case, lib, dtype="float64"):
+    """A case's inputs as a library's arrays."""
+    return tuple(map(lib.array, case.inputs(dtype)))
+
+
+def agrees(lib, actual, expected, dtype="float64", units=16, rows=False, size=0.0):
+    """Assert that an array is within some units of rounding of the truth: of its entry or 1, or of the largest of its row or `size`."""
+    actual = lib.numpy(actual).astype(np.float64)
+    expected = np.asarray(expected, np.float64)
+    size = np.maximum(np.max(np.abs(expected), axis=-1, keepdims=True), size) if rows else np.maximum(np.abs(expected), 1)
+    assert actual.shape == expected.shape
+    wrong = ~(np.abs(actual - expected) <= units * UNIT[dtype] * size) & ~(np.isnan(actual) & np.isnan(expected)) & (actual != expected)
+    assert not wrong.any(), (
+        f"more than {units} units of {dtype} from the truth: {actual[wrong]} for {expected[wrong]} at {np.argwhere(wrong).tolist()}"
+    )
+
+
+def same(lib, actual, expected):
+    """Assert the same numbers, bit for bit."""
+    np.testing.assert_array_equal(lib.numpy(actual), expected)
+
+
+# ------------------------------------------------------------------------------------------------------------- the numbers
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_worked_examples(name, lib):
+    block = LOSSES[name]
+    assert block.worked, "every loss has an example by hand"
+    for example in block.worked:
+        params = {k: v for k, v in example.items() if k not in ("t", "p", "value", "slope")}
+        t, p = np.atleast_1d(np.asarray(example["t"])), np.atleast_1d(np.asarray(example["p"], np.float64))
+        p = p[None]
+        t = t if t.dtype.kind == "i" else t[None]
+        value, slope = Case(name, "", "").of(pl.value_and_grad(name), lib.array(t), lib.array(p), **params)
+        agrees(lib, value, [example["value"]])
+        agrees(lib, slope, [np.atleast_1d(example["slope"])])
+
+
+@over(CASES)
+def test_value_is_the_truth(case, lib):
+    for dtype in FLOATS:
+        agrees(lib, case.call(*arrays(case, lib, dtype)), truth(case, dtype).losses, dtype)
+
+
+@over(CASES, every=True)
+def test_slope_is_the_truth(case, lib):
+    for dtype in FLOATS:
+        value, slope = case.of(pl.value_and_grad(case.target), *arrays(case, lib, dtype))
+        agrees(lib, value, truth(case, dtype).losses, dtype)
+        agrees(lib, slope, truth(case, dtype).slope, dtype, rows=True)
+
+
+@over(CASES)
+def test_curvature_is_the_truth(case, lib):
+    for dtype in FLOATS:
+        slope, curvature = case.of(pl.grad_and_hess(case.target), *arrays(case, lib, dtype))
+        agrees(lib, slope, truth(case, dtype).slope, dtype, rows=True)
+        size = np.max(np.abs(truth(case, dtype).slope), axis=-1, keepdims=True)  # what cancels in it is about as large
+        agrees(lib, curvature, truth(case, dtype).curvature, dtype, units=32, rows=True, size=size)
+
+
+@over(CASES)
+def test_low_precision_is_computed_in_float32(case, lib):
+    """Losses have float32's error; gradients that and one rounding."""
+    for dtype in lib.low:
+        value, slope = case.of(pl.value_and_grad(case.target), *arrays(case, lib, dtype))
+        assert (lib.dtype(value), lib.dtype(slope)) == ("float32", dtype)
+        agrees(lib, value, truth(case, dtype).losses, "float32")
+        right = truth(case, dtype).slope
+        slope, least = lib.numpy(slope).astype(float), float(np.finfo("float16").smallest_subnormal) if dtype == "float16" else 0.0
+        allowed = UNIT[dtype] * np.abs(right) + 8 * UNIT["float32"] * np.max(np.abs(right), axis=-1, keepdims=True) + least / 2
+        assert (np.abs(slope - right) <= allowed).all()
+
+
+@over(CASES)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_slope_is_the_difference_quotient(case, lib, reduction):
+    """Of the reduced, weighted loss, in a random direction."""
+    if case.loss == "softmax_loss" and reduction == "mean":
+        reduction = "normalize"
+    t, p = case.inputs()
+    direction = np.random.default_rng(5).standard_normal(p.shape)
+    kwargs = {"reduction": reduction, "sample_weight": lib.array(np.array(WEIGHTED))}
+    h = 2.0**-20
+    up, down = (float(lib.numpy(case.call(lib.array(t), lib.array(p + s * h * direction), **kwargs))) for s in (1, -1))
+    slope = lib.numpy(case.of(pl.grad(case.target), lib.array(t), lib.array(p), **kwargs))
+    assert np.sum(slope * direction) == pytest.approx((up - down) / (2 * h), rel=1e-6, abs=1e-6)
+
+
+@all_cases
+def test_curvature_is_the_difference_quotient_of_the_slope(case):
+    t, p = case.inputs()
+    h, weight = 2.0**-20, np.array(WEIGHTED)
+    _, curvature = case.of(pl.grad_and_hess(case.target), t, p, sample_weight=weight, reduction="sum")
+    for j in range(case.c):
+        step = h * np.eye(case.c)[j]
+        up, down = (case.of(pl.grad(case.target), t, p + s * step, sample_weight=weight, reduction="sum")[:, j] for s in (1, -1))
+        np.testing.assert_allclose(curvature[:, j], (up - down) / (2 * h), rtol=1e-6, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ autograd of the libraries
+
+
+@all_cases
+def test_torch_autograd_gives_the_slope_and_the_curvature(case):
+    torch = TORCH.torch
+    for weight in (None, TORCH.array(np.array(WEIGHTED))):
+        t, p = arrays(case, TORCH)
+        kwargs = {"sample_weight": weight, "reduction": "sum"}
+        slope, curvature = case.of(pl.grad_and_hess(case.target), t, p, **kwargs)
+        p.requires_grad_()
+        loss = case.call(t, p, **kwargs)
+        (first,) = torch.autograd.grad(loss, p, create_graph=True)
+        agrees(TORCH, first, slope.numpy(), rows=True)
+        if not first.requires_grad:  # a slope that is constant
+            same(TORCH, curvature, np.zeros(p.shape))
+            continue
+        for j in range(case.c):
+            (second,) = torch.autograd.grad(first[:, j].sum(), p, retain_graph=True, allow_unused=True)
+            column = torch.zeros_like(p)[:, j]
+            if second is not None:
+                column += second[:, j]  # not read itself: it may be a ZeroTensor, which has no memory
+            np.testing.assert_allclose(column.numpy(), curvature[:, j].numpy(), rtol=1e-12, atol=1e-13)
+
+
+@all_cases
+def test_jax_grad_gives_the_slope_and_the_curvature(case):
+    jax, jnp = JAX.jax, JAX.jax.numpy
+    t, p = arrays(case, JAX)
+    weight = JAX.array(np.array(WEIGHTED))
+
+    def loss(p):
+        return case.call(t, p, sample_weight=weight, reduction="sum")
+
+    slope, curvature = case.of(pl.grad_and_hess(case.target), t, p, sample_weight=weight, reduction="sum")
+    agrees(JAX, jax.jit(jax.grad(loss))(p), slope, rows=True)
+    basis = jnp.stack([jnp.zeros_like(p).at[:, j].set(1.0) for j in range(case.c)])
+    columns = jax.jit(jax.vmap(lambda v: jax.jvp(jax.grad(loss), (p,), (v,))[1]))(basis)
+    diagonal = np.stack([columns[j][:, j] for j in range(case.c)], axis=1)
+    np.testing.assert_allclose(diagonal, curvature, rtol=1e-12, atol=1e-13)
+
+
+# ----------------------------------------------------------------------------------------------------------------- routes
+
+
+@over(CASES, (NUMPY, TORCH))
+def test_kernel_equals_formula(case, lib):
+    """Values, slopes, curvatures, weighted and reduced, in every dtype."""
+    for dtype in dtypes(lib):
+        t, p = arrays(case, lib, dtype)
+        for kwargs in ({}, {"sample_weight": lib.array(np.array(WEIGHTED)), "reduction": "sum"}):
+            value, slope = case.of(pl.value_and_grad(case.target), t, p, **kwargs)
+            _, curvature = case.of(pl.grad_and_hess(case.target), t, p, **kwargs)
+            right, right_slope = formula(case.of, pl.value_and_grad(case.target), t, p, **kwargs)
+            _, right_curvature = formula(case.of, pl.grad_and_hess(case.target), t, p, **kwargs)
+            computed = "float64" if dtype == "float64" else "float32"
+            agrees(lib, value, lib.numpy(right), computed)
+            agrees(lib, slope, lib.numpy(right_slope), dtype, rows=True)
+            agrees(lib, curvature, lib.numpy(right_curvature), dtype, units=32, rows=True)
+
+
+@all_cases
+def test_results_do_not_depend_on_the_number_of_threads(case):
+    """Bit for bit, at a size where the work is divided."""
+    t, p = case.inputs("float32")
+    rng = np.random.default_rng(1)
+    pick = rng.integers(0, case.n, 30011)
+    t, p, weight = t[pick], p[pick], rng.uniform(0, 2, 30011).astype(np.float32)
+    results = []
+    for threads in (1, 2, 3, 7):
+        pl.set_num_threads(threads)
+        value, slope = case.of(pl.value_and_grad(case.target), t, p, sample_weight=weight, reduction="sum")
+        losses, other = case.of(pl.value_and_grad(case.target), t, p)
+        results.append((value.tobytes(), slope.tobytes(), losses.tobytes(), other.tobytes()))
+    assert len(set(results)) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- arrays in and out
+
+
+@over(CASES)
+def test_results_keep_library_dtype_device_and_shape(case, lib):
+    for dtype in dtypes(lib):
+        t, p = arrays(case, lib, dtype)
+        computed = dtype if dtype in FLOATS else "float32"
+        value, slope = case.of(pl.value_and_grad(case.target), t, p)
+        total = case.call(t, p, reduction="sum")
+        _, curvature = case.of(pl.grad_and_hess(case.target), t, p)
+        for x, shape, kind in ((value, (case.n,), computed), (total, (), computed), (slope, p.shape, dtype), (curvature, p.shape, dtype)):
+            assert lib.is_array(x)
+            assert (lib.dtype(x), tuple(x.shape)) == (kind, tuple(shape))
+
+
+@all_cases
+def test_meta_tensors_give_meta_tensors(case):
+    torch = TORCH.torch
+    for dtype in (*FLOATS, *TORCH.low):
+        t, p = (x.to("meta") for x in arrays(case, TORCH, dtype))
+        computed = dtype if dtype in FLOATS else "float32"
+        value, slope = case.of(pl.value_and_grad(case.target), t, p)
+        total = case.call(t, p, reduction="sum", sample_weight=torch.ones(case.n, device="meta"))
+        for x, shape, kind in ((value, (case.n,), computed), (total, (), computed), (slope, p.shape, dtype)):
+            assert (x.device.type, tuple(x.shape), TORCH.dtype(x)) == ("meta", tuple(shape), kind)
+
+
+@over(CASES)
+def test_inputs_are_unchanged(case, lib):
+    for dtype in dtypes(lib):
+        given = (*case.inputs(dtype), np.array(WEIGHTED))
+        t, p, w = map(lib.array, given)
+        case.call(t, p, sample_weight=w)
+        results = case.of(pl.value_and_grad(case.target), t, p, sample_weight=w, reduction="sum")
+        case.of(pl.grad_and_hess(case.target), t, p, sample_weight=w)
+        for x, before in zip((t, p, w), given, strict=True):
+            same(lib, x, before)
+        if lib is NUMPY:
+            assert not any(np.shares_memory(x, y) for x in results for y in (t, p, w))
+
+
+@all_cases
+def test_layout_does_not_matter(case, layout):
+    for dtype in (*FLOATS, *NUMPY.low):
+        t, p = case.inputs(dtype)
+        w = np.array(WEIGHTED)
+        right = case.of(pl.value_and_grad(case.target), t, p, sample_weight=w)
+        laid = [layout(x) for x in (t, p, w)]
+        value, slope = case.of(pl.value_and_grad(case.target), laid[0], laid[1], sample_weight=laid[2])
+        agrees(NUMPY, value, right[0], dtype if dtype in FLOATS else "float32", units=4)
+        agrees(NUMPY, slope, right[1].astype(float), dtype, units=4, rows=True)
+        assert slope.dtype == p.dtype
+        for x, before in zip(laid, (t, p, w), strict=True):
+            np.testing.assert_array_equal(x, before)
+
+
+@all_cases
+def test_layout_of_tensors_does_not_matter(case):
+    torch = TORCH.torch
+    t, p = arrays(case, TORCH, "float32")
+    right = case.of(pl.value_and_grad(case.target), t, p)
+    for name, lay in {
+        "transposed": lambda x: x.T.contiguous().T if x.ndim == 2 else x,
+        "strided": lambda x: torch.stack([x, torch.full_like(x, 7)], dim=-1)[..., 0],
+        "offset": lambda x: torch.cat([torch.full_like(x, 7), x])[len(x) :],
+    }.items():
+        value, slope = case.of(pl.value_and_grad(case.target), lay(t), lay(p))
+        agrees(TORCH, value, right[0].numpy(), "float32", units=4)
+        agrees(TORCH, slope, right[1].numpy(), "float32", units=4, rows=True), name
+
+
+@over(CASES, (NUMPY, TORCH))
+def test_broadcast_views_are_taken(case, lib):
+    """Stride 0, as `broadcast_to` and `expand` make it: one row stands for many."""
+    t, p = case.inputs()
+    many = (7, case.c)
+    wide = [lib.array(x) for x in (t[:1] if case.labelled else t[0], p[0])]
+    expand = (lambda x, shape: x.expand(shape)) if lib is TORCH else np.broadcast_to
+    value, slope = case.of(pl.value_and_grad(case.target), expand(wide[0], (7,) if case.labelled else many), expand(wide[1], many))
+    row_value, row_slope = case.of(pl.value_and_grad(case.target), lib.array(t[:1]), lib.array(p[:1]))
+    agrees(lib, value, np.repeat(lib.numpy(row_value), 7), units=4)
+    agrees(lib, slope, np.repeat(lib.numpy(row_slope), 7, axis=0), units=4, rows=True)
+
+
+@over(CASES)
+def test_any_axis_holds_the_classes(case, lib):
+    t, p = case.inputs()
+    right_value, right_slope = truth(case).losses, truth(case).slope
+    t3, p3 = t.reshape((2, 3) if case.labelled else (2, 3, case.c)), p.reshape(2, 3, case.c)
+    for axis in (0, 1, 2, -1, -2, -3):
+        moved_t = t3 if case.labelled else np.moveaxis(t3, -1, axis)
+        value, slope = case.of(pl.value_and_grad(case.target), lib.array(moved_t), lib.array(np.moveaxis(p3, -1, axis)), axis=axis)
+        agrees(lib, value, right_value.reshape(2, 3))
+        agrees(lib, slope, np.moveaxis(right_slope.reshape(p3.shape), -1, axis), rows=False)
+
+
+@over(CASES)
+def test_empty_batches(case, lib):
+    t, p = case.inputs("float32")
+    t, p = lib.array(t[:0]), lib.array(p[:0])
+    losses, slope = case.of(pl.value_and_grad(case.target), t, p)
+    assert (tuple(losses.shape), tuple(slope.shape), lib.dtype(losses)) == ((0,), (0, case.c), "float32")
+    for reduction in LOSSES[case.loss].reductions if case.function is None else ("sum", "mean"):
+        value, slope = case.of(pl.value_and_grad(case.target), t, p, reduction=reduction)
+        assert tuple(slope.shape) == (0, case.c)
+        if reduction != "none":
+            same(lib, value, np.float32(0))
+
+
+@pytest.mark.parametrize("name", [name for name, block in LOSSES.items() if block.combine])
+def test_numbers_are_samples_of_one_element(name, lib):
+    """0-d arrays, and Python numbers as NumPy's."""
+    right = pl.get(name)(np.array([0.5]), np.array([0.75]))
+    value, slope = pl.value_and_grad(name)(lib.array(np.array(0.5)), lib.array(np.array(0.75)))
+    assert tuple(value.shape) == tuple(slope.shape) == ()
+    agrees(lib, value, right, units=2)
+    assert pl.get(name)(0.5, 0.75) == right
+    assert pl.get(name)(0.5, 0.75, axis=0, reduction="mean") == right
+
+
+@all_cases
+def test_many_rows_sum_to_the_last_bit(case):
+    """A sum of a hundred thousand float32 losses is right to float32's last bits: it is not accumulated in float32."""
+    t, p = case.inputs("float32")
+    times = 20000
+    losses = case.call(t, p)
+    value, slope = case.of(pl.value_and_grad(case.target), np.repeat(t, times, 0), np.repeat(p, times, 0), reduction="sum")
+    exact = math.fsum(losses.astype(float)) * times
+    assert abs(float(value) - exact) <= 4 * UNIT["float32"] * max(abs(exact), times)
+    np.testing.assert_allclose(slope[::times], case.of(pl.grad(case.target), t, p, reduction="sum"), rtol=1e-6, atol=1e-7)
+
+
+# ---------------------------------------------------------------------------------------------------- reductions and weights
+
+
+@over(CASES)
+def test_reductions_are_consistent(case, lib):
+    """Of the losses by the definitions in words; the gradient follows."""
+    t, p = arrays(case, lib)
+    losses, slope = truth(case).losses, truth(case).slope
+    ignored = case.params.get("ignore_label", case.params.get("ignore_class"))
+    kept = np.ones(case.n, bool) if ignored is None else case.inputs()[0] != ignored
+    for weight in (None, np.array(WEIGHTED), np.zeros(case.n)):
+        w = np.ones(case.n) if weight is None else weight
+        divisors = {"none": 1.0, "sum": 1.0, "sum_over_batch_size": case.n, "mean": np.sum(w[kept]), None: 1.0,
+                    "mean_with_sample_weight": np.sum(w[kept])}  # fmt: skip
+        for reduction, divisor in divisors.items():
+            if case.loss == "softmax_loss" and reduction not in ("none", "sum", None):
+                continue
+            value, gradient = case.of(pl.value_and_grad(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
+            scale = 1 / divisor if divisor else 0.0
+            agrees(lib, value, w * losses if reduction in ("none", None) else np.sum(w * losses) * scale)
+            agrees(lib, gradient, w[:, None] * slope * scale, rows=True)
+
+
+@over(CASES)
+def test_weight_shapes(case, lib):
+    """A weight per sample, per leading axis, of length-1 axes, or with one length-1 axis more."""
+    t, p = case.inputs()
+    t, p = t.reshape((2, 3) if case.labelled else (2, 3, case.c)), p.reshape(2, 3, case.c)
+    losses = truth(case).losses.reshape(2, 3)
+    weights = np.array([[1.0, 0.0, 2.5], [0.25, 0.0, 3.0]])
+    for w in (weights, weights[:, 0], weights[:, :1], weights[:1], weights[:, :, None], weights[:1, :1], np.array(0.5)):
+        full = w.reshape(2, 1) if w.shape == (2,) else w[:, :, 0] if w.ndim == 3 else w
+        agrees(lib, case.call(lib.array(t), lib.array(p), sample_weight=lib.array(w)), full * losses)
+
+
+def spoiled(case, dtype="float64"):
+    """A case's inputs, with NaN and infinities where `WEIGHTED` is 0."""
+    t, p = case.inputs(dtype)
+    p[1], p[4, 0], p[4, 1:] = np.nan, np.inf, -np.inf
+    if not case.labelled:
+        t[1], t[4] = np.inf, np.nan
+    return t, p
+
+
+@over(CASES)
+def test_weight_0_is_as_if_it_was_not_there(case, lib):
+    """NaN and infinities behind it leak nowhere; it counts as a position all the same."""
+    weight, kept = np.array(WEIGHTED), np.array(WEIGHTED) > 0
+    for dtype in FLOATS if lib.quick else ("float64",):
+        t, p = spoiled(case, dtype)
+        clean_t, clean_p = case.inputs(dtype)
+        reductions = ("sum", "none") if case.loss == "softmax_loss" else ("sum", "mean", "sum_over_batch_size", "none")
+        for reduction in reductions:
+            value, slope = case.of(
+                pl.value_and_grad(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction)
+            right, right_slope = case.of(
+                pl.value_and_grad(case.target), lib.array(clean_t[kept]), lib.array(clean_p[kept]), sample_weight=lib.array(weight[kept]),
+                reduction="sum" if reduction == "sum_over_batch_size" else reduction)  # fmt: skip
+            right, right_slope = lib.numpy(right), lib.numpy(right_slope)
+            if reduction == "sum_over_batch_size":
+                right, right_slope = right / case.n, right_slope / case.n
+            value = lib.numpy(value)
+            if reduction == "none":
+                same(NUMPY, value[~kept], np.zeros(2))
+                value = value[kept]
+            agrees(NUMPY, value, right, dtype)
+            same(NUMPY, lib.numpy(slope)[~kept], np.zeros((2, case.c)))
+            agrees(NUMPY, lib.numpy(slope)[kept], right_slope, dtype, rows=True)
+            _, curvature = case.of(
+                pl.grad_and_hess(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction)
+            same(NUMPY, lib.numpy(curvature)[~kept], np.zeros((2, case.c)))
+            assert np.isfinite(lib.numpy(curvature)).all()
+
+
+@all_cases
+def test_weight_0_leaks_nothing_into_autograd(case):
+    t, p = spoiled(case)
+    kept = np.array(WEIGHTED) > 0
+    right = case.of(pl.grad(case.target), *case.inputs(), sample_weight=np.array(WEIGHTED), reduction="sum")
+    tensor = TORCH.array(p).requires_grad_()
+    case.call(TORCH.array(t), tensor, sample_weight=TORCH.array(np.array(WEIGHTED)), reduction="sum").backward()
+    slope = JAX.jax.grad(lambda p: case.call(JAX.array(t), p, sample_weight=JAX.array(np.array(WEIGHTED)), reduction="sum"))(JAX.array(p))
+    for x in (tensor.grad.numpy(), np.asarray(slope)):
+        same(NUMPY, x[~kept], np.zeros((2, case.c)))
+        agrees(NUMPY, x, right, rows=True)
+
+
+@over(CASES)
+def test_nan_goes_through_and_stays_in_its_row(case, lib):
+    t, p = case.inputs()
+    if case.labelled:
+        t[2] = 0
+    j = 0 if case.labelled else int(np.argmax(t[2] != 0))  # a target of 0 may cost nothing, whatever is predicted
+    p[2, j] = np.nan
+    value, slope = case.of(pl.value_and_grad(case.target), lib.array(t), lib.array(p))
+    assert list(np.isnan(lib.numpy(value))) == [k == 2 for k in range(case.n)]
+    nan = np.isnan(lib.numpy(slope))
+    assert nan[2, j] or case.loss in CLIPPED
+    assert not nan[[0, 1, 3, 4, 5]].any()
+
+
+CLIPPED = ("mean_absolute_error", "categorical_hinge", "hinge")  # slopes that may be a constant beside NaN
+
+
+# ----------------------------------------------------------------------------------------------------------------- labels
+
+
+@over(LABELLED)
+def test_bad_labels_raise_and_the_first_is_named(case, lib):
+    t, p = case.inputs()
+    for value in (-3, case.c, 300, 2**40):
+        bad = t.copy()
+        bad[[2, 3]] = value, 10**6
+        for function in (case.target, pl.value_and_grad(case.target), pl.grad(case.target)):
+            first = re.escape(f"y_true[2] is {value}, but ")
+            if lib.lazy:  # blocks are computed in any order
+                first += "|" + re.escape("y_true[3] is 1000000, but ")
+            with pytest.raises(ValueError, match=first):
+                lib_compute(lib, case.of(function, lib.array(bad), lib.array(p), reduction="sum"))
+
+
+def lib_compute(lib, results):
+    for x in results if isinstance(results, tuple) else (results,):
+        lib.numpy(x)
+
+
+@over(LABELLED)
+def test_every_label_dtype(case, lib):
+    """Signed, unsigned, floating; in the shape of the losses, with a length-1 axis at the classes' or at the end."""
+    t, p = case.inputs()
+    right_value, right_slope = truth(case).losses, truth(case).slope
+    ignored = case.params.get("ignore_label", case.params.get("ignore_class"))
+    signed = ("int8", "int16", "int32", "int64")
+    for dtype in (*signed, *lib.unsigned, "float32", "float64", *lib.low):
+        if ignored is not None and float(np.array(ignored).astype(np_dtype(dtype), casting="unsafe")) != ignored:
+            t = np.where(t == ignored, 0, t)  # the dtype has no such value: then nothing is ignored
+            right = truth_of(case.loss, t, p, **case.params)
+            right_value, right_slope = right.losses, right.slope
+        labels = t.astype(np_dtype(dtype))
+        for y in (labels, labels[:, None]):
+            value, slope = case.of(pl.value_and_grad(case.target), lib.array(y), lib.array(p))
+            agrees(lib, value, right_value)
+            agrees(lib, slope, right_slope, rows=True)
+        t, _ = case.inputs()
+        right_value, right_slope = truth(case).losses, truth(case).slope
+
+
+@over(LABELLED)
+def test_labels_are_compared_as_integers(case, lib):
+    """uint8(255) is not -1, uint8(44) is not 300, int8(-1) is not 255: a label is never wrapped to a class or an ignored value."""
+    if "ignore_label" not in case.params and "ignore_class" not in case.params:
+        return
+    name = "ignore_label" if case.loss == "softmax_loss" else "ignore_class"
+    p = case.inputs()[1]
+    for dtype, label, ignored in (("uint8", 255, -1), ("uint8", 44, 300), ("int8", -1, 255), ("uint64", 2**64 - 1, -1),
+                                  ("int64", -1, 2**64 - 1), ("uint16", 2**16 - 1, -1), ("uint32", 2**32 - 5, -5)):  # fmt: skip
+        y = np.zeros(case.n, dtype)
+        y[4] = label
+        with pytest.raises(ValueError, match=re.escape(f"y_true[4] is {label}, but ")):
+            lib_compute(lib, case.call(lib.array(y), lib.array(p), **{name: ignored}))
+        value = lib.numpy(case.call(lib.array(y), lib.array(p), **{name: (ignored, label)}))
+        assert list(value == 0) == [k == 4 for k in range(case.n)]
+
+
+@over(LABELLED)
+def test_float_labels_must_be_whole(case, lib):
+    t, p = case.inputs()
+    t = t.astype(np.float32)
+    t[3] = 1.5
+    with pytest.raises(TypeError, match=re.escape("y_true[3] is 1.5, but labels must be whole numbers")):
+        lib_compute(lib, case.call(lib.array(t), lib.array(p)))
+
+
+@over(LABELLED)
+def test_without_validation_a_bad_label_makes_its_position_nan(case, lib):
+    t, p = case.inputs()
+    t[2], t[5] = case.c, -7
+    value, slope = case.of(pl.value_and_grad(case.target), lib.array(t), lib.array(p), validate=False)
+    bad = np.isin(np.arange(case.n), (2, 5))
+    same(NUMPY, np.isnan(lib.numpy(value)), bad)
+    same(NUMPY, np.isnan(lib.numpy(slope)), np.repeat(bad[:, None], case.c, 1))
+
+
+@over(CASES)
+def test_a_second_call_with_other_targets_is_right(case, lib):
+    t, p = case.inputs()
+    for order in (np.arange(case.n), np.arange(case.n)[::-1], np.roll(np.arange(case.n), 2)):
+        value, slope = case.of(pl.value_and_grad(case.target), lib.array(t[order]), lib.array(p[order]))
+        agrees(lib, value, truth(case).losses[order])
+        agrees(lib, slope, truth(case).slope[order], rows=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ out=, explain
+
+
+@over(CASES)
+def test_out_receives_the_gradient(case, lib):
+    for dtype in dtypes(lib):
+        t, p = arrays(case, lib, dtype)
+        out, other = lib.array(np.full(p.shape, 77.0), dtype), lib.array(np.full(p.shape, 77.0), dtype)
+        if not lib.writable:
+            with pytest.raises(TypeError, match=f"out is given, but arrays of {lib.name} cannot be written to"):
+                case.of(pl.grad(case.target), t, p, out=out)
+            return
+        right, right_hessian = (lib.numpy(x) for x in case.of(pl.grad_and_hess(case.target), t, p))
+        assert case.of(pl.grad(case.target), t, p, out=out) is out
+        same(lib, out, right)
+        out[...] = 77.0
+        _, given = case.of(pl.value_and_grad(case.target), t, p, out=out)
+        assert given is out
+        same(lib, out, right)
+        given = case.of(pl.grad_and_hess(case.target), t, p, out=(other, out))
+        assert given[0] is other
+        assert given[1] is out
+        same(lib, other, right)
+        same(lib, out, right_hessian)
+
+
+@all_cases
+def test_out_may_have_any_layout(case, layout):
+    if layout.__name__ in ("read_only", "swapped"):
+        return  # refused: test_errors.py
+    t, p = case.inputs("float32")
+    out = layout(np.full(p.shape, 77, np.float32))
+    case.of(pl.grad(case.target), t, p, out=out)
+    same(NUMPY, out, case.of(pl.grad(case.target), t, p))
+
+
+@over(CASES)
+def test_explain_never_evaluates(case, lib, monkeypatch):
+    def forbidden(job):
+        raise AssertionError("explain evaluated the loss")
+
+    t, p = case.inputs()
+    if case.labelled:
+        t[0] = 10**6  # nor does it look at labels
+    said = case.of(lambda t, p, **kwargs: pl.explain(case.loss, t, p, **kwargs), lib.array(t), lib.array(p))
+    route, _ = max(((r.name, i) for i, r in enumerate(_routes.ROUTES) if r.name == said.route), default=(None, 0))
+    assert said.route == route
+    monkeypatch.setattr(_routes, "ROUTES", tuple(r.__class__(r.name, r.obstacle, forbidden, r.note) for r in _routes.ROUTES))
+    assert case.of(lambda t, p, **kwargs: pl.explain(case.loss, t, p, **kwargs), lib.array(t), lib.array(p)) == said
+    with pytest.raises(AssertionError, match="explain evaluated"):
+        lib_compute(lib, case.call(lib.array(np.zeros_like(t)), lib.array(p)))
