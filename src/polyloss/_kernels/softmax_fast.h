@@ -149,6 +149,14 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     return (char *)f - at;
 }
 
+static void put_tile(const softmax_job *j, const softmax_array *a, ptrdiff_t first, ptrdiff_t count, const double *from)
+{
+    for (ptrdiff_t i = 0, step; a->at && i < count; i += step) {
+        const ptrdiff_t n = (first + i) / j->s, s = (first + i) % j->s;
+        step = j->s - s < count - i ? j->s - s : count - i;
+        scatter_d(place(a, n, s), from + i, a->s, a->type, step);
+    }
+}
 /* Labels and weights of the tile, and the sums that need no logit. */
 static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x, softmax_sums *sums)
 {
@@ -459,7 +467,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             for (ptrdiff_t k = 0; k < CHUNK; k++) part[k] = k < step ? label[k] : IGNORED;
             label = part;
         }
-        double others[CHUNK], grad[CHUNK], prob[CHUNK];
+        double others[CHUNK], grad[CHUNK], prob[CHUNK], lse[CHUNK];
         float target[CHUNK];
         float *kept = x->kept[0];
         if (in_place && whole) {
@@ -485,16 +493,16 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             store_d(x->loss + i + k, select_d(live, f.loss, fill));
             store_d(prob + k, f.prob);
             store_d(grad + k, select_d(live, f.grad, fill));
-            double doubt[WD], above[WD];
+            double doubt[WD];
             vd lost = select_d(in_range(o, t, 0x1p-20), none, all_d(1.0));
             lost = select_d(live, lost, j->prob.at || j->lse.at ? all_d(1.0) : none); /* no target: p and lse take the sum of all */
             store_d(doubt, lost);
+            store_d(lse + k, f.above + t);
             if (any_d(lt_d(none, lost)))
                 for (int l = 0; l < WD && k + l < step; l++)
                     if (doubt[l] != 0) again[agains++] = k + l;
-            store_d(above, f.above + t);
-            for (int l = 0; j->lse.at && l < WD && k + l < step; l++) put(&j->lse, (q + k + l) / j->s, (q + k + l) % j->s, above[l]);
         }
+        put_tile(j, &j->lse, q, step, lse);
         if (j->prob.at) {
             column_slopes(x->given, CHUNK, kept, classes, label, prob, 0, 0);
             deliver(x->given, j, &j->prob, q, step);
@@ -693,7 +701,7 @@ static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *a
         columns(j, first, count, &x);
     else
         rows(j, first, count, &x);
-    for (ptrdiff_t i = 0; i < count; i++) put(&j->losses, (first + i) / j->s, (first + i) % j->s, x.loss[i]);
+    put_tile(j, &j->losses, first, count, x.loss);
     vd total = all_d(0.0);
     for (ptrdiff_t i = count; i % WD; i++) x.loss[i] = 0;
     for (ptrdiff_t i = 0; i < count; i += WD) total += load_d(x.loss + i);

@@ -7,6 +7,7 @@ each tile's sums are added up in that order: the bits are the same for any numbe
 from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 cimport numpy as cnp
 
 import numpy as np
@@ -128,6 +129,23 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
     return 0
 
 
+cdef void _join(softmax_job *job) noexcept:
+    """Make one axis of n and s where every array's strides allow it: long runs of neighbours are what the row primitives live on."""
+    cdef softmax_array *arrays[9]
+    cdef int i
+    arrays[0], arrays[1], arrays[2], arrays[3], arrays[4] = &job.z, &job.y, &job.weight, &job.upstream, &job.losses
+    arrays[5], arrays[6], arrays[7], arrays[8] = &job.lse, &job.grad, &job.prob, &job.hess
+    for i in range(9):
+        if job.s > 1 and job.n > 1 and arrays[i].at != NULL and arrays[i].n != job.s * arrays[i].s:
+            return
+    for i in range(9):
+        if job.s == 1:
+            arrays[i].s = arrays[i].n
+        arrays[i].n = 0
+    job.s *= job.n
+    job.n = 1
+
+
 cdef inline void _tile(const softmax_xent_rows *rows, const softmax_job *job, Py_ssize_t i, Py_ssize_t size, Py_ssize_t positions,
                        char *scratch, bint labels_only, softmax_sums *sums) noexcept nogil:
     cdef char *aligned = scratch + (64 - <size_t>scratch % 64) % 64
@@ -173,6 +191,7 @@ def fused(
     cdef tuple shape = (<object>z).shape
     if len(shape) != 3:
         raise ValueError(f"z has shape {shape}, not (N, C, S)")
+    memset(&job, 0, sizeof(job))
     job.n, job.c, job.s = shape
     if job.c > 0x7FFFFFFF:
         raise ValueError(f"{job.c} classes: labels are kept in 32 bits")
@@ -198,15 +217,13 @@ def fused(
     _optional(&job.prob, prob, "ncs", shape, "prob", (<object>z).dtype, True, bf16)
     _optional(&job.hess, hess, "ncs", shape, "hess", (<object>z).dtype, True, bf16)
     job.smoothing, job.poly, job.scale = smoothing, poly_epsilon, scale
+    _join(&job)
     _run(&job, threads, False, &total)
     return total.total, total.weight, total.count, total.bad
 
 
 cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,
                    bint bf16=False) except -1:
-    to.at = NULL
-    to.n = to.c = to.s = 0
-    to.type = TYPE_F32
     if a is None:
         return 0
     if not isinstance(a, np.ndarray) or a.dtype != dtype:
@@ -230,17 +247,14 @@ def label_sums(cnp.ndarray y, Py_ssize_t c, *, ignore=(), class_weight=None, wei
         raise ValueError(f"{c} classes: labels are kept in 32 bits")
     if len(places) != 2 or (<object>y).dtype.kind not in "iu":
         raise ValueError(f"y is {(<object>y).dtype} of shape {places}, not integers (N, S)")
+    memset(&job, 0, sizeof(job))
     job.n, job.s = places
     job.c = c
-    job.soft = False
-    _optional(&job.z, None, "", (), "", None)
-    _optional(&job.grad, None, "", (), "", None)
-    _optional(&job.prob, None, "", (), "", None)
-    _optional(&job.hess, None, "", (), "", None)
     _view(&job.y, y, "ns", places, "y")
     held = _ignored(&job, ignore, (<object>y).dtype)
     real = np.float32 if all(a is None or a.dtype == np.float32 for a in (class_weight, weight)) else np.float64
     _optional(&job.class_weight, class_weight, "c", (c,), "class_weight", real)
     _optional(&job.weight, weight, "ns", places, "weight", real)
+    _join(&job)
     _run(&job, threads, True, &total)
     return total.weight, total.count, total.bad
