@@ -40,6 +40,19 @@ def test_softmax_clusters(arch, dtype, name):
     assert compiled("softmax_xent.cu", dtype, name, arch) * (256 if dtype == "float64" else 512) <= 65536
 
 
+ELEMENTWISE = [
+    ("float32", "flat<float,mean_squared_error>"),
+    ("bfloat16", "columns<__nv_bfloat16,binary_crossentropy_from_logits,8>"),
+    ("float64", "rows<double,binary_focal_crossentropy>"),
+]
+
+
+@pytest.mark.parametrize("arch", ["75", "90", "120"])
+@pytest.mark.parametrize(("dtype", "name"), ELEMENTWISE)
+def test_elementwise(arch, dtype, name):
+    assert compiled("elementwise.cu", dtype, name, arch) * 256 <= 65536
+
+
 def test_finish():
     compiled("device.cuh", "float32", "finish<float>", "90")
 

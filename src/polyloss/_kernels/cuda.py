@@ -5,6 +5,7 @@ knows CuPy; tests put a CPU in its stead.
 """
 
 import hashlib
+import re
 import sys
 from functools import cache, lru_cache
 from pathlib import Path
@@ -34,6 +35,17 @@ JOB = np.dtype(
     + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")]
 )
 SUMS = 32  # bytes of a block's report
+
+# The constants and the launch of elementwise.cu.
+MAX_PARAMETERS = 8
+ELEMENT_POINTERS = ("p", "t", "weight", "factor", "survey", "losses", "grad", "hess", "partials")
+ELEMENTS = np.dtype(
+    [(name, np.uint64) for name in ELEMENT_POINTERS]
+    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
+    + [("parameters", np.float64, MAX_PARAMETERS)]
+    + [(name, np.float64) for name in ("mean", "scale")]
+    + [("lanes", np.int32), ("_", np.int32)]
+)
 
 
 class Gpu(NamedTuple):
@@ -118,6 +130,68 @@ def contiguous(x):
     return x if x.flags.c_contiguous else x.copy(order="C")
 
 
+def _dtype_name(x):
+    return str(x.dtype).rpartition(".")[2]
+
+
+# ---- what every call does ----------------------------------------------------------------------------------------------------------------
+
+
+class Reduced(NamedTuple):
+    """What a call says of all positions together; arrays on the device."""
+
+    value: object  # (): Σ of the losses over the divisor, 0 where that is 0; in the dtype of the computation
+    numbers: object  # (5,) float64: 1 / divisor, Σ losses, Σ weights, positions counted, first bad label or -1
+
+
+class _Call:
+    """The launches of one call, in order, on the stream of its arrays, and the small arrays they share."""
+
+    def __init__(self, xp, like, file, dtype, divisor, blocks):
+        self.number, self.file, self.dtype, self.divisor = number_of(like), file, dtype, divisor
+        self.device, self.stream = gpu(self.number), _stream(like)
+        self.real = "float64" if dtype == "float64" else "float32"
+        self._empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=like.device)
+        self.value, self.numbers = self._empty((), self.real), self._empty((5,), "float64")
+        self.partials = self._empty((blocks, SUMS // 8), "float64")
+        self.named = divisor if isinstance(divisor, str) else None  # what the divisor is, if data decide it
+        self.given = hasattr(divisor, "shape")  # the divisor is an array
+        self.scale = 1.0 if self.named or self.given else 1 / divisor if divisor else 0.0  # of derivatives
+
+    def numbers_too(self):
+        """Room for the numbers of another launch."""
+        return self._empty((5,), "float64")
+
+    def __enter__(self):
+        self.device.context.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self.device.context.__exit__(*exception)
+
+    def run(self, name, blocks, threads, arguments, shared=SUMS * 32, file=None):
+        function = kernel(self.number, file or self.file, self.dtype, name)
+        function((blocks,), threads, arguments, shared_mem=shared, stream=self.stream)
+
+    def finish(self, blocks, value=None, numbers=None):
+        """Add up the reports of the launch before this."""
+        kind = {None: 3 if self.given else 0, "count": 1, "weights": 2}[self.named]
+        arguments = (
+            np.uint64(address(self.partials)),
+            np.int32(blocks),
+            np.int32(kind),
+            np.float64(0 if kind else self.divisor),
+            np.uint64(address(self.divisor) if self.given else 0),
+            np.uint64(address(self.value if value is None else value)),
+            np.uint64(address(self.numbers if numbers is None else numbers)),
+        )
+        self.run(f"finish<{C_NAMES[self.real]}>", 1, (256,), arguments, file="device.cuh")
+
+
+def _packed(arguments, dtype):
+    return (np.array(tuple(arguments[name] for name in dtype.names), dtype),)
+
+
 # ---- softmax cross-entropy ---------------------------------------------------------------------------------------------------------------
 
 
@@ -190,13 +264,6 @@ def _power_of_two(x):
     return 1 << (x - 1).bit_length()
 
 
-class Reduced(NamedTuple):
-    """What a launch says of all positions together; arrays on the device."""
-
-    value: object  # (): Σ of the losses over the divisor, 0 where that is 0; in the dtype of the computation
-    numbers: object  # (5,) float64: 1 / divisor, Σ losses, Σ weights, positions not ignored, first bad label or -1
-
-
 def softmax_xent(
     xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1, losses=None, grad=None,
     prob=None, hess=None, lse_out=None, lse=None,
@@ -232,54 +299,120 @@ def softmax_xent(
     Reduced
     """
     n, c, s = z.shape
-    number = number_of(z)
-    device, stream = gpu(number), _stream(z)
     labelled = len(y.shape) == 2
     weighted = not labelled or class_weight is not None or smoothing != 0 or hess is not None
-    real = "float64" if dtype == "float64" else "float32"
-    launch = plan(
-        n, c, s, dtype, weighted, any(a is not None for a in (grad, prob, hess)) and lse is None,
-        all(address(a) % 16 == 0 for a in (z, grad, prob, hess)), device.shared, device.clusters,
-    )  # fmt: skip
-    place = {"device": z.device}
-    value = xp.empty((), dtype=getattr(xp, real), **place)
-    numbers = xp.empty((5,), dtype=xp.float64, **place)
-    partials = xp.empty((launch.blocks, SUMS // 8), dtype=xp.float64, **place)
-    kind = {"count": 1, "weights": 2}.get(divisor, 0) if isinstance(divisor, str) else 3 if hasattr(divisor, "shape") else 0
-    scale = (1 / divisor if divisor else 0.0) if kind == 0 else 1.0
+    outputs = grad, prob, hess
+    twice, wide = lse is None and any(a is not None for a in outputs), all(address(a) % 16 == 0 for a in (z, *outputs))
+    device = gpu(number_of(z))
+    launch = plan(n, c, s, dtype, weighted, twice, wide, device.shared, device.clusters)
+    call = _Call(xp, z, "softmax_xent.cu", dtype, divisor, launch.blocks)
     steps = strides(weight) if weight is not None else (0, 0)
-    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, partials
+    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, call.partials
     arguments = dict(zip(POINTERS, map(address, arrays), strict=True))
-    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": scale, "smoothing": smoothing}
+    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": call.scale, "smoothing": smoothing}
     arguments |= {"poly": poly_epsilon, "ignores": len(ignore), "lanes": launch.lanes, "kept": launch.kept}
     arguments["ignore"] = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
     arguments["label_kind"] = LABEL_KINDS[_dtype_name(y)] if labelled else 0
-
-    def run(name, blocks, threads, args, shared, file="softmax_xent.cu"):
-        kernel(number, file, dtype, name)((blocks,), threads, args, shared_mem=shared, stream=stream)
-
-    def finish(blocks):
-        args = (np.uint64(arguments["partials"]), np.int32(blocks), np.int32(kind), np.float64(0 if kind else divisor))
-        args += (np.uint64(address(divisor) if kind == 3 else 0), np.uint64(address(value)), np.uint64(address(numbers)))
-        run(f"finish<{'double' if real == 'float64' else 'float'}>", 1, (256,), args, SUMS * 32, "device.cuh")
-
-    with device.context:
-        if kind and (grad is not None or hess is not None):  # what the derivatives are divided by must be known first
-            if kind == 3:
-                finish(0)
-            else:
-                blocks = min(-(-n * s // 256), BLOCKS, launch.blocks)
-                run(f"label_sums<{C_NAMES[dtype]}>", blocks, (256,), (_packed(arguments),), SUMS * 32)
-                finish(blocks)
-            arguments["factor"] = address(numbers)
-        run(launch.name, launch.blocks, launch.threads, (_packed(arguments),), launch.shared)
-        finish(launch.blocks)
-    return Reduced(value, numbers)
+    with call:
+        if (call.named or call.given) and (grad is not None or hess is not None):  # the divisor must be known before it divides
+            blocks = 0
+            if call.named:
+                blocks = min(-(-n * s // 256), launch.blocks)
+                call.run(f"label_sums<{C_NAMES[dtype]}>", blocks, (256,), _packed(arguments, JOB))
+            call.finish(blocks)
+            arguments["factor"] = address(call.numbers)
+        call.run(launch.name, launch.blocks, launch.threads, _packed(arguments, JOB), launch.shared)
+        call.finish(launch.blocks)
+    return Reduced(call.value, call.numbers)
 
 
-def _packed(arguments):
-    return np.array(tuple(arguments[name] for name in JOB.names), JOB)
+# ---- elementwise losses ------------------------------------------------------------------------------------------------------------------
 
 
-def _dtype_name(x):
-    return str(x.dtype).rpartition(".")[2]
+@cache
+def formulas():
+    """The losses of formulas.h: name -> names of its parameters, in order."""
+    found = re.findall(r'X\((\w+), \d+, "([\w ]*)"\)', (FOLDER / "formulas.h").read_text())
+    return {name: tuple(parameters.split()) for name, parameters in found}
+
+
+@lru_cache(maxsize=512)
+def plan_elements(n, c, s, dtype, alike, wide):
+    """How predictions of shape (n, c, s) are spread: kernel, blocks, threads and lanes. `alike`: all positions have one weight and no
+    loss of their own; `wide`: all addresses are multiples of 16."""
+    size = SIZES[dtype]
+    if alike:
+        return "flat<{},{}>", min(-(-n * c * s * size // (16 * 256)), BLOCKS), 256, 0
+    if s == 1:
+        packs = -(-c * size // 16)
+        lanes = min(32, _power_of_two(packs)) if packs <= 128 else 0
+        threads = 256 if lanes else min(256, _power_of_two(-(-packs // 4)))
+        return "rows<{},{}>", min(-(-n // (threads // lanes if lanes else 1)), BLOCKS), threads, lanes
+    each = 16 // size if wide and s % (16 // size) == 0 else 1
+    return f"columns<{{}},{{}},{each}>", min(-(-n * (s // each) // 256), BLOCKS), 256, 0
+
+
+def elementwise(
+    xp, p, t, *, loss, dtype, parameters=(), survey=False, mean=True, weight=None, divisor=1, losses=None, grad=None, hess=None
+):  # fmt: skip
+    """An elementwise loss of contiguous arrays on one GPU, without waiting for it.
+
+    Parameters
+    ----------
+    xp : namespace
+        Of the arrays; makes the small ones that come back.
+    p, t : (n, c, s)
+        Predictions: float16, bfloat16, float32, float64; targets in the dtype of the computation. n, c and s at least 1.
+    loss : str
+        Name in formulas.h.
+    dtype : str
+        Name of the dtype of `p`.
+    parameters : tuple of float
+        Of the loss, in the order of formulas.h.
+    survey : bool
+        Whether the first parameter is 1 if all targets are 0 or 1, else 0.
+    mean : bool
+        Whether the c elements of a position combine by their mean, else by their sum.
+    weight : (n, s), optional
+        Any strides; in the dtype of the computation.
+    divisor : float, "weights" or 0-d array
+        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+    losses : (n, s), optional
+        Receives weighted losses in the dtype of the computation; the divisor is 1.
+    grad, hess : (n, c, s), optional
+        Receive the derivatives of the sum over the divisor, in the dtype of `p`.
+
+    Returns
+    -------
+    Reduced
+    """
+    n, c, s = p.shape
+    alone = n * s == 1  # the sum is the loss of the one position
+    wide = all(address(a) % 16 == 0 for a in (p, t, grad, hess))
+    name, blocks, threads, lanes = plan_elements(n, c, s, dtype, alone or (weight is None and losses is None), wide)
+    call = _Call(xp, p, "elementwise.cu", dtype, divisor, blocks)
+    steps = strides(weight) if weight is not None else (0, 0)
+    arrays = p, t, weight, None, None, None if alone else losses, grad, hess, call.partials
+    arguments = dict(zip(ELEMENT_POINTERS, map(address, arrays), strict=True))
+    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "lanes": lanes, "_": 0}
+    arguments |= {
+        "parameters": [*parameters, *[0.0] * (MAX_PARAMETERS - len(parameters))],
+        "mean": 1 / c if mean else 1.0,
+        "scale": call.scale,
+    }
+    real = C_NAMES[dtype]
+    with call:
+        if survey:
+            counted = call.numbers_too()
+            call.run(f"not_binary<{real}>", blocks, (256,), _packed(arguments, ELEMENTS))
+            call.finish(blocks, numbers=counted)
+            arguments["survey"] = address(counted) + 3 * 8
+        if (call.named or call.given) and (grad is not None or hess is not None):
+            summed = min(-(-n * s // 256), blocks) if call.named else 0
+            if call.named:
+                call.run(f"weight_sums<{real}>", summed, (256,), _packed(arguments, ELEMENTS))
+            call.finish(summed)
+            arguments["factor"] = address(call.numbers)
+        call.run(name.format(real, loss), blocks, (threads,), _packed(arguments, ELEMENTS))
+        call.finish(blocks, value=losses if alone else None)
+    return Reduced(losses if alone and losses is not None else call.value, call.numbers)

@@ -44,6 +44,20 @@ template <class T, int N = kPack<T>> struct alignas(N * sizeof(T)) Pack {
 };
 template <class T> __device__ __forceinline__ bool aligned(const T* p) { return reinterpret_cast<unsigned long long>(p) % 16 == 0; }
 
+// How a stretch of memory is visited: single elements up to the first address that is a multiple of 16, packs, single elements again.
+template <class I> struct Stretch {
+  I head, packs, tail, singles;
+  template <class T> __device__ Stretch(const T* p, I length) {
+    constexpr int P = kPack<T>;
+    const int before = static_cast<int>((P - reinterpret_cast<unsigned long long>(p) / sizeof(T) % P) % P);
+    head = before < length ? before : length;
+    packs = (length - head) / P;
+    tail = head + packs * P;
+    singles = head + length - tail;
+  }
+  __device__ I single(I e) const { return e < head ? e : e - head + tail; }
+};
+
 // N consecutive elements from or to anywhere; in packs where the address allows. The packs travel as uint4 through __ldg and __stcs:
 // written as plain assignments both branches are the same to the compiler, which then keeps the slower one for both.
 template <int N, class T, class A> __device__ __forceinline__ void read(const T* p, A (&x)[N]) {

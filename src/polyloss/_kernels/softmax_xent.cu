@@ -359,15 +359,13 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     position.begin(job, row, 0, row < job.n);
     const bool looks = position.live || (job.prob && row < job.n);  // a skipped row's logits are not read
     const A z_y = position.live ? load(job.z[row * job.c + position.y]) : A(0);
-    // A slice is single elements up to the first address that is a multiple of 16, packs, and single elements again.
-    const int head = min(length, static_cast<int>(-(reinterpret_cast<unsigned long long>(job.z + offset) / sizeof(T)) % V));
-    const int packs = (length - head) / V, tail = head + packs * V, singles = head + length - tail;
-    const Pack<T>* const from = reinterpret_cast<const Pack<T>*>(job.z + offset + head);
+    const Stretch<int> of_row(job.z + offset, length);
+    const Pack<T>* const from = reinterpret_cast<const Pack<T>*>(job.z + offset + of_row.head);
     State<T, WEIGHTED> state;
 
     if (looks && !job.lse) {
-      for (int e = group.rank; e < singles; e += group.size) {
-        const int c = e < head ? e : e - head + tail;
+      for (int e = group.rank; e < of_row.singles; e += group.size) {
+        const int c = of_row.single(e);
         const A z = load(job.z[offset + c]);
         state.raise(z);
         if constexpr (WEIGHTED) {
@@ -376,15 +374,15 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
         } else
           state.add(z);
       }
-      for (int i = group.rank; i < packs; i += group.size * B) {
+      for (int i = group.rank; i < of_row.packs; i += group.size * B) {
         Pack<T> pack[B];
 #pragma unroll
         for (int b = 0; b < B; b++)
-          if (i + b * group.size < packs) pack[b] = from[i + b * group.size];
+          if (i + b * group.size < of_row.packs) pack[b] = from[i + b * group.size];
         A top = -infinity<A>();
 #pragma unroll
         for (int b = 0; b < B; b++) {
-          if (i + b * group.size >= packs) continue;
+          if (i + b * group.size >= of_row.packs) continue;
           if (i + b * group.size < job.kept) kept[i + b * group.size] = pack[b];
 #pragma unroll
           for (int j = 0; j < V; j++) top = larger(top, load(pack[b].at[j]));
@@ -392,9 +390,9 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
         state.raise(top);
 #pragma unroll
         for (int b = 0; b < B; b++) {
-          if (i + b * group.size >= packs) continue;
+          if (i + b * group.size >= of_row.packs) continue;
           if constexpr (WEIGHTED) {
-            const auto of = targets_of_row<T, V>(job, row, low + head + (i + b * group.size) * V, position.y);
+            const auto of = targets_of_row<T, V>(job, row, low + of_row.head + (i + b * group.size) * V, position.y);
 #pragma unroll
             for (int j = 0; j < V; j++) state.add(load(pack[b].at[j]), of.t[j], of.k[j], of.u[j]);
           } else {
@@ -408,18 +406,18 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     if (row < job.n) position.conclude(job, state, z_y, factor, row, group.leads(), sums);
     if (row >= job.n || !(job.grad || job.prob || job.hess)) continue;
 
-    for (int e = group.rank; e < singles; e += group.size) {
-      const int c = e < head ? e : e - head + tail;
+    for (int e = group.rank; e < of_row.singles; e += group.size) {
+      const int c = of_row.single(e);
       emit_row(job, position, row, low + c, Values<A, 1>{{looks ? load(job.z[offset + c]) : A(0)}});
     }
 #pragma unroll 2
-    for (int i = group.rank; i < packs; i += group.size) {
+    for (int i = group.rank; i < of_row.packs; i += group.size) {
       Pack<T> pack = {};
       if (looks) pack = i < job.kept && !job.lse ? kept[i] : from[i];
       Values<A, V> z;
 #pragma unroll
       for (int j = 0; j < V; j++) z.at[j] = load(pack.at[j]);
-      emit_row(job, position, row, low + head + i * V, z);
+      emit_row(job, position, row, low + of_row.head + i * V, z);
     }
   }
   sums = sum_of_block(sums, reinterpret_cast<Sums*>(shared_memory<unsigned char>() + kStates));
