@@ -46,7 +46,8 @@ def run(page, library):
 def test_page(page, library):
     if library == "cupy" and not pytest.importorskip("cupy").cuda.is_available():
         pytest.skip("CuPy finds no CUDA device")
-    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}  # the pages choose it themselves
+    settings = ("KERAS_BACKEND", "JAX_ENABLE_X64")  # of the other tests; a reader has none
+    environment = {name: value for name, value in os.environ.items() if name not in settings}
     command = [sys.executable, __file__, page, library]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
