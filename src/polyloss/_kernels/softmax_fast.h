@@ -19,7 +19,7 @@
 #define GROUP (4 * W) /* logits of a row taken together: four sums that don't wait for each other */
 #define BLOCK 512 /* logits summed in float32, 8 to each of 64 sums with AVX-512 */
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
-#define FEW 64 /* classes up to which rows are transposed */
+#define FEW 192 /* classes up to which rows are transposed */
 #define MOST 1024 /* positions in a tile */
 #define LN2 0x1.62e42fefa39efp-1
 
@@ -120,7 +120,10 @@ INLINE vf exp_over_f(vf x, const reference *ref, int exact)
 typedef struct {
     int32_t *label; /* MOST each; labels of the tile, SKIPPED where the weight is 0 */
     double *loss, *w_k, *w_poly, *g_k, *g_poly; /* weights of the loss and its poly term, in the value and in the gradient */
-    double *others, *target, *m; /* of rows */
+    double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
+    double *prob, *grad, *lse; /* factors, and the logarithm of the whole sum */
+    int32_t *again; /* positions to be done again, and how many */
+    ptrdiff_t agains;
     float *block, *kept[2], *given; /* BLOCK; the exponentials of a row or a tile of columns, twice; a tile of columns */
     char *general;
     int weighted;
@@ -135,10 +138,13 @@ INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || (j->z.s == 4
 static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
-    double **doubles[] = {&x->loss, &x->w_k, &x->w_poly, &x->g_k, &x->g_poly, &x->others, &x->target, &x->m};
-    for (int i = 0; i < 8; i++) *doubles[i] = d, d += MOST + CHUNK;
+    double **doubles[] = {&x->loss, &x->w_k, &x->w_poly, &x->g_k, &x->g_poly, &x->others, &x->target, &x->m,
+        &x->prob, &x->grad, &x->lse};
+    for (int i = 0; i < 11; i++) *doubles[i] = d, d += MOST + CHUNK;
     x->label = (int32_t *)d;
-    float *f = (float *)(x->label + MOST + CHUNK);
+    x->again = x->label + MOST + CHUNK;
+    x->agains = 0;
+    float *f = (float *)(x->again + MOST + CHUNK);
     x->block = f, f += BLOCK + GROUP;
     const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
     const ptrdiff_t room = columns ? j->c * CHUNK : (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
@@ -190,39 +196,49 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     }
 }
 
-/* From others, z_y and m of WD positions, of which the first is the tile's i-th: the loss, lse - z_y, and what turns exp(z) / 2^m into p and
-   into the gradient. */
-typedef struct {
-    vd loss, above, prob, grad;
-} finished;
-INLINE finished finish(const softmax_job *j, const fast_scratch *x, ptrdiff_t i, vd others, vd target, vd m)
+/* From others, z_y and m of positions i, i+1, …: the losses, lse, and what turns exp(z) / 2^m into p and into the gradient. A position is
+   noted for another turn where its sum is lost to the range of floats, or where it has no target and p or lse are wanted. */
+INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t count, const int wanted)
 {
-    finished f;
-    vd over = m * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over)), inverse = exp_d(d); /* 2^m / exp(z_y) */
-    vd odds = others * inverse;
-    f.above = log1p_d(odds) + max_d(all_d(0.0), over - d);
-    f.loss = x->weighted ? load_d(x->w_k + i) * f.above : f.above;
-    f.prob = inverse / (1.0 + odds);
-    f.grad = (x->weighted ? load_d(x->g_k + i) : all_d(j->scale)) * f.prob;
-    if (j->poly != 0) {
-        vd p = 1.0 / (1.0 + odds);
-        f.loss += (x->weighted ? load_d(x->w_poly + i) : all_d(j->poly)) * (odds * p);
-        f.grad += (x->weighted ? load_d(x->g_poly + i) : all_d(j->poly * j->scale)) * p * f.prob;
+    const vd none = all_d(0.0);
+    const int weighted = x->weighted, all = j->prob.at || j->lse.at;
+    for (const ptrdiff_t end = i + count; i < end; i += WD) {
+        vd others = load_d(x->others + i), target = load_d(x->target + i);
+        vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over));
+        vd inverse = exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
+        vd above = log1p_d(odds) + max_d(none, over - d), loss = weighted ? load_d(x->w_k + i) * above : above;
+        vd y = __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd);
+        const md live = le_d(none, y);
+        const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
+        if (wanted) {
+            vd prob = inverse / (1.0 + odds), grad = (weighted ? load_d(x->g_k + i) : all_d(j->scale)) * prob;
+            if (j->poly != 0) grad += (weighted ? load_d(x->g_poly + i) : all_d(j->poly * j->scale)) * prob / (1.0 + odds);
+            store_d(x->prob + i, prob);
+            store_d(x->grad + i, select_d(live, grad, fill));
+        }
+        if (j->poly != 0) loss += (weighted ? load_d(x->w_poly + i) : all_d(j->poly)) * (odds / (1.0 + odds));
+        store_d(x->loss + i, select_d(live, loss, fill));
+        store_d(x->lse + i, above + target);
+        /* A p that is a normal float keeps its digits where either exp(z_y) or the others are above 2^-20. */
+        md fine = AND_MASK(AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
+        fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
+        const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
+        if (any_d(lt_d(none, lost))) {
+            double which[WD];
+            store_d(which, lost);
+            for (int l = 0; l < WD && i + l < end; l++)
+                if (which[l] != 0) x->again[x->agains++] = (int32_t)(i + l);
+        }
     }
-    return f;
 }
-/* The sum is not lost to the range of floats: it holds what matters of every p that is a normal float. */
-INLINE md in_range(vd others, vd target, double least)
+static void again(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
 {
-    vd big = max_d(others, select_d(lt_d(all_d(log(least)), target), all_d(1.0), all_d(0.0)));
-    md sum = AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58)));
-    return AND_MASK(sum, AND_MASK(le_d(all_d(least), big), lt_d(target, all_d((double)INFINITY))));
-}
-static void by_general(const softmax_job *j, ptrdiff_t q, fast_scratch *x, ptrdiff_t i)
-{
-    softmax_sums sums = {.bad = -1};
-    general(j, q, 1, x->general, &sums);
-    x->loss[i] = sums.total;
+    for (ptrdiff_t i = 0; i < x->agains; i++) {
+        softmax_sums sums = {.bad = -1};
+        general(j, first + x->again[i], 1, x->general, &sums);
+        x->loss[x->again[i]] = sums.total;
+    }
+    x->agains = 0;
 }
 
 /* ---- Columns ---- */
@@ -376,7 +392,7 @@ typedef struct {
 
 /* A chunk of positions through all classes: x (C, CHUNK), `step` floats from class to class. Fills others and target (CHUNK), and keeps the
    exponentials in kept (C, CHUNK) where asked. */
-INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, float *target, float *kept,
+INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, double *target, float *kept,
                         to_fetch *next)
 {
     enum { G = W == 16 ? 4 : 2 }; /* vectors in registers together */
@@ -411,7 +427,8 @@ INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const
             float high[W], low[W];
             store_f(high, sum[i]), store_f(low, lost[i]);
             for (int k = 0; k < W; k += WD) store_d(others + (g + i) * W + k, widen(high + k) - widen(low + k));
-            store_f(target + (g + i) * W, pick[i]);
+            store_f(high, pick[i]);
+            for (int k = 0; k < W; k += WD) store_d(target + (g + i) * W + k, widen(high + k));
         }
     }
 }
@@ -450,6 +467,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
     const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.s == 4;
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
     to_fetch next = {0};
+    memset(x->m, 0, (size_t)(count + WD) * sizeof *x->m);
     if (in_place && count == MOST && first % j->s + 2 * MOST <= j->s)
         next = (to_fetch){place(&j->z, first / j->s, first % j->s + MOST), 0, 4 * MOST, j->z.c};
     for (ptrdiff_t i = 0, step; i < count; i += step) {
@@ -462,13 +480,12 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             stream = !off;
         }
         const int whole = step == CHUNK && s + CHUNK <= j->s;
-        int32_t *label = x->label + i, part[CHUNK];
-        if (step < CHUNK) {
-            for (ptrdiff_t k = 0; k < CHUNK; k++) part[k] = k < step ? label[k] : IGNORED;
-            label = part;
+        int32_t *label = x->label + i, after[CHUNK];
+        if (step < CHUNK) { /* lanes without a position */
+            memcpy(after, label, sizeof after);
+            for (ptrdiff_t k = step; k < CHUNK; k++) label[k] = IGNORED;
         }
-        double others[CHUNK], grad[CHUNK], prob[CHUNK], lse[CHUNK];
-        float target[CHUNK];
+        double *others = x->others + i, *target = x->target + i;
         float *kept = x->kept[0];
         if (in_place && whole) {
             const float *z = (const float *)place(&j->z, n, s);
@@ -483,43 +500,27 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             else
                 column_sums(x->given, CHUNK, classes, label, others, target, 0, 0);
         }
-        int again[CHUNK], agains = 0;
-        for (int k = 0; k < CHUNK; k += WD) {
-            vd o = load_d(others + k), t = widen(target + k), none = all_d(0.0);
-            vd y = __builtin_convertvector(*(const vhi_anywhere *)(label + k), vd);
-            finished f = finish(j, x, i + k, o, t, none);
-            md live = le_d(none, y);
-            vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
-            store_d(x->loss + i + k, select_d(live, f.loss, fill));
-            store_d(prob + k, f.prob);
-            store_d(grad + k, select_d(live, f.grad, fill));
-            double doubt[WD];
-            vd lost = select_d(in_range(o, t, 0x1p-20), none, all_d(1.0));
-            lost = select_d(live, lost, j->prob.at || j->lse.at ? all_d(1.0) : none); /* no target: p and lse take the sum of all */
-            store_d(doubt, lost);
-            store_d(lse + k, f.above + t);
-            if (any_d(lt_d(none, lost)))
-                for (int l = 0; l < WD && k + l < step; l++)
-                    if (doubt[l] != 0) again[agains++] = k + l;
-        }
-        put_tile(j, &j->lse, q, step, lse);
+        if (wanted)
+            finish(j, x, i, step, 1);
+        else
+            finish(j, x, i, step, 0);
         if (j->prob.at) {
-            column_slopes(x->given, CHUNK, kept, classes, label, prob, 0, 0);
+            column_slopes(x->given, CHUNK, kept, classes, label, x->prob + i, 0, 0);
             deliver(x->given, j, &j->prob, q, step);
         }
         if (j->grad.at) {
             float instead[CHUNK];
             for (int k = 0; k < CHUNK; k += WD) narrow(instead + k, -load_d(others + k));
             if (in_place_out && whole && stream)
-                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, grad, instead, 1);
+                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, x->grad + i, instead, 1);
             else if (in_place_out && whole)
-                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, grad, instead, 0);
+                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, x->grad + i, instead, 0);
             else {
-                column_slopes(x->given, CHUNK, kept, classes, label, grad, instead, 0);
+                column_slopes(x->given, CHUNK, kept, classes, label, x->grad + i, instead, 0);
                 deliver(x->given, j, &j->grad, q, step);
             }
         }
-        for (int k = 0; k < agains; k++) by_general(j, q + again[k], x, i + again[k]);
+        if (step < CHUNK) memcpy(label, after, sizeof after);
     }
 }
 
@@ -533,6 +534,18 @@ typedef struct {
     ptrdiff_t done, most; /* written so far; up to where the reading of the next row may write, from `done` on in whole groups */
 } writing;
 
+/* W of the n logits at x, -inf in place of those beyond and of x[y]. */
+INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
+{
+#if W == 16
+    const uint32_t there = n >= W ? 0xffffu : n > 0 ? (1u << n) - 1 : 0, target = y >= 0 && y < W ? 1u << y : 0;
+    return (vf)_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(there & ~target), x);
+#else
+    float part[W];
+    for (int k = 0; k < W; k++) part[k] = k < n && k != y ? x[k] : -INFINITY;
+    return load_f(part);
+#endif
+}
 /* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
    `last` is written. */
 INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const reference *m, float *kept, writing *last)
@@ -558,12 +571,8 @@ INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const referenc
                 stream_f(out + i + k * W, mad_f(p, factor, p * low));
             }
         if (__builtin_expect(i == apart || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
-            float part[GROUP];
-            for (int k = 0; k < GROUP; k++) part[k] = -INFINITY;
-            memcpy(part, x + i, (size_t)(count - i < GROUP ? count - i : GROUP) * sizeof *part);
-            if (i == apart) part[y - i] = -INFINITY;
             for (int k = 0; k < 4; k++) {
-                vf p = exp_over_f(load_f(part + k * W), m, !!kept);
+                vf p = exp_over_f(load_without(x + i + k * W, count - i - k * W, y - i - k * W), m, !!kept);
                 s[k] += p;
                 if (kept) store_f(kept + i + k * W, p);
             }
@@ -624,23 +633,27 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
     const int stream = j->grad.at && j->grad.type == TYPE_F32 && j->grad.c == 4;
     writing last = {0};
     int turn = 0;
+    ptrdiff_t n = first / j->s, s = first % j->s - 1;
     for (ptrdiff_t i = 0; i < count; i++) {
-        const ptrdiff_t n = (first + i) / j->s, s = (first + i) % j->s;
+        if (++s == j->s) s = 0, n++;
         const int32_t y = x->label[i];
         const char *z = place(&j->z, n, s);
-        x->others[i] = 1, x->target[i] = x->m[i] = 0;
         if (y < 0) {
-            if (j->prob.at || j->lse.at) continue; /* again below */
+            x->others[i] = 1, x->target[i] = 0, x->m[i] = 0;
             if (j->grad.at) fill_row(&j->grad, place(&j->grad, n, s), y == BAD ? NAN : 0.0f, classes, x->block);
             continue;
         }
-        float target = 0, head[W];
-        gather_f(&target, z + y * j->z.c, 0, j->z.type, 1);
-        for (int k = 0; k < W; k++) head[k] = -INFINITY;
-        gather_f(head, z, j->z.c, j->z.type, classes < W ? classes : W);
-        if (y < W) head[y] = -INFINITY;
-        const float top = peak_f(load_f(head)) * LOG2E_F;
-        const float m = top > -30000 && top < 30000 ? (float)(int)top : 0;
+        float target = 0;
+        vf head;
+        if (direct) {
+            target = ((const float *)z)[y];
+            head = load_without((const float *)z, classes, y);
+        } else {
+            gather_f(&target, z + y * j->z.c, 0, j->z.type, 1);
+            gather_f(x->block, z, j->z.c, j->z.type, classes < W ? classes : W);
+            head = load_without(x->block, classes, y);
+        }
+        const float top = peak_f(head) * LOG2E_F, m = top > -30000 && top < 30000 ? (float)(int)top : 0;
         const reference about = reference_of(m);
         float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
         vd sum = all_d(0.0);
@@ -659,37 +672,21 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
         x->others[i] = others, x->target[i] = (double)target, x->m[i] = (double)m;
         if (!wanted) continue;
         write_rest(&last);
-        const finished f = finish(j, x, i, all_d(others), all_d((double)target), all_d((double)m));
-        double prob[WD], grad[WD];
-        store_d(prob, f.prob), store_d(grad, f.grad);
-
+        finish(j, x, i, 1, 1);
         if (j->prob.at) {
             kept[y] = (float)exp((double)target - (double)m * LN2);
-            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, prob[0], classes, x->block);
+            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], classes, x->block);
         }
         kept[y] = (float)-others;
         if (stream) {
-            last = begin(place(&j->grad, n, s), kept, grad[0], classes);
+            last = begin(place(&j->grad, n, s), kept, x->grad[i], classes);
             turn ^= 1;
         } else if (j->grad.at)
-            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, grad[0], classes, x->block);
+            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, x->grad[i], classes, x->block);
     }
     write_rest(&last);
-    for (ptrdiff_t i = count; i % WD; i++) x->others[i] = 1, x->target[i] = x->m[i] = 0;
-    for (ptrdiff_t i = 0; i < count; i += WD) {
-        vd o = load_d(x->others + i), t = load_d(x->target + i);
-        finished f = finish(j, x, i, o, t, load_d(x->m + i));
-        double loss[WD], above[WD], lost[WD];
-        store_d(loss, f.loss), store_d(above, f.above + t);
-        store_d(lost, select_d(in_range(o, o, 0x1p-20), all_d(0.0), all_d(1.0)));
-        for (int l = 0; l < WD && i + l < count; l++) {
-            const int32_t y = x->label[i + l];
-            const ptrdiff_t q = first + i + l;
-            x->loss[i + l] = y >= 0 ? loss[l] : y == BAD ? (double)NAN : 0.0;
-            put(&j->lse, q / j->s, q % j->s, above[l]);
-            if (y >= 0 ? lost[l] != 0 || !(x->target[i + l] < (double)INFINITY) : j->prob.at || j->lse.at) by_general(j, q, x, i + l);
-        }
-    }
+    x->agains = 0;
+    finish(j, x, 0, count, 0);
 }
 
 static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
@@ -701,6 +698,8 @@ static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *a
         columns(j, first, count, &x);
     else
         rows(j, first, count, &x);
+    put_tile(j, &j->lse, first, count, x.lse);
+    again(j, first, &x);
     put_tile(j, &j->losses, first, count, x.loss);
     vd total = all_d(0.0);
     for (ptrdiff_t i = count; i % WD; i++) x.loss[i] = 0;
