@@ -1,6 +1,9 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
 # make docs   the documentation, in docs/_build/html
+# make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
+# make bench-compare BASE=main      fails if the working tree is slower than BASE
+# make bench-publish                asv's history of measurements, in asv_bench/html
 # make lint   the linters of .pre-commit-config.yaml on every file
 #
 # They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
@@ -8,12 +11,13 @@
 # .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
 
 PYTHON     ?= python3.11
+COMMITS    ?= HEAD^!
 VENV       := .venv
 BIN        := $(VENV)/bin
 BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test docs lint clean
+.PHONY: demo test docs bench bench-compare bench-publish lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -24,6 +28,18 @@ test: $(VENV)/installed
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+bench: $(VENV)/installed
+	$(BIN)/python asv_bench/table.py
+	$(BIN)/python asv_bench/render.py
+
+bench-compare: $(VENV)/installed
+	$(BIN)/python asv_bench/compare.py $(BASE)
+
+# asv builds environments of its own, with the pinned rivals of asv.conf.json; it asks git for the commits.
+bench-publish: $(VENV)/asv
+	cd asv_bench && PATH="$(abspath $(BIN)):$$PATH" && asv machine --yes && asv run --skip-existing-successful $(COMMITS) && asv publish
+	$(BIN)/python asv_bench/offline.py
 
 lint: $(BIN)/pre-commit
 	$(BIN)/pre-commit run --all-files
@@ -39,6 +55,10 @@ $(BIN)/pip:
 $(VENV)/installed: $(BUILT_FROM) | $(BIN)/pip
 	if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
 	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/asv: | $(BIN)/pip
+	$(BIN)/pip install --quiet 'asv==0.6.*' virtualenv
 	touch $@
 
 $(VENV)/docs: $(VENV)/installed

@@ -1,0 +1,89 @@
+"""What is measured: the shapes, each with the reason it is there, and inputs for every loss of the registry."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import polyloss as pl
+from polyloss._block import LOSSES, Elementwise
+
+
+class Softmax(NamedTuple):
+    """One batch for the softmax losses, classes on axis 1."""
+
+    shape: tuple
+    why: str
+    ignore: int | None = None
+
+    @property
+    def name(self):
+        """As in tables: "4096×1000"."""
+        return "×".join(map(str, self.shape)) + ("" if self.ignore is None else f", label {self.ignore} ignored")
+
+    def arrays(self):
+        """Labels (int64) and logits (float32)."""
+        rng = np.random.default_rng(0)
+        logits = rng.standard_normal(self.shape, dtype=np.float32)
+        logits *= 3
+        return rng.integers(0, self.shape[1], (self.shape[0], *self.shape[2:])), logits
+
+
+SMALL = Softmax((32, 10), "a batch so small that only the way to the kernel counts")
+SOFTMAX = (
+    Softmax((65536, 10), "rows shorter than a vector register: ten classes, as digits have"),
+    Softmax((4096, 1000), "ImageNet's classes, 16 MB: arithmetic decides where it stays in the cache"),
+    Softmax((1024, 32000), "a language model's vocabulary, 131 MB: memory decides"),
+    Softmax((256, 128256), "a large vocabulary: few long rows, 131 MB"),
+    Softmax((8, 21, 512, 512), "segmentation (Pascal VOC's classes): classes a megabyte apart, 176 MB", ignore=0),
+    SMALL,
+)
+PAIRS = (4096, 4096)  # 16.8 M float32 pairs, 134 MB: out of the caches of most machines
+
+
+class Call(NamedTuple):
+    """One way to call a loss."""
+
+    loss: str
+    from_logits: bool = False
+
+    @property
+    def name(self):
+        """As in tables: "binary_crossentropy from logits"."""
+        return self.loss + " from logits" * self.from_logits
+
+    @property
+    def block(self):
+        """The block of the registry whose formulas apply."""
+        return LOSSES[self.loss].logits if self.from_logits else LOSSES[self.loss]
+
+    @property
+    def options(self):
+        """Arguments beside the arrays: a scalar result, and the form of the predictions."""
+        reduction = "normalize" if "normalize" in LOSSES[self.loss].reductions else "mean"
+        return {"reduction": reduction, "axis": -1} | ({"from_logits": True} if self.from_logits else {})
+
+    def arrays(self, shape, dtype):
+        """Targets and predictions that every domain allows, classes on the last axis.
+
+        Predictions from logits are normal numbers, all others lie in (0, 1). Targets are labels, one-hot rows or bits where the loss is one
+        of classification, else numbers in (0, 1).
+        """
+        rng = np.random.default_rng(0)
+        p = rng.standard_normal(shape, dtype=np.float32) * 2 if self.from_logits else rng.uniform(0.01, 0.99, shape)
+        p = p.astype(dtype, copy=False)
+        block = LOSSES[self.loss]
+        if block.function.__module__ not in ("polyloss.classification", "polyloss.softmax"):
+            return rng.random(shape, dtype=np.float32).astype(dtype, copy=False), p
+        if issubclass(block, Elementwise):
+            return rng.integers(0, 2, shape, dtype=np.uint8).astype(dtype), p
+        labels = rng.integers(0, shape[-1], shape[:-1])
+        return (labels if block.targets != "dense" else np.eye(shape[-1], dtype=dtype)[labels]), p
+
+
+def calls(kind=object):
+    """Every loss of the registry, and each that has a form from logits in that form too; of one kind of block."""
+    for name in pl.names():
+        if name in LOSSES and issubclass(LOSSES[name], kind):
+            yield Call(name)
+            if LOSSES[name].logits is not None:
+                yield Call(name, from_logits=True)

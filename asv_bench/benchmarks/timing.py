@@ -1,0 +1,62 @@
+"""Rivals timed in alternation in one process, so that whatever slows the machine slows them all."""
+
+import gc
+import math
+import time
+
+# A thread of an OpenMP runtime spins for work after its region: libgomp's for 300 000 pauses, 15 ms where a pause takes 140 cycles. Whoever
+# runs next on another runtime (torch brings its own) would share the cores with it, so the clock starts only when that is over.
+PAUSE = 0.02
+SAMPLES = 3  # per visit
+
+
+def once(call, number=1):
+    """Seconds per call, of `number` calls in a row."""
+    start = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - start) / number
+
+
+def visit(call, number, pause=PAUSE):
+    """Best seconds per call of one visit: a pause, a call that wakes the threads, a few samples."""
+    time.sleep(pause)
+    call()
+    return min(once(call, number) for _ in range(SAMPLES))
+
+
+def batch(call):
+    """How many calls make a sample that the clock resolves: 0.2 ms, and one call at least."""
+    call()
+    return max(1, math.ceil(2e-4 / min(once(call) for _ in range(SAMPLES))))
+
+
+def alternate(calls, seconds):
+    """Best time of each call: visited in turn, again and again.
+
+    Parameters
+    ----------
+    calls : dict of str to callable
+        The rivals.
+    seconds : float
+        How long to go on; each is visited three times at least.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds per call.
+    """
+    end = time.perf_counter() + seconds
+    numbers = {name: batch(call) for name, call in calls.items()}
+    best, rounds = dict.fromkeys(calls, math.inf), 0
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        while rounds < 3 or time.perf_counter() < end:
+            for name, call in calls.items():
+                best[name] = min(best[name], visit(call, numbers[name]))
+            rounds += 1
+    finally:
+        if enabled:
+            gc.enable()
+    return best

@@ -1,0 +1,103 @@
+"""Make docs/benchmarks.md from docs/benchmarks.json, which `table.py` writes."""
+
+import argparse
+import json
+from itertools import groupby
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = """\
+# Benchmarks
+
+`make bench` measures this page anew, in less than six minutes. Every line is timed in one process: the contenders take turns, and the best
+of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are milliseconds. A ratio is
+the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared machine those of two lines
+may not.
+
+{environment}
+
+*read* and *copy* are what the memory allows: the line's arrays read once by all threads, and read and written once past the caches, by a
+kernel that does nothing else, measured in the same turns. *copy_* is torch's own copy. *out=* writes the gradient to a buffer in hand;
+*fresh* returns a new one, whose pages the system must map first; *autograd* goes through torch's autograd. torch's rival step is
+`torch.autograd.grad` of its own loss; optax is jitted by XLA, which takes a thread for every CPU.
+
+{goals}
+{groups}
+## Two OpenMP runtimes in one process
+
+torch brings an OpenMP runtime of its own, whose threads spin for work after a call; a kernel that starts meanwhile on another runtime
+shares the cores with them. The tables above wait {pause} ms and make one call that is not timed before they time a contender. Median
+milliseconds of the 4096×1000 value, by what ran just before:
+
+{interplay}
+
+A program that calls torch and polyloss in turn gets the figures of the second column; with `OMP_WAIT_POLICY=passive`, set before Python
+starts, waiting threads sleep.
+"""
+
+
+def table(header, rows):
+    """A table in Markdown: the first column is text, the others are figures."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, rule, *rows))
+
+
+def figure(x):
+    """Three digits, and no exponent."""
+    return f"{x:.0f}" if x >= 100 else f"{x:#.3g}".rstrip(".")
+
+
+def verdicts(line):
+    """Of every goal of a line: ours, rival, goal, ratio, and whether it is met."""
+    for ours, rival, goal in line["goals"]:
+        ratio = line["ms"][rival] / line["ms"][ours]
+        yield ours, rival, figure(goal), figure(ratio), "met" if ratio >= goal else f"missed by {1 - ratio / goal:.0%}"
+
+
+def groups(lines):
+    """A section per group: times, then ratios against the goals."""
+    for group, grouped in groupby(lines, key=lambda line: line["group"]):
+        members = list(grouped)
+        contenders = list(dict.fromkeys(name for line in members for name in line["ms"]))
+        times = [[line["name"], *(figure(line["ms"][c]) if c in line["ms"] else "" for c in contenders)] for line in members]
+        ratios = [[line["name"], *verdict] for line in members for verdict in verdicts(line)]
+        yield f"## {group[0].upper()}{group[1:]}\n"
+        yield table(["ms", *contenders], times) + "\n"
+        whys = {line["name"]: line["why"] for line in members}
+        if len(set(whys.values())) == len(whys):
+            yield "".join(f"- {name}: {why}\n" for name, why in whys.items())
+        else:
+            yield f"Shape: {members[0]['why']}.\n"
+        slow = [line["name"] for line in members if line["route"] == "formula"]
+        if slow:
+            yield f"Without a kernel, on NumPy by the formula: {', '.join(slow)}.\n"
+        if ratios:
+            yield table(["", "ours", "rival", "goal", "ratio", ""], ratios) + "\n"
+
+
+def page(result):
+    """The page of a result."""
+    interplay = result["interplay"]
+    all_verdicts = [v for line in result["lines"] for v in verdicts(line)]
+    met = sum(v[-1] == "met" for v in all_verdicts)
+    policies = [[name, *(figure(ms) for ms in times.values())] for name, times in interplay.items()]
+    return PAGE.format(
+        environment=table(["", "measured with"], result["environment"].items()),
+        goals=f"{met} of {len(all_verdicts)} goals are met.\n",
+        groups="\n".join(groups(result["lines"])),
+        pause=result["pause"],
+        interplay=table(["ms", *next(iter(interplay.values()))], policies),
+    )
+
+
+def main():
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=DOCS / "benchmarks.json", help="what table.py wrote (default: %(default)s)")
+    parser.add_argument("--page", type=Path, default=DOCS / "benchmarks.md", help="the page to write (default: %(default)s)")
+    options = parser.parse_args()
+    options.page.write_text(page(json.loads(options.results.read_text("utf-8"))), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Time everything the project promises beside its rivals, and keep the figures as JSON.
+
+One process times the contenders of a line in alternation and keeps the best of many: figures of one line belong together, those of
+different lines may not. The goals stand beside the lines, as ratios. `render.py` makes the page of the documentation from the JSON.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import render
+import torch
+from benchmarks import cases, limits, peers, timing
+
+import polyloss as pl
+from polyloss._block import Elementwise
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "benchmarks.json"
+LIBRARIES = ("numpy", "torch", "jax", "optax", "scipy", "scikit-learn")
+MEMORY = ("read", "copy", "copy_")  # contenders that compute no loss: the memory's limits, and torch's copy_
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    group: str
+    name: str
+    why: str
+    contenders: callable  # () -> {contender: function without arguments}; arrays live as long as these functions
+    goals: tuple  # (ours, rival, how many times as fast)
+    route: callable = lambda: None  # () -> how the library takes the call
+
+
+# Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds the way to the kernel.
+FAR = (("torch", 13), ("SciPy", 13), ("NumPy", 13), ("optax", 2), ("read", 0.85))
+SOFTMAX_VALUE = {
+    (65536, 10): (("torch", 25), ("optax", 2)),
+    (4096, 1000): (("torch", 3), ("SciPy", 13), ("NumPy", 13), ("optax", 2)),
+    (1024, 32000): FAR,
+    (256, 128256): FAR,
+    (8, 21, 512, 512): (("torch", 14), ("optax", 2), ("read", 0.65)),
+    (32, 10): (("torch", 1 / 0.4), ("3 µs", 1)),
+}
+NEAR_GRADIENT = (*((ours, "torch", 4) for ours in ("out=", "fresh, NumPy", "fresh, torch", "autograd")),)
+FAR_GRADIENT = (
+    *(("out=", rival, ratio) for rival, ratio in (("torch", 18), ("copy", 0.65), ("copy_", 1))),
+    *((ours, "torch", 10) for ours in ("fresh, NumPy", "fresh, torch", "autograd")),
+)
+SOFTMAX_GRADIENT = {
+    (65536, 10): NEAR_GRADIENT,
+    (4096, 1000): NEAR_GRADIENT,
+    (1024, 32000): FAR_GRADIENT,
+    (256, 128256): FAR_GRADIENT,
+    (8, 21, 512, 512): (),
+    (32, 10): (("fresh, torch", "torch", 1 / 0.15), ("autograd", "torch", 1)),
+}
+
+
+def softmax_lines():
+    """The fused softmax loss: value; value and gradient."""
+    for case in cases.SOFTMAX:
+        goals = tuple(("polyloss", *goal) for goal in SOFTMAX_VALUE[case.shape])
+        yield Line("softmax: value", case.name, case.why, partial(softmax_value, case), goals, partial(softmax_route, case))
+        goals = SOFTMAX_GRADIENT[case.shape]
+        yield Line("softmax: value and gradient", case.name, case.why, partial(softmax_gradient, case), goals)
+
+
+def softmax_route(case):
+    """How the library takes a batch of NumPy arrays."""
+    return pl.explain("softmax_loss", *case.arrays(), ignore_label=case.ignore).route
+
+
+def softmax_value(case):
+    """Contenders for the value alone."""
+    labels, logits = case.arrays()
+    return {
+        "polyloss": lambda: pl.softmax_loss(labels, logits, ignore_label=case.ignore),
+        **peers.softmax_values(case, labels, logits),
+        **({"3 µs": lambda: wait(3e-6)} if case is cases.SMALL else {"read": lambda: limits.read(logits)}),
+    }
+
+
+def wait(seconds):
+    """A contender that takes a given time."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def softmax_gradient(case):
+    """Contenders for value and gradient: into a buffer in hand, fresh, fresh from tensors, and by torch's autograd."""
+    labels, logits = case.arrays()
+    out, value_and_grad, option = np.zeros_like(logits), pl.value_and_grad(pl.softmax_loss), {"ignore_label": case.ignore}
+    x, y, to = torch.from_numpy(logits), torch.from_numpy(labels), torch.zeros(logits.shape)
+    leaf = x.detach().requires_grad_()
+    return {
+        "out=": lambda: value_and_grad(labels, logits, out=out, **option),
+        "fresh, NumPy": lambda: value_and_grad(labels, logits, **option),
+        "fresh, torch": lambda: value_and_grad(y, x, **option),
+        "autograd": lambda: peers.torch_step(pl.softmax_loss(y, leaf, **option), leaf),
+        **peers.softmax_gradients(case, labels, logits),
+        **({} if case is cases.SMALL else {"copy": lambda: limits.copy(logits, out), "copy_": lambda: to.copy_(x)}),
+    }
+
+
+def elementwise_lines():
+    """Every elementwise loss of the registry."""
+    size = "×".join(map(str, cases.PAIRS))
+    for call in cases.calls(Elementwise):
+        numpy_goal = 4 if call.loss == "mean_squared_error" else 5  # NumPy's own is a subtraction and a product
+        goals = (("polyloss", "torch", 5), ("polyloss", "NumPy", numpy_goal), ("polyloss", "read", 0.85))
+        yield Line("elementwise: value", call.name, size, partial(elementwise_value, call), goals, partial(elementwise_route, call))
+        goals = (("out=", "torch", 5), ("out=", "copy", 0.85))
+        yield Line("elementwise: value and gradient", call.name, size, partial(elementwise_gradient, call), goals)
+
+
+def elementwise_route(call):
+    """How the library takes NumPy arrays."""
+    return pl.explain(call.loss, *call.arrays((2, 8), "float32"), **call.options).route
+
+
+def elementwise_value(call):
+    """Contenders for the mean of all pairs."""
+    t, p = call.arrays(cases.PAIRS, "float32")
+    function = pl.get(call.loss)
+    return {
+        "polyloss": lambda: function(t, p, **call.options),
+        **peers.elementwise_values(call, t, p),
+        "read": lambda: limits.read(t, p),
+    }
+
+
+def elementwise_gradient(call):
+    """Contenders for the mean and its gradient; the memory's limit reads both arrays and writes one."""
+    t, p = call.arrays(cases.PAIRS, "float32")
+    value_and_grad, out = pl.value_and_grad(call.loss), np.zeros_like(p)
+
+    def limit():
+        limits.read(t)
+        limits.copy(p, out)
+
+    return {
+        "out=": lambda: value_and_grad(t, p, out=out, **call.options),
+        "fresh, NumPy": lambda: value_and_grad(t, p, **call.options),
+        **peers.elementwise_gradients(call, t, p),
+        "copy": limit,
+    }
+
+
+def log_loss_lines():
+    """scikit-learn's metric."""
+    goals = (("polyloss", "scikit-learn", 100),)
+    yield Line("log_loss", "1000000 binary rows", "a binary classifier's scores, float64", binary_rows, goals)
+    yield Line("log_loss", "20000×1000", "many classes, float64, 160 MB: memory decides", class_rows, (("polyloss", "read", 0.85),))
+
+
+def binary_rows():
+    """Contenders for binary labels and the probability of the second class."""
+    rng = np.random.default_rng(0)
+    return log_loss_contenders(rng.integers(0, 2, 1_000_000), rng.uniform(0.01, 0.99, 1_000_000))
+
+
+def class_rows():
+    """Contenders for labels and a matrix of probabilities."""
+    rng = np.random.default_rng(0)
+    proba = rng.uniform(0.01, 1, (20_000, 1000))
+    proba /= proba.sum(axis=1, keepdims=True)
+    return log_loss_contenders(rng.permutation(np.arange(20_000) % 1000), proba)  # every class occurs, as scikit-learn asks
+
+
+def log_loss_contenders(labels, proba):
+    """Ours, scikit-learn's, and reading both arrays."""
+    return {
+        "polyloss": lambda: pl.log_loss(labels, proba),
+        **peers.log_losses(labels, proba),
+        "read": lambda: limits.read(labels, proba),
+    }
+
+
+def lines():
+    """The whole table."""
+    for part in (softmax_lines, elementwise_lines, log_loss_lines):
+        yield from sorted(part(), key=lambda line: line.group)
+
+
+def measure(line, seconds):
+    """The line as it is kept: milliseconds of every contender, and the goals that its contenders allow."""
+    contenders = line.contenders()
+    check_agreement(line, contenders)
+    best = timing.alternate(contenders, seconds)
+    return {
+        "group": line.group,
+        "name": line.name,
+        "why": line.why,
+        "route": line.route(),
+        "ms": {name: float(f"{1e3 * s:.4g}") for name, s in best.items()},
+        "goals": [list(goal) for goal in line.goals if goal[1] in best],
+    }
+
+
+def check_agreement(line, contenders):
+    """Contenders of a line must compute the same number, or their times mean nothing."""
+    results = {name: call() for name, call in contenders.items() if name not in (*MEMORY, "3 µs")}
+    values = {name: float(r[0] if isinstance(r, tuple) else r) for name, r in results.items()}
+    first = next(iter(values.values()))
+    if not all(math.isclose(v, first, rel_tol=1e-3) for v in values.values()):  # float32 sums of 16.8 M terms differ by 1e-4 and more
+        raise AssertionError(f"{line.group}, {line.name}: the contenders disagree: {values}")
+
+
+def interplay(rounds=40):
+    """Median milliseconds of our 4096×1000 value by what ran before it: two OpenMP runtimes share the cores of this process."""
+    case = next(case for case in cases.SOFTMAX if case.shape == (4096, 1000))
+    calls = softmax_value(case)
+    ours, theirs = calls["polyloss"], calls["torch"]
+    times = {"alone": [], "right after torch": [], f"{1e3 * timing.PAUSE:.0f} ms after torch": [], "torch, right after ours": []}
+    for _ in range(rounds):
+        for name, samples in times.items():
+            before, timed = (theirs, ours) if "after torch" in name else (ours, theirs) if name.startswith("torch") else (ours, ours)
+            time.sleep(timing.PAUSE)
+            before()
+            time.sleep(timing.PAUSE if "ms after" in name else 0)
+            samples.append(timing.once(timed))
+    return {name: float(f"{1e3 * statistics.median(samples):.4g}") for name, samples in times.items()}
+
+
+def interplays():
+    """The same under both waiting policies, each in a process of its own, since libgomp reads the policy when it is loaded."""
+    policies = {"default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}}
+    command = [sys.executable, __file__, "--interplay"]
+    return {
+        name: json.loads(subprocess.run(command, env=os.environ | extra, check=True, capture_output=True, text=True).stdout)
+        for name, extra in policies.items()
+    }
+
+
+def environment():
+    """Where and with what it was measured."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processor": cpu[1] if cpu else platform.processor(),
+        "instruction set": import_module("polyloss._kernels.softmax_xent").isa(),
+        "threads": pl.get_num_threads(),
+        "Python": platform.python_version(),
+        "polyloss": pl.__version__,
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def main():
+    """Measure, show, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="REGEX", help="lines whose group and name match; the others keep their figures")
+    parser.add_argument("--seconds", type=float, default=4, help="per line (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON to write (default: docs/benchmarks.json)")
+    parser.add_argument("--interplay", action="store_true", help="print only how two OpenMP runtimes disturb each other")
+    options = parser.parse_args()
+    peers.same_threads()
+    if options.interplay:
+        print(json.dumps(interplay()))
+        return
+    old = json.loads(options.results.read_text("utf-8")) if options.results.exists() else {"lines": []}
+    kept = {(line["group"], line["name"]): line for line in old["lines"]}
+    fresh = []
+    for line in lines():
+        if re.search(options.only, f"{line.group} {line.name}"):
+            fresh.append(measure(line, options.seconds))
+            print(*show(fresh[-1]), sep="\n", flush=True)
+            gc.collect()  # the arrays of one line go before those of the next come
+        elif (line.group, line.name) in kept:
+            fresh.append(kept[line.group, line.name])
+    result = {"environment": environment(), "pause": round(1e3 * timing.PAUSE), "lines": fresh}
+    result["interplay"] = interplays() if re.search(options.only, "interplay") else old.get("interplay")
+    options.results.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def show(line):
+    """A measured line as text."""
+    yield f"{line['group']}, {line['name']}: " + "  ".join(f"{name} {ms:.4g} ms" for name, ms in line["ms"].items())
+    for ours, rival, goal, ratio, verdict in render.verdicts(line):
+        yield f"    {ours} against {rival}: {ratio}, goal {goal}, {verdict}"
+
+
+if __name__ == "__main__":
+    main()
