@@ -1,12 +1,11 @@
 """Elementwise losses over canonical arrays (n, c, s): values, slopes and curvatures in one pass, weighted, summed and scaled.
 
-`run` brings the three axes into the order in which they lie in memory, merges those that lie as one, and cuts the work into tasks whose size
-does not depend on the number of threads; sums of tasks are added in the order of the tasks, so that results don't either. Where neither
-weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas.h; the loops over a task, in C
+`run` brings the three axes into the order in which they lie in memory, merges those that lie as one, and cuts the work into tasks whose
+size does not depend on the number of threads; sums of tasks are added in the order of the tasks, so that results don't either. Where
+neither weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas.h; the loops over a task, in C
 because they are compiled once per instruction set, are those of elementwise_rows.c.
 """
 
-cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport calloc, free
@@ -66,7 +65,7 @@ FORMULAS = {elementwise_formulas[i].name.decode(): i for i in range(ELEMENTWISE_
 PARAMETERS = {elementwise_formulas[i].name.decode(): tuple(elementwise_formulas[i].parameters.decode().split())
               for i in range(ELEMENTWISE_FORMULAS)}
 MATH = {name: i for i, name in enumerate(
-    ("exp", "exp_neg", "expm1_neg", "log", "log1p", "log1p_unit", "sqrt", "abs", "power", "max", "min"))}
+    ("exp", "exp_neg", "expm1_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "power", "max", "min"))}
 
 cdef dict _kinds = {"f4": F4, "f8": F8, "f2": F2, "i1": I1, "i2": I2, "i4": I4, "i8": I8, "u1": U1, "u2": U2, "u4": U4, "u8": U8, "b1": U1}
 

@@ -53,6 +53,7 @@ INLINE uint16_t float_to_half(float x)
 }
 
 #define OR(m, k) OR_MASK(m, k)
+#define AND(m, k) AND_MASK(m, k)
 
 #define one float
 #define real vf
@@ -64,7 +65,6 @@ INLINE uint16_t float_to_half(float x)
 #define LT(x, y) lt_f(x, y)
 #define LE(x, y) le_f(x, y)
 #define EQ(x, y) eq_f(x, y)
-#define ALL(m) every_f(m)
 #define FIRST(n) first_f(n)
 #define MAX(x, y) max_f(x, y)
 #define MIN(x, y) min_f(x, y)
@@ -74,8 +74,11 @@ INLINE uint16_t float_to_half(float x)
 #define EXPM1_NEG(x) expm1_neg_f(x)
 #define LOG(x) log_f(x)
 #define LOG1P(x) log1p_f(x)
-#define LOG1P_UNIT(x) log1p_unit_f(x)
-#define LOG_SUM(u, v) log_sum_f(u, v)
+#define LOG1P_01(x) log1p_01_f(x)
+#define LOG1M_HALF(x) log1m_half_f(x)
+#define LOG_HALF(x) log_half_f(x)
+#define LOG_NEAR(u, v) log_near_f(u, v)
+#define TIMES(x, y) times_f(x, y)
 #define POWER(u, n) power_f(u, n)
 #define LOAD(p) load_f(p)
 #define STORE(p, v) store_f(p, v)
@@ -96,7 +99,6 @@ INLINE uint16_t float_to_half(float x)
 #undef LT
 #undef LE
 #undef EQ
-#undef ALL
 #undef FIRST
 #undef MAX
 #undef MIN
@@ -106,8 +108,11 @@ INLINE uint16_t float_to_half(float x)
 #undef EXPM1_NEG
 #undef LOG
 #undef LOG1P
-#undef LOG1P_UNIT
-#undef LOG_SUM
+#undef LOG1P_01
+#undef LOG1M_HALF
+#undef LOG_HALF
+#undef LOG_NEAR
+#undef TIMES
 #undef POWER
 #undef LOAD
 #undef STORE
@@ -126,7 +131,6 @@ INLINE uint16_t float_to_half(float x)
 #define LT(x, y) lt_d(x, y)
 #define LE(x, y) le_d(x, y)
 #define EQ(x, y) eq_d(x, y)
-#define ALL(m) every_d(m)
 #define FIRST(n) first_d(n)
 #define MAX(x, y) max_d(x, y)
 #define MIN(x, y) min_d(x, y)
@@ -136,8 +140,11 @@ INLINE uint16_t float_to_half(float x)
 #define EXPM1_NEG(x) expm1_neg_d(x)
 #define LOG(x) log_d(x)
 #define LOG1P(x) log1p_d(x)
-#define LOG1P_UNIT(x) log1p_unit_d(x)
-#define LOG_SUM(u, v) log_sum_d(u, v)
+#define LOG1P_01(x) log1p_01_d(x)
+#define LOG1M_HALF(x) log1m_half_d(x)
+#define LOG_HALF(x) log_half_d(x)
+#define LOG_NEAR(u, v) log_near_d(u, v)
+#define TIMES(x, y) times_d(x, y)
 #define POWER(u, n) power_d(u, n)
 #define LOAD(p) load_d(p)
 #define STORE(p, v) store_d(p, v)
@@ -175,9 +182,9 @@ static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n,
         CASE(2, expm1_neg)
         CASE(3, log)
         CASE(4, log1p)
-        CASE(5, log1p_unit)
-        CASE(6, sqrt)
-        CASE(7, abs)
+        CASE(5, log1p_01)
+        CASE(6, log1m_half)
+        CASE(7, log_half)
 #undef EXTRA_D
 #undef EXTRA_F
 #define EXTRA_D , all_d(parameter)

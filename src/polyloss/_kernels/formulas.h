@@ -6,11 +6,12 @@
        FORMULA(name)     the name's form for that type, such as name##_f
        R(c)              the number c as a real
        SELECT(m, x, y)   m ? x : y          LT(x, y) LE(x, y) EQ(x, y)   false where a side is NaN
-       OR(m, k)          either             ALL(m)   m in all lanes (a scalar: m)
+       AND(m, k)         both               OR(m, k)   either
        MAX(x, y)         x > y ? x : y, so y where one is NaN             MIN(x, y)   likewise
        ABS SQRT LOG      of any x           EXP_NEG  of x <= 0            EXPM1_NEG   of x <= 0
-       LOG1P             of x >= -1         LOG1P_UNIT  of |x| <= 1
-       LOG_SUM(u, v)     log(u + v) for |v| no more than half of the last place of u
+       LOG1P             of x >= -1         LOG1P_01   of 0 <= x <= 1     LOG1M_HALF(x)   log(1 - x), 0 <= x <= 1/2
+       LOG_HALF          of 0 <= x <= 1/2   TIMES(x, y)   x * y, 0 where x is 0
+       LOG_NEAR(u, v)    log(u + v) for |v| no more than half of the last place of u, and 0 unless 3/4 <= u < 3/2
        POWER(u, n)       u**n for u >= 0, n the same in all lanes; 0 at u = 0 even where n < 0, 1 where n = 0
    The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
    compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
@@ -46,8 +47,8 @@
 #define LT(x, y) ((x) < (y))
 #define LE(x, y) ((x) <= (y))
 #define EQ(x, y) ((x) == (y))
+#define AND(m, k) ((m) && (k))
 #define OR(m, k) ((m) || (k))
-#define ALL(m) (m)
 #define MAX(x, y) ((x) > (y) ? (x) : (y))
 #define MIN(x, y) ((x) < (y) ? (x) : (y))
 #define ABS(x) fabs(x)
@@ -56,8 +57,11 @@
 #define EXPM1_NEG(x) expm1(x)
 #define LOG(x) log(x)
 #define LOG1P(x) log1p(x)
-#define LOG1P_UNIT(x) log1p(x)
-#define LOG_SUM(u, v) ((u) > R(0) ? log(u) + (v) / (u) : log(u))
+#define LOG1P_01(x) log1p(x)
+#define LOG1M_HALF(x) log1p(-(x))
+#define LOG_HALF(x) log(x)
+#define TIMES(x, y) ((x) == R(0) ? R(0) : (x) * (y))
+#define LOG_NEAR(u, v) ((u) > R(0) ? log(u) + (v) / (u) : log(u))
 #define POWER(u, n) ((n) == R(0) ? R(1) : (n) == R(2) ? (u) * (u) : (u) == R(0) ? R(0) : pow(u, n))
 #endif
 #ifndef FORMULA_INLINE
@@ -68,7 +72,6 @@
 #define LOSS(name, what) FORMULA_INLINE real FORMULA(name##_##what)(FORMULA_ARGUMENTS)
 
 FORMULA_INLINE real FORMULA(sign)(real d) { return SELECT(LT(R(0), d), R(1), SELECT(LT(d, R(0)), R(-1), d)); }
-FORMULA_INLINE real FORMULA(times)(real x, real y) { return SELECT(EQ(x, R(0)), R(0), x * y); } /* 0 · inf = 0 */
 FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high, MAX(low, x)); }
 FORMULA_INLINE real FORMULA(outside)(real x, real low, real high, real y) /* y, or 0 where x was clipped */
 {
@@ -131,14 +134,16 @@ LOSS(squared_hinge, curvature)
     return SELECT(LT(R(0), R(1) - u * p), R(2) * u * u, R(0));
 }
 
-FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) { return t - label_smoothing * (t - R(0.5)); }
+FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) 
+{
+    return (R(1) - label_smoothing) * t + R(0.5) * label_smoothing;
+}
 
-/* -(t log y + (1 - t) log(1 - y)); where all targets are 0 or 1 (the rule) one logarithm does. */
+/* -(t log y + (1 - t) log(1 - y)): of y and 1 - y the smaller, s, is exact, and the logarithm of the larger is log(1 - s). */
 FORMULA_INLINE real FORMULA(entropy)(real t, real y)
 {
-    real u = R(1) - y, v = (R(1) - u) - y; /* u + v = 1 - y exactly, for y >= 0 */
-    if (ALL(OR(EQ(t, R(0)), EQ(t, R(1))))) return -LOG_SUM(SELECT(EQ(t, R(1)), y, u), SELECT(EQ(t, R(1)), R(0), v));
-    return -(FORMULA(times)(t, LOG(y)) + FORMULA(times)(R(1) - t, LOG1P_UNIT(-y)));
+    real u = R(1) - y, s = MIN(u, y), of_s = SELECT(LT(u, y), R(1) - t, t), of_rest = SELECT(LT(u, y), t, R(1) - t);
+    return -(of_rest * LOG1M_HALF(s) + TIMES(of_s, LOG_HALF(s)));
 }
 FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y) /* hard targets apart: no 0/0 where y is 0 or 1 */
 {
@@ -149,7 +154,7 @@ FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y) /* hard targets apart
 FORMULA_INLINE real FORMULA(entropy_curvature)(real t, real y)
 {
     real u = R(1) - y;
-    return FORMULA(times)(t, R(1) / (y * y)) + FORMULA(times)(R(1) - t, R(1) / (u * u));
+    return TIMES(t, R(1) / (y * y)) + TIMES(R(1) - t, R(1) / (u * u));
 }
 LOSS(binary_crossentropy, value)
 {
@@ -171,7 +176,7 @@ LOSS(binary_crossentropy, curvature)
 FORMULA_INLINE real FORMULA(logit_value)(real t, real z)
 {
     real m = SELECT(LT(R(0), z), R(1) - t, t);
-    return FORMULA(times)(m, ABS(z)) + LOG1P_UNIT(EXP_NEG(-ABS(z)));
+    return TIMES(m, ABS(z)) + LOG1P_01(EXP_NEG(-ABS(z)));
 }
 FORMULA_INLINE real FORMULA(logit_slope)(real t, real z)
 {
@@ -200,7 +205,7 @@ LOSS(log_cosh, value)
 {
     real d = ABS(p - t), m = EXPM1_NEG(-d), e = R(1) + m;
     real far = d - R(0.693147180559945309417);
-    return (void)a, SELECT(LT(d, R(1)), R(0), far) + LOG1P_UNIT(SELECT(LT(d, R(1)), m * m / (R(2) * e), e * e));
+    return (void)a, SELECT(LT(d, R(1)), R(0), far) + LOG1P_01(SELECT(LT(d, R(1)), m * m / (R(2) * e), e * e));
 }
 LOSS(log_cosh, slope) /* tanh d = (1 - e²) / (1 + e²) */
 {
@@ -214,21 +219,22 @@ LOSS(log_cosh, curvature)
 }
 
 /* q = p + 1e-7, Keras' constant. The slope is 1 - t/q, and (q - t)/q where that cancels. */
-LOSS(poisson, value) { return (void)a, p - FORMULA(times)(t, LOG(p + R(1e-7))); }
+LOSS(poisson, value) { return (void)a, p - TIMES(t, LOG(p + R(1e-7))); }
 LOSS(poisson, slope)
 {
     real q = p + R(1e-7), r = SELECT(LT(R(2) * t, q), t, (p - t) + R(1e-7)) / q;
     return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(R(2) * t, q), R(1) - r, r));
 }
-LOSS(poisson, curvature) { return (void)a, FORMULA(times)(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
+LOSS(poisson, curvature) { return (void)a, TIMES(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
 
-/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d) with d = (t - q) / q, whose sum goes in two parts. */
+/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. */
 LOSS(kl_divergence, value)
 {
     real s = FORMULA(clip)(t, R(0), R(1)), q = FORMULA(clip)(p, a[0], R(1));
-    real d = (s - q) / q, u = R(1) + d, v = d - (u - R(1));
-    real near = R(0.5);
-    return FORMULA(times)(s, LOG_SUM(SELECT(LT(ABS(d), near), u, s / q), SELECT(LT(ABS(d), near), v, R(0))));
+    real d = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), s - q, s) / q;
+    real u = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), R(1) + d, d);
+    real v = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), d - (u - R(1)), R(0));
+    return TIMES(s, LOG_NEAR(u, v));
 }
 LOSS(kl_divergence, slope)
 {
@@ -248,13 +254,13 @@ FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha)
 }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
-    return POWER(u, gamma) * b1 + gamma * POWER(u, gamma - R(1)) * FORMULA(times)(u1, b);
+    return POWER(u, gamma) * b1 + gamma * POWER(u, gamma - R(1)) * TIMES(u1, b);
 }
 FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real u2, real b, real b1, real b2, real gamma)
 {
     real f1 = gamma * POWER(u, gamma - R(1));
     real f2 = gamma * (gamma - R(1)) * POWER(u, gamma - R(2)) * u1 * u1;
-    return FORMULA(times)(f2 + f1 * u2, b) + R(2) * f1 * u1 * b1 + POWER(u, gamma) * b2;
+    return TIMES(f2 + f1 * u2, b) + R(2) * f1 * u1 * b1 + POWER(u, gamma) * b2;
 }
 LOSS(binary_focal_crossentropy, value)
 {
@@ -285,7 +291,7 @@ FORMULA_INLINE real FORMULA(miss)(real t, real z)
 LOSS(binary_focal_crossentropy_from_logits, value)
 {
     real s = FORMULA(smoothed)(t, a[3]), f = FORMULA(balance)(s, a[0], a[1]) * POWER(FORMULA(miss)(s, p), a[2]);
-    return FORMULA(times)(f, FORMULA(logit_value)(s, p));
+    return TIMES(f, FORMULA(logit_value)(s, p));
 }
 LOSS(binary_focal_crossentropy_from_logits, slope)
 {

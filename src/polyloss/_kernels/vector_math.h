@@ -194,6 +194,15 @@ INLINE vd max_d(vd a, vd b) { return select_d(lt_d(b, a), a, b); }
 INLINE vd min_d(vd a, vd b) { return select_d(lt_d(a, b), a, b); }
 #endif
 
+/* a * b, and 0 where a is 0: 0 · inf = 0 */
+#if W == 16
+INLINE vf times_f(vf a, vf b) { return (vf)_mm512_maskz_mul_ps(_mm512_cmp_ps_mask((__m512)a, (__m512){0}, _CMP_NEQ_UQ), (__m512)a, (__m512)b); }
+INLINE vd times_d(vd a, vd b) { return (vd)_mm512_maskz_mul_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d){0}, _CMP_NEQ_UQ), (__m512d)a, (__m512d)b); }
+#else
+INLINE vf times_f(vf a, vf b) { return select_f(eq_f(a, all_f(0.0f)), (vf){0}, a * b); }
+INLINE vd times_d(vd a, vd b) { return select_d(eq_d(a, all_d(0.0)), (vd){0}, a * b); }
+#endif
+
 /* a * b + c, in one rounding where the machine has it: what needs that one rounding says mad. */
 #if W == 16
 INLINE vf mad_f(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -413,8 +422,12 @@ INLINE vf log_poly_f(vf f, vf n)
     p = mad_f(p, f, all_f(-0x1.000228p-2f));
     p = mad_f(p, f, all_f(0x1.555554p-2f));
 #endif
-    p = mad_f(f * f, mad_f(p, f, all_f(-0.5f)), n * LN2_LO_F);
-    return mad_f(n, all_f(LN2_HI_F), f + p);
+    p = mad_f(p, f, all_f(-0.5f));
+#if W == 4 /* products are rounded: ln 2 in two parts */
+    return mad_f(n, all_f(LN2_HI_F), f + mad_f(f * f, p, n * LN2_LO_F));
+#else
+    return mad_f(n, all_f(0x1.62e43p-1f), mad_f(f * f, p, f));
+#endif
 }
 INLINE vd log_poly_d(vd f, vd n)
 {
@@ -492,28 +505,75 @@ INLINE vd log_sum_d(vd u, vd v)
 INLINE vf log_f(vf x) { return log_sum_f(x, (vf){0}); }
 INLINE vd log_d(vd x) { return log_sum_d(x, (vd){0}); }
 #endif
-/* log(1 + x); the sum's rounding error goes along. Tiny x keep their relative error; log1p(-0) is +0. */
+#if W == 16
+INLINE vf log_near_f(vf u, vf v) /* the same where v is 0 unless 3/4 <= u < 3/2, so that the power of two of u is 0 */
+{
+    __m512 m = _mm512_getmant_ps((__m512)u, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+    __m512 n = _mm512_sub_ps(_mm512_getexp_ps((__m512)u), _mm512_getexp_ps(m));
+    return log_poly_f(((vf)m - 1.0f) + v, (vf)n);
+}
+#else
+INLINE vf log_near_f(vf u, vf v) { return log_sum_f(u, v); }
+#endif
+INLINE vd log_near_d(vd u, vd v) { return log_sum_d(u, v); }
+#if W == 16
+INLINE vf log_half_f(vf x) /* 0 <= x <= 1/2: far from 1, where the result is near 0, no digit can be lost by a simpler reduction */
+{
+    vf n = (vf)_mm512_getexp_ps((__m512)x), f = (vf)_mm512_getmant_ps((__m512)x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan) - 1.5f;
+    vf p = mad_f(f, all_f(0x1.fff7p-9f), all_f(-0x1.9ac4fp-8f));
+    p = mad_f(p, f, all_f(0x1.07be3ap-7f));
+    p = mad_f(p, f, all_f(-0x1.d3ca26p-7f));
+    p = mad_f(p, f, all_f(0x1.b02d58p-6f));
+    p = mad_f(p, f, all_f(-0x1.94da48p-5f));
+    p = mad_f(p, f, all_f(0x1.9488eep-4f));
+    p = mad_f(p, f, all_f(-0x1.c71ba8p-3f));
+    p = mad_f(p, f, all_f(0x1.555556p-1f));
+    p = mad_f(p, f, all_f(0x1.9f323ep-2f));
+    return mad_f(n, all_f(0x1.62e43p-1f), p);
+}
+#else
+INLINE vf log_half_f(vf x) { return log_f(x); }
+#endif
+INLINE vd log_half_d(vd x) { return log_d(x); }
+/* log(1 + x); the sum's rounding error goes along (u - 1 is exact up to 2^24, beyond which the error doesn't matter). Tiny x keep
+   their relative error; log1p(-0) is +0. */
 INLINE vf log1p_f(vf x)
-{
-    vf u = 1.0f + x, large = max_f(all_f(1.0f), x), small = min_f(all_f(1.0f), x);
-    return log_sum_f(u, small - (u - large));
-}
-INLINE vd log1p_d(vd x)
-{
-    vd u = 1.0 + x, large = max_d(all_d(1.0), x), small = min_d(all_d(1.0), x);
-    return log_sum_d(u, small - (u - large));
-}
-/* The same for |x| <= 1: two operations less. */
-INLINE vf log1p_unit_f(vf x)
 {
     vf u = 1.0f + x;
     return log_sum_f(u, x - (u - 1.0f));
 }
-INLINE vd log1p_unit_d(vd x)
+INLINE vd log1p_d(vd x)
 {
     vd u = 1.0 + x;
     return log_sum_d(u, x - (u - 1.0));
 }
+/* log(1 + x) for 0 <= x <= 1 and log(1 - x) for 0 <= x <= 1/2: x ± x² P(x), half the work of log1p. */
+INLINE vf log1p_01_f(vf x)
+{
+    vf p = mad_f(x, all_f(-0x1.b1559ep-9f), all_f(0x1.4a1d56p-6f));
+    p = mad_f(p, x, all_f(-0x1.d785ep-5f));
+    p = mad_f(p, x, all_f(0x1.b5093ep-4f));
+    p = mad_f(p, x, all_f(-0x1.3a5922p-3f));
+    p = mad_f(p, x, all_f(0x1.9351p-3f));
+    p = mad_f(p, x, all_f(-0x1.ff249ep-3f));
+    p = mad_f(p, x, all_f(0x1.554dd4p-2f));
+    p = mad_f(p, x, all_f(-0x1.ffffd2p-2f));
+    return mad_f(x * x, p, x);
+}
+INLINE vf log1m_half_f(vf x)
+{
+    vf p = mad_f(x, all_f(-0x1.be078ap+0f), all_f(0x1.3cacap+1f));
+    p = mad_f(p, x, all_f(-0x1.f802b2p+0f));
+    p = mad_f(p, x, all_f(0x1.2ebabep-1f));
+    p = mad_f(p, x, all_f(-0x1.5bf526p-2f));
+    p = mad_f(p, x, all_f(-0x1.6845bep-3f));
+    p = mad_f(p, x, all_f(-0x1.01e90ep-2f));
+    p = mad_f(p, x, all_f(-0x1.5542fcp-2f));
+    p = mad_f(p, x, all_f(-0x1.00001ep-1f));
+    return mad_f(x * x, p, -x);
+}
+INLINE vd log1p_01_d(vd x) { return log1p_d(x); }
+INLINE vd log1m_half_d(vd x) { return log1p_d(-x); }
 
 /* u**n for u >= 0 and n the same in all lanes; 0 at u = 0 even for n < 0 (the caller multiplies by what vanishes faster), 1 for n = 0.
    Whole n below 32 by products, halves by a root more. Others: floats through doubles, doubles to |log u| units more. */
@@ -589,8 +649,12 @@ typedef int md;
     INLINE real expm1_neg_##x(real v) { return EXPM1(v); }                                                                                 \
     INLINE real log_##x(real v) { return LOG(v); }                                                                                         \
     INLINE real log1p_##x(real v) { return LOG1P(v); }                                                                                     \
-    INLINE real log1p_unit_##x(real v) { return LOG1P(v); }                                                                                \
+    INLINE real log1p_01_##x(real v) { return LOG1P(v); }                                                                                  \
+    INLINE real log1m_half_##x(real v) { return LOG1P(-v); }                                                                               \
     INLINE real log_sum_##x(real u, real v) { return u > 0 && u < INFINITY ? LOG(u) + LOG1P(v / u) : LOG(u); }                             \
+    INLINE real times_##x(real u, real v) { return u == 0 ? 0 : u * v; }                                                                   \
+    INLINE real log_half_##x(real v) { return LOG(v); }                                                                                    \
+    INLINE real log_near_##x(real u, real v) { return log_sum_##x(u, v); }                                                                 \
     INLINE real power_##x(real u, real n) { return u == 0 ? n == 0 : POW(u, n); }
 ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf, powf)
 ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p, pow)
