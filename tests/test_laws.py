@@ -566,7 +566,8 @@ def test_out_receives_the_gradient(case, lib):
             with pytest.raises(TypeError, match=f"out is given, but arrays of {lib.name} cannot be written to"):
                 case.of(pl.grad(case.target), t, p, out=out)
             return
-        right, right_hessian = (lib.numpy(x) for x in case.of(pl.grad_and_hess(case.target), t, p))
+        right = lib.numpy(case.of(pl.grad(case.target), t, p))
+        right_slope, right_hessian = (lib.numpy(x) for x in case.of(pl.grad_and_hess(case.target), t, p))
         assert case.of(pl.grad(case.target), t, p, out=out) is out
         same(lib, out, right)
         out[...] = 77.0
@@ -576,7 +577,7 @@ def test_out_receives_the_gradient(case, lib):
         given = case.of(pl.grad_and_hess(case.target), t, p, out=(other, out))
         assert given[0] is other
         assert given[1] is out
-        same(lib, other, right)
+        same(lib, other, right_slope)
         same(lib, out, right_hessian)
 
 
@@ -587,7 +588,7 @@ def test_out_may_have_any_layout(case, layout):
     t, p = case.inputs("float32")
     out = layout(np.full(p.shape, 77, np.float32))
     case.of(pl.grad(case.target), t, p, out=out)
-    same(NUMPY, out, case.of(pl.grad(case.target), t, p))
+    agrees(NUMPY, out, case.of(pl.grad(case.target), t, p), "float32", units=4, rows=True)
 
 
 @over(CASES)

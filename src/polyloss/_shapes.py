@@ -129,9 +129,8 @@ def sort_labels(xp, y, c, ignore):
     ignored = None
     for value in ignore:
         if representable(kind, value):
-            if value >= 2**63:  # JAX takes no such Python number, torch none at all
-                value = value - wrap if wrap else xp.asarray(value, dtype=kind, device=device(y))
-            same = y == value
+            large = value >= 2**63  # no Python number for JAX, no number at all for torch
+            same = y == (value if not large else value - wrap if wrap else xp.asarray(value, dtype=kind, device=device(y)))
             ignored = same if ignored is None else ignored | same
     bad = xp.zeros_like(y, dtype=xp.bool)
     if name in FLOATS:
