@@ -4,8 +4,9 @@ The house, floor by floor (imports run downwards):
 
 - `torch` (drop-in modules), `inspection` (explain), `registry` (get, names), `gradients` (value_and_grad, grad, grad_and_hess)
 - `regression`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
-- `_call`: the road of every call: all checks
+- `_call`: the road of every call
 - `_torch`, `_dask`: what these two libraries need beside it
+- `_prepare`: all that is checked of a call
 - `_job`: one call in canonical form, and its evaluation
 - `_routes`: which kernel takes a call; `_formula`: the route that takes everything
 - `_backends`: which array libraries there are, and whose an array is

@@ -33,9 +33,12 @@ def run(job):
         t = one_hot(xp, labels, lay.c, job.dtype)
     else:
         t = xp.astype(job.t, job.dtype, copy=False)
-    weight, skip = job.weight, ignored
-    if weight is not None:
-        skip = (weight == 0) if skip is None else skip | (weight == 0)
+    weight, skip, zero = job.weight, ignored, None
+    if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
+        zero = weight == 0
+        finite = xp.isfinite(z) if job.labelled else xp.isfinite(z) & xp.isfinite(t)
+        hidden = zero & ~xp.all(finite, axis=1)
+        skip = hidden if skip is None else skip | hidden
     # What lies behind a skipped position is replaced, not multiplied by 0: NaN there must reach neither the sum nor a derivative.
     p = z if skip is None else xp.where(skip[:, None, :], xp.full_like(z, 0.5), z)
     if skip is not None and not job.labelled:
@@ -48,7 +51,8 @@ def run(job):
     divisor = _divisor(job, t, skip)
     targeting = dict(job.targeting)
     if block.survey is not None and "survey" not in targeting:
-        targeting["survey"] = block.survey(xp, t, **targeting)
+        seen = t if zero is None else xp.where(zero[:, None, :], xp.ones_like(t), t)
+        targeting["survey"] = block.survey(xp, seen, **targeting)
     t = block.targeted(xp, t, lay.c, **targeting)
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
@@ -58,8 +62,11 @@ def run(job):
         losses = block.value(xp, t, p, **params)
         if block.combine:
             losses = xp.sum(losses, axis=1) / (lay.c if block.combine == "mean" else 1)
+        if zero is not None:
+            losses = xp.where(zero & ~xp.isfinite(losses), xp.zeros_like(losses), losses)
         losses = _finish(xp, losses * scale, skip, bad)
         total = None if job.reduction == "none" else _reduce.total(xp, losses)
+    skip = skip if zero is None else skip | zero
     if job.want.gradient:
         gradient = _derivative(job, block.slope(xp, t, p, **params), scale, divisor, skip, bad)
     if job.want.hessian:

@@ -1,27 +1,121 @@
-"""PyTorch: views of tensors for the kernels, and what autograd needs. With torch.py the only file that imports torch."""
+"""PyTorch: views of tensors for the kernels, and what autograd and torch.compile need. With torch.py the only file that imports torch.
 
+A call whose tensors need no gradient goes the road of every library. If the predictions need one, `Bridge` is its node in the graph:
+forward keeps predictions, targets and divisor, nothing else of the predictions' size; backward takes the gradient from the same kernels in
+one pass. Whatever more torch may differentiate (targets, weights, a second time, forward mode, function transforms) goes through the
+formula on torch's own operations, which autograd follows. A graph that is being compiled gets one operator for the loss and one for its
+gradient.
+"""
+
+from ast import literal_eval
+from copy import copy
+from enum import Enum
+
+import array_api_compat.torch
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
-from polyloss import _formula, _job
+from polyloss import _formula, _job, _reduce, _routes
+from polyloss._backends import owner
+from polyloss._block import LOSSES, log_softmax
+from polyloss._params import integers
+from polyloss._prepare import prepare
+
+GRADIENT = _job.Want(value=False, gradient=True)
 
 
 def call(job):
-    """The road for tensors: kernels where no derivative of torch's is wanted, else the formula on torch operations."""
-    tensors = [x for x in (job.p, job.t, job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
+    """The results of a job whose arrays are tensors."""
+    others = [x for x in (job.t, job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
     if job.want.gradient or job.want.hessian:  # ours: no autograd framework takes part
-        job.p, job.t, job.weight, job.class_weight = (None if x is None else x.detach() for x in tensors_of(job))
-    elif torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        outcome = _formula.run(job)
-        if job.validate and job.labelled:
-            _job.raise_bad(job, outcome)
-        return _job.finish(job, outcome)
+        return _job.evaluate(_with_tensors(job, *(None if x is None else x.detach() for x in _tensors(job))))
+    if _transformed(job.p, *others) or (torch.is_grad_enabled() and any(x.requires_grad for x in others)):
+        return _job.finish(job, _checked(job, _formula.run(job)))
+    if job.p.requires_grad and torch.is_grad_enabled():
+        return Bridge.apply(job, *_tensors(job))
     return _job.evaluate(job)
 
 
-def tensors_of(job):
-    """The tensors that derivatives could be taken of."""
+class Bridge(torch.autograd.Function):
+    """A loss in autograd's graph, differentiable by its predictions."""
+
+    @staticmethod
+    def forward(ctx, job, *tensors):
+        route, _ = _routes.choose(job)
+        outcome = _checked(job, route.run(job))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.divisor = outcome.divisor
+        ctx.job = _with_tensors(job, None, None, None, None)
+        return _job.finish(job, outcome)
+
+    @staticmethod
+    def backward(ctx, upstream, upstream_prob=None):
+        job = _with_tensors(ctx.job, *ctx.saved_tensors)
+        return None, _backward(job, upstream, upstream_prob, ctx.divisor), None, None, None
+
+
+def _backward(job, upstream, upstream_prob, divisor):
+    """The gradient (n, c, s), where autograd hands down `upstream` to the loss and `upstream_prob` to the probabilities."""
+    gradient = None if upstream is None else _gradient(job, upstream, divisor)
+    if upstream_prob is not None:
+        through = _softmax_gradient(job, upstream_prob)
+        gradient = through if gradient is None else gradient + through
+    return gradient
+
+
+def _gradient(job, upstream, divisor):
+    """The part of the gradient that comes by the loss."""
+    job = copy(job)
+    job.want, job.divisor, job.validate = GRADIENT, 1, False
+    if job.reduction != "none":
+        upstream = _reduce.quotient(job.xp, upstream, divisor).to(job.dtype)
+    upstream = upstream.expand(job.layout.losses).reshape(job.layout.n, job.layout.s)
+    if torch.is_grad_enabled():  # it will be differentiated again
+        gradient = _formula.run(job).gradient * upstream[:, None, :]
+        # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
+        return torch.where(torch.tensor(True, device=job.device), gradient, job.p).to(job.gradient_dtype)
+    job.weight = upstream if job.weight is None else job.weight * upstream
+    job.p = job.p.detach()
+    route, _ = _routes.choose(job)
+    gradient = route.run(job).gradient
+    return wrap(gradient, job.p) if isinstance(gradient, np.ndarray) else gradient
+
+
+def _softmax_gradient(job, upstream):
+    """The part that comes by the probabilities: p (u - Σ u p)."""
+    prob = log_softmax(job.xp, job.p.to(job.dtype))[1]
+    upstream = upstream.reshape(prob.shape).to(job.dtype)
+    return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(job.p.dtype)
+
+
+def _tensors(job):
     return job.p, job.t, job.weight, job.class_weight
+
+
+def _with_tensors(job, p, t, weight, class_weight):
+    job = copy(job)
+    job.p, job.t, job.weight, job.class_weight = p, t, weight, class_weight
+    return job
+
+
+def _checked(job, outcome):
+    if job.validate and job.labelled:
+        _job.raise_bad(job, outcome)
+    return outcome
+
+
+def _transformed(*tensors):
+    """Whether a function transform (grad, vmap, jvp of torch.func), forward-mode differentiation or a tracer looks at the tensors."""
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return True
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
+
+
+def namespace(x):
+    """The array-API namespace of tensors."""
+    return array_api_compat.torch
 
 
 def concrete(x):
@@ -46,3 +140,110 @@ def wrap(x, like):
     """A NumPy array as a tensor over the same memory; bits become bfloat16 where `like` has it."""
     tensor = torch.from_numpy(x)
     return tensor.view(torch.bfloat16) if x.dtype == np.uint16 and like.dtype is torch.bfloat16 else tensor
+
+
+# ------------------------------------------------------------------------------------------------------------------ torch.compile
+# A call in a graph that is being compiled becomes an operator, before anything of the road is traced; its implementation goes the road with
+# real tensors, so that a bad label raises when the graph runs. Options travel as one string.
+
+LIBRARY = torch.library.Library("polyloss", "DEF")
+CALL = "Tensor y_true, Tensor y_pred, Tensor? sample_weight, Tensor? class_weight, Tensor? denominator, str options"
+LIBRARY.define(f"loss({CALL}) -> (Tensor value, Tensor prob, Tensor gradient, Tensor divisor)")
+LIBRARY.define(f"loss_gradient({CALL}, Tensor? upstream, Tensor? upstream_prob, Tensor divisor) -> Tensor")
+ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be tensors
+
+
+def shortcut(block, y_true, y_pred, want, out, arguments):
+    """The results as outputs of an operator in a graph that is being compiled; None where the road itself is to be traced, or run."""
+    if not torch.compiler.is_compiling() or out is not None or want.hessian or _traced_transform():
+        return None
+    tensors = y_true, *(arguments.get(name) for name in ARRAYS)
+    if any(x is not None and (not isinstance(x, torch.Tensor) or x.requires_grad) for x in tensors):
+        return None
+    options = {name: _constant(x) for name, x in arguments.items() if name not in ARRAYS}
+    if block.ignores:
+        options[block.ignores] = tuple(_constant(x) for x in integers(block.ignores, arguments[block.ignores]))
+    options = repr((block.name, tuple(want), options))
+    value, prob, gradient, _ = torch.ops.polyloss.loss(y_true, y_pred.detach() if want.gradient else y_pred, *tensors[1:], options)
+    results = []
+    if want.value:
+        results.append((value, prob) if arguments.get("return_prob") else value)
+    if want.gradient:
+        results.append(gradient)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _traced_transform():
+    """Whether a function transform is being traced; the type is asked since torch.compile gives None as an object of its own."""
+    return type(torch._C._functorch.peek_interpreter_stack()) is not type(None)
+
+
+def _constant(x):
+    """An option as a constant of the graph, where torch has made a symbol of it: a key of a dict is none."""
+    if isinstance(x, (int, float)):
+        (x,) = {x.value if isinstance(x, Enum) else x: None}
+    return x
+
+
+def _prepared(y_true, y_pred, sample_weight, class_weight, denominator, options):
+    """The job of an operator's arguments."""
+    name, want, options = literal_eval(options)
+    arrays = {key: x for key, x in zip(ARRAYS, (sample_weight, class_weight, denominator), strict=True) if x is not None}
+    return prepare(LOSSES[name], y_true, y_pred, want=_job.Want(*want), out=None, **({"sample_weight": None} | options | arrays))
+
+
+def _loss(*arguments):
+    job = _prepared(*arguments)
+    route, _ = _routes.choose(job)
+    outcome = _checked(job, route.run(job))
+    value = _job.reduced(job, outcome) if job.want.value else job.p.new_empty(0)
+    arrays = outcome.prob, outcome.gradient
+    prob, gradient = (job.p.new_empty(0) if x is None else _job.restored(job, x, job.layout.shape) for x in arrays)
+    return value, prob, gradient, torch.as_tensor(outcome.divisor, device=job.device).to(torch.float64, copy=True)
+
+
+def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options):
+    _, want, options = literal_eval(options)
+    want, shape = _job.Want(*want), y_pred.shape
+    storage = y_pred.dtype if y_pred.is_floating_point() else torch.get_default_dtype()
+    at = options["axis"] % max(len(shape), 1)
+    losses = (*shape[:at], *shape[at + 1 :]) if options["reduction"] in ("none", None) else ()
+    value = y_pred.new_empty(losses if want.value else 0, dtype=torch.promote_types(storage, torch.float32) if want.value else storage)
+    wanted = options.get("return_prob"), want.gradient
+    prob, gradient = (y_pred.new_empty(shape if asked else 0, dtype=storage) for asked in wanted)
+    return value, prob, gradient, y_pred.new_empty((), dtype=torch.float64)
+
+
+def _loss_gradient(*arguments):
+    *call, upstream, upstream_prob, divisor = arguments
+    job = _prepared(*call)
+    return _backward(job, upstream, upstream_prob, divisor).reshape(job.layout.shape)
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.options = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*tensors, output[3])
+
+
+def _loss_backward(ctx, upstream, upstream_prob, *_):
+    *tensors, divisor = ctx.saved_tensors
+    if upstream_prob is not None and not upstream_prob.numel():  # not asked for
+        upstream_prob = None
+    return None, torch.ops.polyloss.loss_gradient(*tensors, ctx.options, upstream, upstream_prob, divisor), None, None, None, None
+
+
+def _loss_gradient_backward(ctx, *_):
+    raise NotImplementedError("a compiled graph of polyloss has first derivatives alone: take the second without torch.compile")
+
+
+LIBRARY.impl("loss", _loss, "CompositeExplicitAutograd")
+LIBRARY.impl("loss_gradient", _loss_gradient, "CompositeExplicitAutograd")
+torch.library.register_fake("polyloss::loss", _loss_fake, lib=LIBRARY)
+torch.library.register_fake("polyloss::loss_gradient", lambda y_true, y_pred, *rest: y_pred.new_empty(y_pred.shape), lib=LIBRARY)
+torch.library.register_autograd("polyloss::loss", _loss_backward, setup_context=_keep, lib=LIBRARY)
+torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backward, lib=LIBRARY)
+
+for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
+    owner(x)

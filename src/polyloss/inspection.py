@@ -3,8 +3,8 @@
 import inspect
 
 from polyloss import _routes
-from polyloss._call import prepare
 from polyloss._job import VALUE
+from polyloss._prepare import prepare
 from polyloss._shapes import dtype_name
 from polyloss.gradients import block_of
 

@@ -1,0 +1,344 @@
+"""PyTorch: every loss in autograd's graph, under torch.func, forward mode, torch.compile, and what the graph keeps in memory."""
+
+import inspect
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import polyloss as pl
+from polyloss._block import LOSSES
+
+torch = pytest.importorskip("torch")
+from polyloss import _torch  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # torch.func.jvp calls it
+]
+
+LOGITS = [name for name, block in LOSSES.items() if "from_logits" in block.params]
+CASES = [(name, {}) for name in LOSSES] + [(name, {"from_logits": True}) for name in LOGITS]
+CASES += [("softmax_loss", dict(label_smoothing=0.1, ignore_label=1)), ("softmax_loss", dict(axis=-1, normalization="full"))]
+IDS = [name + "".join(f"-{key}" for key in options) for name, options in CASES]
+
+
+def sample(name, n=4, c=5, dtype=torch.float64, seed=0):
+    """Targets and predictions that the loss allows, away from its kinks."""
+    g = torch.Generator().manual_seed(seed)
+    block = LOSSES[name]
+    p = torch.rand(n, c, generator=g, dtype=torch.float64) * 0.8 + 0.1
+    if block.targets == "dense":
+        t = torch.rand(n, c, generator=g, dtype=torch.float64) * 0.8 + 0.1
+        if "hinge" in name:
+            t = t.round()
+        return t.to(dtype), p.to(dtype)
+    return torch.randint(0, c, (n,), generator=g), p.to(dtype)
+
+
+def asserted(found, wanted, **kwargs):
+    torch.testing.assert_close(found, wanted, rtol=kwargs.get("rtol", 1e-9), atol=kwargs.get("atol", 1e-11))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+class TestEveryLoss:
+    def test_gradients_of_first_and_second_order(self, name, options):
+        t, p = sample(name)
+        p.requires_grad_()
+
+        def losses(p):
+            return pl.get(name)(t, p, reduction="none", **options)
+
+        assert torch.autograd.gradcheck(losses, (p,))
+        assert torch.autograd.gradcheck(lambda p: pl.get(name)(t, p, reduction="sum", **options), (p,))
+        assert torch.autograd.gradgradcheck(losses, (p,))
+
+    def test_forward_mode(self, name, options):
+        t, p = sample(name)
+        gradient = pl.grad(name)(t, p, reduction="sum", **options)
+        direction = torch.rand_like(p)
+        _, slope = torch.func.jvp(lambda p: pl.get(name)(t, p, reduction="sum", **options), (p,), (direction,))
+        asserted(slope, (gradient * direction).sum())
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(p, direction)
+            loss = pl.get(name)(t, dual, reduction="sum", **options)
+            asserted(torch.autograd.forward_ad.unpack_dual(loss).tangent, slope)
+
+    def test_gradients_by_targets_and_weights(self, name, options):
+        t, p = sample(name)
+        w = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
+        arguments = [p.requires_grad_(), w]
+        if LOSSES[name].targets == "dense" and "hinge" not in name:
+            arguments.append(t.requires_grad_())
+
+        def loss(p, w, t=t):
+            return pl.get(name)(t, p, sample_weight=w, reduction="none", **options)
+
+        assert torch.autograd.gradcheck(loss, arguments)
+        asserted(torch.autograd.grad(loss(p, w).sum(), p)[0], pl.grad(name)(t.detach(), p, sample_weight=w, reduction="sum", **options))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    def test_autograd_is_value_and_grad(self, name, options, dtype):
+        t, p = sample(name, 7, 6, dtype)
+        w = torch.arange(7.0)
+        p.requires_grad_()
+        for reduction in LOSSES[name].reductions:
+            for weight in (None, w):
+                value, gradient = pl.value_and_grad(name)(t, p, sample_weight=weight, reduction=reduction, **options)
+                loss = pl.get(name)(t, p, sample_weight=weight, reduction=reduction, **options)
+                assert loss.grad_fn is not None
+                assert not value.requires_grad
+                assert not gradient.requires_grad
+                torch.testing.assert_close(loss, value, rtol=1e-6, atol=1e-8)  # two kernels: with the gradient, and without
+                (found,) = torch.autograd.grad(loss.sum(), p)
+                assert found.dtype is dtype
+                torch.testing.assert_close(found, gradient)
+
+    def test_function_transforms(self, name, options):
+        t, p = sample(name)
+        loss = pl.get(name)
+        row = {key: x for key, x in options.items() if key != "axis"} | {"axis": -1}
+        gradient = pl.grad(name)(t, p, reduction="sum", **row)
+        asserted(torch.func.grad(lambda p: loss(t, p, reduction="sum", **row))(p), gradient)
+        if "hinge" not in name:  # their labels="auto" looks at all targets at once
+            asserted(torch.func.vmap(lambda t, p: loss(t, p, reduction="none", **row))(t, p), loss(t, p, reduction="none", **row))
+            per_sample = torch.func.vmap(torch.func.grad(lambda p, t: loss(t, p, reduction="none", **row)))(p, t)
+            asserted(per_sample, gradient)
+
+    def test_curvature_by_double_backward(self, name, options):
+        t, p = sample(name)
+        curvature = torch.func.hessian(lambda p: pl.get(name)(t, p, reduction="sum", **options))(p)
+        wanted = pl.grad_and_hess(name)(t, p, reduction="sum", **options)[1]
+        asserted(torch.einsum("abab->ab", curvature), wanted)
+        p.requires_grad_()
+        (gradient,) = torch.autograd.grad(pl.get(name)(t, p, reduction="sum", **options), p, create_graph=True)
+        rows = [torch.autograd.grad(x, p, retain_graph=True)[0].flatten()[i] for i, x in enumerate(gradient.flatten())]
+        asserted(torch.stack(rows).reshape(p.shape), wanted)
+
+    def test_compiled_without_a_break(self, name, options):
+        t, p = sample(name, dtype=torch.float32)
+        p.requires_grad_()
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph
+
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda t, p: pl.get(name)(t, p, reduction="sum", **options), fullgraph=True, backend=backend)
+        loss = compiled(t, p)
+        asserted(loss, pl.get(name)(t, p, reduction="sum", **options))
+        asserted(torch.autograd.grad(loss, p)[0], pl.grad(name)(t, p, reduction="sum", **options), rtol=1e-6, atol=1e-7)
+        assert [node.target for node in graphs[0].graph.nodes if "polyloss" in str(node.target)] == [torch.ops.polyloss.loss]
+
+    def test_inference_and_autocast(self, name, options):
+        t, p = sample(name, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            loss = pl.get(name)(t, p.clone().requires_grad_(), reduction="sum", **options)
+        assert not loss.requires_grad
+        with torch.autocast("cpu", torch.bfloat16):
+            p.requires_grad_()
+            under = pl.get(name)(t, p, reduction="sum", **options)
+            (gradient,) = torch.autograd.grad(under, p)
+        assert under.dtype is torch.float32
+        assert gradient.dtype is torch.bfloat16
+        assert under.detach() == loss
+
+
+class TestGraph:
+    def setup_method(self):
+        g = torch.Generator().manual_seed(1)
+        self.z = torch.randn(6, 5, 3, generator=g, dtype=torch.float64, requires_grad=True)
+        self.y = torch.randint(0, 5, (6, 3), generator=g)
+
+    def test_prob_is_differentiable(self):
+        def both(z):
+            return pl.softmax_loss(self.y, z, ignore_label=2, return_prob=True)
+
+        assert torch.autograd.gradcheck(both, (self.z,))
+        assert torch.autograd.gradcheck(lambda z: both(z)[1], (self.z,))
+        assert torch.autograd.gradgradcheck(both, (self.z,))
+
+    def test_class_weight_and_denominator_are_reached(self):
+        k = torch.rand(5, dtype=torch.float64, requires_grad=True)
+        d = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda k, z: pl.softmax_loss(self.y, z, class_weight=k), (k, self.z))
+        assert torch.autograd.gradcheck(lambda d, z: pl.softmax_loss(self.y, z, denominator=d), (d, self.z))
+
+    def test_double_backward_where_the_first_upstream_is_zero(self):
+        """The double-backward trick of forward mode differentiates by an upstream of zeros."""
+        _, slope = torch.autograd.functional.jvp(lambda z: pl.softmax_loss(self.y, z), self.z, torch.ones_like(self.z) * self.z.detach())
+        asserted(slope, (pl.grad(pl.softmax_loss)(self.y, self.z) * self.z).sum().detach())
+
+    def test_upstream_scales_the_gradient(self):
+        losses = pl.softmax_loss(self.y, self.z, reduction="none")
+        u = torch.linspace(-2, 3, losses.numel(), dtype=torch.float64).reshape(losses.shape)
+        (gradient,) = torch.autograd.grad(losses, self.z, u)
+        wanted = pl.grad(pl.softmax_loss)(self.y, self.z, reduction="sum") * u[:, None]
+        asserted(gradient, wanted)
+
+    def test_a_row_that_is_masked_out_afterwards_leaks_nothing(self):
+        """PyTorch issue 11551: loss * mask gives NaN gradients where a masked row holds NaN."""
+        z = self.z.detach().clone()
+        z[2, :, 1] = float("nan")
+        z.requires_grad_()
+        mask = torch.ones(6, 3, dtype=torch.float64)
+        mask[2, 1] = 0
+        pl.softmax_loss(self.y, z, reduction="none").mul(mask).nansum().backward()
+        assert torch.isfinite(z.grad).all()
+
+    def test_nothing_of_the_predictions_size_is_kept(self):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            pl.softmax_loss(self.y, self.z, ignore_label=1)
+        storages = {x.untyped_storage().data_ptr() for x in kept}
+        assert storages == {self.z.untyped_storage().data_ptr(), self.y.untyped_storage().data_ptr()}
+
+    def test_inputs_changed_between_forward_and_backward_are_noticed(self):
+        z = self.z.detach().clone().requires_grad_()
+        loss = pl.softmax_loss(self.y, z)
+        with torch.no_grad():
+            z += 1
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+    def test_tensors_are_viewed(self):
+        for x in (self.z.detach(), self.z.detach()[::2, 1:, ::2], self.z.detach().permute(2, 0, 1), self.y):
+            assert np.shares_memory(_torch.memory(x), x.numpy())
+            assert _torch.memory(x).strides == x.numpy().strides
+
+    @pytest.mark.parametrize("view", [lambda z: z[::2], lambda z: z[:, 1:4], lambda z: z.flip(0), lambda z: z.transpose(0, 2)])
+    def test_any_strides(self, view):
+        z = view(self.z)
+        y = torch.zeros(z.shape[0], z.shape[2], dtype=torch.uint8)
+        (gradient,) = torch.autograd.grad(pl.softmax_loss(y, z), self.z)
+        dense = z.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        pl.softmax_loss(y, dense).backward()
+        wanted = torch.zeros_like(self.z).requires_grad_()
+        (wanted,) = torch.autograd.grad(view(wanted), wanted, dense.grad)
+        asserted(gradient, wanted)
+
+    def test_step_allocates_the_gradient_alone(self):
+        n, c = 256, 4096
+        z, y = torch.randn(n, c, requires_grad=True), torch.randint(0, c, (n,))
+        pl.softmax_loss(y, z).backward()
+        z.grad = None
+        addresses = []
+        z.register_hook(lambda g: addresses.append(g.data_ptr()))
+        tracemalloc.start()  # sees NumPy's allocator, from which the kernels' outputs come
+        pl.softmax_loss(y, z).backward()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * n * c + 64 * n + 300_000
+        assert z.grad.data_ptr() == addresses[0]  # accumulated without a copy
+
+    def test_bad_label_raises_in_the_forward_pass(self):
+        self.y[4, 2] = 5
+        with pytest.raises(ValueError, match=r"y_true\[4, 2\] is 5, but logits have 5 classes on axis 1"):
+            pl.softmax_loss(self.y, self.z)
+        loss = pl.softmax_loss(self.y, self.z, reduction="none", validate=False)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.z)
+        assert torch.isnan(loss).sum() == 1
+        assert torch.isnan(gradient).sum() == 5
+
+    def test_bad_label_is_nan_under_transforms(self):
+        self.y[4, 2] = 5
+        losses = torch.func.vmap(lambda y, z: pl.softmax_loss(y, z, axis=0, reduction="none"))(self.y, self.z.detach())
+        assert torch.isnan(losses).nonzero().tolist() == [[4, 2]]
+
+
+class TestCompiled:
+    def setup_method(self):
+        torch._dynamo.reset()
+        self.z, self.y = torch.randn(4, 5, 3, requires_grad=True), torch.randint(0, 5, (4, 3))
+
+    def compiled(self, f, **kwargs):
+        return torch.compile(f, fullgraph=True, backend="aot_eager", **kwargs)
+
+    def test_first_call_of_a_process(self):
+        """Nothing of polyloss has seen a tensor before: backends are looked up while tracing."""
+        import subprocess
+        import sys
+
+        code = (
+            "import torch, polyloss as pl; z = torch.zeros(2, 4, requires_grad=True)\n"
+            "f = torch.compile(lambda y, z: pl.softmax_loss(y, z), fullgraph=True, backend='aot_eager')\n"
+            "f(torch.tensor([1, 3]), z).backward(); print(z.grad[0].tolist())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout.strip() == "[0.125, -0.375, 0.125, 0.125]", done.stderr
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(ignore_label=[1, 2], normalization=pl.Normalization.FULL),
+            dict(class_weight=torch.rand(5), label_smoothing=0.1),
+            dict(sample_weight=torch.rand(4), normalize=False),
+            dict(denominator=torch.tensor(2.0), reduction="normalize"),
+            dict(reduction="none", axis=-2),
+            dict(return_prob=True),
+        ],
+        ids="-".join,
+    )
+    def test_options(self, options):
+        def loss(y, z):
+            return pl.softmax_loss(y, z, **options)
+
+        found, wanted = self.compiled(loss)(self.y, self.z), loss(self.y, self.z)
+        torch.testing.assert_close(found, wanted)
+        pairs = zip(found, wanted, strict=True) if isinstance(found, tuple) else [(found, wanted)]
+        for compiled, eager in pairs:
+            u = torch.rand_like(compiled)
+            gradients = (torch.autograd.grad(x, self.z, u, retain_graph=True)[0] for x in (compiled, eager))
+            torch.testing.assert_close(*gradients)
+
+    def test_shapes_that_vary(self):
+        loss = self.compiled(lambda y, z: pl.softmax_loss(y, z, ignore_label=1, label_smoothing=0.1, reduction="none"), dynamic=True)
+        for n in (2, 5, 9):
+            z, y = torch.randn(n, 5, n + 1, requires_grad=True), torch.randint(0, 5, (n, n + 1))
+            out = loss(y, z)
+            torch.testing.assert_close(out, pl.softmax_loss(y, z, ignore_label=1, label_smoothing=0.1, reduction="none"))
+            out.sum().backward()
+
+    def test_value_and_grad(self):
+        function = pl.value_and_grad(pl.softmax_loss)
+        found, wanted = self.compiled(function)(self.y, self.z), function(self.y, self.z)
+        torch.testing.assert_close(found, wanted)
+        assert not found[1].requires_grad
+
+    def test_targets_that_need_a_gradient(self):
+        t, p = torch.rand(4, 5, requires_grad=True), torch.rand(4, 5, requires_grad=True)
+
+        def loss(t, p):
+            return pl.kl_divergence(t, p, reduction="mean")
+
+        found, wanted = (torch.autograd.grad(f(t, p), (t, p)) for f in (self.compiled(loss), loss))
+        torch.testing.assert_close(found, wanted)
+
+    def test_transform_inside(self):
+        def gradient(y, z):
+            return torch.func.grad(lambda z: pl.softmax_loss(y, z))(z)
+
+        z = self.z.detach()
+        torch.testing.assert_close(self.compiled(gradient)(self.y, z), pl.grad(pl.softmax_loss)(self.y, z))
+
+    def test_bad_label_raises_when_the_graph_runs(self):
+        loss = self.compiled(pl.softmax_loss)
+        loss(self.y, self.z)
+        self.y[3, 1] = -1
+        with pytest.raises(ValueError, match=r"y_true\[3, 1\] is -1"):
+            loss(self.y, self.z)
+
+    def test_operators(self):
+        options = repr(("softmax_loss", (True, False, False, False), defaults("softmax_loss")))
+        arguments = self.y, self.z, torch.rand(4, 3), torch.rand(5), None, options
+        torch.library.opcheck(torch.ops.polyloss.loss.default, arguments)
+        divisor = torch.ops.polyloss.loss(*arguments)[3]
+        arguments = self.y, self.z.detach(), *arguments[2:], torch.tensor(2.0), torch.rand_like(self.z), divisor
+        torch.library.opcheck(torch.ops.polyloss.loss_gradient.default, arguments)
+
+
+def defaults(name):
+    parameters = inspect.signature(pl.get(name)).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _torch.ARRAYS}
+    return options | {"ignore_label": ()}
