@@ -88,10 +88,11 @@ def work():
 class Worker:
     """A process that times what is installed in a prefix."""
 
-    def __init__(self, prefix):
+    def __init__(self, prefix, threads):
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker"],
-            env=os.environ | {"PYTHONPATH": str(prefix)},
+            # Threads that spin for work would take the cores from the next worker, and, on a busy machine, from their own.
+            env=os.environ | threads | {"PYTHONPATH": str(prefix), "OMP_WAIT_POLICY": "passive"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -142,11 +143,11 @@ def working_tree():
     return stash or "HEAD"
 
 
-def measure(base, head, wanted, samples):
+def measure(base, head, wanted, samples, threads):
     """One launch: append each worker's visits to `samples`, {case: (of base, of base again, of head)}; errors of the head are returned."""
     failed = {}
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(prefix)) for prefix in (base, base, head)]
+        workers = [stack.enter_context(Worker(prefix, threads)) for prefix in (base, base, head)]
         shared = set(workers[0].cases)
         names = [name for name in workers[2].cases if name in shared and wanted(name)]
         for name in names:
@@ -179,16 +180,17 @@ def judge(samples):
     return {name: (ratio[name], (n := max(noise[name], usual)), ratio[name] > LIMIT * n) for name in samples}
 
 
-def compare(base, head, pattern):
+def compare(base, head, pattern="", threads=None):
     """Measure until nothing is suspect or suspects are confirmed; verdicts, samples and errors."""
     samples, failed = {}, {}
+    threads = {"POLYLOSS_NUM_THREADS": str(threads)} if threads else {}
     for _ in range(LAUNCHES):
-        failed |= measure(base, head, lambda name: pattern in name, samples)
+        failed |= measure(base, head, lambda name: pattern in name, samples, threads)
     for _ in range(AGAIN):
         suspects = {name for name, (_, _, slower) in judge(samples).items() if slower}
         if not suspects:
             break
-        failed |= measure(base, head, suspects.__contains__, samples)
+        failed |= measure(base, head, suspects.__contains__, samples, threads)
     return judge(samples), samples, failed
 
 
@@ -198,6 +200,7 @@ def main():
     parser.add_argument("base", nargs="?", help="commit to compare with")
     parser.add_argument("--head", help="commit to judge (default: the working tree, as far as git tracks it)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds this")
+    parser.add_argument("--threads", type=int, help="of the kernels (default: all); 1 is less disturbed on a busy machine")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -207,7 +210,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         base = build(options.base, Path(folder, "base"))
         head = build(options.head or working_tree(), Path(folder, "head"))
-        verdicts, samples, failed = compare(base, head, options.only)
+        verdicts, samples, failed = compare(base, head, options.only, options.threads)
     print(f"{'case':62}{'base ms':>10}{'head ms':>10}{'ratio':>7}{'noise':>7}")
     for name, (ratio, noise, slower) in sorted(verdicts.items(), key=lambda item: -item[1][0]):
         before, after = 1e3 * min(map(min, samples[name][:2])), 1e3 * min(samples[name][2])

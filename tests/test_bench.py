@@ -154,7 +154,7 @@ def test_gate_knows_its_noise():
 def test_gate_takes_suspects_again(monkeypatch):
     launches = []
 
-    def measure(base, head, wanted, samples):
+    def measure(base, head, wanted, samples, threads):
         names = [name for name in ("chance", "slower") if wanted(name)]
         launches.append(names)
         for name in names:
@@ -164,7 +164,7 @@ def test_gate_takes_suspects_again(monkeypatch):
         return {}
 
     monkeypatch.setattr(compare, "measure", measure)
-    verdicts, _, _ = compare.compare("base", "head", "")
+    verdicts, _, _ = compare.compare("base", "head")
     assert launches == [["chance", "slower"]] * (compare.LAUNCHES + 1) + [["slower"]] * (compare.AGAIN - 1)
     assert [name for name, verdict in verdicts.items() if verdict[2]] == ["slower"]
 

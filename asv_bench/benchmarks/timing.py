@@ -7,7 +7,8 @@ import time
 # A thread of an OpenMP runtime spins for work after its region: libgomp's for 300 000 pauses, 15 ms where a pause takes 140 cycles. Whoever
 # runs next on another runtime (torch brings its own) would share the cores with it, so the clock starts only when that is over.
 PAUSE = 0.02
-SAMPLES = 3  # per visit
+SAMPLES = 3  # per visit, at least, and as many as fit into
+VISIT = 0.03  # seconds: on a busy machine few samples find both cores free
 
 
 def once(call, number=1):
@@ -18,11 +19,14 @@ def once(call, number=1):
     return (time.perf_counter() - start) / number
 
 
-def visit(call, number, pause=PAUSE):
-    """Best seconds per call of one visit: a pause, a call that wakes the threads, a few samples."""
-    time.sleep(pause)
+def visit(call, number):
+    """Best seconds per call of one visit: a pause, a call that wakes the threads, samples."""
+    time.sleep(PAUSE)
     call()
-    return min(once(call, number) for _ in range(SAMPLES))
+    samples, end = [], time.perf_counter() + VISIT
+    while len(samples) < SAMPLES or time.perf_counter() < end:
+        samples.append(once(call, number))
+    return min(samples)
 
 
 def batch(call):
