@@ -376,6 +376,55 @@ def test_outputs_agree_whichever_are_asked_for(isa):
         np.testing.assert_allclose(beside, alone, rtol=5e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_batches(dtype, isa):
+    rng = np.random.default_rng(11)
+    for n, c in ((1, 2), (32, 10), (33, 4), (64, 3), (100, 100), (7, 300), (2000, 30)):
+        z, y = rng.standard_normal((n, c)).astype(dtype), rng.integers(0, c, n)
+        for integer in (np.int64, np.int32, np.uint8, np.int8, np.int16):
+            if c > np.iinfo(integer).max:
+                continue
+            for ignore in (None, 1, -1, 2**40):
+                got = softmax_xent.small(y.astype(integer), z, ignore, True)
+                total, _, count, _ = softmax_xent.fused(z[:, :, None], y[:, None], ignore=() if ignore is None else (ignore,))
+                assert type(got) is dtype
+                assert got == dtype(total / max(count, 1))
+                assert softmax_xent.small(y.astype(integer), z, ignore, False) == dtype(total)
+    assert softmax_xent.small(np.full(3, 7), z[:3], 7, True) == 0
+
+
+def test_small_leaves_the_unusual_to_the_long_road():
+    z, y = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
+    assert softmax_xent.small(y, z, None, True) == np.float32(np.log(3))
+    for labels, logits, ignore in (
+        (y.tolist(), z, None),
+        (y, z.tolist(), None),
+        (y.astype(np.float32), z, None),
+        (y.astype(bool), z, None),
+        (y.astype(">i8"), z, None),
+        (y.astype(np.uint64), z, None),
+        (y[:3], z, None),
+        (y[:, None], z, None),
+        (y, z[::2], None),
+        (y[:3], z.T, None),
+        (y, z.astype(np.float16), None),
+        (y, z.astype(">f4"), None),
+        (y, z[:, :0], None),
+        (y[:0], z[:0], None),
+        (y, z[:, :, None], None),
+        (y, z, 255.0),
+        (y, z, (255,)),
+        (y, z, True),
+        (y, z, np.int64(1)),
+        (y, z, 2**64),
+        (y, np.ma.masked_array(z), None),
+        (y + 3, z, None),
+        (y - 1, z, None),
+        (np.zeros(300, int), np.zeros((300, 300), np.float32), None),
+    ):
+        assert softmax_xent.small(labels, logits, ignore, True) is None
+
+
 def test_empty_arrays(isa):
     for shape in ((0, 5, 1), (3, 5, 0), (0, 0, 0)):
         z, y = np.empty(shape, np.float32), np.empty((shape[0], shape[2]), np.int64)

@@ -19,8 +19,8 @@
 #define GROUP (4 * W) /* logits of a row taken together: four sums that don't wait for each other */
 #define BLOCK 512 /* logits summed in float32, 8 to each of 64 sums with AVX-512 */
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
+#define TOGETHER (W == 16 ? 4 : 2) /* vectors of positions in registers together */
 #define FEW 192 /* classes up to which rows are transposed */
-#define MOST 1024 /* positions in a tile */
 #define LN2 0x1.62e42fefa39efp-1
 
 typedef float vh __attribute__((vector_size(2 * W))); /* as many floats as a vd has doubles */
@@ -118,7 +118,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, int exact)
 
 /* What one thread works with. */
 typedef struct {
-    int32_t *label; /* MOST each; labels of the tile, SKIPPED where the weight is 0 */
+    int32_t *label; /* one for each position of the tile, as in the next three lines; SKIPPED where the weight is 0 */
     double *loss, *w_k, *w_poly, *g_k, *g_poly; /* weights of the loss and its poly term, in the value and in the gradient */
     double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
     double *prob, *grad, *lse; /* factors, and the logarithm of the whole sum */
@@ -140,11 +140,12 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     double *d = (double *)at;
     double **doubles[] = {&x->loss, &x->w_k, &x->w_poly, &x->g_k, &x->g_poly, &x->others, &x->target, &x->m,
         &x->prob, &x->grad, &x->lse};
-    for (int i = 0; i < 11; i++) *doubles[i] = d, d += MOST + CHUNK;
+    const ptrdiff_t most = (tile(j) < j->n * j->s ? tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
+    for (int i = 0; i < 11; i++) *doubles[i] = d, d += most;
     x->label = (int32_t *)d;
-    x->again = x->label + MOST + CHUNK;
+    x->again = x->label + most;
     x->agains = 0;
-    float *f = (float *)(x->again + MOST + CHUNK);
+    float *f = (float *)(x->again + most);
     x->block = f, f += BLOCK + GROUP;
     const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
     const ptrdiff_t room = columns ? j->c * CHUNK : (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
@@ -270,10 +271,10 @@ INLINE void transpose4(vf v[4])
 }
 typedef float v4 __attribute__((vector_size(16)));
 typedef float v4_anywhere __attribute__((vector_size(16), aligned(4)));
-/* CHUNK rows of floats, `step` bytes apart, to columns and back; at least 4 classes. */
-INLINE void rows_to_columns(float *to, const char *from, ptrdiff_t step, ptrdiff_t classes)
+/* Rows of floats, `step` bytes apart, to columns and back, as many as make whole vectors; at least 4 classes. */
+static void rows_to_columns(float *to, const char *from, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions)
 {
-    for (ptrdiff_t k = 0; k < CHUNK; k += W)
+    for (ptrdiff_t k = 0; k + W <= positions; k += W)
         for (ptrdiff_t c = 0; c < classes; c += 4) {
             if (c > classes - 4) c = classes - 4;
             vf v[4];
@@ -293,9 +294,9 @@ INLINE void rows_to_columns(float *to, const char *from, ptrdiff_t step, ptrdiff
             for (int i = 0; i < 4; i++) store_f(to + (c + i) * CHUNK + k, v[i]);
         }
 }
-INLINE void columns_to_rows(char *to, const float *from, ptrdiff_t step, ptrdiff_t classes)
+static void columns_to_rows(char *to, const float *from, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions)
 {
-    for (ptrdiff_t k = 0; k < CHUNK; k += W)
+    for (ptrdiff_t k = 0; k + W <= positions; k += W)
         for (ptrdiff_t c = 0; c < classes; c += 4) {
             if (c > classes - 4) c = classes - 4;
             vf v[4];
@@ -313,22 +314,23 @@ INLINE void columns_to_rows(char *to, const float *from, ptrdiff_t step, ptrdiff
 #else
 #define TRANSPOSES 0
 #endif
-INLINE int by_transposition(const softmax_array *a, ptrdiff_t classes, ptrdiff_t s, ptrdiff_t positions, const softmax_job *j)
+INLINE int by_transposition(const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
-    return TRANSPOSES && a->type == TYPE_F32 && a->c == 4 && classes >= 4 && positions == CHUNK && s + CHUNK <= j->s;
+    return TRANSPOSES && a->type == TYPE_F32 && a->c == 4 && j->c >= 4 && q % j->s + positions <= j->s;
 }
-/* Up to CHUNK positions from anywhere to columns and back; those beyond are 0. */
+/* Up to CHUNK positions from anywhere to columns and back; the rest of the last vector is 0. */
 static void pack(float *to, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
     const ptrdiff_t classes = j->c;
+    ptrdiff_t i = 0;
 #if TRANSPOSES
-    if (by_transposition(a, classes, q % j->s, positions, j)) {
-        rows_to_columns(to, place(a, q / j->s, q % j->s), a->s, classes);
-        return;
+    if (by_transposition(j, a, q, positions)) {
+        rows_to_columns(to, place(a, q / j->s, q % j->s), a->s, classes, positions);
+        i = positions / W * W;
     }
 #endif
-    if (positions < CHUNK) memset(to, 0, (size_t)(classes * CHUNK) * sizeof *to);
-    for (ptrdiff_t i = 0, step; i < positions; i += step) {
+    for (ptrdiff_t c = 0; positions % W && c < classes; c++) store_f(to + c * CHUNK + positions / W * W, all_f(0.0f));
+    for (ptrdiff_t step; i < positions; i += step) {
         const ptrdiff_t n = (q + i) / j->s, s = (q + i) % j->s;
         step = j->s - s < positions - i ? j->s - s : positions - i;
         const char *from = place(a, n, s);
@@ -347,13 +349,14 @@ static void pack(float *to, const softmax_job *j, const softmax_array *a, ptrdif
 static void deliver(const float *from, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
     const ptrdiff_t classes = j->c;
+    ptrdiff_t i = 0;
 #if TRANSPOSES
-    if (by_transposition(a, classes, q % j->s, positions, j)) {
-        columns_to_rows(place(a, q / j->s, q % j->s), from, a->s, classes);
-        return;
+    if (by_transposition(j, a, q, positions)) {
+        columns_to_rows(place(a, q / j->s, q % j->s), from, a->s, classes, positions);
+        i = positions / W * W;
     }
 #endif
-    for (ptrdiff_t i = 0, step; i < positions; i += step) {
+    for (ptrdiff_t step; i < positions; i += step) {
         const ptrdiff_t n = (q + i) / j->s, s = (q + i) % j->s;
         step = j->s - s < positions - i ? j->s - s : positions - i;
         char *to = place(a, n, s);
@@ -390,14 +393,13 @@ typedef struct {
     ptrdiff_t done, length, step; /* bytes done of a plane's part, its length; from plane to plane */
 } to_fetch;
 
-/* A chunk of positions through all classes: x (C, CHUNK), `step` floats from class to class. Fills others and target (CHUNK), and keeps the
-   exponentials in kept (C, CHUNK) where asked. */
+/* Vectors of positions through all classes, G together in registers: x (C, vectors * W), `step` floats from class to class. Fills others and
+   target, and keeps the exponentials in kept (C, CHUNK) where asked. */
 INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, double *target, float *kept,
-                        to_fetch *next)
+                        to_fetch *next, ptrdiff_t vectors, const int G)
 {
-    enum { G = W == 16 ? 4 : 2 }; /* vectors in registers together */
     const reference zero = reference_of(0);
-    for (int g = 0; g < 4; g += G) {
+    for (ptrdiff_t g = 0; g < vectors; g += G) {
         vf sum[G], lost[G], pick[G], part[G];
         vi lab[G];
         for (int i = 0; i < G; i++) sum[i] = lost[i] = pick[i] = all_f(0.0f), lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
@@ -436,7 +438,7 @@ INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const
 INLINE void column_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t classes, const int32_t *label, const double *factor,
                           const float *instead, int stream)
 {
-    enum { G = W == 16 ? 4 : 2 };
+    enum { G = TOGETHER };
     for (int g = 0; g < 4; g += G) {
         vf high[G], low[G], t[G];
         vi lab[G];
@@ -468,8 +470,8 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
     to_fetch next = {0};
     memset(x->m, 0, (size_t)(count + WD) * sizeof *x->m);
-    if (in_place && count == MOST && first % j->s + 2 * MOST <= j->s)
-        next = (to_fetch){place(&j->z, first / j->s, first % j->s + MOST), 0, 4 * MOST, j->z.c};
+    if (in_place && first % j->s + 2 * count <= j->s)
+        next = (to_fetch){place(&j->z, first / j->s, first % j->s + count), 0, 4 * count, j->z.c};
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s;
         step = count - i < CHUNK ? count - i : CHUNK;
@@ -490,15 +492,15 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
         if (in_place && whole) {
             const float *z = (const float *)place(&j->z, n, s);
             if (wanted)
-                column_sums(z, j->z.c / 4, classes, label, others, target, kept, &next);
+                column_sums(z, j->z.c / 4, classes, label, others, target, kept, &next, 4, TOGETHER);
             else
-                column_sums(z, j->z.c / 4, classes, label, others, target, 0, &next);
+                column_sums(z, j->z.c / 4, classes, label, others, target, 0, &next, 4, TOGETHER);
         } else {
             pack(x->given, j, &j->z, q, step);
             if (wanted)
-                column_sums(x->given, CHUNK, classes, label, others, target, kept, 0);
+                column_sums(x->given, CHUNK, classes, label, others, target, kept, 0, (step + W - 1) / W, 1);
             else
-                column_sums(x->given, CHUNK, classes, label, others, target, 0, 0);
+                column_sums(x->given, CHUNK, classes, label, others, target, 0, 0, (step + W - 1) / W, 1);
         }
         if (wanted)
             finish(j, x, i, step, 1);

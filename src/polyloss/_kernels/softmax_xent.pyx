@@ -16,6 +16,13 @@ include "isa.pxi"
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *, cnp.dtype, object)
+
 cdef extern from "softmax_xent.h":
     enum:
         TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
@@ -54,6 +61,8 @@ cdef dict _types = {
     np.dtype(np.uint8): TYPE_U8, np.dtype(np.uint16): TYPE_U16, np.dtype(np.uint32): TYPE_U32, np.dtype(np.uint64): TYPE_U64,
     np.dtype(np.longlong): TYPE_I64, np.dtype(np.ulonglong): TYPE_U64,
 }
+cdef enum:
+    SMALL_SCRATCH = 65536  # bytes of the stack
 cdef Py_ssize_t PARALLEL_FROM = 65536  # elements: about 50 µs on one thread; entering a parallel region costs 5 to 15
 
 
@@ -220,6 +229,95 @@ def fused(
     _join(&job)
     _run(&job, threads, False, &total)
     return total.total, total.weight, total.count, total.bad
+
+
+cdef cnp.dtype _float32 = np.dtype(np.float32)
+cdef cnp.dtype _float64 = np.dtype(np.float64)
+
+cdef int _label_type(int numpy_type) noexcept:
+    """The element type of an integer type's number in NumPy, -1 for another."""
+    if numpy_type == cnp.NPY_INT64 or numpy_type == cnp.NPY_LONGLONG:
+        return TYPE_I64
+    if numpy_type == cnp.NPY_INT32:
+        return TYPE_I32
+    if numpy_type == cnp.NPY_UINT8:
+        return TYPE_U8
+    if numpy_type == cnp.NPY_INT16:
+        return TYPE_I16
+    if numpy_type == cnp.NPY_INT8:
+        return TYPE_I8
+    return -1
+
+
+def small(y, z, ignore, bint mean):
+    """The loss of a small batch in the least time: None for whatever is unusual, a bad label included, and the long road takes it.
+
+    Parameters
+    ----------
+    y : (N,) signed integers or uint8
+    z : (N, C) float32 or float64, C-contiguous, at most 2**16 logits
+    ignore : int or None
+    mean : bool
+        Divide by the number of positions not ignored, at least 1; else the sum.
+
+    Returns
+    -------
+    numpy.float32, numpy.float64 or None
+    """
+    cdef softmax_job job
+    cdef softmax_sums sums
+    cdef const softmax_xent_rows *rows = softmax_xent_builds[isa_used]
+    cdef char stack[SMALL_SCRATCH]
+    cdef Py_ssize_t first = 0, count, step
+    cdef double total = 0
+    cdef int64_t label, valid = 0
+    cdef float narrow
+    cdef int overflow = 0
+    if not (cnp.PyArray_CheckExact(z) and cnp.PyArray_CheckExact(y)):
+        return None
+    cdef cnp.ndarray logits = z
+    cdef cnp.ndarray labels = y
+    if not (cnp.PyArray_NDIM(logits) == 2 and cnp.PyArray_NDIM(labels) == 1 and cnp.PyArray_ISCARRAY_RO(logits)
+            and cnp.PyArray_ISALIGNED(labels) and cnp.PyArray_ISNOTSWAPPED(labels)):
+        return None
+    memset(&job, 0, sizeof(job))
+    if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
+        job.z.type = TYPE_F32
+    elif cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT64:
+        job.z.type = TYPE_F64
+    else:
+        return None
+    job.y.type = _label_type(cnp.PyArray_TYPE(labels))
+    job.n, job.s, job.c = 1, cnp.PyArray_DIM(logits, 0), cnp.PyArray_DIM(logits, 1)
+    if job.y.type < 0 or cnp.PyArray_DIM(labels, 0) != job.s or job.s == 0 or job.c == 0 or job.s * job.c > 65536:
+        return None
+    job.z.at, job.z.s, job.z.c = <char *>cnp.PyArray_DATA(logits), cnp.PyArray_STRIDE(logits, 0), cnp.PyArray_STRIDE(logits, 1)
+    job.y.at, job.y.s = <char *>cnp.PyArray_DATA(labels), cnp.PyArray_STRIDE(labels, 0)
+    job.scale = 1
+    if ignore is not None:
+        if not PyLong_CheckExact(ignore):
+            return None
+        label = PyLong_AsLongLongAndOverflow(ignore, &overflow)
+        if overflow:
+            return None
+        job.ignore, job.ignored = &label, 1
+    if rows.scratch(&job) + 64 > SMALL_SCRATCH:
+        return None
+    step = rows.tile(&job)
+    while first < job.s:
+        count = min(step, job.s - first)
+        rows.run(&job, first, count, stack + (64 - <size_t>stack % 64) % 64, &sums)
+        if sums.bad >= 0:
+            return None
+        total += sums.total
+        valid += sums.count
+        first += count
+    if mean and valid > 1:
+        total /= valid
+    if job.z.type == TYPE_F64:
+        return PyArray_Scalar(&total, _float64, None)
+    narrow = <float>total
+    return PyArray_Scalar(&narrow, _float32, None)
 
 
 cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,

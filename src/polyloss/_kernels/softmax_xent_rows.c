@@ -16,7 +16,7 @@ typedef struct {
     int32_t *label;
 } general_scratch;
 
-static ptrdiff_t general_room(const softmax_job *j) { return (j->c + 2 * 4 * W - 1) / (4 * W) * (4 * W); }
+static ptrdiff_t general_room(const softmax_job *j) { return (j->c + 4 * WD) / (4 * WD) * (4 * WD); }
 static ptrdiff_t general_at_once(const softmax_job *j)
 {
     if (llabs(j->z.c) <= llabs(j->z.s) || j->s == 1) return 1;
@@ -213,15 +213,16 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
     }
 }
 
-#include "softmax_fast.h"
-
-/* ---- What the module calls ---- */
-
+/* Positions in a tile: half a megabyte of floats, a multiple of every chunk. */
 static ptrdiff_t tile(const softmax_job *j)
 {
     ptrdiff_t t = 131072 / (j->c + 1) / 64 * 64;
     return t < 16 ? 16 : t > 1024 ? 1024 : t;
 }
+#include "softmax_fast.h"
+
+/* ---- What the module calls ---- */
+
 static ptrdiff_t scratch(const softmax_job *j)
 {
     general_scratch x;
