@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import tracemalloc
 import warnings
 from importlib import import_module
 
@@ -20,6 +21,14 @@ YES = ["no", "no", "no", "yes", "yes", "yes"], [[0.5, 0.5], [0.1, 0.9], [0.01, 0
 P = [0.2, 0.9]
 NAMES = np.asarray(["b", "e", "a", "d", "c"])
 RNG = np.random.default_rng(7)
+
+
+def kernel():
+    """The compiled kernel, or None."""
+    try:
+        return import_module("polyloss._kernels.log_loss")
+    except ImportError:
+        return None
 
 
 def outcome(function, *args, **kwargs):
@@ -63,6 +72,10 @@ def test_known_values():
     assert pl.log_loss(*YES) == pytest.approx(1.881797068998267, rel=2e-16, abs=0)
 
 
+def misaligned(x):
+    return np.frombuffer(b"." + np.ascontiguousarray(x).tobytes(), x.dtype, offset=1).reshape(x.shape)
+
+
 KINDS = {
     "int64": lambda y: y,
     "uint8": lambda y: y.astype(np.uint8),
@@ -85,6 +98,10 @@ KINDS = {
     "two numbers that are not 0 and 1": lambda y: np.where(np.eye(5)[y] > 0, 3, -2),
     "strided": lambda y: np.repeat(y, 2)[::2],
     "reversed": lambda y: y[::-1],
+    "sorted": np.sort,
+    "sorted from the last": lambda y: np.sort(y)[::-1],
+    "big-endian": lambda y: y.astype(">i4"),
+    "misaligned": lambda y: misaligned(y.astype(np.int16)),
 }
 WEIGHTS = {
     "none": lambda n: None,
@@ -114,6 +131,7 @@ SHAPES = {
     "strided": lambda p: np.stack([1 - p, 0 * p, p, 0 * p], 1)[:, ::2],
     "reversed": lambda p: np.stack([1 - p, p], 1)[::-1, ::-1],
     "strided (n,)": lambda p: np.repeat(p, 3)[::3],
+    "misaligned": lambda p: misaligned(np.stack([1 - p, p], 1)),
 }
 
 
@@ -466,3 +484,135 @@ def test_traced_arrays_have_no_float():
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match="returns a Python float"):
         pl.log_loss([0, 1], torch.tensor(P, device="meta"))
+
+
+# ------------------------------------------------------------------------------------------------------------------ the kernel
+
+
+@pytest.fixture(params=["formula", *getattr(kernel(), "isas", tuple)()])
+def route(request, monkeypatch):
+    """Each way to take the sums: by the array namespace, and by the kernel on each instruction set this machine has."""
+    if request.param == "formula":
+        monkeypatch.setenv("POLYLOSS_ROUTE", "formula")
+        yield
+    else:
+        before = kernel().isa()
+        kernel().force(request.param)
+        yield
+        kernel().force(before)
+
+
+SIZES = [(1, 2), (7, 2), (700, 2), (513, 3), (64, 17), (40, 23), (41, 24), (9, 101), (3, 1024), (700, 100)]
+
+
+@pytest.mark.parametrize(("n", "c"), SIZES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_every_route_at_every_size(route, n, c, dtype):
+    """Rows and columns that fill vectors, tiles and blocks of rows, and that do not; any strides."""
+    tolerance = 1e-13 if dtype == np.float64 else 1e-5
+    p, y, w = simplex(n, c, dtype), RNG.integers(0, c, n), RNG.random(n) + 0.5
+    w[1::3] = 0
+    picked = np.clip(p[np.arange(n), y].astype(float), np.finfo(dtype).eps, 1 - np.finfo(dtype).eps)
+    wide = np.zeros((2 * n, 3 * c), dtype)
+    wide[::2, 1::3] = p
+    apart = np.zeros((n, c + 5), dtype)
+    apart[:, :c] = p
+    for q in (
+        p,
+        np.asfortranarray(p),
+        wide[::2, 1::3],
+        apart[:, :c],
+        np.ascontiguousarray(p[::-1])[::-1],
+        np.ascontiguousarray(p[:, ::-1])[:, ::-1],
+    ):
+        for labels in (y, y.astype(np.int32), np.repeat(y, 2)[::2]):
+            assert pl.log_loss(labels, q, labels=np.arange(c)) == pytest.approx(-np.log(picked).mean(), rel=tolerance)
+            with np.errstate(invalid="raise"):
+                got = pl.log_loss(labels, q, labels=np.arange(c), sample_weight=np.repeat(w, 2)[::2], normalize=False, rescale=True)
+            assert got == pytest.approx(-np.log(picked) @ w, rel=max(tolerance, 1e-6 if c > 1000 else tolerance))
+
+
+@pytest.mark.parametrize("shape", [(5,), (1030,), (5, 2), (1030, 2), (19, 3), (1030, 3), (5, 29), (5, 64), (5, 203)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_every_entry_is_checked(route, shape, dtype):
+    p = np.full(shape, 1 / shape[1] if len(shape) > 1 else 0.5, dtype)
+    c = shape[1] if len(shape) > 1 else 2
+    for at in {*RNG.integers(0, p.size, 12).tolist(), 0, p.size - 1}:
+        for value in (np.nan, np.inf, -np.inf, np.nextafter(dtype(1), dtype(2)), -np.finfo(dtype).tiny):
+            q = p.copy()
+            q.flat[at] = value
+            for these in (q, np.asfortranarray(q)):
+                with pytest.raises(
+                    ValueError, match=re.escape(f"y_proba[{', '.join(str(i) for i in np.unravel_index(at, shape))}] is {float(value)}")
+                ):
+                    pl.log_loss(np.zeros(len(p), int), these, labels=np.arange(c))
+
+
+def test_rows_that_do_not_sum_to_1_are_found_anywhere(route):
+    for n, c in ((1, 2), (1030, 2), (5, 3), (7, 40), (9, 300)):
+        for row in {0, n // 2, n - 1}:
+            for column in {0, c // 2, c - 1}:
+                p = simplex(n, c)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    pl.log_loss(np.zeros(n, int), p, labels=np.arange(c))
+                p[row, column] *= 0.5
+                p[row, column] += 0.4
+                with pytest.warns(UserWarning, match="should sum to 1"):
+                    pl.log_loss(np.zeros(n, int), p / p.max(), labels=np.arange(c))
+
+
+@pytest.mark.parametrize("dtype", ["b", "h", "i", "q", "B", "H", "I", "Q", "?"])
+def test_every_type_of_labels(route, dtype):
+    y = RNG.integers(0, 2, 1100).astype(dtype)
+    p = simplex(1100, 2)
+    assert pl.log_loss(y, p) == pytest.approx(-np.log(p[np.arange(1100), y.astype(int)]).mean(), rel=1e-13)
+    for at in (0, 511, 512, 1099):
+        bad = y.astype(np.int8 if dtype == "?" else dtype)
+        bad[at] = np.iinfo(bad.dtype).max
+        with pytest.raises(ValueError, match=rf"y_true\[{at}\] is {bad[at]}, but labels has no such class"):
+            pl.log_loss(bad, p, labels=[0, 1])
+        with pytest.raises(ValueError, match="y_true has 3 classes"):
+            pl.log_loss(bad, p)
+
+
+@pytest.mark.skipif(kernel() is None, reason="the kernels are not compiled")
+def test_labels_are_compared_as_mathematical_integers():
+    """Differences wrap; none may come out as a class."""
+    p = simplex(3, 2)
+    for dtype in (np.int64, np.int8, np.uint64, np.uint8):
+        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        for base in (low, high - 1):
+            y = np.asarray([base, base + 1, high if base == low else low], dtype)
+            assert kernel().fused(p, y, base=base, low=0.0)[4] == 2
+        with pytest.raises(ValueError, match="cannot hold 2 classes"):
+            kernel().fused(p, np.zeros(3, dtype), base=high, low=0.0)
+
+
+@pytest.mark.skipif(kernel() is None, reason="the kernels are not compiled")
+def test_bits_do_not_depend_on_threads():
+    for n, c in ((100_000, 2), (2000, 100), (50, 40_000), (70_000, 1)):
+        p, y, w = simplex(n, max(c, 2)), RNG.integers(0, max(c, 2), n), RNG.random(n)
+        for q in (p[:, 1] if c == 1 else p, np.asfortranarray(p)):
+            results = {kernel().fused(q, y, low=2.0**-52, weight=w, rescale=True, threads=threads) for threads in (1, 2, 3, 8)}
+            assert len(results) == 1
+
+
+@pytest.mark.skipif(kernel() is None, reason="the kernels are not compiled")
+def test_nothing_of_the_size_of_the_probabilities_is_allocated():
+    p, y = simplex(2000, 500), labels_of(2000, 500)
+    pl.log_loss(y, p)
+    tracemalloc.start()
+    try:
+        pl.log_loss(y, p, sample_weight=np.ones(2000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < p.nbytes / 50
+
+
+def test_inputs_are_not_written_to(route):
+    p, y, w = simplex(30, 3), labels_of(30, 3), RNG.random(30)
+    kept = [x.copy() for x in (p, y, w)]
+    pl.log_loss(y, p, sample_weight=w, rescale=True, epsilon=0.1)
+    assert all(np.array_equal(x, k) for x, k in zip((p, y, w), kept, strict=True))

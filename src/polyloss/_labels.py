@@ -115,6 +115,8 @@ def _of_array(name, xp, y):
         raise TypeError(f"{name} has dtype {y.dtype}, but labels cannot be bytes: decode them to strings")
     if kind in ("U", "O", "T") and single:
         return _of_strings(name, y.reshape(-1).tolist(), mixed=TypeError)
+    if xp is np and not (y.dtype.isnative and y.flags.aligned):
+        y = y.astype(y.dtype.newbyteorder("="))
     number = dtype_name(y.dtype)
     if number == "bool":
         y = xp.astype(y, xp.uint8)

@@ -1,15 +1,17 @@
 """Metrics: scikit-learn's log loss, and Kaggle's score."""
 
 import math
+import os
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss import _reduce
+from polyloss import _reduce, _threads
 from polyloss._backends import owner, what
 from polyloss._block import times
+from polyloss._cpu import kernels
 from polyloss._labels import Column, Marks, classes_of, encode, few, first, host, marks_of, read, refuse
 from polyloss._params import clip_bound, flag
 from polyloss._shapes import FLOATS, dtype_name
@@ -113,8 +115,10 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
     if y.values.shape[0] != n:
         raise ValueError(f"y_true has {y.values.shape[0]} labels, but y_proba has {n} rows")
     weight, total_weight = _weight(sample_weight, xp, p)
-    marks = _marks(xp, p, y, labels)
-    sums = _sums(xp, p, marks, weight, rule)
+    declared = None if labels is None else _declared(labels)
+    sums = _sums_of_neighbours(xp, p, y, declared, weight, rule)
+    if sums is None:
+        sums = _sums(xp, p, _marks(xp, p, y, declared), weight, rule)
 
     if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
         refuse(xp, ~((p >= 0) & (p <= 1)), p, "y_proba", "probabilities must be between 0 and 1")
@@ -172,7 +176,9 @@ def _real(name, x, kept):
     """A NumPy array in one of the kept dtypes, else float64."""
     if x.dtype.kind == "c":
         raise ValueError(f"{name} has dtype {x.dtype}, but must hold real numbers")
-    return x if dtype_name(x.dtype) in kept and x.dtype.isnative else x.astype(np.float64)
+    if dtype_name(x.dtype) not in kept:
+        return x.astype(np.float64)
+    return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))
 
 
 def _widest(xp):
@@ -230,11 +236,10 @@ def _moved(xp, p, x):
     return xp.asarray(x, device=device_of(p))
 
 
-def _marks(xp, p, y, labels):
+def _marks(xp, p, y, declared):
     """Which probabilities count."""
-    c = p.shape[1] if p.ndim == 2 else 2
+    c = _classes(p)
     yp = np if isinstance(y.values, np.ndarray) else xp
-    declared = None if labels is None else _declared(labels)
     if isinstance(y, Column):
         codes, classes = encode(yp, y, declared)
         marks, k, found = Marks(codes), len(classes), f": {few(classes)}"
@@ -243,11 +248,15 @@ def _marks(xp, p, y, labels):
             raise ValueError("labels is given, but y_true is an indicator matrix, whose columns are the classes")
         marks, k, found = marks_of(yp, y), y.values.shape[1], ""
     if k == 1:
-        raise ValueError(f"{'labels' if labels is not None else 'y_true'} has one class only{found}: pass all classes as labels")
+        raise ValueError(f"{'y_true' if declared is None else 'labels'} has one class only{found}: pass all classes as labels")
     if k != c:
-        hint = "" if labels is not None or not found else "; pass all classes as labels"
-        raise ValueError(f"{'labels' if labels is not None else 'y_true'} has {k} classes, but y_proba has {c}{found}{hint}")
+        hint = "" if declared is not None or not found else "; pass all classes as labels"
+        raise ValueError(f"{'y_true' if declared is None else 'labels'} has {k} classes, but y_proba has {c}{found}{hint}")
     return marks if yp is not np else Marks(*(None if x is None else _moved(xp, p, x) for x in marks))
+
+
+def _classes(p):
+    return p.shape[1] if p.ndim == 2 else 2
 
 
 def _declared(labels):
@@ -259,12 +268,45 @@ def _declared(labels):
         raise ValueError(f"labels has {len(given)} entries, but {len(classes)} different ones: {few(classes)}")
     if classes != given and len(classes) > 1:
         warnings.warn(
-            f"labels is not sorted: the columns of y_proba are taken in the sorted order {few(classes)}", UserWarning, stacklevel=4
+            f"labels is not sorted: the columns of y_proba are taken in the sorted order {few(classes)}", UserWarning, stacklevel=3
         )
     return classes
 
 
 # ---------------------------------------------------------------------------------------------------------------- the one pass
+
+
+def _kernel(xp, p):
+    """The compiled kernel, if it takes these probabilities."""
+    if xp is not np or dtype_name(p.dtype) not in ("float32", "float64") or os.environ.get("POLYLOSS_ROUTE") == "formula":
+        return None
+    return kernels("log_loss")
+
+
+def _sums_of_neighbours(xp, p, y, declared, weight, rule):
+    """The sums where labels are neighbouring integers, found without a pass that only looks which there are; None if they are not.
+
+    The first labels tell which classes there should be; the kernel refuses any other label and notes which ones occur.
+    """
+    kernel, c = _kernel(xp, p), _classes(p)
+    if kernel is None or not isinstance(y, Column) or y.names is not None:
+        return None
+    if declared is None:
+        head = y.values[:1024]
+        base, seen = int(head.min()), np.zeros(c, np.uint8)
+        if int(head.max()) - base >= c:
+            return None
+    else:
+        base, seen = declared[0], None
+        if isinstance(base, str) or declared != list(range(int(base), int(base) + c)):
+            return None
+    limits = np.iinfo(y.values.dtype)
+    if not limits.min <= base <= limits.max - (c - 1):
+        return None
+    *found, bad = kernel.fused(
+        p, y.values, base=base, low=rule.low, rescale=rule.rescale, weight=weight, seen=seen, threads=_threads.get_num_threads()
+    )
+    return None if bad >= 0 or (seen is not None and not seen.all()) else Sums(*found)
 
 
 def _sums(xp, p, marks, weight, rule):
@@ -273,6 +315,10 @@ def _sums(xp, p, marks, weight, rule):
         return _sums_of_blocks(p, marks, weight, rule)
     wide = getattr(xp, rule.wide)
     classes, rows, count = marks
+    kernel = _kernel(xp, p)
+    if kernel is not None and rows is None:
+        *found, _ = kernel.fused(p, classes, low=rule.low, rescale=rule.rescale, weight=weight, threads=_threads.get_num_threads())
+        return Sums(*found)
     with np.errstate(all="ignore"):  # what is not finite shows in the sums, and is refused
         if p.ndim == 1:
             second = xp.astype(p if rows is None else p[rows], wide)

@@ -1,0 +1,151 @@
+"""Log loss of integer labels and probabilities in one pass: the weighted sum, and what is to be checked of the probabilities.
+
+The module turns NumPy arrays into a log_loss_job (log_loss.h), cuts the rows into tiles and lets the row primitives (log_loss_rows.c, one
+build per instruction set) work through them. Tiles depend on shape and strides alone and their sums are added up in their order: the bits
+are the same for any number of threads.
+"""
+from cython.parallel cimport prange
+from libc.math cimport isnan
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
+cimport numpy as cnp
+
+import numpy as np
+
+include "isa.pxi"
+
+cnp.import_array()
+
+cdef extern from "log_loss.h":
+    enum:
+        LABEL_I8, LABEL_I16, LABEL_I32, LABEL_I64, LABEL_U8, LABEL_U16, LABEL_U32, LABEL_U64
+    ctypedef struct log_loss_job:
+        const char *p
+        Py_ssize_t rows, columns, row_stride, column_stride
+        bint single
+        const char *labels
+        Py_ssize_t label_stride
+        int label_type
+        uint64_t base, classes
+        uint8_t *seen
+        const char *weight
+        Py_ssize_t weight_stride
+        double low, high
+        bint rescale
+    ctypedef struct log_loss_sums:
+        double total, least, most, off
+        int64_t bad
+    ctypedef struct log_loss_rows:
+        Py_ssize_t (*tile)(const log_loss_job *) noexcept nogil
+        void (*run)(const log_loss_job *, Py_ssize_t, Py_ssize_t, log_loss_sums *) noexcept nogil
+
+cdef extern from *:
+    """
+    #define DECLARE(isa) extern const log_loss_rows log_loss_rows_##isa;
+    POLYLOSS_ISAS(DECLARE)
+    #define LISTED(isa) &log_loss_rows_##isa,
+    static const log_loss_rows *const log_loss_builds[] = {POLYLOSS_ISAS(LISTED)};
+    """
+    const log_loss_rows *const *log_loss_builds
+
+cdef dict _label_types = {
+    "i1": LABEL_I8, "i2": LABEL_I16, "i4": LABEL_I32, "i8": LABEL_I64,
+    "u1": LABEL_U8, "u2": LABEL_U16, "u4": LABEL_U32, "u8": LABEL_U64,
+}
+cdef Py_ssize_t PARALLEL_FROM = 65536  # probabilities: about 50 µs on one thread; entering a parallel region costs 5 to 15
+
+
+def takes(p):
+    """Whether probabilities are of a type and at an address that the kernel reads; any strides do."""
+    return p.dtype in (np.float32, np.float64) and p.dtype.isnative and p.flags.aligned
+
+
+def fused(
+    cnp.ndarray p, cnp.ndarray labels, *, base=0, double low, bint rescale=False, weight=None, seen=None, int threads=1,
+):
+    """Return (sum of w * loss, least and greatest probability, greatest distance of a row's sum from 1, first bad label's row or -1).
+
+    Parameters
+    ----------
+    p : (N, C) or (N,) float32 or float64
+        Probabilities, at any strides; (N,): those of the second of two classes. The least one is returned as NaN if any is NaN.
+    labels : (N,) of any integer type
+        Class + `base`, compared as mathematical integers; `base` + C - 1 must be a number of their type.
+    low : float
+        What is picked is clipped to [low, 1 - low]; after its division by the sum of its row if `rescale`.
+    weight : (N,) float64, optional
+        Weight 0 gives exactly 0.
+    seen : (C,) uint8, optional
+        Set to 1 where a class occurs among the labels.
+    """
+    cdef log_loss_job job
+    cdef log_loss_sums total
+    cdef cnp.ndarray held
+    job.rows = len(p)
+    job.columns = p.shape[1] if p.ndim == 2 else 1
+    job.classes = job.columns if p.ndim == 2 else 2
+    if p.ndim not in (1, 2) or job.columns < 1 or not takes(p):
+        raise ValueError(f"p is {p.dtype} of shape {(<object>p).shape}, not aligned floats (N, C) or (N,)")
+    job.p = <const char *>cnp.PyArray_DATA(p)
+    job.row_stride = cnp.PyArray_STRIDE(p, 0)
+    job.column_stride = cnp.PyArray_STRIDE(p, 1) if p.ndim == 2 else 0
+    job.single = p.dtype == np.float32
+    job.rescale = rescale and p.ndim == 2
+
+    kind = labels.dtype.str
+    if (<object>labels).shape != (job.rows,) or kind[1:] not in _label_types or not labels.dtype.isnative or not labels.flags.aligned:
+        raise ValueError(f"labels are {labels.dtype} of shape {(<object>labels).shape}, not aligned integers ({job.rows},)")
+    info = np.iinfo(labels.dtype)
+    if not info.min <= base <= info.max - <object>(job.classes - 1):
+        raise ValueError(f"{labels.dtype} labels cannot hold {job.classes} classes from {base}")
+    job.labels = <const char *>cnp.PyArray_DATA(labels)
+    job.label_stride = cnp.PyArray_STRIDE(labels, 0)
+    job.label_type = _label_types[kind[1:]]
+    job.base = base % 2**64
+
+    job.weight = NULL
+    job.weight_stride = 0
+    if weight is not None:
+        held = weight
+        if (<object>held).shape != (job.rows,) or held.dtype != np.float64 or not held.dtype.isnative or not held.flags.aligned:
+            raise ValueError(f"weight is {held.dtype} of shape {(<object>held).shape}, not aligned doubles ({job.rows},)")
+        job.weight = <const char *>cnp.PyArray_DATA(held)
+        job.weight_stride = cnp.PyArray_STRIDE(held, 0)
+    job.seen = NULL
+    if seen is not None:
+        held = seen
+        if (<object>held).shape != (job.classes,) or held.dtype != np.uint8 or not held.flags.carray:
+            raise ValueError(f"seen is {held.dtype} of shape {(<object>held).shape}, not contiguous bytes ({job.classes},)")
+        job.seen = <uint8_t *>cnp.PyArray_DATA(held)
+    job.low, job.high = low, 1 - low
+    _run(&job, threads, &total)
+    return total.total, total.least, total.most, total.off, total.bad
+
+
+cdef int _run(const log_loss_job *job, int threads, log_loss_sums *total) except -1:
+    """Every tile; the sums in the order of the tiles."""
+    cdef const log_loss_rows *rows = log_loss_builds[isa_used]
+    cdef Py_ssize_t size = rows.tile(job), tiles = (job.rows + size - 1) // size, i
+    cdef log_loss_sums *sums = <log_loss_sums *>malloc(tiles * sizeof(log_loss_sums) + 1)
+    if sums == NULL:
+        raise MemoryError
+    if in_forked_child or threads < 1 or job.rows * job.columns < PARALLEL_FROM:
+        threads = 1
+    with nogil:
+        if threads == 1:
+            for i in range(tiles):
+                rows.run(job, i * size, min(size, job.rows - i * size), &sums[i])
+        else:
+            for i in prange(tiles, schedule="static", num_threads=threads):
+                rows.run(job, i * size, min(size, job.rows - i * size), &sums[i])
+    total.total, total.least, total.most, total.off, total.bad = 0, float("inf"), -float("inf"), 0, -1
+    for i in range(tiles):
+        total.total += sums[i].total
+        total.most = max(total.most, sums[i].most)
+        total.off = max(total.off, sums[i].off)
+        if total.bad < 0:
+            total.bad = sums[i].bad
+        if sums[i].least < total.least or isnan(sums[i].least):
+            total.least = sums[i].least  # NaN stays: nothing is less
+    free(sums)
+    return 0

@@ -1,0 +1,228 @@
+/* Log loss: one pass over a tile of labels and probabilities. Compiled once per instruction set (setup.py, isa.h).
+
+   A tile is a few hundred rows. Their labels become classes; their probabilities are read once, for the sum of each row and the range of
+   all; the one of each row's class is picked while it is in the cache; then the logarithms of all that were picked are taken at once.
+   Long rows that lie in one piece are read row by row, everything else column by column, through a line of doubles. All in double:
+   reading bounds it, and scikit-learn's 1 - p and sums come out to the last bit. */
+#include <math.h>
+#include "isa.h"
+#include "log_loss.h"
+#include "vector_math.h"
+
+#ifdef __GNUC__
+#define PREFETCH(at) __builtin_prefetch(at)
+#else
+#define PREFETCH(at) ((void)0)
+#endif
+
+enum { TILE = 512, LONG = 24 }; /* rows in a tile at most; columns from which a row is worth vectors of its own */
+
+INLINE int in_one_piece(const log_loss_job *j) { return j->columns >= LONG && j->column_stride == (j->single ? 4 : 8); }
+
+static ptrdiff_t tile(const log_loss_job *j)
+{
+    ptrdiff_t rows = in_one_piece(j) ? 65536 / j->columns : TILE; /* at least half a megabyte of doubles: 20 µs or more */
+    return rows < 1 ? 1 : rows > TILE ? TILE : rows;
+}
+
+INLINE double one(const char *at, int single) { return single ? (double)*(const float *)at : *(const double *)at; }
+
+/* The next WD probabilities as doubles. */
+INLINE vd load(const char *at, int single)
+{
+#if defined __GNUC__ && !defined POLYLOSS_ONE_LANE
+    typedef float half __attribute__((vector_size(2 * W), aligned(4)));
+    return single ? __builtin_convertvector(*(const half *)at, vd) : load_d((const double *)at);
+#else
+    return one(at, single);
+#endif
+}
+
+typedef struct {
+    vd least, most;
+} range;
+INLINE void widen(range *r, vd v)
+{
+    r->least = min_d(r->least, v);
+    r->most = max_d(r->most, v);
+}
+
+/* Labels as classes; a label that is none becomes class 0, and the place of the first is returned, or -1. Differences of labels are taken as
+   unsigned numbers, where they wrap to the right one: a label below base is above every class. */
+#define CLASSES(TYPE)                                                                                                                      \
+    {                                                                                                                                      \
+        uint64_t bad = 0;                                                                                                                  \
+        if (stride == sizeof(TYPE)) /* told apart so that the compiler can vectorise it */                                                 \
+            for (ptrdiff_t i = 0; i < rows; i++) {                                                                                         \
+                uint64_t class = (uint64_t)((const TYPE *)at)[i] - base;                                                                   \
+                to[i] = class < classes ? (int64_t)class : 0;                                                                              \
+                bad |= class >= classes;                                                                                                   \
+            }                                                                                                                              \
+        else                                                                                                                               \
+            for (ptrdiff_t i = 0; i < rows; i++) {                                                                                         \
+                uint64_t class = (uint64_t)*(const TYPE *)(at + i * stride) - base;                                                        \
+                to[i] = class < classes ? (int64_t)class : 0;                                                                              \
+                bad |= class >= classes;                                                                                                   \
+            }                                                                                                                              \
+        for (ptrdiff_t i = 0; bad; i++)                                                                                                    \
+            if ((uint64_t)*(const TYPE *)(at + i * stride) - base >= classes) return i;                                                    \
+        return -1;                                                                                                                         \
+    }
+static ptrdiff_t read_classes(int64_t *restrict to, const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows)
+{
+    const char *at = j->labels + first * j->label_stride;
+    const ptrdiff_t stride = j->label_stride;
+    const uint64_t base = j->base, classes = j->classes;
+    switch (j->label_type) {
+    case LABEL_I8: CLASSES(int8_t)
+    case LABEL_I16: CLASSES(int16_t)
+    case LABEL_I32: CLASSES(int32_t)
+    case LABEL_I64: CLASSES(int64_t)
+    case LABEL_U8: CLASSES(uint8_t)
+    case LABEL_U16: CLASSES(uint16_t)
+    case LABEL_U32: CLASSES(uint32_t)
+    default: CLASSES(uint64_t)
+    }
+}
+
+/* Which classes occur. A byte is written once: threads that wrote it for every row would fight for its line. */
+static void note_seen(uint8_t *seen, ptrdiff_t known, const int64_t *classes, ptrdiff_t rows)
+{
+    if (known == 2) {
+        int64_t ones = 0;
+        for (ptrdiff_t i = 0; i < rows; i++) ones += classes[i];
+        if (ones > 0 && !seen[1]) seen[1] = 1;
+        if (ones < rows && !seen[0]) seen[0] = 1;
+    } else
+        for (ptrdiff_t i = 0; i < rows; i++)
+            if (!seen[classes[i]]) seen[classes[i]] = 1;
+}
+
+/* The sum of one long row; four accumulators, and the next page on its way, where the hardware's prefetcher stops. */
+INLINE double read_row(const char *at, ptrdiff_t columns, int single, range *r0, range *r1)
+{
+    const ptrdiff_t item = single ? 4 : 8, step = WD * item;
+    vd a = all_d(0.0), b = a, c = a, d = a;
+    ptrdiff_t k = 0;
+    for (; k + 4 * WD <= columns; k += 4 * WD) {
+        const char *q = at + k * item;
+        for (ptrdiff_t line = 0; line < 4 * step; line += 64) PREFETCH(q + 4096 + line);
+        vd v0 = load(q, single), v1 = load(q + step, single), v2 = load(q + 2 * step, single), v3 = load(q + 3 * step, single);
+        a += v0, b += v1, c += v2, d += v3;
+        widen(r0, v0), widen(r1, v1), widen(r0, v2), widen(r1, v3);
+    }
+    for (; k + WD <= columns; k += WD) {
+        vd v = load(at + k * item, single);
+        a += v;
+        widen(r0, v);
+    }
+    double sum = sum_d((a + b) + (c + d));
+    if (k < columns) { /* the last lanes of a vector that reaches back */
+        vd v = load(at + (columns - WD) * item, single);
+        widen(r1, v);
+        for (; k < columns; k++) sum += one(at + k * item, single);
+    }
+    return sum;
+}
+
+/* One column's share of the sums: whole vectors where it lies in one piece, else through a line of doubles, which is filled up to whole
+   vectors with its last number: that changes no range. */
+INLINE void read_column(const char *at, ptrdiff_t rows, ptrdiff_t stride, int single, int first, double *restrict sums, range *r)
+{
+    const ptrdiff_t item = single ? 4 : 8;
+    double line[TILE];
+    ptrdiff_t i = 0;
+    if (stride == item)
+        for (; i + WD <= rows; i += WD) {
+            vd v = load(at + i * item, single);
+            widen(r, v);
+            store_d(sums + i, first ? v : load_d(sums + i) + v);
+        }
+    for (ptrdiff_t k = i; k < rows; k++) line[k] = one(at + k * stride, single);
+    for (ptrdiff_t k = rows; k % WD; k++) line[k] = line[rows - 1];
+    for (; i < rows; i += WD) {
+        vd v = load_d(line + i);
+        widen(r, v);
+        store_d(sums + i, first ? v : load_d(sums + i) + v);
+    }
+}
+
+/* Two columns side by side, as binary classifiers give them: everything of a row at once. */
+INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t *classes, double *restrict sums, double *restrict picked,
+                       range *r)
+{
+    const ptrdiff_t item = single ? 4 : 8;
+    double line[2 * TILE];
+    for (ptrdiff_t i = 0; i < 2 * rows; i++) line[i] = one(at + i * item, single);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        double first = line[2 * i], second = line[2 * i + 1];
+        sums[i] = first + second;
+        picked[i] = classes[i] ? second : first;
+    }
+    for (ptrdiff_t i = 2 * rows; i % WD; i++) line[i] = line[0];
+    for (ptrdiff_t i = 0; i < 2 * rows; i += WD) widen(r, load_d(line + i));
+}
+
+INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int single, log_loss_sums *out)
+{
+    int64_t classes[TILE];
+    double sums[TILE], picked[TILE];
+    const ptrdiff_t item = single ? 4 : 8;
+    const vd none = all_d(0.0);
+    range r0 = {all_d((double)INFINITY), all_d(-(double)INFINITY)}, r1 = r0;
+
+    ptrdiff_t bad = read_classes(classes, j, first, rows);
+    out->bad = bad < 0 ? -1 : first + bad;
+    if (j->seen) note_seen(j->seen, (ptrdiff_t)j->classes, classes, rows);
+
+    const char *at = j->p + first * j->row_stride;
+    if (in_one_piece(j))
+        for (ptrdiff_t i = 0; i < rows; i++, at += j->row_stride) {
+            sums[i] = read_row(at, j->columns, single, &r0, &r1);
+            picked[i] = one(at + classes[i] * j->column_stride, single);
+        }
+    else if (j->columns == 2 && j->column_stride == item && j->row_stride == 2 * item)
+        read_pairs(at, rows, single, classes, sums, picked, &r0);
+    else {
+        for (ptrdiff_t k = 0; k < j->columns; k++) read_column(at + k * j->column_stride, rows, j->row_stride, single, k == 0, sums, &r0);
+        if (j->columns == 1)
+            for (ptrdiff_t i = 0; i < rows; i++) { /* the sums are the numbers themselves; 1 - p in their own type */
+                double other = 1 - sums[i];
+                picked[i] = classes[i] ? sums[i] : single ? (double)(float)other : other;
+            }
+        else
+            for (ptrdiff_t i = 0; i < rows; i++) picked[i] = one(at + i * j->row_stride + classes[i] * j->column_stride, single);
+    }
+    for (ptrdiff_t i = rows; i < TILE && i % WD; i++) sums[i] = picked[i] = 1;
+
+    vd total = none, off = none, all = none;
+    for (ptrdiff_t i = 0; i < rows; i += WD) {
+        vd s = load_d(sums + i), x = load_d(picked + i);
+        all += s; /* NaN if anything is */
+        off = max_d(off, abs_d(s - 1.0));
+        if (j->rescale) x = x / s;
+        vd loss = none - log_d(min_d(all_d(j->high), max_d(all_d(j->low), x))); /* NaN goes through */
+        if (j->weight) {
+            double w[WD];
+            for (ptrdiff_t l = 0; l < WD; l++) w[l] = i + l < rows ? *(const double *)(j->weight + (first + i + l) * j->weight_stride) : 0;
+            loss = select_d(eq_d(load_d(w), none), none, loss * load_d(w));
+        } else if (rows - i < WD)
+            loss = select_d(first_d(rows - i), loss, none);
+        total += loss;
+    }
+    out->total = sum_d(total);
+    out->off = j->columns == 1 ? 0 : top_d(off);
+    out->least = -top_d(none - min_d(r0.least, r1.least));
+    out->most = top_d(max_d(r0.most, r1.most));
+    if (isnan(sum_d(all))) out->least = (double)NAN;
+}
+
+static void run(const log_loss_job *j, ptrdiff_t first, ptrdiff_t count, log_loss_sums *out)
+{
+    if (j->single)
+        run_tile(j, first, count, 1, out);
+    else
+        run_tile(j, first, count, 0, out);
+}
+
+const log_loss_rows WITH_ISA(log_loss_rows) = {tile, run};
