@@ -69,12 +69,12 @@ BACKENDS = (
 )
 NUMPY = BACKENDS[0]
 
-_owners: dict[type, object] = {}  # type -> Backend, or the reason why its values are no arrays
+_owners: dict[type, object] = {}  # type -> Backend, or what `owner` says of it
 
 
 def gathered(given):
     """Backend, namespace, device, and the arguments as arrays of that one library on that one device."""
-    kinds = {name: owner(x) for name, x in given.items() if x is not None}
+    kinds = {name: owner(x, name) for name, x in given.items() if x is not None}
     first = next((n for n, k in kinds.items() if k is not NUMPY and k not in _PLAIN), None)
     if first is None:
         arrays = {name: None if x is None else numpy_array(name, x) for name, x in given.items()}
@@ -104,20 +104,20 @@ _COLUMNS = ("pandas", "polars")
 _PLAIN = (*_COLUMNS, "plain")  # what becomes a NumPy array
 
 
-def owner(x):
+def owner(x, name="an argument"):
     """The backend that owns an array; "pandas", "polars" or "plain" for what becomes a NumPy array."""
     kind = _owners.get(type(x))
     if kind is None:
         kind = _owners[type(x)] = _findowner(x)
-    if isinstance(kind, TypeError):
-        raise kind
+    if kind is np.ma:
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass sample_weight instead")
     return kind
 
 
 def _findowner(x):
     top = type(x).__module__.partition(".")[0]
     if isinstance(x, np.ma.MaskedArray):
-        return TypeError("masked arrays are not taken, since their mask would be lost: pass sample_weight instead")
+        return np.ma
     for backend in BACKENDS:
         if backend.owns(x):
             return backend.loaded()
@@ -129,10 +129,12 @@ def _findowner(x):
 
 
 def what(x):
+    """What an argument is, for errors: "a torch array", "a list"."""
     kind = owner(x)
-    if kind in _PLAIN:
-        return f"a {type(x).__module__.partition('.')[0]}.{type(x).__name__}".replace("a builtins.", "a ")
-    return f"a {kind.name} array"
+    if kind not in _PLAIN:
+        return f"a {kind.name} array"
+    name = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}".removeprefix("builtins.")
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def numpy_array(name, x):

@@ -78,9 +78,9 @@ class Job:
         return Memory(*inputs, self._canonical(out), self._canonical(out_hessian))
 
     def _canonical(self, x):
-        """An output as (n, c, s) over the same memory; None if its strides or alignment forbid it, and the result is copied in the end."""
+        """An output as (n, c, s) over the same memory; None where only a copy in the end can fill it."""
         try:
-            return None if x is None or not x.flags.aligned else np.reshape(x, self.p.shape, copy=False)
+            return None if x is None or not (x.flags.aligned and x.dtype.isnative) else np.reshape(x, self.p.shape, copy=False)
         except ValueError:
             return None
 

@@ -47,7 +47,7 @@ class Marks(NamedTuple):
 
 def read(name, y, like):
     """Labels as a `Column` or an `Indicator`: of NumPy arrays, or of arrays that lie beside `like` already."""
-    kind = owner(y)
+    kind = owner(y, name)
     if kind in ("pandas", "polars"):
         return _of_frame(name, y)
     if kind == "plain":

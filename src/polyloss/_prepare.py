@@ -41,6 +41,9 @@ def prepare(
         values.pop("epsilon", None)
     targeting = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
 
+    for key, x in (("y_true", y_true), (name, y_pred)):
+        if x is None:
+            raise TypeError(f"{key} is None, but must be an array, a list or a number")
     given = {"y_true": y_true, name: y_pred, "sample_weight": sample_weight, "class_weight": class_weight}
     if denominator is not None and not isinstance(denominator, (int, float, np.generic)):
         given["denominator"] = denominator
@@ -56,7 +59,7 @@ def prepare(
     shape = tuple(y_true.shape)
     _check_numeric("y_true", y_true)
     if labelled:
-        label_shape(shape, lay, name)
+        label_shape(shape, lay, name, loss.targets == "either")
         wide = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(y_true.dtype))
         t = y_true if wide is None else xp.astype(y_true, getattr(xp, wide))
         t = xp.reshape(t, (lay.n, lay.s))
@@ -129,7 +132,7 @@ def checked_out(job, out, y_pred, inputs):
     """The arrays that receive gradient and Hessian diagonal, in canonical shape."""
     pair = isinstance(out, (tuple, list)) if job.want.hessian else False
     if job.want.hessian and not (pair and len(out) == 2):
-        raise TypeError(f"out is a {type(out).__name__}, but must be a pair of arrays: for the gradient and the Hessian diagonal")
+        raise TypeError(f"out is {what(out)}, but must be a pair of arrays: for the gradient and the Hessian diagonal")
     given = tuple(out) if pair else (out, None)
     if not job.backend.out:
         raise TypeError(f"out is given, but arrays of {job.backend.name} cannot be written to")
@@ -139,7 +142,7 @@ def checked_out(job, out, y_pred, inputs):
         label = f"out[{k}]" if pair else "out"
         if owner(x) != job.backend:
             raise TypeError(f"{label} is {what(x)}, but {job.name} is {what(y_pred)}")
-        if tuple(x.shape) != job.layout.shape or x.dtype != job.gradient_dtype:
+        if tuple(x.shape) != job.layout.shape or dtype_name(x.dtype) != dtype_name(job.gradient_dtype):
             raise ValueError(
                 f"{label} has shape {tuple(x.shape)} and dtype {dtype_name(x.dtype)}, but the gradient has shape"
                 f" {job.layout.shape} and dtype {dtype_name(job.gradient_dtype)}"

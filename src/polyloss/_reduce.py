@@ -2,7 +2,6 @@
 
 import math
 
-from polyloss._params import _integer
 from polyloss._shapes import dtype_name
 
 # How reduction="normalize" divides; the names and numbers of softmax.Normalization.
@@ -29,7 +28,7 @@ def normalization_name(normalization, normalize):
     if normalization is not None:
         name = normalization.lower() if isinstance(normalization, str) else None
         if name is None:
-            number = _integer("normalization", normalization)
+            number = -1 if isinstance(normalization, bool) else getattr(normalization, "__index__", lambda: -1)()
             name = NORMALIZATIONS[number] if 0 <= number < len(NORMALIZATIONS) else None
         if name not in NORMALIZATIONS:
             raise ValueError(f"normalization is {normalization!r}, but must be one of {', '.join(map(repr, NORMALIZATIONS))}")

@@ -43,30 +43,35 @@ def layout(shape, axis, name, rowwise):
     if ndim == 0 and not rowwise and axis in (0, -1):  # one number is one sample of one element
         return Layout((), -1, (), 1, 1, 1)
     if not -ndim <= axis < ndim:
-        raise ValueError(f"axis is {axis}, but {name} has {ndim} {'axis' if ndim == 1 else 'axes'}: its shape is {shape}")
+        raise ValueError(f"axis is {axis}, but {name} {has(name)} {ndim} {'axis' if ndim == 1 else 'axes'}: its shape is {shape}")
     at = axis % ndim
     before, after = shape[:at], shape[at + 1 :]
     if shape[at] == 0:
-        raise ValueError(f"{name} has shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
+        raise ValueError(f"{name} {has(name)} shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
     return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after))
+
+
+def has(name):
+    """The verb that goes with an argument."""
+    return "have" if name == "logits" else "has"
 
 
 def same_shape(t, lay, name):
     """Dense targets have the shape of the predictions; nothing is broadcast."""
     if tuple(t.shape) != lay.shape:
         raise ValueError(
-            f"y_true has shape {tuple(t.shape)}, but {name} has shape {lay.shape}: they must be equal, and nothing is broadcast"
+            f"y_true has shape {tuple(t.shape)}, but {name} {has(name)} shape {lay.shape}: they must be equal, and nothing is broadcast"
         )
 
 
-def label_shape(shape, lay, name):
+def label_shape(shape, lay, name, soft):
     """Labels lack the class axis, or have length 1 there, or one length-1 axis at the end."""
     at = lay.axis
     if shape in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
         return
     raise ValueError(
         f"y_true has shape {shape}, but labels for {name} of shape {lay.shape} with classes on axis {at} have shape {lay.losses}"
-        f" (a length-1 axis at {at} or at the end is accepted)"
+        f" (a length-1 axis at {at} or at the end is accepted{'; soft targets are floats' if soft else ''})"
     )
 
 
@@ -97,13 +102,12 @@ def bad_label(job, flat, value):
     where = place("y_true", job.label_shape, flat)
     if isinstance(value, float) and not value.is_integer():
         return TypeError(f"{where} is {value!r}, but labels must be whole numbers")
-    verb = "have" if job.name == "logits" else "has"
     ignored = ""
     if job.loss.ignores:
         values = job.ignore[0] if len(job.ignore) == 1 else job.ignore or None
         ignored = f" and {job.loss.ignores} is {values}"
     noun = "class" if job.layout.c == 1 else "classes"
-    return ValueError(f"{where} is {int(value)}, but {job.name} {verb} {job.layout.c} {noun} on axis {job.axis}{ignored}")
+    return ValueError(f"{where} is {int(value)}, but {job.name} {has(job.name)} {job.layout.c} {noun} on axis {job.axis}{ignored}")
 
 
 def representable(dtype, value):

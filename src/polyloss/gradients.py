@@ -95,7 +95,10 @@ def _functions(block, want, name):
 
     def derived(*args, out=None, **kwargs):
         if len(args) != 2 or not kwargs.keys() <= defaults.keys():
-            bound = signature.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
+            try:
+                bound = signature.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
+            except TypeError as error:
+                raise TypeError(f"{derived.__name__}: {error}") from None
             args = bound.pop(targets), bound.pop(predictions)
             kwargs = bound
         if kwargs.get("return_prob") and not want.value:

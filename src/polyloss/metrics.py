@@ -138,7 +138,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
 
 def _probabilities(y_proba):
     """Namespace and probabilities: (n, c), or (n,) if they are those of the second of two classes."""
-    kind = owner(y_proba)
+    kind = owner(y_proba, "y_proba")
     if isinstance(kind, str):
         if kind == "plain" and not isinstance(y_proba, (list, tuple)) and not hasattr(y_proba, "__array__"):
             raise TypeError(f"y_proba is {what(y_proba)}, but must be an array, a list or a table")
@@ -198,7 +198,7 @@ def _weight(sample_weight, xp, p):
     n = p.shape[0]
     if sample_weight is None:
         return None, n
-    kind = owner(sample_weight)
+    kind = owner(sample_weight, "sample_weight")
     if kind == "plain" and not isinstance(sample_weight, (list, tuple, range)) and not hasattr(sample_weight, "__array__"):
         raise TypeError(f"sample_weight is {what(sample_weight)}, but must be an array, a list or a column")
     beside = not isinstance(kind, str) and _beside(sample_weight, p)

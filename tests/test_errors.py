@@ -1,0 +1,349 @@
+"""Every error message, word for word, and no message without its case."""
+
+import ast
+import math
+import os
+import re
+import traceback
+from pathlib import Path
+
+import array_api_strict as strict
+import dask.array as da
+import jax.numpy as jnp
+import numpy as np
+import pandas
+import polars
+import pytest
+import torch
+
+import polyloss as pl
+from polyloss import _threads, registry
+from polyloss._block import LOSSES, Elementwise, public
+
+rng = np.random.default_rng(0)
+T, P = rng.standard_normal((2, 4, 3))
+B, Q = (T > 0) * 1.0, rng.uniform(0.1, 0.9, (4, 3))
+Y, Z = np.array([0, 2, 1, 0]), P
+SPATIAL = np.zeros((4, 20), int)
+SPATIAL[3, 17] = 40
+BIG, OUT, TENSOR = np.zeros((5, 3)), np.zeros((4, 3)), torch.zeros(3)
+
+
+def with_environment(name, value, function):
+    os.environ[name] = value
+    try:
+        return function()
+    finally:
+        del os.environ[name]
+
+
+def aliased():
+    """A second loss that answers to "mse"."""
+    LOSSES["twin"] = type("Twin", (Elementwise,), {"aliases": ("mse",), "function": pl.huber})
+    registry._exact_names.cache_clear()
+    try:
+        pl.get("mse")
+    finally:
+        del LOSSES["twin"]
+        registry._exact_names.cache_clear()
+
+
+CASES = [
+    (TypeError, lambda: pl.huber(T, P, delta="big"), "delta is 'big', but must be a number"),
+    (TypeError, lambda: pl.huber(T, P, delta=True), "delta is True, but must be a number"),
+    (ValueError, lambda: pl.huber(T, P, delta=math.inf), "delta is inf, but must be finite"),
+    (ValueError, lambda: pl.huber(T, P, delta=0), "delta is 0, but must be above 0"),
+    (ValueError, lambda: pl.binary_focal_crossentropy(B, Q, gamma=-1.0), "gamma is -1.0, but must be 0 or above"),
+    (ValueError, lambda: pl.binary_crossentropy(B, Q, label_smoothing=1.5), "label_smoothing is 1.5, but must be between 0 and 1"),
+    (ValueError, lambda: pl.binary_crossentropy(B, Q, epsilon=0.5), "epsilon is 0.5, but must be at least 0 and below 0.5"),
+    (ValueError, lambda: pl.mean_absolute_percentage_error(T, P, epsilon=0.0), "epsilon is 0.0, but must be above 0"),
+    (TypeError, lambda: pl.binary_crossentropy(B, Q, from_logits="yes"), "from_logits is 'yes', but must be True or False"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, validate=1), "validate is 1, but must be True or False"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, return_prob=None), "return_prob is None, but must be True or False"),
+    (ValueError, lambda: pl.hinge(B, P, labels="0/1"), "labels is '0/1', but must be one of 'auto', '01', 'pm1'"),
+    (ValueError, lambda: pl.hinge(B, P, labels=[0, 1]), "labels is [0, 1], but must be one of 'auto', '01', 'pm1'"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, ignore_label="background"),
+     "ignore_label is 'background', but must be an integer or several"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, ignore_label=(0, 1.5)), "ignore_label is 1.5, but must be an integer or several"),
+    (TypeError, lambda: pl.sparse_categorical_crossentropy(Y, Z, ignore_class=True),
+     "ignore_class is True, but must be an integer or several"),
+    (ValueError, lambda: pl.mean_squared_error(T, P, reduction="average"),
+     "reduction is 'average', but must be one of 'none', 'sum', 'mean', 'sum_over_batch_size'"),
+    (ValueError, lambda: pl.mean_squared_error(T, P, reduction=["sum"]),
+     "reduction is ['sum'], but must be one of 'none', 'sum', 'mean', 'sum_over_batch_size'"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, reduction="mean"), "reduction is 'mean', but must be one of 'normalize', 'none', 'sum'"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, normalization="batch"),
+     "normalization is 'batch', but must be one of 'full', 'valid', 'batch_size', 'none'"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, normalization=4),
+     "normalization is 4, but must be one of 'full', 'valid', 'batch_size', 'none'"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, normalization=1.0),
+     "normalization is 1.0, but must be one of 'full', 'valid', 'batch_size', 'none'"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, normalize="valid"), "normalize is 'valid', but must be True, False or None"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, denominator=0), "denominator is 0, but the loss is divided by it"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, denominator=math.nan), "denominator is nan, but must be finite"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, denominator=np.ones(3)), "denominator has shape (3,), but must be a number or a 0-d array"),
+    (TypeError, lambda: pl.mean_squared_error(T, P, axis=1.0), "axis is 1.0, but must be an integer"),
+    (TypeError, lambda: pl.mean_squared_error(T, P, axis=None), "axis is None, but must be an integer"),
+    (ValueError, lambda: pl.mean_squared_error(T, P, axis=2), "axis is 2, but y_pred has 2 axes: its shape is (4, 3)"),
+    (ValueError, lambda: pl.softmax_loss(0, np.zeros(3)), "axis is 1, but logits have 1 axis: its shape is (3,)"),
+    (ValueError, lambda: pl.cosine_similarity(1.0, 2.0), "axis is -1, but y_pred has 0 axes: its shape is ()"),
+    (ValueError, lambda: pl.mean_squared_error(np.zeros((4, 0)), np.zeros((4, 0))),
+     "y_pred has shape (4, 0): axis -1 is empty, and a loss over nothing is undefined"),
+    (ValueError, lambda: pl.mean_squared_error(np.zeros((4, 1)), np.zeros(4)),
+     "y_true has shape (4, 1), but y_pred has shape (4,): they must be equal, and nothing is broadcast"),
+    (ValueError, lambda: pl.softmax_loss(np.zeros(3, int), Z),
+     "y_true has shape (3,), but labels for logits of shape (4, 3) with classes on axis 1 have shape (4,) (a length-1 axis at 1 or"
+     " at the end is accepted; soft targets are floats)"),
+    (ValueError, lambda: pl.softmax_loss(np.eye(3, dtype=int)[Y], Z),
+     "y_true has shape (4, 3), but labels for logits of shape (4, 3) with classes on axis 1 have shape (4,) (a length-1 axis at 1"
+     " or at the end is accepted; soft targets are floats)"),
+    (ValueError, lambda: pl.sparse_categorical_crossentropy(np.eye(3)[Y], Z),
+     "y_true has shape (4, 3), but labels for y_pred of shape (4, 3) with classes on axis 1 have shape (4,) (a length-1 axis at 1"
+     " or at the end is accepted)"),
+    (ValueError, lambda: pl.softmax_loss(np.eye(3)[Y], Z, ignore_label=0),
+     "ignore_label is 0, but y_true holds soft targets, which no label names"),
+    (ValueError, lambda: pl.softmax_loss(np.array([0, -1, 1, 0]), Z),
+     "y_true[1] is -1, but logits have 3 classes on axis 1 and ignore_label is None"),
+    (ValueError, lambda: pl.softmax_loss(np.array([[40], [1], [2], [0]]), Z, ignore_label=255),
+     "y_true[0, 0] is 40, but logits have 3 classes on axis 1 and ignore_label is 255"),
+    (ValueError, lambda: pl.softmax_loss(SPATIAL, np.zeros((4, 21, 20)), ignore_label=255),
+     "y_true[3, 17] is 40, but logits have 21 classes on axis 1 and ignore_label is 255"),
+    (ValueError, lambda: pl.sparse_categorical_crossentropy([0, 5, 1, 0], Z, ignore_class=(-1, 255)),
+     "y_true[1] is 5, but y_pred has 3 classes on axis -1 and ignore_class is (-1, 255)"),
+    (ValueError, lambda: pl.poly1_crossentropy([1], np.zeros((1, 1))), "y_true[0] is 1, but y_pred has 1 class on axis -1"),
+    (TypeError, lambda: pl.softmax_loss([0, 0.25, 1, 0], Z), "y_true[1] is 0.25, but labels must be whole numbers"),
+    (TypeError, lambda: pl.softmax_loss([0, np.nan, 1, 0], Z), "y_true[1] is nan, but labels must be whole numbers"),
+    (ValueError, lambda: pl.softmax_loss(np.full(4, 2**64 - 1, np.uint64), Z),
+     "y_true[0] is 18446744073709551615, but logits have 3 classes on axis 1 and ignore_label is None"),
+    (ValueError, lambda: pl.mean_squared_error(T, P, sample_weight=np.ones((4, 3))),
+     "sample_weight has shape (4, 3), but the losses have shape (4,): it must have their shape or that of their leading axes (axes"
+     " of length 1 are accepted), and may not enlarge them"),
+    (ValueError, lambda: pl.softmax_loss(Y, Z, class_weight=[1.0, 2.0]),
+     "class_weight has shape (2,), but must have one entry for each of the 3 classes on axis 1 of logits"),
+    (TypeError, lambda: pl.mean_squared_error(T, P.astype(complex)),
+     "y_pred has dtype complex128, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32, int64,"
+     " uint8, uint16, uint32, uint64, bool"),
+    (TypeError, lambda: pl.mean_squared_error(T.astype(complex), P),
+     "y_true has dtype complex128, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32, int64,"
+     " uint8, uint16, uint32, uint64, bool"),
+    (TypeError, lambda: pl.mean_squared_error(T, P, sample_weight=np.ones(4, complex)),
+     "sample_weight has dtype complex128, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32,"
+     " int64, uint8, uint16, uint32, uint64, bool"),
+    (TypeError, lambda: pl.mean_squared_error(["a", "b"], [1.0, 2.0]),
+     "y_true has dtype <U1, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8,"
+     " uint16, uint32, uint64, bool"),
+    (TypeError, lambda: pl.mean_squared_error(np.array([1, None]), [1.0, 2.0]),
+     "y_true has dtype object, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8,"
+     " uint16, uint32, uint64, bool"),
+    (ValueError, lambda: pl.mean_squared_error([[1.0], [1.0, 2.0]], [1.0, 2.0]),
+     "y_true cannot be read as an array: setting an array element with a sequence. The requested array has an inhomogeneous shape"
+     " after 1 dimensions. The detected shape was (2,) + inhomogeneous part."),
+    (TypeError, lambda: pl.mean_squared_error({"a": 1}, [1.0]), "y_true is a dict, but must be an array, a list or a number"),
+    (TypeError, lambda: pl.mean_squared_error(None, [1.0]), "y_true is None, but must be an array, a list or a number"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, class_weight={0: 1.0}), "class_weight is a dict, but must be an array, a list or a number"),
+    (TypeError, lambda: pl.mean_squared_error(np.ma.masked_array([1.0, 2.0], [True, False]), [1.0, 2.0]),
+     "y_true is a masked array, whose mask would be lost: pass sample_weight instead"),
+    (TypeError, lambda: pl.softmax_loss(Y, torch.zeros(4, 3)),
+     "logits is a torch array, but y_true is a numpy array: all arrays of one call must be of one array library"),
+    (TypeError, lambda: pl.softmax_loss(torch.asarray(Y), torch.zeros(4, 3), class_weight=[1.0, 2.0, 3.0]),
+     "y_true is a torch array, but class_weight is a list: all arrays of one call must be of one array library"),
+    (TypeError, lambda: pl.mean_squared_error(torch.zeros(3), jnp.zeros(3)),
+     "y_true is a torch array, but y_pred is a jax array: all arrays of one call must be of one array library"),
+    (TypeError, lambda: pl.mean_squared_error(jnp.zeros(3), [0.0, 0.0, 0.0]),
+     "y_true is a jax array, but y_pred is a list: all arrays of one call must be of one array library"),
+    (ValueError, lambda: pl.mean_squared_error(torch.zeros(3, device="meta"), torch.zeros(3)),
+     "y_true is on device meta, but y_pred is on device cpu: all must be on one device"),
+    (ValueError, lambda: pl.mean_squared_error(strict.zeros(3), strict.zeros(3, device=strict.Device("device1"))),
+     "y_true is on device array_api_strict.Device('CPU_DEVICE'), but y_pred is on device array_api_strict.Device('device1'): all"
+     " must be on one device"),
+    (TypeError, lambda: pl.grad("mse")(T, P, out=[0.0] * 4), "out is a list, but y_pred is a numpy array"),
+    (TypeError, lambda: pl.grad("mse")(T, P, out=torch.zeros(4, 3)), "out is a torch array, but y_pred is a numpy array"),
+    (ValueError, lambda: pl.grad("mse")(T, P, out=np.zeros((3, 4))),
+     "out has shape (3, 4) and dtype float64, but the gradient has shape (4, 3) and dtype float64"),
+    (ValueError, lambda: pl.grad("mse")(T, P, out=np.zeros((4, 3), np.float32)),
+     "out has shape (4, 3) and dtype float32, but the gradient has shape (4, 3) and dtype float64"),
+    (ValueError, lambda: pl.grad("mse")(T, P, out=np.broadcast_to(0.0, (4, 3))), "out is read-only"),
+    (ValueError, lambda: pl.grad("mse")(T, P, out=P),
+     "out shares memory with an input or with the other output, and inputs are never written to"),
+    (ValueError, lambda: pl.grad("mse")(BIG[:4], T, out=BIG[1:]),
+     "out shares memory with an input or with the other output, and inputs are never written to"),
+    (TypeError, lambda: pl.grad_and_hess("mse")(T, P, out=np.zeros((4, 3))),
+     "out is a numpy array, but must be a pair of arrays: for the gradient and the Hessian diagonal"),
+    (TypeError, lambda: pl.grad_and_hess("mse")(T, P, out=(OUT, OUT, OUT)),
+     "out is a tuple, but must be a pair of arrays: for the gradient and the Hessian diagonal"),
+    (ValueError, lambda: pl.grad_and_hess("mse")(T, P, out=(OUT, OUT)),
+     "out[1] shares memory with an input or with the other output, and inputs are never written to"),
+    (TypeError, lambda: pl.grad("mse")(jnp.zeros(3), jnp.zeros(3), out=jnp.zeros(3)),
+     "out is given, but arrays of jax cannot be written to"),
+    (TypeError, lambda: pl.grad("mse")(da.zeros(3), da.zeros(3), out=da.zeros(3)), "out is given, but arrays of dask cannot be written to"),
+    (ValueError, lambda: pl.grad("mse")(torch.zeros(3), TENSOR, out=TENSOR),
+     "out shares memory with an input or with the other output, and inputs are never written to"),
+    (TypeError, lambda: pl.grad(pl.softmax_loss)(Y, Z, return_prob=True),
+     "return_prob=True goes with the loss and with value_and_grad, not with grad"),
+    (TypeError, lambda: pl.value_and_grad(math.sin),
+     "value_and_grad takes a loss of this library or its name, not <built-in function sin>"),
+    (TypeError, lambda: pl.grad("log_loss"), "grad takes a loss of this library or its name, not 'log_loss'"),
+    (TypeError, lambda: pl.grad("mse")(T, P, delta=2.0), "grad(mean_squared_error): got an unexpected keyword argument 'delta'"),
+    (TypeError, lambda: pl.grad("mse")(T), "grad(mean_squared_error): missing a required argument: 'y_pred'"),
+    (ValueError, lambda: pl.get("hubert"), "there is no loss named 'hubert'; did you mean 'huber' or 'Huber'?"),
+    (ValueError, lambda: pl.get("xyz"),
+     "there is no loss named 'xyz'; the names are binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,"
+     " categorical_focal_crossentropy, categorical_hinge, cosine_similarity, hinge, huber, kl_divergence, log_cosh, log_loss,"
+     " mean_absolute_error, mean_absolute_percentage_error, mean_squared_error, mean_squared_logarithmic_error, poisson,"
+     " poly1_crossentropy, softmax_loss, sparse_categorical_crossentropy, squared_hinge"),
+    (TypeError, lambda: pl.get(3), "name is 3, but must be a string or a callable"),
+    (TypeError, lambda: pl.set_num_threads(2.0), "n is 2.0, but must be an integer"),
+    (ValueError, lambda: pl.set_num_threads(0), "n is 0, but must be at least 1"),
+    (RuntimeError, lambda: public(type("Again", (Elementwise,), {}))(pl.huber), "two losses are named huber"),
+    (RuntimeError, aliased, "two losses answer to 'mse'"),
+    (ValueError, lambda: with_environment("POLYLOSS_ROUTE", "fast", lambda: pl.mean_squared_error(T, P)),
+     "POLYLOSS_ROUTE is 'fast', but must be 'formula' or unset"),
+    (ValueError, lambda: with_environment("POLYLOSS_NUM_THREADS", "many", _threads._default),
+     "POLYLOSS_NUM_THREADS is 'many', but must be a whole number of at least 1"),
+    (ValueError, lambda: with_environment("POLYLOSS_NUM_THREADS", "0", _threads._default),
+     "POLYLOSS_NUM_THREADS is '0', but must be a whole number of at least 1"),
+    (TypeError, lambda: pl.softmax_loss(torch.tensor([0.5], dtype=torch.bfloat16), torch.zeros(1, 3)),
+     "y_true[0] is 0.5, but labels must be whole numbers"),
+    (ValueError, lambda: pl.softmax_loss(da.from_array([0, 1, 2, 3], chunks=2), da.zeros((4, 3), chunks=2)).compute(),
+     "y_true[3] is 3, but logits have 3 classes on axis 1 and ignore_label is None"),
+    (TypeError, lambda: pl.grad_and_hess("mse")(T, P, out=3),
+     "out is an int, but must be a pair of arrays: for the gradient and the Hessian diagonal"),
+    (TypeError, lambda: pl.mean_squared_error([1.0, None], [1.0, 2.0]), "y_true has dtype object, but must hold real numbers"),
+    (TypeError, lambda: pl.log_loss([0, 1], np.array(0.5)), "y_proba is a single number, but must have one row per sample"),
+    (TypeError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=np.array(1.0)),
+     "sample_weight is a single number, but must have one weight per sample"),
+    (TypeError, lambda: pl.log_loss(np.array(1), [0.5]), "y_true is a single value, but must have one label per sample"),
+    (TypeError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=["a", "b"]),
+     "sample_weight has dtype <U1, but must hold real numbers"),
+    (ValueError, lambda: pl.log_loss(np.array([["a"], "b"], dtype=object), [0.5, 0.5]),
+     "y_true is nested, but strings must be one per sample"),
+    (TypeError, lambda: pl.log_loss([0, 1], np.ma.masked_array([0.5, 0.5], [True, False])),
+     "y_proba is a masked array, whose mask would be lost: pass sample_weight instead"),
+    (ValueError, lambda: pl.log_loss([0, 1, 1], [0.5, 0.5]), "y_true has 3 labels, but y_proba has 2 rows"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 1.5]), "y_proba[1] is 1.5, but probabilities must be between 0 and 1"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, math.nan]), "y_proba[1] is nan, but probabilities must be between 0 and 1"),
+    (ValueError, lambda: pl.log_loss([0, 1], [[0.0, 0.0], [0.5, 0.5]], rescale=True),
+     "y_proba[0] sums to 0, and cannot be rescaled to sum to 1"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=[0.0, 0.0]),
+     "sample_weight is 0 everywhere: the mean over nothing is undefined"),
+    (ZeroDivisionError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=[1.0, -1.0]),
+     "sample_weight sums to 0, so that there is no weighted mean: normalize=False gives the weighted sum"),
+    (TypeError, lambda: pl.log_loss([0, 1], {"a": 1}), "y_proba is a dict, but must be an array, a list or a table"),
+    (TypeError, lambda: pl.log_loss([0, 1], 0.5), "y_proba is a float, but must be an array, a list or a table"),
+    (ValueError, lambda: pl.log_loss([0, 1], np.zeros((2, 2, 2))), "y_proba has shape (2, 2, 2), but must be (n,), (n, 1) or (n, classes)"),
+    (ValueError, lambda: pl.log_loss([], np.zeros(0)), "y_proba has shape (0,): the mean over nothing is undefined"),
+    (TypeError, lambda: pl.log_loss([0, 1], torch.zeros(2, device="meta")),
+     "y_proba has no values yet (it is being traced, or on a meta device), but log_loss returns a Python float"),
+    (ValueError, lambda: pl.log_loss([0, 1], np.zeros(2, complex)), "y_proba has dtype complex128, but must hold real numbers"),
+    (TypeError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight={"a": 1}),
+     "sample_weight is a dict, but must be an array, a list or a column"),
+    (TypeError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=1.0),
+     "sample_weight is a float, but must be an array, a list or a column"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=[1.0]),
+     "sample_weight has shape (1,), but must have one weight for each of the 2 rows of y_proba"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], sample_weight=np.ones(2, complex)),
+     "sample_weight has dtype complex128, but must hold real numbers"),
+    (ValueError, lambda: pl.log_loss(np.eye(2), np.full((2, 2), 0.5), labels=[0, 1]),
+     "labels is given, but y_true is an indicator matrix, whose columns are the classes"),
+    (ValueError, lambda: pl.log_loss([1, 1], [0.5, 0.5]), "y_true has one class only: 1: pass all classes as labels"),
+    (ValueError, lambda: pl.log_loss([1, 1], [0.5, 0.5], labels=[1]), "labels has one class only: 1: pass all classes as labels"),
+    (ValueError, lambda: pl.log_loss(["a", "b"], np.full((2, 3), 1 / 3)),
+     "y_true has 2 classes, but y_proba has 3: 'a', 'b'; pass all classes as labels"),
+    (ValueError, lambda: pl.log_loss([0, 1], np.full((2, 2), 0.5), labels=[0, 1, 2]), "labels has 3 classes, but y_proba has 2: 0, 1, 2"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], labels=[]), "labels is empty, but must hold the classes"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], labels=[0, 1, 1]), "labels has 3 entries, but 2 different ones: 0, 1"),
+    (TypeError, lambda: pl.log_loss({"a": 1}, [0.5]), "y_true is a dict, but must be an array, a list or a column"),
+    (ValueError, lambda: pl.log_loss([[0], [0, 1]], [0.5, 0.5]),
+     "y_true cannot be read as an array: setting an array element with a sequence. The requested array has an inhomogeneous shape"
+     " after 1 dimensions. The detected shape was (2,) + inhomogeneous part."),
+    (TypeError, lambda: pl.log_loss(1, [0.5]), "y_true is an int, but must be an array, a list or a column"),
+    (ValueError, lambda: pl.log_loss(np.zeros((2, 2, 2), int), [0.5, 0.5]),
+     "y_true has shape (2, 2, 2), but labels have one axis, or two as an indicator matrix"),
+    (TypeError, lambda: pl.log_loss([b"a", b"b"], [0.5, 0.5]), "y_true has dtype |S1, but labels cannot be bytes: decode them to strings"),
+    (ValueError, lambda: pl.log_loss(np.array([0.5, 1.0]), [0.5, 0.5]), "y_true[0] is 0.5, but labels must be whole numbers or strings"),
+    (ValueError, lambda: pl.log_loss(np.array([["a", "b"], ["b", "a"]]), [0.5, 0.5]),
+     "y_true has shape (2, 2) and dtype <U1, but labels are whole numbers, or one string per sample"),
+    (ValueError, lambda: pl.log_loss([["a"], "b"], [0.5, 0.5]),
+     "y_true cannot be read as an array: setting an array element with a sequence. The requested array has an inhomogeneous shape"
+     " after 1 dimensions. The detected shape was (2,) + inhomogeneous part."),
+    (ValueError, lambda: pl.log_loss(["a", 1], [0.5, 0.5]), "y_true[1] is 1, but labels must be strings or whole numbers, and not both"),
+    (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], labels=[[0, 1]]), "labels has shape (1, 2), but must have one axis"),
+    (ValueError, lambda: pl.log_loss([0, 3], np.full((2, 2), 0.5), labels=[0, 1]), "y_true[1] is 3, but labels has no such class: 0, 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "call", "message"), CASES, ids=[f"{k}-{m[:60]}" for k, (_, _, m) in enumerate(CASES)])
+def test_message(error, call, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$") as caught:
+        call()
+    assert caught.type is error
+
+
+def test_every_raise_statement_has_a_case():
+    """The lines that the cases raise at are all there are; a new error needs a case."""
+    package = Path(pl.__file__).parent
+    reached = set()
+    for _, call, _ in CASES:
+        try:
+            call()
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            reached |= {(Path(f.filename).name, f.lineno) for f in frames if Path(f.filename).parent == package}
+    never = {("_routes.py", "raise AssertionError('the formula takes every job')")}
+    silent = []
+    for file in sorted(package.glob("*.py")):
+        if file.name in ("torch.py", "_torch.py", "__main__.py"):  # test_torch.py has theirs
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Raise) and not any((file.name, line) in reached for line in range(node.lineno, node.end_lineno + 1)):
+                silent.append((file.name, ast.unparse(node)))
+    assert set(silent) == never
+
+
+# ---------------------------------------------------------------------------------------------------------- what is no error
+
+
+def test_what_counts_as_a_numpy_array():
+    """Lists, tuples, numbers, NumPy scalars, columns of pandas and polars, also with missing values as NaN."""
+    right = pl.huber(np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 2.0]), sample_weight=np.array(2.0))
+    for t in ([1, 2, 4], (1.0, 2.0, 4.0), range(1, 3), pandas.Series([1, 2, 4]), polars.Series([1, 2, 4])):
+        if isinstance(t, range):
+            assert pl.huber(t, [1.5, 2.0]) == pl.huber([1, 2], [1.5, 2.0])
+        else:
+            for p in ([1.5, 2.0, 2.0], pandas.Series([1.5, 2.0, 2.0]), polars.Series([1.5, 2.0, 2.0])):
+                assert pl.huber(t, p, sample_weight=2) == right
+    missing = pl.huber(pandas.Series([1.0, None, 4.0]), np.array([1.5, 2.0, 2.0]), axis=0)
+    assert np.isnan(missing)
+    assert pl.mean_squared_error(pandas.Series([[1.0], [2.0]]).map(lambda x: x[0]), np.float32([1, 2])).dtype == np.float32
+
+
+def test_only_jax_takes_numpy_arrays_beside_its_own():
+    right = pl.softmax_loss(Y, Z, class_weight=np.array([1.0, 2.0, 3.0]))
+    for kwargs in ({"class_weight": np.array([1.0, 2.0, 3.0])}, {"class_weight": jnp.array([1.0, 2.0, 3.0])}):
+        for y, z in ((Y, jnp.asarray(Z)), (jnp.asarray(Y), Z), (pandas.Series(Y), jnp.asarray(Z))):
+            assert float(pl.softmax_loss(y, z, **kwargs)) == pytest.approx(float(right), rel=1e-15)
+    for other in (torch.asarray, da.from_array, strict.asarray):
+        with pytest.raises(TypeError, match="all arrays of one call must be of one array library"):
+            pl.softmax_loss(Y, other(Z))
+
+
+def test_parameters_may_be_scalars_of_numpy():
+    assert pl.huber(T, P, delta=np.float32(0.5)).tolist() == pl.huber(T, P, delta=0.5).tolist()
+    assert pl.huber(T, P, delta=np.array(0.5)).tolist() == pl.huber(T, P, delta=0.5).tolist()
+    right = pl.softmax_loss(Y, Z, ignore_label=2, denominator=4)
+    for ignored in (np.int8(2), np.array([2]), [2], {2}, (2, 99), range(2, 3), np.uint64(2)):
+        assert pl.softmax_loss(Y, Z, ignore_label=ignored, denominator=np.float64(4)) == right
+        assert pl.softmax_loss(Y, Z, ignore_label=ignored, denominator=np.array(4)) == right
+    assert pl.binary_crossentropy(B, Z, from_logits=np.True_).tolist() == pl.binary_crossentropy(B, Z, from_logits=True).tolist()
+
+
+def test_a_caught_error_leaves_nothing_behind():
+    """The same call again raises the same error, and a right call after it is right."""
+    masked = np.ma.masked_array([1.0, 2.0], [True, False])
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(TypeError) as caught:
+            pl.mean_squared_error(masked, [1.0, 2.0])
+        lengths.append(len(caught.traceback))
+    assert len(set(lengths)) == 1
+    assert pl.mean_squared_error([1.0, 2.0], [1.0, 4.0]) == 2.0
