@@ -268,6 +268,7 @@ def small(y, z, ignore, bint mean):
     cdef softmax_sums sums
     cdef const softmax_xent_rows *rows = softmax_xent_builds[isa_used]
     cdef char stack[SMALL_SCRATCH]
+    cdef char *scratch = stack
     cdef Py_ssize_t first = 0, count, step
     cdef double total = 0
     cdef int64_t label, valid = 0
@@ -302,16 +303,22 @@ def small(y, z, ignore, bint mean):
             return None
         job.ignore, job.ignored = &label, 1
     if rows.scratch(&job) + 64 > SMALL_SCRATCH:
-        return None
+        scratch = <char *>malloc(rows.scratch(&job) + 64)
+        if scratch == NULL:
+            raise MemoryError
     step = rows.tile(&job)
     while first < job.s:
         count = min(step, job.s - first)
-        rows.run(&job, first, count, stack + (64 - <size_t>stack % 64) % 64, &sums)
+        rows.run(&job, first, count, scratch + (64 - <size_t>scratch % 64) % 64, &sums)
         if sums.bad >= 0:
-            return None
+            break
         total += sums.total
         valid += sums.count
         first += count
+    if scratch != stack:
+        free(scratch)
+    if sums.bad >= 0:
+        return None
     if mean and valid > 1:
         total /= valid
     if job.z.type == TYPE_F64:
