@@ -20,6 +20,7 @@ class Outcome(NamedTuple):
     prob: object = None  # (n, c, s)
     bad: object = None  # (n, s): where a label is neither a class nor ignored
     first_bad: int = -1  # flat index of the first one, if the route knows it already
+    value: object = None  # total over divisor, in the dtype of the computation, if the route has it already
 
 
 @np.errstate(all="ignore")  # NaN and infinities go through in silence, as they do through the kernels

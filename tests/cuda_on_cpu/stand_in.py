@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 from cpu_module import RawModule, fenced
@@ -10,11 +11,15 @@ from cpu_module import RawModule, fenced
 from polyloss._kernels import cuda
 
 
+class _Device(NamedTuple):
+    id: int
+
+
 class Array(np.ndarray):
     """What the kernels' host code asks of a CuPy array: an address and a device."""
 
     data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
-    device = property(lambda self: SimpleNamespace(id=0))
+    device = property(lambda self: _Device(0))
 
 
 def empty(shape, dtype, device=None):
@@ -22,15 +27,34 @@ def empty(shape, dtype, device=None):
     return fenced(shape, dtype).view(Array)
 
 
-def asarray(x):
+def asarray(x, dtype=None, device=None):
     """A copy on the device."""
-    x = np.asarray(x)
+    x = np.asarray(x, dtype)
     out = empty(x.shape, x.dtype)
     out[...] = x
     return out
 
 
-namespace = SimpleNamespace(empty=empty, float32=np.float32, float64=np.float64)
+class _Namespace:
+    """NumPy's functions, with results on the device."""
+
+    __name__ = "stand_in"
+    empty = staticmethod(empty)
+    asarray = staticmethod(asarray)
+
+    def __getattr__(self, name):
+        thing = getattr(np, name)
+        if not callable(thing) or isinstance(thing, type):
+            return thing
+
+        def function(*arguments, device=None, **named):
+            result = thing(*arguments, **named)
+            return asarray(result) if isinstance(result, (np.ndarray, np.generic)) and not isinstance(result, Array) else result
+
+        return function
+
+
+namespace = _Namespace()
 
 
 @contextlib.contextmanager

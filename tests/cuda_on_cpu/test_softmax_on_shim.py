@@ -93,11 +93,18 @@ def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0,
     inverse = 1 / np.longdouble(divisor) if divisor else np.longdouble(0)
     first = int(np.flatnonzero(bad)[0]) if bad.any() else -1
     loss, grad, hess = masked(loss), masked(grad) * inverse, masked(hess) * inverse
+    far, shown = np.nan_to_num(np.minimum(far, 1e4)), abs(inverse)
     return {
-        "losses": loss, "lse_out": np.where(skip | bad, 0, lse[:, 0]), "prob": p, "grad": grad, "hess": hess, "value": loss.sum() * inverse,
-        "numbers": np.array([inverse, loss.sum(), weights, count, first], np.longdouble), "far": np.nan_to_num(np.minimum(far, 1e4)),
-        "size": {"grad": grad_size * abs(inverse), "hess": hess_size * abs(inverse), "prob": p, "sum": np.nansum(abs(loss))},
-    }  # fmt: skip
+        "losses": loss,
+        "lse_out": np.where(skip | bad, 0, lse[:, 0]),
+        "prob": p,
+        "grad": grad,
+        "hess": hess,
+        "value": loss.sum() * inverse,
+        "numbers": np.array([inverse, loss.sum(), weights, count, first, divisor], np.longdouble),
+        "far": far,
+        "size": {"grad": grad_size * shown, "hess": hess_size * shown, "prob": p, "sum": np.nansum(abs(loss))},
+    }
 
 
 def run(case, want=("losses", "grad", "prob"), divisor=1.0, shift=0, **more):

@@ -4,7 +4,6 @@ Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothi
 knows CuPy; tests put a CPU in its stead.
 """
 
-import hashlib
 import re
 import sys
 from functools import cache, lru_cache
@@ -71,6 +70,8 @@ def gpu(number):
 @cache
 def source(file):
     """The code of one module. CuPy's disk cache does not see headers, so their hash is part of it."""
+    import hashlib  # 3 ms, which importing the library need not take
+
     headers = sorted([*FOLDER.glob("*.cuh"), *FOLDER.glob("*.cu"), *FOLDER.glob("*.h")])
     return f'#include "{file}"\n// {hashlib.sha256(b"".join(p.read_bytes() for p in headers)).hexdigest()}\n'
 
@@ -141,7 +142,7 @@ class Reduced(NamedTuple):
     """What a call says of all positions together; arrays on the device."""
 
     value: object  # (): Σ of the losses over the divisor, 0 where that is 0; in the dtype of the computation
-    numbers: object  # (5,) float64: 1 / divisor, Σ losses, Σ weights, positions counted, first bad label or -1
+    numbers: object  # (6,) float64: 1 / divisor or 0, Σ losses, Σ weights, positions counted, first bad label or -1, divisor
 
 
 class _Call:
@@ -152,7 +153,7 @@ class _Call:
         self.device, self.stream = gpu(self.number), _stream(like)
         self.real = "float64" if dtype == "float64" else "float32"
         self._empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=like.device)
-        self.value, self.numbers = self._empty((), self.real), self._empty((5,), "float64")
+        self.value, self.numbers = self._empty((), self.real), self._empty((6,), "float64")
         self.partials = self._empty((blocks, SUMS // 8), "float64")
         self.named = divisor if isinstance(divisor, str) else None  # what the divisor is, if data decide it
         self.given = hasattr(divisor, "shape")  # the divisor is an array
@@ -160,7 +161,7 @@ class _Call:
 
     def numbers_too(self):
         """Room for the numbers of another launch."""
-        return self._empty((5,), "float64")
+        return self._empty((6,), "float64")
 
     def __enter__(self):
         self.device.context.__enter__()

@@ -179,4 +179,5 @@ __global__ void __launch_bounds__(256, 1)
   results[2] = sums.weight;
   results[3] = sums.count;
   results[4] = sums.bad == kNone ? -1 : static_cast<double>(sums.bad);
+  results[5] = divisor;
 }

@@ -1,0 +1,211 @@
+"""The whole way from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
+
+import numpy as np
+import pytest
+import stand_in
+
+import polyloss as pl
+from polyloss import _backends, _gpu, _routes
+from polyloss._block import LOSSES
+from polyloss._kernels import cuda
+
+ELEMENTWISE = [name for name, block in LOSSES.items() if block.kernel in cuda.formulas()]
+
+
+@pytest.fixture(autouse=True)
+def _device(monkeypatch):
+    backend = _backends.Backend("cupy", lambda x: isinstance(x, stand_in.Array), lambda x: stand_in.namespace)
+    monkeypatch.setattr(_backends, "BACKENDS", (backend, *_backends.BACKENDS))
+    monkeypatch.setattr(_backends, "_owners", {})
+    with stand_in.device():
+        yield
+
+
+def both(function, y_true, y_pred, **named):
+    """The call with the arrays here, and with the same arrays on the device, which must answer from a kernel with arrays of its own."""
+    there = {name: stand_in.asarray(v) if isinstance(v, np.ndarray) else v for name, v in named.items()}
+    here = function(y_true, y_pred, **named)
+    given = stand_in.asarray(y_true), stand_in.asarray(y_pred)
+    before = [x.tobytes() for x in given]
+    got = function(*given, **there)
+    assert [x.tobytes() for x in given] == before
+    return here, got
+
+
+def agree(here, got, rtol=2e-6, atol=1e-7):
+    if isinstance(here, tuple):
+        for h, g in zip(here, got, strict=True):
+            agree(h, g, rtol, atol)
+        return
+    assert isinstance(got, stand_in.Array)
+    assert (got.shape, got.dtype) == (np.shape(here), here.dtype)
+    np.testing.assert_allclose(np.asarray(got), here, rtol=rtol, atol=atol)
+
+
+def logits(shape, dtype="f4", seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) * 4).astype(dtype)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean", "sum_over_batch_size"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_elementwise(reduction, weighted):
+    p, t = logits((6, 5)), logits((6, 5), seed=1)
+    named = {"reduction": reduction, "sample_weight": np.array([0, 1, 2, 0.5, 0, 1], "f4") if weighted else None}
+    assert pl.explain("huber", stand_in.asarray(t), stand_in.asarray(p)).route == "elementwise kernel for CUDA"
+    agree(*both(pl.value_and_grad(pl.huber), t, p, **named))
+    agree(*both(pl.huber, t, p, **named))
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_elementwise_loss(name):
+    rng = np.random.default_rng(1)
+    p, t = rng.uniform(0.05, 0.95, (6, 5)).astype("f4"), rng.integers(0, 2, (6, 5)).astype("f4")
+    if name in ("mean_absolute_percentage_error", "mean_squared_logarithmic_error"):
+        t += 0.5
+    agree(*both(pl.grad_and_hess(name), t, p), rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["auto", "01", "pm1"])
+@pytest.mark.parametrize("low", [0, -1])
+def test_hinge(labels, low):
+    t = np.where(logits((6, 5)) > 0, 1, low).astype("f4")
+    agree(*both(pl.hinge, t, logits((6, 5), seed=2), labels=labels))
+
+
+@pytest.mark.parametrize("normalization", ["full", "valid", "batch_size", "none"])
+@pytest.mark.parametrize("shape", [(6, 10), (3, 7, 4, 4), (2, 600)], ids=str)
+def test_softmax_loss(shape, normalization):
+    z = logits(shape)
+    y = np.random.default_rng(0).integers(0, shape[1], (shape[0], *shape[2:]))
+    y.reshape(-1)[::3] = -1
+    named = {"ignore_label": (-1, 2), "normalization": normalization}
+    assert pl.explain(pl.softmax_loss, stand_in.asarray(y), stand_in.asarray(z), **named).route == "softmax_xent kernel for CUDA"
+    agree(*both(pl.softmax_loss, y, z, **named))
+    agree(*both(pl.value_and_grad(pl.softmax_loss), y, z, **named))
+
+
+@pytest.mark.parametrize("options", ["class_weight", "sample_weight", "both", "smoothing", "prob", "none", "denominator"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_softmax_options(options, soft):
+    z, rng = logits((6, 10)), np.random.default_rng(3)
+    y = rng.dirichlet(np.ones(10), 6).astype("f4") if soft else rng.integers(0, 10, 6)
+    named = {
+        "class_weight": {"class_weight": rng.uniform(0, 2, 10).astype("f4")},
+        "sample_weight": {"sample_weight": np.array([0, 1, 2, 3, 0.5, 0], "f4")},
+        "both": {"class_weight": rng.uniform(0, 2, 10).astype("f4"), "sample_weight": np.array([0, 1, 2, 3, 0.5, 0], "f4")},
+        "smoothing": {"label_smoothing": 0.1},
+        "prob": {"return_prob": True},
+        "none": {"reduction": "none"},
+        "denominator": {"denominator": np.array(2.5, "f4")},
+    }[options]
+    agree(*both(pl.value_and_grad(pl.softmax_loss), y, z, **named), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+@pytest.mark.parametrize("kind", ["i1", "u2", "u8", "f4", "f2"])
+def test_types(dtype, kind):
+    y = np.random.default_rng(0).integers(0, 10, 6).astype(kind)
+    bounds = {"f2": (2e-3, 1e-4), "f8": (1e-13, 1e-15)}[dtype]
+    agree(*both(pl.value_and_grad(pl.softmax_loss), y, logits((6, 10), dtype)), *bounds)
+
+
+def test_poly1_and_hessian():
+    y, z = np.arange(6), logits((6, 10))
+    agree(*both(pl.grad_and_hess("poly1_crossentropy"), y, z, poly_epsilon=2.0, reduction="mean"), atol=1e-6)
+
+
+def test_strided_and_reversed_arrays():
+    z, y = logits((12, 20)), np.arange(6)
+    far = stand_in.asarray(z)
+    np.testing.assert_allclose(pl.softmax_loss(stand_in.asarray(y), far[::-2, ::2]), pl.softmax_loss(y, z[::-2, ::2]), rtol=1e-6)
+    np.testing.assert_allclose(pl.mean_squared_error(far[::2], far[1::2]), pl.mean_squared_error(z[::2], z[1::2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_out(ordered):
+    y, z = np.arange(6), logits((6, 10))
+    out = stand_in.empty((6, 10), "f4") if ordered else stand_in.empty((10, 6), "f4").T
+    got = pl.grad(pl.softmax_loss)(stand_in.asarray(y), stand_in.asarray(z), out=out)
+    assert got is out
+    np.testing.assert_allclose(out, pl.grad(pl.softmax_loss)(y, z), rtol=1e-5, atol=1e-7)
+
+
+def test_bad_labels():
+    """Named where they are looked for; NaN at their place where not."""
+    y, z = np.array([0, 3, 12, -4]), logits((4, 10))
+    with pytest.raises(ValueError, match=r"y_true\[2\] is 12, but logits have 10 classes on axis 1"):
+        pl.softmax_loss(stand_in.asarray(y), stand_in.asarray(z))
+    losses = pl.softmax_loss(stand_in.asarray(y), stand_in.asarray(z), reduction="none", validate=False)
+    np.testing.assert_array_equal(np.isnan(losses), [False, False, True, True])
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """With validate=False no number of the device is looked at: `int` and `float` of an array are what would wait."""
+
+    def wait(self):
+        raise AssertionError("a number of the device was looked at")
+
+    y, z = np.arange(6) % 5, logits((6, 10))
+    far = stand_in.asarray(y), stand_in.asarray(z)
+    for name in ("__int__", "__float__", "__bool__", "__index__", "item", "tolist"):
+        monkeypatch.setattr(stand_in.Array, name, wait, raising=False)
+    for named in ({}, {"ignore_label": 3}, {"sample_weight": stand_in.asarray(np.ones(6, "f4"))}):
+        pl.value_and_grad(pl.softmax_loss)(*far, validate=False, **named)
+    pl.value_and_grad(pl.huber)(far[1], far[1] + 1, reduction="mean", validate=False)
+
+
+def test_obstacles_are_explained(monkeypatch):
+    y, z = stand_in.asarray(np.arange(6)), stand_in.asarray(logits((6, 10)))
+    name = "softmax_xent kernel for CUDA"
+    assert "at most 8 ignored" in pl.explain(pl.softmax_loss, y, z, ignore_label=range(20, 30)).obstacles[name]
+    assert "no position" in pl.explain(pl.softmax_loss, y[:0], z[:0]).obstacles[name]
+
+    def missing(number):
+        raise ImportError("No module named 'cupy'")
+
+    monkeypatch.setattr(cuda, "gpu", missing)
+    words = pl.explain(pl.softmax_loss, y, z)
+    assert words.route == "formula"
+    assert "needs CuPy" in words.obstacles[name]
+    assert "No module named 'cupy'" in words.obstacles[name]
+
+
+def test_arrays_elsewhere_do_not_look_for_a_device(monkeypatch):
+    monkeypatch.setattr(cuda, "gpu", None)
+    monkeypatch.setenv("POLYLOSS_ROUTE", "formula")
+    words = pl.explain(pl.softmax_loss, np.arange(3), logits((3, 4)))
+    assert words.obstacles["softmax_xent kernel for CUDA"] == "it needs arrays on a CUDA device, and those of numpy on cpu are not"
+
+
+@pytest.fixture
+def torch_on_gpu(monkeypatch):
+    """Tensors of this machine taken for tensors of a GPU: their addresses reach the kernels, and nothing else of them does."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
+    monkeypatch.setattr(cuda, "_stream", lambda x: None)
+    monkeypatch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])
+    return torch
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("reduction", ["normalize", "none"])
+def test_torch_tensors(torch_on_gpu, dtype, reduction):
+    torch = torch_on_gpu
+    y, z = torch.arange(6) % 5, torch.from_numpy(logits((6, 10))).to(getattr(torch, dtype)).requires_grad_()
+    assert pl.explain(pl.softmax_loss, y, z.detach()).route == "softmax_xent kernel for CUDA"
+    loss = pl.softmax_loss(y, z, ignore_label=3, reduction=reduction)
+    peer = torch.nn.functional.cross_entropy(z.to(loss.dtype), y, ignore_index=3, reduction="mean" if reduction == "normalize" else "none")
+    torch.testing.assert_close(loss, peer)
+    (gradient,) = torch.autograd.grad((loss * 2).sum(), z)
+    (expected,) = torch.autograd.grad((peer * 2).sum(), z)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_torch_elementwise(torch_on_gpu):
+    torch = torch_on_gpu
+    p, t = torch.from_numpy(logits((6, 5))).requires_grad_(), torch.from_numpy(logits((6, 5), seed=1))
+    assert pl.explain(pl.huber, t, p.detach()).route == "elementwise kernel for CUDA"
+    loss = pl.huber(t, p, reduction="mean")
+    peer = torch.nn.functional.huber_loss(p, t)
+    torch.testing.assert_close(loss, peer)
+    torch.testing.assert_close(torch.autograd.grad(loss, p), torch.autograd.grad(peer, p))
