@@ -1,8 +1,10 @@
 """Jobs on the GPU's kernels: what they can take, and how a job becomes their arguments. Nothing here waits for the device but the check
-of labels."""
+of labels.
+
+`_kernels.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
+"""
 
 from polyloss._formula import Outcome
-from polyloss._kernels import cuda
 from polyloss._shapes import FLOATS, dtype_name, representable
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles, in which the kernel reads floating labels
@@ -19,6 +21,8 @@ def obstacle(job):
         return f"it takes floating predictions, not {dtype_name(job.p.dtype)}"
     if lay.n * lay.s == 0:
         return "there is no position to compute"
+    from polyloss._kernels import cuda
+
     try:
         cuda.gpu(cuda.number_of(job.p))
     except (ImportError, RuntimeError) as error:
@@ -36,20 +40,28 @@ def softmax_xent_obstacle(job):
     """Why the fused softmax cross-entropy cannot take the job, or None."""
     if job.block.kernel != "softmax_xent":
         return "it is for the softmax cross-entropies from logits"
+    why = obstacle(job)
+    if why is not None:
+        return why
+    from polyloss._kernels import cuda
+
     if job.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes"
     if len(job.ignore) > cuda.MAX_IGNORES:
         return f"it takes at most {cuda.MAX_IGNORES} ignored labels"
     if job.labelled and dtype_name(job.t.dtype) in FLOATS and any(abs(v) > EXACT for v in job.ignore):
         return f"it reads floating labels up to {EXACT}"
-    return obstacle(job)
+    return None
 
 
 def elementwise_obstacle(job):
     """Why the elementwise kernel cannot take the job, or None."""
-    if job.block.kernel not in cuda.formulas():
-        return "it holds no formula of this loss"
-    return obstacle(job)
+    why = obstacle(job)
+    if why is not None:
+        return why
+    from polyloss._kernels import cuda
+
+    return None if job.block.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
 def note():
@@ -61,6 +73,8 @@ def note():
 
 def run_softmax_xent(job):
     """The fused softmax cross-entropy."""
+    from polyloss._kernels import cuda
+
     xp, lay = job.xp, job.layout
     y, ignore, divisor = job.t, (), job.divisor
     if job.labelled:
@@ -95,6 +109,8 @@ def _weights_of_targets(job, t):
 
 def run_elementwise(job):
     """The elementwise losses."""
+    from polyloss._kernels import cuda
+
     xp, block = job.xp, job.block
     settings = {**job.params, **job.targeting}
     survey = settings.get("labels") == "auto" and "survey" not in settings
@@ -111,6 +127,8 @@ def run_elementwise(job):
 
 def _outputs(job):
     """What a kernel writes: losses, gradient, Hessian diagonal. The caller's own arrays where they lie in order."""
+    from polyloss._kernels import cuda
+
     xp, lay, want = job.xp, job.layout, job.want
 
     def derivative(wanted, given):
