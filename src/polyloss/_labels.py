@@ -24,7 +24,9 @@ class Column(NamedTuple):
 class Indicator(NamedTuple):
     """A matrix of labels: sample i counts values[i, c] times as class c."""
 
-    values: object  # (n, c) whole numbers of any dtype
+    values: object  # (n, c) integers
+    least: int  # of them
+    most: int
 
 
 class Marks(NamedTuple):
@@ -121,17 +123,21 @@ def _of_array(name, xp, y):
     if number == "bool":
         y = xp.astype(y, xp.uint8)
     elif number in FLOATS:
-        bad = ~((y == xp.floor(y)) & (xp.abs(y) < 2.0**63))  # NaN is bad
-        refuse(xp, bad, y, name, "labels must be whole numbers or strings")
-        y = xp.astype(y, xp.int64)
+        with np.errstate(invalid="ignore"):  # what no int64 is comes back as another number
+            whole = xp.astype(y, xp.int64)
+        refuse(xp, xp.astype(whole, y.dtype) != y, y, name, "labels must be whole numbers or strings")
+        y = whole
     elif number not in INTEGERS:
         raise ValueError(f"{name} has shape {shape} and dtype {y.dtype}, but labels are whole numbers, or one string per sample")
     if single:
         return Column(xp.reshape(y, (-1,)))
-    if shape[1] and shape[0]:
-        bad = (y != xp.min(y)) & (y != xp.max(y))
+    if 0 in shape:
+        return Indicator(y, 0, 0)
+    least, most = int(xp.min(y)), int(xp.max(y))
+    if most - least > 1:
+        bad = (y != least) & (y != most)
         refuse(xp, bad, y, name, "labels with two axes are an indicator matrix, which has at most two values")
-    return Indicator(y)
+    return Indicator(y, least, most)
 
 
 def _of_strings(name, y, mixed=ValueError):
@@ -178,50 +184,47 @@ def classes_of(name, labels):
 
 def encode(xp, y, classes=None):
     """A column -> (class numbers, classes sorted); a label that is not among the declared classes is refused."""
-    present, index = compact(xp, y.values)
+    present, slots, index = compact(xp, y.values)
     meant = present.tolist() if y.names is None else y.names[present].tolist()
     if classes is None:
         classes = sorted(meant)
     number = {v: i for i, v in enumerate(classes)}
-    table = np.asarray([number.get(v, -1) for v in meant], np.int64)
-    if table.size and table.min() < 0:
-        bad = xp.asarray(table < 0, device=device_of(index))[index]
-        at = first(xp, bad)
-        raise ValueError(f"y_true[{at}] is {meant[int(index[at])]!r}, but labels has no such class: {few(classes)}")
+    table = np.zeros(int(slots[-1]) + 1 if slots.size else 0, np.int64)
+    table[slots] = [number.get(v, -1) for v in meant]
+    if table.min(initial=0) < 0:
+        at = first(xp, xp.asarray(table < 0, device=device_of(index))[index])
+        value = meant[int(np.searchsorted(slots, int(index[at])))]
+        raise ValueError(f"y_true[{at}] is {value!r}, but labels has no such class: {few(classes)}")
     if np.array_equal(table, np.arange(table.size)):
         return index, classes
+    if xp is np:  # a narrow table makes a narrow result
+        return table.astype(np.min_scalar_type(-len(classes)))[index], classes
     return xp.asarray(table, device=device_of(index))[index], classes
 
 
 def compact(xp, values):
-    """The integers that occur, ascending (a NumPy array), and each entry's place among them."""
-    if xp is not np:
+    """The integers that occur, ascending; the slot of each; and the slot that each entry is in. The first two are NumPy arrays."""
+    if xp is not np or not values.size:
         present, index = xp.unique_inverse(values)
-        return host(present), index
-    if not values.size:
-        return values, values
+        return host(present), np.arange(present.shape[0]), index
     low, high = int(values.min()), int(values.max())
     if high - low >= max(values.size, 2**16):
-        return np.unique(values, return_inverse=True)
+        present, index = np.unique(values, return_inverse=True)
+        return present, np.arange(present.size), index
     # Differences wrap in the labels' own dtype, and are right as unsigned numbers.
-    steps = (values - values.dtype.type(low)).view(f"u{values.itemsize}")
-    if high - low <= 1:  # both ends occur
-        return np.asarray(range(low, high + 1), values.dtype), steps
+    index = (values - values.dtype.type(low)).view(f"u{values.itemsize}")
     seen = np.zeros(high - low + 1, bool)
-    seen[steps] = True
-    present = np.flatnonzero(seen)
-    index = steps if present.size == seen.size else (np.cumsum(seen) - 1)[steps]
-    return present.astype(values.dtype) + values.dtype.type(low), index
+    seen[index] = True
+    slots = np.flatnonzero(seen)
+    return slots.astype(values.dtype) + values.dtype.type(low), slots, index
 
 
 def marks_of(xp, y):
     """An indicator matrix -> the marks it sets; where every row has a single 1, as plain class numbers."""
+    if (y.least, y.most) == (0, 1) and bool(xp.all(xp.sum(y.values, axis=1) == 1)):
+        return Marks(xp.argmax(y.values, axis=1))
     rows, classes = xp.nonzero(y.values)
-    times = y.values[rows, classes]
-    n = y.values.shape[0]
-    if rows.shape[0] == n and bool(xp.all(rows == xp.arange(n, dtype=rows.dtype, device=device_of(rows)))) and bool(xp.all(times == 1)):
-        return Marks(classes)
-    return Marks(classes, rows, times)
+    return Marks(classes, rows, y.values[rows, classes])
 
 
 def few(classes):

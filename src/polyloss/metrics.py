@@ -231,7 +231,7 @@ def _moved(xp, p, x):
     """A NumPy array beside the probabilities; beside those of Dask it stays, and goes to their blocks in parts."""
     if xp is np or owner(p).name == "dask":
         return x
-    if x.dtype.kind == "u":  # torch has few of these, and takes uint8 for a mask
+    if x.dtype.kind in "iu":  # torch takes uint8 for a mask, and has few of the others
         x = x.astype(np.int64)
     return xp.asarray(x, device=device_of(p))
 

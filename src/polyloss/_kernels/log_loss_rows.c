@@ -163,6 +163,16 @@ INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t
     for (ptrdiff_t i = 0; i < 2 * rows; i += WD) widen(r, load_d(line + i));
 }
 
+/* The next WD weights; 0 beyond the count. */
+INLINE vd read_weights(const log_loss_job *j, ptrdiff_t first, ptrdiff_t count)
+{
+    const char *at = j->weight + first * j->weight_stride;
+    double line[WD] = {0};
+    if (j->weight_stride == 8) return count >= WD ? load_d((const double *)at) : load_part_d((const double *)at, count);
+    for (ptrdiff_t i = 0; i < WD && i < count; i++) line[i] = *(const double *)(at + i * j->weight_stride);
+    return load_d(line);
+}
+
 INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int single, log_loss_sums *out)
 {
     int64_t classes[TILE];
@@ -203,9 +213,8 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
         if (j->rescale) x = x / s;
         vd loss = none - log_d(min_d(all_d(j->high), max_d(all_d(j->low), x))); /* NaN goes through */
         if (j->weight) {
-            double w[WD];
-            for (ptrdiff_t l = 0; l < WD; l++) w[l] = i + l < rows ? *(const double *)(j->weight + (first + i + l) * j->weight_stride) : 0;
-            loss = select_d(eq_d(load_d(w), none), none, loss * load_d(w));
+            vd w = read_weights(j, first + i, rows - i);
+            loss = select_d(eq_d(w, none), none, loss * w);
         } else if (rows - i < WD)
             loss = select_d(first_d(rows - i), loss, none);
         total += loss;
