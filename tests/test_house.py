@@ -1,0 +1,307 @@
+"""The house keeps its rules: one table of losses, light imports, one block a loss; and its laws refuse deliberately wrong losses."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import mpmath as mp
+import numpy as np
+import oracle
+import pytest
+import test_laws as laws
+from libraries import JAX, LIBRARIES, NUMPY, TORCH
+from numpydoc.docscrape import FunctionDoc
+from oracle import CASES, Case
+
+import polyloss as pl
+from polyloss._block import LOSSES, Elementwise, public
+from polyloss._call import call
+from polyloss._params import positive
+
+# --------------------------------------------------------------------------------------------------------- one table of losses
+
+ALIASES = {  # the contract
+    "mean_squared_error": "mse MeanSquaredError",
+    "mean_absolute_error": "mae MeanAbsoluteError",
+    "mean_absolute_percentage_error": "mape MeanAbsolutePercentageError",
+    "mean_squared_logarithmic_error": "msle MeanSquaredLogarithmicError",
+    "hinge": "Hinge",
+    "squared_hinge": "SquaredHinge",
+    "categorical_hinge": "CategoricalHinge",
+    "binary_crossentropy": "bce logloss LogLoss BinaryCrossentropy",
+    "categorical_crossentropy": "cce CategoricalCrossentropy",
+    "sparse_categorical_crossentropy": "scce sparse_categorical_crossentrop SparseCategoricalCrossentropy",
+    "kl_divergence": "kld kullback_leibler_divergence KLDivergence",
+    "cosine_similarity": "cosine cosine_proximity CosineSimilarity",
+    "huber": "Huber",
+    "log_cosh": "logcosh LogCosh",
+    "poisson": "Poisson",
+    "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+    "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
+    "poly1_crossentropy": "poly1 Poly1Crossentropy",
+    "softmax_loss": "softmax_with_loss SoftmaxWithLoss softmax_cross_entropy",
+    "log_loss": "",
+}
+
+
+def test_names_are_the_table_and_the_exports():
+    assert set(ALIASES) == {*LOSSES, "log_loss"} == set(pl.names())
+    assert list(pl.names()) == sorted(pl.names())
+    assert {name for name in pl.__all__ if name in ALIASES} == set(ALIASES)
+    for name, block in LOSSES.items():
+        assert getattr(pl, name) is block.function is pl.get(name)
+        assert block.name == block.function.__name__ == name
+    assert sorted(pl.__all__) == [name for name in sorted(pl.__all__) if hasattr(pl, name)]
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_aliases_in_any_case(name):
+    for alias in (name, *ALIASES[name].split()):
+        assert pl.get(alias) is getattr(pl, name)
+        if alias != "log_loss":
+            for other in (alias.upper(), alias.lower(), alias.title(), alias.replace("_", "")):
+                assert pl.get(other).__name__ == ("binary_crossentropy" if other.lower() == "logloss" else name)
+
+
+def test_an_exact_name_wins_before_case_is_dropped():
+    assert pl.get("log_loss") is pl.log_loss
+    for name in ("logloss", "LogLoss", "LOGLOSS", "Log_Loss"):
+        assert pl.get(name) is pl.binary_crossentropy
+    assert pl.get(other := (lambda: None)) is other
+
+
+def test_every_loss_has_cases_and_a_definition_of_its_own():
+    assert {case.loss for case in CASES} == set(oracle.DEFINITIONS) == set(LOSSES)
+    for name, block in LOSSES.items():
+        asked = {parameter for case in CASES if case.loss == name for parameter in case.params}
+        assert set(block.params) <= asked, f"no case of {name} sets {set(block.params) - asked}"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_signatures_have_one_order_and_defaults(name):
+    """(y_true, predictions, *, <parameters>, axis, sample_weight, reduction, validate), keywords only but for the two arrays."""
+    parameters = inspect.signature(getattr(pl, name)).parameters
+    assert list(parameters)[:2] == ["y_true", LOSSES[name].predictions]
+    assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[2:])
+    if name != "softmax_loss":
+        assert list(parameters)[2:] == [*LOSSES[name].params, "axis", "sample_weight", "reduction", "validate"]
+        defaults = {key: parameters[key].default for key in ("axis", "sample_weight", "reduction", "validate")}
+        assert defaults == {"axis": -1, "sample_weight": None, "reduction": "none", "validate": True}
+    else:
+        assert list(parameters)[2:] == [
+            "axis", "ignore_label", "normalization", "normalize", "class_weight", "sample_weight", "label_smoothing", "denominator",
+            "reduction", "return_prob", "validate",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_docstrings_say_parameters_returns_errors_and_source(name):
+    function = getattr(pl, name)
+    doc = FunctionDoc(function)
+    described = [part.strip() for p in doc["Parameters"] for part in p.name.split(",")]
+    assert described == list(inspect.signature(function).parameters)
+    assert all("".join(p.desc).strip() for p in doc["Parameters"])
+    assert doc["Returns"]
+    assert {error.type for error in doc["Raises"]} >= {"ValueError", "TypeError"}
+    assert doc["References"] or "Keras" in function.__doc__, "no source"
+    assert doc["Examples"]
+    assert "nats" in function.__doc__ or name not in SAYS_NATS
+
+
+SAYS_NATS = [name for name in ALIASES if "entropy" in name or name in ("softmax_loss", "log_loss", "kl_divergence", "poisson")]
+
+# -------------------------------------------------------------------------------------------------------------------- imports
+
+MODULES = "import json, sys, time; t = time.perf_counter(); {}; print(json.dumps([time.perf_counter() - t, sorted(sys.modules)]))"
+
+
+def modules_after(statement):
+    done = subprocess.run([sys.executable, "-c", MODULES.format(statement)], check=True, capture_output=True, text=True, timeout=120)
+    seconds, names = json.loads(done.stdout)
+    return seconds, set(names)
+
+
+def test_import_loads_no_other_array_library(record_property):
+    _, before = modules_after("import numpy, array_api_compat")
+    seconds, after = modules_after("import numpy; t = time.perf_counter(); import polyloss")
+    added = {name.partition(".")[0] for name in after - before} - set(sys.stdlib_module_names)
+    assert added <= {"polyloss", "array_api_compat"}
+    assert "array_api_compat.numpy" not in after  # a tenth of a second
+    record_property("import_over_numpy_ms", round(1000 * seconds))
+    print(f"import polyloss costs {1000 * seconds:.0f} ms over import numpy")  # noqa: T201
+
+
+def test_numpy_calls_load_no_other_array_library():
+    _, before = modules_after("import numpy, array_api_compat")
+    _, after = modules_after(
+        "import numpy as np, polyloss as pl; pl.value_and_grad('mse')(np.zeros(3), np.ones(3)); pl.softmax_loss([0], [[1.0, 2.0]]);"
+        " pl.log_loss([0, 1], [0.25, 0.5]); pl.explain('mse', [1.0], [2.0])")  # fmt: skip
+    added = {name.partition(".")[0] for name in after - before} - set(sys.stdlib_module_names)
+    assert {name for name in added if "cython" not in name} <= {"polyloss", "array_api_compat", "numpy"}
+
+
+# ------------------------------------------------------------------------------------------------------------ wrong losses fail
+
+
+def mse(block):
+    """Make a block public as a loss with the signature of mean_squared_error."""
+
+    def function(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+        return call(block, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+    function.__name__ = block.__name__.lower()
+    return Case("mean_squared_error", "real", "real", function=public(block)(function))
+
+
+class Right(Elementwise):
+    """(p - t)², without a kernel."""
+
+    def value(xp, t, p):
+        return (p - t) ** 2
+
+    def slope(xp, t, p):
+        return 2 * (p - t)
+
+    def curvature(xp, t, p):
+        return 2 * xp.ones_like(p)
+
+
+class WrongValue(Right):
+    def value(xp, t, p):
+        return (p - t) ** 2 * (1 + 1e-6)
+
+
+class WrongSlope(Right):
+    def slope(xp, t, p):
+        return 2 * (p - t) + 1e-5
+
+
+class WrongCurvature(Right):
+    def curvature(xp, t, p):
+        return 2.001 * xp.ones_like(p)
+
+
+class WrongReduction(Right):
+    combine = "sum"
+
+
+class MixesRows(Right):
+    """Right for each row alone, wrong for two."""
+
+    def value(xp, t, p):
+        return (p - t) ** 2 + 1e-3 * xp.mean(xp.abs(p)) * p.shape[0] - 1e-3 * xp.mean(xp.abs(p))
+
+
+class Writes(Right):
+    def value(xp, t, p):
+        d = (p - t) ** 2
+        t *= 0
+        return d
+
+
+class Remembers(Right):
+    """Keeps the targets of its first call."""
+
+    kept = []
+
+    def value(xp, t, p):
+        Remembers.kept.append(t)
+        return (p - Remembers.kept[0]) ** 2
+
+
+class Leaks(Right):
+    """NaN goes nowhere."""
+
+    def value(xp, t, p):
+        return xp.where(p == p, (p - t) ** 2, xp.zeros_like(p))
+
+
+CAUGHT_BY = {
+    WrongValue: [laws.test_value_is_the_truth, laws.test_slope_is_the_truth, laws.test_reductions_are_consistent],
+    WrongSlope: [laws.test_slope_is_the_truth, laws.test_slope_is_the_difference_quotient, laws.test_reductions_are_consistent],
+    WrongCurvature: [laws.test_curvature_is_the_truth],
+    WrongReduction: [laws.test_value_is_the_truth, laws.test_slope_is_the_truth, laws.test_any_axis_holds_the_classes],
+    MixesRows: [laws.test_value_is_the_truth, laws.test_a_second_call_with_other_targets_is_right],
+    Writes: [laws.test_inputs_are_unchanged],
+    Remembers: [laws.test_a_second_call_with_other_targets_is_right],
+    Leaks: [laws.test_nan_goes_through_and_stays_in_its_row],
+}
+ALL_LAWS = sorted({law for caught in CAUGHT_BY.values() for law in caught}, key=lambda law: law.__name__)
+
+
+@pytest.mark.parametrize("law", ALL_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("lib", [NUMPY, TORCH], ids=repr)
+def test_the_laws_pass_a_right_loss(law, lib):
+    extra = {"reduction": "sum"} if "reduction" in inspect.signature(law).parameters else {}
+    law(mse(type("Right", (Right,), {})), lib, **extra)
+
+
+@pytest.mark.parametrize(("block", "law"), [(b, law) for b, caught in CAUGHT_BY.items() for law in caught],
+                         ids=lambda x: x.__name__)  # fmt: skip
+def test_the_laws_refuse_a_wrong_loss(block, law):
+    extra = {"reduction": "sum"} if "reduction" in inspect.signature(law).parameters else {}
+    Remembers.kept.clear()
+    with pytest.raises(AssertionError):
+        law(mse(block), NUMPY, **extra)
+
+
+@pytest.mark.parametrize(("block", "law"), [(WrongSlope, laws.test_torch_autograd_gives_the_slope_and_the_curvature),
+                                            (WrongValue, laws.test_jax_grad_gives_the_slope_and_the_curvature),
+                                            (WrongCurvature, laws.test_jax_grad_gives_the_slope_and_the_curvature),
+                                            (WrongSlope, laws.test_curvature_is_the_difference_quotient_of_the_slope),
+                                            (WrongCurvature, laws.test_curvature_is_the_difference_quotient_of_the_slope)],
+                         ids=lambda x: x.__name__)  # fmt: skip
+def test_autograd_and_quotients_refuse_wrong_derivatives(block, law):
+    if block is WrongSlope and "quotient" in law.__name__:
+        block = type("WrongSlope", (Right,), {"slope": lambda xp, t, p: 2.001 * (p - t)})
+    with pytest.raises(AssertionError):
+        law(mse(block))
+
+
+# ------------------------------------------------------------------------------------------------------------ adding a loss
+
+
+def test_a_new_loss_is_one_block_and_one_export(monkeypatch):
+    """Names, gradients, every library, weights and reductions come with it."""
+
+    class Cauchy(Elementwise):
+        """log(1 + (d/scale)²), d = p - t."""
+
+        aliases = ("lorentzian",)
+        params = {"scale": positive}
+
+        def value(xp, t, p, scale):
+            return xp.log1p(((p - t) / scale) ** 2)
+
+        def slope(xp, t, p, scale):
+            return 2 * (p - t) / (scale * scale + (p - t) ** 2)
+
+        def curvature(xp, t, p, scale):
+            d = (p - t) ** 2
+            return 2 * (scale * scale - d) / (scale * scale + d) ** 2
+
+    @public(Cauchy)
+    def cauchy(y_true, y_pred, *, scale=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
+        return call(Cauchy, y_true, y_pred, scale=scale, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+    from polyloss import registry
+
+    registry._exact_names.cache_clear()
+    registry._loose_names.cache_clear()
+    assert pl.get("Lorentzian") is pl.get("cauchy") is cauchy
+    assert "cauchy" in pl.names()
+    monkeypatch.setitem(oracle.DEFINITIONS, "cauchy", lambda t, p, dtype, scale=1.0: oracle.mean(
+        mp.log(1 + ((b - a) / mp.mpf(scale)) ** 2) for a, b in zip(t, p, strict=True)))  # fmt: skip
+    case = Case("cauchy", "real", "real", {"scale": 0.5}, function=cauchy)
+    for lib in LIBRARIES:
+        for law in (laws.test_slope_is_the_truth, laws.test_curvature_is_the_truth, laws.test_weight_0_is_as_if_it_was_not_there,
+                    laws.test_reductions_are_consistent, laws.test_results_keep_library_dtype_device_and_shape):  # fmt: skip
+            law(case, lib)
+    laws.test_torch_autograd_gives_the_slope_and_the_curvature(case)
+    laws.test_jax_grad_gives_the_slope_and_the_curvature(case)
+    with pytest.raises(ValueError, match="scale is 0, but must be above 0"):
+        cauchy(np.zeros(3), np.zeros(3), scale=0)
+    said = pl.explain("lorentzian", np.zeros(3), np.ones(3))
+    assert said.route == "formula"
+    assert JAX.is_array(pl.grad("cauchy")(JAX.array(np.zeros(3)), JAX.array(np.ones(3))))
