@@ -6,7 +6,7 @@ each tile's sums are added up in that order: the bits are the same for any numbe
 """
 from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -249,7 +249,7 @@ cdef int _label_type(int numpy_type) noexcept:
     return -1
 
 
-def small(y, z, ignore, bint mean):
+def small(y, z, ignore, bint mean, bint gradient=False):
     """The loss of a small batch in the least time: None for whatever is unusual, a bad label included, and the long road takes it.
 
     Parameters
@@ -259,22 +259,27 @@ def small(y, z, ignore, bint mean):
     ignore : int or None
     mean : bool
         Divide by the number of positions not ignored, at least 1; else the sum.
+    gradient : bool
+        Also give the gradient, in a new array.
 
     Returns
     -------
-    numpy.float32, numpy.float64 or None
+    numpy.float32, numpy.float64, (one of these, array) or None
     """
     cdef softmax_job job
     cdef softmax_sums sums
     cdef const softmax_xent_rows *rows = softmax_xent_builds[isa_used]
     cdef char stack[SMALL_SCRATCH]
     cdef char *scratch = stack
-    cdef Py_ssize_t first = 0, count, step
+    cdef char *aligned
+    cdef Py_ssize_t first, count, step
     cdef double total = 0
     cdef int64_t label, valid = 0
     cdef float narrow
     cdef int overflow = 0
-    if not (cnp.PyArray_CheckExact(z) and cnp.PyArray_CheckExact(y)):
+    cdef bint labels_only
+    cdef cnp.ndarray slopes = None
+    if not (cnp.PyArray_CheckExact(z) and cnp.PyArray_CheckExact(y)) or getenv("POLYLOSS_ROUTE") != NULL:
         return None
     cdef cnp.ndarray logits = z
     cdef cnp.ndarray labels = y
@@ -294,7 +299,7 @@ def small(y, z, ignore, bint mean):
         return None
     job.z.at, job.z.s, job.z.c = <char *>cnp.PyArray_DATA(logits), cnp.PyArray_STRIDE(logits, 0), cnp.PyArray_STRIDE(logits, 1)
     job.y.at, job.y.s = <char *>cnp.PyArray_DATA(labels), cnp.PyArray_STRIDE(labels, 0)
-    job.scale = 1
+    job.scale = 1.0 / job.s if mean else 1.0
     if ignore is not None:
         if not PyLong_CheckExact(ignore):
             return None
@@ -302,19 +307,34 @@ def small(y, z, ignore, bint mean):
         if overflow:
             return None
         job.ignore, job.ignored = &label, 1
+    if gradient:
+        slopes = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0)
+        job.grad = job.z
+        job.grad.at = <char *>cnp.PyArray_DATA(slopes)
     if rows.scratch(&job) + 64 > SMALL_SCRATCH:
         scratch = <char *>malloc(rows.scratch(&job) + 64)
         if scratch == NULL:
             raise MemoryError
+    aligned = scratch + (64 - <size_t>scratch % 64) % 64
     step = rows.tile(&job)
-    while first < job.s:
-        count = min(step, job.s - first)
-        rows.run(&job, first, count, scratch + (64 - <size_t>scratch % 64) % 64, &sums)
+    # The gradient is scaled in the pass that computes it: where labels may be ignored, they are counted in a pass before.
+    for labels_only in range(gradient and mean and ignore is not None, -1, -1):
+        total, valid, first = 0, 0, 0
+        while first < job.s:
+            count = min(step, job.s - first)
+            if labels_only:
+                rows.labels(&job, first, count, aligned, &sums)
+            else:
+                rows.run(&job, first, count, aligned, &sums)
+            if sums.bad >= 0:
+                break
+            total += sums.total
+            valid += sums.count
+            first += count
         if sums.bad >= 0:
             break
-        total += sums.total
-        valid += sums.count
-        first += count
+        if labels_only:
+            job.scale = 1.0 / max(valid, 1)
     if scratch != stack:
         free(scratch)
     if sums.bad >= 0:
@@ -322,9 +342,11 @@ def small(y, z, ignore, bint mean):
     if mean and valid > 1:
         total /= valid
     if job.z.type == TYPE_F64:
-        return PyArray_Scalar(&total, _float64, None)
-    narrow = <float>total
-    return PyArray_Scalar(&narrow, _float32, None)
+        value = PyArray_Scalar(&total, _float64, None)
+    else:
+        narrow = <float>total
+        value = PyArray_Scalar(&narrow, _float32, None)
+    return (value, slopes) if gradient else value
 
 
 cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,
