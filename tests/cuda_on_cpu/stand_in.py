@@ -1,46 +1,37 @@
-"""A device for machines without one: arrays that have CuPy's attributes and lie between fences, and the shim where CuPy would be."""
+"""The device that the kernels' tests run on: arrays between fences and the shim where CuPy would be; with POLYLOSS_TEST_GPU=1 the first
+CUDA device, through CuPy."""
 
 import contextlib
 import functools
+import os
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from cpu_module import RawModule, fenced
 
 from polyloss._kernels import cuda
+
+REAL = os.environ.get("POLYLOSS_TEST_GPU") == "1"
+ON_SHIM = pytest.mark.skipif(REAL, reason="this is about the shim: orders of execution, races, planted faults")
 
 
 class _Device(NamedTuple):
     id: int
 
 
-class Array(np.ndarray):
+class _Array(np.ndarray):
     """What the kernels' host code asks of a CuPy array: an address and a device."""
 
     data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
     device = property(lambda self: _Device(0))
 
 
-def empty(shape, dtype, device=None):
-    """Poisoned memory, fenced at its end."""
-    return fenced(shape, dtype).view(Array)
-
-
-def asarray(x, dtype=None, device=None):
-    """A copy on the device."""
-    x = np.asarray(x, dtype)
-    out = empty(x.shape, x.dtype)
-    out[...] = x
-    return out
-
-
 class _Namespace:
     """NumPy's functions, with results on the device."""
 
     __name__ = "stand_in"
-    empty = staticmethod(empty)
-    asarray = staticmethod(asarray)
 
     def __getattr__(self, name):
         thing = getattr(np, name)
@@ -53,15 +44,69 @@ class _Namespace:
 
         return function
 
+    def empty(self, shape, dtype, device=None):
+        return empty(shape, dtype)
 
-namespace = _Namespace()
+    def asarray(self, x, dtype=None, device=None):
+        return asarray(np.asarray(x, dtype))
+
+
+if REAL:
+    import array_api_compat.cupy as namespace
+    import cupy
+
+    Array = cupy.ndarray
+else:
+    namespace, Array = _Namespace(), _Array
+
+
+def empty(shape, dtype):
+    """Poisoned memory; on the stand-in fenced at its end. bfloat16 is there as its bits."""
+    dtype = np.dtype("u2") if np.dtype(dtype).name == "bfloat16" and REAL else np.dtype(dtype)
+    if not REAL:
+        return fenced(shape, dtype).view(Array)
+    out = cupy.empty(shape, dtype)
+    out.reshape(-1).view(np.uint8)[...] = 0xFF
+    return out
+
+
+def fill(array, x):
+    """Copy values of this machine into an array of the device."""
+    array[...] = np.asarray(x).view(array.dtype) if np.asarray(x).dtype.name == "bfloat16" else x
+
+
+def asarray(x):
+    """A copy on the device."""
+    x = np.ascontiguousarray(x) if np.ndim(x) else np.asarray(x)
+    out = empty(x.shape, x.dtype)
+    fill(out, x)
+    return out
+
+
+def host(x, dtype=None):
+    """A copy on this machine, in which bits are bfloat16 again."""
+    x = cupy.asnumpy(x) if REAL else np.array(x)
+    return x if dtype is None else x.view(dtype)
+
+
+def as_strided(x, shape, strides):
+    """A view of any strides."""
+    if REAL:
+        return cupy.lib.stride_tricks.as_strided(x, shape, strides)
+    return np.lib.stride_tricks.as_strided(x, shape, strides, subok=True)
 
 
 @contextlib.contextmanager
 def device(shared=227 << 10, clusters=True, **how):
-    """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`."""
-    there = cuda.Gpu(functools.partial(RawModule, **how), contextlib.nullcontext(), shared, clusters)
-    before, cuda.gpu = cuda.gpu, lambda number: there
+    """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`. Of a real device at
+    most as much is used as is named here."""
+    before = cuda.gpu
+    if REAL:
+        real = before(0)
+        there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters)
+    else:
+        there = cuda.Gpu(functools.partial(RawModule, **how), contextlib.nullcontext(), shared, clusters)
+    cuda.gpu = lambda number: there
     cuda.kernel.cache_clear()
     try:
         yield

@@ -115,7 +115,7 @@ def run(case, want=("losses", "grad", "prob"), divisor=1.0, shift=0, **more):
         return device.empty((shift + case["z"].size,), kind)[shift:].reshape(shape)
 
     z = placed(STORAGE[dtype])
-    z[...] = case["z"]
+    device.fill(z, case["z"])
     arrays = {name: device.asarray(case[name]) for name in ("y", "class_weight", "weight") if case.get(name) is not None}
     rest = {name: v for name, v in case.items() if name not in ("z", "y", "class_weight", "weight")}
     out = {
@@ -123,7 +123,8 @@ def run(case, want=("losses", "grad", "prob"), divisor=1.0, shift=0, **more):
         for name in want
     }
     reduced = cuda.softmax_xent(device.namespace, z, arrays.pop("y"), divisor=divisor, **arrays, **rest, **out, **more)
-    return {**out, "value": reduced.value, "numbers": reduced.numbers}
+    out = {name: device.host(x, STORAGE[dtype] if name in ("grad", "prob", "hess") else None) for name, x in out.items()}
+    return {**out, "value": device.host(reduced.value), "numbers": device.host(reduced.numbers)}
 
 
 def check(got, case, divisor=1.0):
@@ -155,7 +156,7 @@ def check(got, case, divisor=1.0):
         assert right.all(), f"{name}{np.argwhere(~right)[0].tolist()} is {x[~right][0]}, not {e[~right][0]}"
 
 
-@pytest.fixture(scope="module", params=[0, 1, 7], ids="order{}".format)
+@pytest.fixture(scope="module", params=[0] if device.REAL else [0, 1, 7], ids="order{}".format)
 def order(request):
     return request.param
 
@@ -346,7 +347,7 @@ def test_gradient_from_a_saved_sum(shape):
     """The backward pass of autograd: log Σ exp z is known, the classes are looked at once. lse is rounded, so p errs by eps · |lse|."""
     case = sample(shape, "float32", poly=0.5)
     with device.device():
-        lse = run(case, ("lse_out",))["lse_out"]
+        lse = device.asarray(run(case, ("lse_out",))["lse_out"])
         again = run(case, ("grad",), divisor=2.0, lse=lse)["grad"]
     expected = truth(**case, divisor=2.0)
     np.testing.assert_allclose(again, expected["grad"].astype(float), rtol=2e-5, atol=2e-6)
@@ -358,8 +359,8 @@ def test_weights_of_any_stride(axis):
     case = sample((4, 5, 8), "float32", weight=True)
     w = device.asarray(np.array([0.5, 0, 2, 1] if axis == 0 else [0, 1, 2, 0.5, 1, 1, 3, 0], "f4"))
     strides = (4, 0) if axis == 0 else (0, 4)
-    view = np.lib.stride_tricks.as_strided(w, (4, 8), strides, subok=True)
-    case["weight"] = np.array(view)
+    view = device.as_strided(w, (4, 8), strides)
+    case["weight"] = device.host(view)
     with device.device():
         out = device.empty((4, 8), "f4")
         cuda.softmax_xent(
@@ -371,9 +372,10 @@ def test_weights_of_any_stride(axis):
             weight=view,
             losses=out,
         )
-    check({"losses": out}, case)
+    check({"losses": device.host(out)}, case)
 
 
+@device.ON_SHIM
 def test_the_same_bits_in_every_order():
     case = sample((30, 700, 1), "float32", weight=True)
     results = []
@@ -385,6 +387,7 @@ def test_the_same_bits_in_every_order():
             assert x.tobytes() == other[name].tobytes(), name
 
 
+@device.ON_SHIM
 @pytest.mark.parametrize("shape", [(9, 10, 1), (5, 127, 1), (3, 600, 1), (2, 21, 64), (1, 30, 5)], ids=str)
 def test_no_data_race(shape):
     case = sample(shape, "float32")
@@ -402,6 +405,7 @@ def small_cluster(monkeypatch):
     return use
 
 
+@device.ON_SHIM
 def test_no_data_race_in_a_cluster(small_cluster):
     small_cluster(64)
     case = sample((34, 33, 1), "float32")
@@ -412,14 +416,14 @@ def test_no_data_race_in_a_cluster(small_cluster):
 def test_more_elements_than_31_bits_count():
     """Only the last of 130 rows of 2^24 classes is read; the others are ignored, and their memory is never touched."""
     n, c = 130, 1 << 24
-    z = np.zeros((n, c, 1), np.float16).view(device.Array)  # pages that nobody writes take no memory
-    assert z.size > 2**31
+    z = device.namespace.zeros((n, c, 1), dtype=np.float16) if device.REAL else np.zeros((n, c, 1), np.float16).view(device.Array)
+    assert z.size > 2**31  # pages that nobody writes take no memory
     z[-1, 5] = 3.0
-    y = device.asarray(np.full((n, 1), -1))
-    y[-1] = 5
+    y = device.asarray(np.where(np.arange(n) == n - 1, 5, -1)[:, None])
     losses = device.empty((n, 1), "f4")
     with device.device():
         cuda.softmax_xent(device.namespace, z, y, dtype="float16", ignore=(-1,), losses=losses)
+    losses = device.host(losses)
     assert not losses[:-1].any()
     np.testing.assert_allclose(losses[-1], np.log(c - 1 + np.exp(3.0)) - 3.0, rtol=1e-6)
 
@@ -477,6 +481,7 @@ def challenge(shape, options, racecheck):
         check(run(case, ("losses", "grad"), divisor), case, divisor)
 
 
+@device.ON_SHIM
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(fault, tmp_path, monkeypatch, small_cluster):
     planted = FAULTS[fault]

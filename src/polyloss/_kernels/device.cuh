@@ -107,7 +107,7 @@ template <int N> __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 template <int N> __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // The same place in another block's shared memory; 4 bytes at a time.
 template <class T> __device__ __forceinline__ T load_remote(const T* own, unsigned rank) {
