@@ -10,7 +10,7 @@
 # tests that run the CUDA kernels on the CPU). Nothing is imported from the source tree: the package is built, installed, and used from
 # .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
 
-PYTHON     ?= python3.11
+PYTHON     ?= $(shell command -v python3.11 || command -v python3)
 COMMITS    ?= HEAD^!
 VENV       := .venv
 BIN        := $(VENV)/bin
