@@ -57,7 +57,7 @@ def write(folder):
         draw(block, folder / "figures" / f"{name}.svg")
     first = "\n".join(f"| [{name}]({name}.md) | {inspect.getdoc(block.function).splitlines()[0]} |" for name, block in LOSSES.items())
     toc = "\n".join(LOSSES)
-    (folder / "index.md").write_text(f"# Losses\n\n| | |\n|---|---|\n{first}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n", "utf-8")
+    (folder / "index.md").write_text(f"# Losses\n\n| loss | of one sample |\n|---|---|\n{first}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n", "utf-8")
 
 
 def page(name, block):
@@ -102,8 +102,8 @@ def arguments(block, example):
 
 
 def numbers(x):
-    """An array as text."""
-    return ", ".join(f"{v:.6g}" for v in np.ravel(x))
+    """An array as text, without negative zeros."""
+    return ", ".join(f"{v + 0.0:.6g}" for v in np.ravel(x))
 
 
 def draw(block, path):
@@ -142,11 +142,12 @@ def span(block, p, from_logits):
 
 
 def routes(name):
-    """Which way the call takes on each array library at hand, and why no faster one."""
+    """Which way the call takes on each array library at hand, and why no kernel."""
     labels, logits = _demo.digits()
     y_true, y_pred = _demo.arguments(name, labels, logits)
-    rows = ["| arrays | route | why not a faster one |", "|---|---|---|"]
+    rows = ["| arrays | route | why no kernel |", "|---|---|---|"]
     for library in _demo.installed():
         words = pl.explain(name, library.asarray(y_true), library.asarray(y_pred))
-        rows.append(f"| {library.name} | {words.route} | {'; '.join(f'{route}: {why}' for route, why in words.obstacles.items())} |")
+        why = "; ".join(f"{route}: {why}" for route, why in words.obstacles.items()) if words.route == "formula" else ""
+        rows.append(f"| {library.name} | {words.route} | {why} |")
     return "\n".join(rows)
