@@ -48,6 +48,20 @@ Value and gradient of 899 × 10 float32 numbers on the array libraries of the ma
 {routes}
 """
 
+INDEX = """\
+# Losses
+
+| loss | of one sample |
+|---|---|
+{rows}
+
+```{{toctree}}
+:hidden:
+
+{pages}
+```
+"""
+
 
 def write(folder):
     """Write pages and figures into `folder`, and the index of the pages."""
@@ -55,9 +69,9 @@ def write(folder):
     for name, block in LOSSES.items():
         (folder / f"{name}.md").write_text(page(name, block), "utf-8")
         draw(block, folder / "figures" / f"{name}.svg")
-    first = "\n".join(f"| [{name}]({name}.md) | {inspect.getdoc(block.function).splitlines()[0]} |" for name, block in LOSSES.items())
-    toc = "\n".join(LOSSES)
-    (folder / "index.md").write_text(f"# Losses\n\n| loss | of one sample |\n|---|---|\n{first}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n", "utf-8")
+    summaries = {name: inspect.getdoc(block.function).partition("\n")[0] for name, block in LOSSES.items()}
+    rows = "\n".join(f"| [{name}]({name}.md) | {summary} |" for name, summary in summaries.items())
+    (folder / "index.md").write_text(INDEX.format(rows=rows, pages="\n".join(LOSSES)), "utf-8")
 
 
 def page(name, block):
