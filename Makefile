@@ -29,8 +29,9 @@ test: $(VENV)/installed
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 
+# Waiting threads sleep: those of one library would else spin on the cores of the next.
 bench: $(VENV)/installed
-	$(BIN)/python asv_bench/table.py
+	OMP_WAIT_POLICY=passive $(BIN)/python asv_bench/table.py
 	$(BIN)/python asv_bench/render.py
 
 bench-compare: $(VENV)/installed

@@ -92,7 +92,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker"],
             # Threads that spin for work would take the cores from the next worker, and, on a busy machine, from their own.
-            env=os.environ | threads | {"PYTHONPATH": str(prefix), "OMP_WAIT_POLICY": "passive"},
+            env=os.environ | {"PYTHONPATH": str(prefix), "OMP_WAIT_POLICY": "passive", "POLYLOSS_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -180,10 +180,9 @@ def judge(samples):
     return {name: (ratio[name], (n := max(noise[name], usual)), ratio[name] > LIMIT * n) for name in samples}
 
 
-def compare(base, head, pattern="", threads=None):
+def compare(base, head, pattern="", threads=1):
     """Measure until nothing is suspect or suspects are confirmed; verdicts, samples and errors."""
     samples, failed = {}, {}
-    threads = {"POLYLOSS_NUM_THREADS": str(threads)} if threads else {}
     for _ in range(LAUNCHES):
         failed |= measure(base, head, lambda name: pattern in name, samples, threads)
     for _ in range(AGAIN):
@@ -200,7 +199,8 @@ def main():
     parser.add_argument("base", nargs="?", help="commit to compare with")
     parser.add_argument("--head", help="commit to judge (default: the working tree, as far as git tracks it)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds this")
-    parser.add_argument("--threads", type=int, help="of the kernels (default: all); 1 is less disturbed on a busy machine")
+    # One: on two busy cores two workers of the same build differ by 36 % with two threads, by 1 % with one.
+    parser.add_argument("--threads", type=int, default=1, help="of the kernels (default: %(default)s)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

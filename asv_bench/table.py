@@ -242,11 +242,12 @@ def interplay(rounds=40):
 
 def interplays():
     """The same under both waiting policies, each in a process of its own, since libgomp reads the policy when it is loaded."""
-    policies = {"default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}}
+    unset = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    policies = {"unset": unset, "passive": unset | {"OMP_WAIT_POLICY": "passive"}}
     command = [sys.executable, __file__, "--interplay"]
     return {
-        name: json.loads(subprocess.run(command, env=os.environ | extra, check=True, capture_output=True, text=True).stdout)
-        for name, extra in policies.items()
+        name: json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+        for name, env in policies.items()
     }
 
 
@@ -258,6 +259,7 @@ def environment():
         "processor": cpu[1] if cpu else platform.processor(),
         "instruction set": import_module("polyloss._kernels.softmax_xent").isa(),
         "threads": pl.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "Python": platform.python_version(),
         "polyloss": pl.__version__,
         **{name: version(name) for name in LIBRARIES},
