@@ -23,9 +23,16 @@ class Outcome(NamedTuple):
     value: object = None  # total over divisor, in the dtype of the computation, if the route has it already
 
 
-@np.errstate(all="ignore")  # NaN and infinities go through in silence, as they do through the kernels
 def run(job):
-    """Values, slopes and curvatures by the formulas; nothing here branches on data."""
+    """Values, slopes and curvatures by the formulas."""
+    if job.xp is not np:  # no decorator: torch.compile could not trace it
+        return _run(job)
+    with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels
+        return _run(job)
+
+
+def _run(job):
+    """The formulas; nothing here branches on data."""
     xp, block, lay = job.xp, job.block, job.layout
     z = xp.astype(job.p, job.dtype)
     ignored = bad = None

@@ -155,7 +155,7 @@ ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may 
 
 def shortcut(block, y_true, y_pred, want, out, arguments):
     """The results as outputs of an operator in a graph that is being compiled; None where the road itself is to be traced, or run."""
-    if not torch.compiler.is_compiling() or out is not None or want.hessian or _traced_transform():
+    if not torch.compiler.is_compiling() or out is not None or want.hessian or block.name is None or _traced_transform():
         return None
     tensors = y_true, *(arguments.get(name) for name in ARRAYS)
     if any(x is not None and (not isinstance(x, torch.Tensor) or x.requires_grad) for x in tensors):

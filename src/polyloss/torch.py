@@ -1,0 +1,264 @@
+"""torch's loss modules on polyloss' kernels: change the import line of a training script, and nothing else.
+
+Constructors, numbers, dtypes and results are torch's own, even where the rest of polyloss follows other rules: bfloat16 in gives bfloat16
+out, soft targets with class weights are divided by N, a mean over nothing is NaN. What torch would broadcast, promote or refuse goes to the
+module of torch that each of these extends, so that its answer or its error is torch's. A label that is neither a class nor ignored is a
+``ValueError`` that names it. `SoftmaxLoss` is Caffe's layer, and follows polyloss.
+
+`CosineEmbeddingLoss` and `NLLLoss` are torch's own modules: one has no kernel here, the other reads one number per position.
+"""
+
+import torch
+from torch import nn
+from torch.nn import CosineEmbeddingLoss, NLLLoss
+
+from polyloss._block import Elementwise
+from polyloss._call import call
+from polyloss._params import flag
+from polyloss._torch import concrete
+from polyloss.classification import binary_crossentropy
+from polyloss.regression import huber, mean_absolute_error, mean_squared_error
+from polyloss.softmax import softmax_loss
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "NLLLoss",
+    "SmoothL1Loss",
+    "SoftmaxLoss",
+]
+
+REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # torch's, over elements: by our name
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """torch's `CrossEntropyLoss`: from logits, of labels or soft targets, classes on axis 1 (0 without a batch)."""
+
+    def forward(self, input, target):
+        """The loss of `input` (N, C, …) and `target`: labels (N, …) or soft targets like `input`."""
+        axis = min(input.ndim - 1, 1)
+        soft = target.is_floating_point()
+        shape = input.shape if soft else (*input.shape[:axis], *input.shape[axis + 1 :])
+        fits = target.shape == shape and (target.dtype == input.dtype if soft else target.dtype == torch.int64)
+        weighted = self.weight is not None
+        if (
+            not (_usable(input) and fits and self.reduction in REDUCTIONS and 0 <= self.label_smoothing <= 1)
+            or (weighted and (self.weight.dtype != input.dtype or self.weight.shape != input.shape[axis : axis + 1]))
+            or (soft and self.ignore_index >= 0)
+        ):
+            return super().forward(input, target)
+        options = dict(axis=axis, class_weight=self.weight, label_smoothing=self.label_smoothing)
+        if soft:
+            divisor = dict(denominator=input.numel() // input.shape[axis]) if self.reduction == "mean" else dict(reduction=self.reduction)
+            return _like(softmax_loss(target, input, **options, **divisor), input)
+        reduction = "normalize" if self.reduction == "mean" else self.reduction
+        loss = softmax_loss(target, input, ignore_label=self.ignore_index, reduction=reduction, **options)
+        if self.reduction == "mean" and (not concrete(loss) or not loss.is_cpu or loss.item() == 0):  # on a CPU seldom
+            loss = torch.where(self._counted(target), loss, float("nan"))
+        return _like(loss, input)
+
+    def _counted(self, target):
+        """Whether anything is left to divide by."""
+        kept = target != self.ignore_index
+        if self.weight is not None:
+            kept = kept & (self.weight[torch.where(kept, target, 0).long()] != 0)
+        return kept.any()
+
+
+class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """torch's `BCEWithLogitsLoss`: binary cross-entropy from logits, with weights of elements and of positive targets."""
+
+    def forward(self, input, target):
+        """The loss of `input`, logits of any shape, and `target`, probabilities of the same shape."""
+        factors = [x for x in (self.weight, self.pos_weight) if x is not None]
+        if not _matched(input, target) or not all(_broadcasts(x, input) for x in factors):
+            return super().forward(input, target)
+        weight = self.weight
+        if self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
+            target = target.to(torch.promote_types(target.dtype, torch.float32))
+            positive = self.pos_weight * target
+            total = positive + (1 - target)
+            target = positive / torch.where(total == 0, 1, total)
+            weight = total if weight is None else total * weight
+        return _elementwise(binary_crossentropy, input, target, self.reduction, weight, from_logits=True)
+
+
+class FlooredBinaryCrossentropy(Elementwise):
+    """-(t max(log p, -100) + (1 - t) max(log1p(-p), -100)), with torch's slope, whose divisor is at least 1e-12."""
+
+    kernel = "floored_binary_crossentropy"
+
+    def value(xp, t, p):
+        return -(t * xp.clip(xp.log(p), -100.0, None) + (1 - t) * xp.clip(xp.log1p(-p), -100.0, None))
+
+    def slope(xp, t, p):
+        return (p - t) / xp.clip(p * (1 - p), 1e-12, None)
+
+
+class BCELoss(nn.BCELoss):
+    """torch's `BCELoss`: binary cross-entropy of probabilities, their logarithms at least -100."""
+
+    def forward(self, input, target):
+        """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
+        weight = self.weight
+        usable = _matched(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
+        if not usable or not concrete(input) or not bool(((input >= 0) & (input <= 1)).all()):
+            return super().forward(input, target)
+        return _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
+
+
+class MSELoss(nn.MSELoss):
+    """torch's `MSELoss`: squared errors."""
+
+    def forward(self, input, target):
+        """The loss of `input` and `target`, of one shape."""
+        if not _matched(input, target):
+            return super().forward(input, target)
+        return _elementwise(mean_squared_error, input, target, self.reduction)
+
+
+class L1Loss(nn.L1Loss):
+    """torch's `L1Loss`: absolute errors."""
+
+    def forward(self, input, target):
+        """The loss of `input` and `target`, of one shape."""
+        if not _matched(input, target):
+            return super().forward(input, target)
+        return _elementwise(mean_absolute_error, input, target, self.reduction)
+
+
+class HuberLoss(nn.HuberLoss):
+    """torch's `HuberLoss`: quadratic up to an error of `delta`, linear beyond."""
+
+    def forward(self, input, target):
+        """The loss of `input` and `target`, of one shape."""
+        if not _matched(input, target) or not 0 < self.delta < float("inf"):
+            return super().forward(input, target)
+        return _elementwise(huber, input, target, self.reduction, delta=self.delta)
+
+
+class SmoothL1Loss(nn.SmoothL1Loss):
+    """torch's `SmoothL1Loss`: the Huber loss divided by its width `beta`."""
+
+    def forward(self, input, target):
+        """The loss of `input` and `target`, of one shape."""
+        if not _matched(input, target) or not 0 < self.beta < float("inf"):
+            return super().forward(input, target)
+        return _elementwise(huber, input, target, self.reduction, delta=self.beta, divisor=self.beta)
+
+
+class KLFromLogarithms(Elementwise):
+    """t (log t - p) with p the logarithm of a probability, and 0 where t is 0; or e^t (t - p)."""
+
+    params = {"log_target": flag}
+
+    def value(xp, t, p, log_target):
+        if log_target:
+            return xp.exp(t) * (t - p)
+        return t * (xp.log(xp.where(t == 0, xp.ones_like(t), t)) - xp.where(t == 0, xp.zeros_like(p), p))
+
+    def slope(xp, t, p, log_target):
+        return -(xp.exp(t) if log_target else t) + xp.zeros_like(p)
+
+
+class KLDivLoss(nn.KLDivLoss):
+    """torch's `KLDivLoss`: of logarithms of probabilities from probabilities, or from logarithms."""
+
+    def forward(self, input, target):
+        """The loss of `input`, logarithms of probabilities, and `target`, of one shape."""
+        if not _matched(input, target) or target.requires_grad or (self.reduction == "batchmean" and not input.ndim):
+            return super().forward(input, target)
+        reduction = "sum" if self.reduction == "batchmean" else self.reduction
+        loss = _elementwise(KLFromLogarithms, input, target, reduction, log_target=self.log_target)
+        return loss / len(input) if self.reduction == "batchmean" else loss
+
+
+class SoftmaxLoss(nn.Module):
+    """Caffe's SoftmaxWithLoss as a module: `polyloss.softmax_loss` with its options kept.
+
+    Parameters
+    ----------
+    axis, ignore_label, normalization, normalize, label_smoothing, reduction, return_prob, validate
+        As in `polyloss.softmax_loss`.
+    class_weight : tensor of shape (C,), optional
+        Kept as a buffer, so that it moves with the module and is saved with it.
+
+    See Also
+    --------
+    polyloss.softmax_loss : The function.
+    CrossEntropyLoss : By torch's rules.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from polyloss.torch import SoftmaxLoss
+    >>> SoftmaxLoss(ignore_label=255)(torch.zeros(1, 4, 2), torch.tensor([[3, 255]]))
+    tensor(1.3863)
+    """
+
+    def __init__(
+        self,
+        *,
+        axis=1,
+        ignore_label=None,
+        normalization=None,
+        normalize=None,
+        class_weight=None,
+        label_smoothing=0.0,
+        reduction="normalize",
+        return_prob=False,
+        validate=True,
+    ):
+        super().__init__()
+        self.register_buffer("class_weight", class_weight)
+        self.options = dict(
+            axis=axis, ignore_label=ignore_label, normalization=normalization, normalize=normalize, label_smoothing=label_smoothing,
+            reduction=reduction, return_prob=return_prob, validate=validate,
+        )  # fmt: skip
+
+    def forward(self, input, target, sample_weight=None):
+        """The loss of `input` (logits) and `target` (labels or soft targets): torch's order, predictions first."""
+        return softmax_loss(target, input, class_weight=self.class_weight, sample_weight=sample_weight, **self.options)
+
+    def extra_repr(self):
+        """The options that were given."""
+        return ", ".join(f"{key}={x!r}" for key, x in self.options.items() if x is not None)
+
+
+def _usable(x):
+    """Whether a tensor is one of ours: real floating numbers in strided memory, and not none."""
+    return isinstance(x, torch.Tensor) and x.is_floating_point() and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
+
+
+def _matched(input, target):
+    """Whether nothing is to be broadcast or promoted."""
+    return _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+
+
+def _broadcasts(factor, input):
+    """Whether a factor of elements has the input's type and does not enlarge it."""
+    shape = (1,) * (input.ndim - factor.ndim) + tuple(factor.shape)
+    return factor.dtype == input.dtype and len(shape) == input.ndim and all(f in (1, n) for f, n in zip(shape, input.shape, strict=True))
+
+
+def _elementwise(loss, input, target, reduction, weight=None, divisor=1, **params):
+    """A loss of single elements under torch's reductions: every element is a sample of one."""
+    if weight is not None:
+        weight = weight.expand(input.shape)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    arguments = dict(axis=-1, sample_weight=weight, reduction=REDUCTIONS[reduction], validate=True, **params)
+    target, input = target.unsqueeze(-1), input.unsqueeze(-1)
+    value = call(loss, target, input, **arguments) if isinstance(loss, type) else loss(target, input, **arguments)
+    return _like(value if divisor == 1 else value / divisor, input)
+
+
+def _like(loss, input):
+    """The loss in the input's dtype; under autocast in float32, as torch's."""
+    return loss if torch.is_autocast_enabled(input.device.type) else loss.to(input.dtype)

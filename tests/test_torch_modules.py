@@ -1,0 +1,213 @@
+"""The modules of polyloss.torch against torch's own: every sample that torch tests its functions with, values and gradients."""
+
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import polyloss as pl  # noqa: E402
+import polyloss.torch as ours  # noqa: E402
+
+MODULES = {
+    "cross_entropy": "CrossEntropyLoss",
+    "nll_loss": "NLLLoss",
+    "binary_cross_entropy": "BCELoss",
+    "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+    "mse_loss": "MSELoss",
+    "l1_loss": "L1Loss",
+    "smooth_l1_loss": "SmoothL1Loss",
+    "huber_loss": "HuberLoss",
+    "kl_div": "KLDivLoss",
+    "cosine_embedding_loss": "CosineEmbeddingLoss",
+}
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def opinfo(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+    return next(op for op in op_db if op.name == f"nn.functional.{name}")
+
+
+def module(namespace, name, kwargs):
+    return getattr(namespace, MODULES[name])(**kwargs)
+
+
+def outcome(module, arguments):
+    """Value and gradients of every argument that needs one, or the error's type."""
+    arguments = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x for x in arguments]
+    needing = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss = module(*arguments)
+            upstream = torch.linspace(0.5, 1.5, loss.numel()).reshape(loss.shape).to(loss.dtype)
+            gradients = torch.autograd.grad(loss, needing, upstream, allow_unused=True) if needing else ()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        return error
+    return loss, gradients
+
+
+def same(found, wanted, truth=None):
+    """The numbers of torch; or nearer to those of its double precision, where these are given."""
+    if isinstance(wanted, Exception):
+        assert isinstance(found, Exception), f"torch raises {wanted!r}, and this gives {found!r}"
+        return
+    assert not isinstance(found, Exception), found
+    if truth is None:
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+        return
+    for x, y, z in zip(flat(found), flat(wanted), flat(truth), strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        error, allowed = torch.nan_to_num((x - z).abs()), torch.nan_to_num((y - z).abs())
+        assert (error <= allowed.max() + torch.finfo(x.dtype).eps * z.abs()).all()
+
+
+def flat(outcome):
+    loss, gradients = outcome
+    return [loss, *(g for g in gradients if g is not None)]
+
+
+def widened(x):
+    return x.detach().double().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", MODULES)
+def test_samples_of_torch(name, dtype):
+    op = opinfo(name)
+    if dtype not in op.supported_dtypes("cpu"):
+        pytest.skip(f"torch's {name} takes no {dtype} on a CPU")
+    count = 0
+    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+        kwargs = dict(sample.kwargs)
+        forward, truth = [sample.input, *sample.args], None
+        if dtype in (torch.float16, torch.bfloat16):
+            wide = {key: widened(x) for key, x in kwargs.items()}
+            truth = outcome(module(torch.nn, name, wide), [widened(x) for x in forward])
+        same(outcome(module(ours, name, kwargs), forward), outcome(module(torch.nn, name, kwargs), forward), truth)
+        count += 1
+    assert count > 4
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_errors_of_torch(name):
+    op = opinfo(name)
+    for sample in op.error_inputs("cpu") if op.error_inputs_func else ():
+        error = outcome(module(ours, name, dict(sample.sample_input.kwargs)), [sample.sample_input.input, *sample.sample_input.args])
+        with pytest.raises(sample.error_type, match=sample.error_regex):
+            raise error
+
+
+@pytest.mark.parametrize("name", MODULES.values())
+def test_constructors_are_torchs(name):
+    import inspect
+
+    assert inspect.signature(getattr(ours, name)) == inspect.signature(getattr(torch.nn, name))
+    assert issubclass(getattr(ours, name), getattr(torch.nn, name))
+    assert getattr(ours, name)().state_dict() == getattr(torch.nn, name)().state_dict()
+
+
+def test_everything_is_exported():
+    assert {*MODULES.values(), "SoftmaxLoss"} == set(ours.__all__)
+
+
+LABELS = torch.tensor([[0, 4, -100], [2, -100, 1]])
+CASES = [
+    dict(), dict(ignore_index=2), dict(label_smoothing=0.2), dict(reduction="sum"), dict(reduction="none"),
+    dict(weight=torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0])), dict(weight=torch.tensor([1.0, 2.0, 0.5, 3.0, 0.1]), label_smoothing=0.3),
+]  # fmt: skip
+
+
+class TestCrossEntropy:
+    @pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(options) or "default")
+    def test_options(self, options):
+        torch.manual_seed(0)
+        logits = torch.randn(2, 5, 3, requires_grad=True)
+        arguments = logits, LABELS.clamp(min=0) if "ignore_index" in options else LABELS
+        same(outcome(ours.CrossEntropyLoss(**options), arguments), outcome(torch.nn.CrossEntropyLoss(**options), arguments))
+
+    @pytest.mark.parametrize("options", [case for case in CASES if "ignore_index" not in case], ids=lambda o: "-".join(o) or "default")
+    def test_soft_targets(self, options):
+        torch.manual_seed(0)
+        logits, targets = torch.randn(2, 5, 3, requires_grad=True), torch.rand(2, 5, 3).softmax(1)
+        for needed in (False, True):
+            arguments = logits, targets.requires_grad_(needed)
+            theirs = outcome(torch.nn.CrossEntropyLoss(**options), arguments)
+            same(outcome(ours.CrossEntropyLoss(**options), arguments), theirs)
+
+    @pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(options) or "default")
+    def test_everything_ignored(self, options):
+        arguments = torch.randn(2, 5, 3, requires_grad=True), torch.full((2, 3), 2 if "ignore_index" in options else -100)
+        same(outcome(ours.CrossEntropyLoss(**options), arguments), outcome(torch.nn.CrossEntropyLoss(**options), arguments))
+
+    def test_a_loss_of_zero_is_not_mistaken_for_nothing(self):
+        logits = torch.tensor([[0.0, -200.0]])
+        assert ours.CrossEntropyLoss()(logits, torch.tensor([0])) == 0
+
+    def test_bad_label_is_named(self):
+        with pytest.raises(ValueError, match=r"y_true\[1\] is 7, but logits have 5 classes on axis 1 and ignore_label is -100"):
+            ours.CrossEntropyLoss()(torch.zeros(2, 5), torch.tensor([0, 7]))
+
+    def test_autocast_and_low_precision(self):
+        logits, labels = torch.randn(8, 5, dtype=torch.bfloat16), torch.randint(0, 5, (8,))
+        assert ours.CrossEntropyLoss()(logits, labels).dtype is torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            assert ours.CrossEntropyLoss()(logits, labels).dtype is torch.nn.CrossEntropyLoss()(logits, labels).dtype
+
+
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+@pytest.mark.parametrize(
+    "name", ["CrossEntropyLoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "KLDivLoss", "BCELoss"]
+)
+def test_compiled_without_a_break(name):
+    torch._dynamo.reset()
+    module = getattr(ours, name)()
+    torch.manual_seed(0)
+    input = torch.rand(6, 4, requires_grad=True)
+    target = torch.randint(0, 4, (6,)) if name == "CrossEntropyLoss" else torch.rand(6, 4)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    found, wanted = (torch.autograd.grad(m(input, target), input)[0] for m in (compiled, getattr(torch.nn, name)()))
+    torch.testing.assert_close(found, wanted)
+
+
+class TestPosWeight:
+    @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+    @pytest.mark.parametrize("weight", [None, torch.rand(3, 1)], ids=["", "weight"])
+    def test_numbers(self, reduction, weight):
+        torch.manual_seed(0)
+        options = dict(pos_weight=torch.tensor([0.0, 0.5, 1.0, 7.0]), reduction=reduction, weight=weight)
+        for targets in (torch.rand(3, 4), torch.rand(3, 4).round()):
+            arguments = torch.randn(3, 4, requires_grad=True) * 5, targets
+            theirs = outcome(torch.nn.BCEWithLogitsLoss(**options), arguments)
+            same(outcome(ours.BCEWithLogitsLoss(**options), arguments), theirs)
+
+
+def test_bce_at_the_ends():
+    p = torch.tensor([0.0, 0.0, 1.0, 1.0, 1e-13, 1 - 6e-8], requires_grad=True)
+    t = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, 0.5])
+    for reduction in ("none", "mean"):
+        same(outcome(ours.BCELoss(reduction=reduction), (p, t)), outcome(torch.nn.BCELoss(reduction=reduction), (p, t)))
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        ours.BCELoss()(torch.tensor([1.5]), torch.tensor([1.0]))
+
+
+class TestSoftmaxLoss:
+    def test_is_the_function(self):
+        logits, labels = torch.randn(2, 5, 3), torch.tensor([[0, 4, 255], [2, 255, 1]])
+        weight = torch.rand(5)
+        for options in (dict(), dict(normalize=False), dict(normalization="full", label_smoothing=0.1), dict(reduction="none")):
+            found = ours.SoftmaxLoss(ignore_label=255, class_weight=weight, **options)(logits, labels)
+            torch.testing.assert_close(found, pl.softmax_loss(labels, logits, ignore_label=255, class_weight=weight, **options))
+
+    def test_everything_ignored_is_zero(self):
+        assert ours.SoftmaxLoss(ignore_label=255)(torch.randn(2, 5), torch.full((2,), 255)) == 0
+
+    def test_class_weight_is_a_buffer(self):
+        loss = ours.SoftmaxLoss(class_weight=torch.ones(3), normalization="full").double()
+        assert loss.class_weight.dtype is torch.float64
+        assert list(loss.state_dict()) == ["class_weight"]
+        assert "normalization='full'" in repr(loss)
