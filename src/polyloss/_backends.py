@@ -53,7 +53,7 @@ def _jax_wrap(x, like):
 
 
 def _numpy_memory(x):
-    return x.view(np.uint16) if x.dtype.name == "bfloat16" else x
+    return x.view(np.uint16) if x.dtype.kind == "V" else x  # of NumPy's dtypes of kind V only bfloat16 comes this far
 
 
 def _numpy_wrap(x, like):

@@ -1,5 +1,6 @@
 """One call in canonical form, and its evaluation: route -> reduction -> the caller's shape and kind."""
 
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,17 +64,27 @@ class Job:
     out: tuple  # (gradient, Hessian), canonical views of what the caller gave, or None
     validate: bool
     divisor: object = None
+    viewed: tuple = None, None  # arrays and what `memory` made of them: several routes ask
 
     @property
     def memory(self):
         """The arrays as NumPy arrays over the same memory; None if one of them is elsewhere."""
-        view = self.backend.memory
-        if view is None:
-            return None
         arrays = self.p, self.t, self.weight, self.class_weight, *self.out
-        views = [a if a is None else view(a) for a in arrays]
-        if any(v is None and a is not None for v, a in zip(views, arrays, strict=True)):
+        known, memory = self.viewed
+        if known is None or not all(map(operator.is_, known, arrays)):
+            memory = self._memory(arrays)
+            self.viewed = arrays, memory
+        return memory
+
+    def _memory(self, arrays):
+        if self.backend.memory is None:
             return None
+        views = []
+        for array in arrays:
+            view = None if array is None else self.backend.memory(array)
+            if view is None and array is not None:
+                return None
+            views.append(view)
         *inputs, out, out_hessian = views
         return Memory(*inputs, self._canonical(out), self._canonical(out_hessian))
 
