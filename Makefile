@@ -4,6 +4,7 @@
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
 # make bench-compare BASE=main      fails if the working tree is slower than BASE
 # make bench-publish                asv's history of measurements, in asv_bench/html
+# make test-gpu, make bench-gpu      on a machine with a CUDA device: the kernels' tests, and their times beside its copy, torch and others
 # make lint   the linters of .pre-commit-config.yaml on every file
 #
 # They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
@@ -17,7 +18,7 @@ BIN        := $(VENV)/bin
 BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test docs bench bench-compare bench-publish lint clean
+.PHONY: demo test test-gpu bench-gpu docs bench bench-compare bench-publish lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -25,6 +26,15 @@ demo: $(VENV)/installed
 # The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+# GPU_PYTHON: another interpreter that has the package, CuPy and a torch with CUDA.
+GPU_PYTHON ?= $(BIN)/python
+
+test-gpu:
+	$(GPU_PYTHON) tests/cuda_on_cpu/on_gpu.py gpu-tests.json
+
+bench-gpu:
+	$(GPU_PYTHON) asv_bench/gpu.py gpu-benchmarks.json
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
