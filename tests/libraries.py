@@ -262,7 +262,7 @@ NUMPY, TORCH, JAX = LIBRARIES[:3]
 def strided(x):
     """Every second entry of every axis."""
     wide = np.full([2 * n for n in x.shape], 99, x.dtype)
-    view = wide[tuple(slice(None, None, 2) for _ in x.shape)]
+    view = wide[(..., *(slice(None, None, 2) for _ in x.shape))]
     view[...] = x
     return view
 
@@ -270,7 +270,7 @@ def strided(x):
 def reversed_(x):
     """Negative strides on every axis."""
     flip = tuple(slice(None, None, -1) for _ in x.shape)
-    return np.ascontiguousarray(x[flip])[flip]
+    return np.array(x[flip], order="C")[flip]
 
 
 def fortran(x):

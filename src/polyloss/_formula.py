@@ -87,17 +87,17 @@ def _run(job):
 def _divisor(job, t, skip):
     """The divisor as a number or 0-d array; `t` is not smoothed yet."""
     xp = job.xp
+    if not isinstance(job.divisor, str):
+        return job.divisor
     if job.divisor == "count":
         kept = xp.sum(xp.astype(~skip, job.dtype))
         return xp.clip(kept, 1.0, None)
-    if job.divisor == "weights":
-        w = xp.ones_like(t[:, 0, :]) if job.weight is None else job.weight
-        if job.class_weight is not None:
-            w = w * xp.sum(t * job.class_weight[None, :, None], axis=1)
-        elif job.reduction == "normalize" and not job.labelled:
-            w = w * xp.sum(t, axis=1)
-        return xp.astype(_reduce.total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w)), job.dtype)
-    return job.divisor
+    w = xp.ones_like(t[:, 0, :]) if job.weight is None else job.weight
+    if job.class_weight is not None:
+        w = w * xp.sum(t * job.class_weight[None, :, None], axis=1)
+    elif job.reduction == "normalize" and not job.labelled:
+        w = w * xp.sum(t, axis=1)
+    return xp.astype(_reduce.total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w)), job.dtype)
 
 
 def _finish(xp, x, skip, bad):

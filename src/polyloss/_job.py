@@ -111,6 +111,8 @@ def finish(job, outcome):
     if job.want.value:
         value = reduced(job, outcome)
         results.append((value, restored(job, outcome.prob, lay.shape)) if job.want.prob else value)
+    elif job.want.prob:
+        results.append(restored(job, outcome.prob, lay.shape))
     for wanted, x, given in (
         (job.want.gradient, outcome.gradient, job.out[0]),
         (job.want.hessian, outcome.hessian, job.out[1]),
