@@ -231,8 +231,8 @@ def _moved(xp, p, x):
     """A NumPy array beside the probabilities; beside those of Dask it stays, and goes to their blocks in parts."""
     if xp is np or owner(p).name == "dask":
         return x
-    if x.dtype.kind in "iu":  # torch takes uint8 for a mask, and has few of the others
-        x = x.astype(np.int64)
+    # A copy, since torch warns of read-only memory; as int64, since torch takes uint8 for a mask and has few of the others.
+    x = x.astype(np.int64 if x.dtype.kind in "iu" else x.dtype)
     return xp.asarray(x, device=device_of(p))
 
 

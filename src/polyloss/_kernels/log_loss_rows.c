@@ -151,16 +151,23 @@ INLINE void read_column(const char *at, ptrdiff_t rows, ptrdiff_t stride, int si
 INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t *classes, double *restrict sums, double *restrict picked,
                        range *r)
 {
-    const ptrdiff_t item = single ? 4 : 8;
-    double line[2 * TILE];
-    for (ptrdiff_t i = 0; i < 2 * rows; i++) line[i] = one(at + i * item, single);
+    double line[2 * TILE], rest[WD];
+    const double *pairs = (const double *)at;
+    if (single) {
+        for (ptrdiff_t i = 0; i < 2 * rows; i++) line[i] = ((const float *)at)[i];
+        pairs = line;
+    }
     for (ptrdiff_t i = 0; i < rows; i++) {
-        double first = line[2 * i], second = line[2 * i + 1];
+        double first = pairs[2 * i], second = pairs[2 * i + 1];
         sums[i] = first + second;
         picked[i] = classes[i] ? second : first;
     }
-    for (ptrdiff_t i = 2 * rows; i % WD; i++) line[i] = line[0];
-    for (ptrdiff_t i = 0; i < 2 * rows; i += WD) widen(r, load_d(line + i));
+    ptrdiff_t i = 0;
+    for (; i + WD <= 2 * rows; i += WD) widen(r, load_d(pairs + i));
+    if (i < 2 * rows) {
+        for (ptrdiff_t l = 0; l < WD; l++) rest[l] = pairs[i + l < 2 * rows ? i + l : 0];
+        widen(r, load_d(rest));
+    }
 }
 
 /* The next WD weights; 0 beyond the count. */
