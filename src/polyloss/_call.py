@@ -12,17 +12,15 @@ _shortcuts = {}  # type of the predictions -> what may give the results without 
 
 def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
     """Check and evaluate one call of a loss: what `want` asks for, as the caller's kind of array."""
-    if block.small is not None and out is None:
-        results = block.small(y_true, y_pred, want, arguments)
-        if results is not None:
-            return results
-    kind = type(y_pred)
+    kind, results = type(y_pred), None
     if kind not in _shortcuts:
         _shortcuts[kind] = _shortcut(kind)
     if _shortcuts[kind] is not None:
         results = _shortcuts[kind](block, y_true, y_pred, want, out, arguments)
-        if results is not None:
-            return results
+    elif block.small is not None and out is None:
+        results = block.small(y_true, y_pred, want, arguments)
+    if results is not None:
+        return results
     job = prepare(block, y_true, y_pred, want=want, out=out, **arguments)
     return (job.backend.call or evaluate)(job)
 

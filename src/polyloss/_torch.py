@@ -7,6 +7,7 @@ formula on torch's own operations, which autograd follows. A graph that is being
 gradient.
 """
 
+import math
 from ast import literal_eval
 from copy import copy
 from enum import Enum
@@ -23,6 +24,10 @@ from polyloss._params import integers
 from polyloss._prepare import prepare
 
 GRADIENT = _job.Want(value=False, gradient=True)
+BOTH = _job.Want(value=True, gradient=True)
+SMALL = 65536  # predictions; from here on the kernels' time outweighs the road's
+REAL = frozenset((torch.float32, torch.float64))
+LABELS = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
 
 
 def call(job):
@@ -67,16 +72,20 @@ def _backward(job, upstream, upstream_prob, divisor):
 
 def _gradient(job, upstream, divisor):
     """The part of the gradient that comes by the loss."""
-    job = copy(job)
+    job, reduced = copy(job), job.reduction != "none"
     job.want, job.divisor, job.validate = GRADIENT, 1, False
-    if job.reduction != "none":
-        upstream = _reduce.quotient(job.xp, upstream, divisor).to(job.dtype)
-    upstream = upstream.expand(job.layout.losses).reshape(job.layout.n, job.layout.s)
-    if torch.is_grad_enabled():  # it will be differentiated again
-        gradient = _formula.run(job).gradient * upstream[:, None, :]
-        # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
-        return torch.where(torch.tensor(True, device=job.device), gradient, job.p).to(job.gradient_dtype)
-    job.weight = upstream if job.weight is None else job.weight * upstream
+    if reduced and isinstance(divisor, (int, float)) and upstream.is_cpu and not torch.is_grad_enabled():
+        factor = upstream.item()  # a number for the kernel to scale by, where a weight for each position would cost a stream more
+        job.divisor = divisor / factor if factor else math.inf
+    else:
+        if reduced:
+            upstream = _reduce.quotient(job.xp, upstream, divisor).to(job.dtype)
+        upstream = upstream.expand(job.layout.losses).reshape(job.layout.n, job.layout.s)
+        if torch.is_grad_enabled():  # it will be differentiated again
+            gradient = _formula.run(job).gradient * upstream[:, None, :]
+            # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
+            return torch.where(torch.tensor(True, device=job.device), gradient, job.p).to(job.gradient_dtype)
+        job.weight = upstream if job.weight is None else job.weight * upstream
     job.p = job.p.detach()
     route, _ = _routes.choose(job)
     gradient = route.run(job).gradient
@@ -142,6 +151,61 @@ def wrap(x, like):
     return tensor.view(torch.bfloat16) if x.dtype == np.uint16 and like.dtype is torch.bfloat16 else tensor
 
 
+# -------------------------------------------------------------------------------------------------------------------- shortcuts
+
+
+def shortcut(block, y_true, y_pred, want, out, arguments):
+    """The results of a call that is being compiled, or of an ordinary small one; None where the road is to be taken."""
+    if out is not None:
+        return None
+    if torch.compiler.is_compiling():
+        return _operator(block, y_true, y_pred, want, arguments)
+    if block.small is None or y_pred.numel() > SMALL or not (_plain(y_pred, REAL) and _plain(y_true, LABELS)):
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return None
+    if want.gradient:
+        results = block.small(y_true.numpy(), y_pred.detach().numpy(), want, arguments)
+        return None if results is None else (_scalar(results[0], y_pred), torch.from_numpy(results[1]))
+    if y_pred.requires_grad and torch.is_grad_enabled():
+        results = block.small(y_true.numpy(), y_pred.detach().numpy(), BOTH, arguments)
+        return None if results is None else SmallBridge.apply(y_pred, y_true, *results, block, arguments)
+    result = block.small(y_true.numpy(), y_pred.detach().numpy(), want, arguments)
+    return None if result is None else _scalar(result, y_pred)
+
+
+class SmallBridge(torch.autograd.Function):
+    """A small loss in autograd's graph. Its gradient comes with its value and is kept: a second call would cost more than it holds."""
+
+    @staticmethod
+    def forward(ctx, y_pred, y_true, value, gradient, block, arguments):
+        ctx.save_for_backward(y_pred, y_true)
+        ctx.gradient, ctx.block, ctx.arguments = gradient, block, arguments
+        return _scalar(value, y_pred)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        y_pred, y_true = ctx.saved_tensors
+        if torch.is_grad_enabled():  # it will be differentiated again
+            job = prepare(ctx.block, y_true, y_pred, want=GRADIENT, out=None, **ctx.arguments)
+            gradient = _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape)
+        else:
+            gradient = torch.from_numpy(ctx.gradient) * upstream
+        return gradient, None, None, None, None, None
+
+
+def _plain(x, dtypes):
+    """Whether a tensor is nothing but numbers in this machine's memory."""
+    kind = type(x)
+    usual = (kind is torch.Tensor or kind is torch.nn.Parameter) and x.dtype in dtypes
+    return usual and x.is_cpu and x.layout is torch.strided and not x.is_neg()
+
+
+def _scalar(x, like):
+    """A NumPy number as a 0-d tensor."""
+    return torch.scalar_tensor(float(x), dtype=like.dtype)
+
+
 # ------------------------------------------------------------------------------------------------------------------ torch.compile
 # A call in a graph that is being compiled becomes an operator, before anything of the road is traced; its implementation goes the road with
 # real tensors, so that a bad label raises when the graph runs. Options travel as one string.
@@ -153,9 +217,9 @@ LIBRARY.define(f"loss_gradient({CALL}, Tensor? upstream, Tensor? upstream_prob, 
 ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be tensors
 
 
-def shortcut(block, y_true, y_pred, want, out, arguments):
-    """The results as outputs of an operator in a graph that is being compiled; None where the road itself is to be traced, or run."""
-    if not torch.compiler.is_compiling() or out is not None or want.hessian or block.name is None or _traced_transform():
+def _operator(block, y_true, y_pred, want, arguments):
+    """The results as outputs of an operator in the graph; None where the road itself is to be traced."""
+    if want.hessian or block.name is None or _traced_transform():
         return None
     tensors = y_true, *(arguments.get(name) for name in ARRAYS)
     if any(x is not None and (not isinstance(x, torch.Tensor) or x.requires_grad) for x in tensors):
