@@ -54,11 +54,23 @@ def read(name, y, like):
         return _of_frame(name, y)
     if kind == "plain":
         return _of_list(name, y)
-    if kind.name in ("numpy", "dask") or owner(like).name != kind.name or device_of(y) != device_of(like):
+    if not beside(y, like):
         return _of_array(name, np, host(y))
     if kind.name == "torch" and dtype_name(y.dtype) in ("uint16", "uint32", "uint64"):  # torch sorts none of these
         return _of_array(name, np, host(y))
     return _of_array(name, kind.namespace(y), y)
+
+
+def beside(x, like):
+    """Whether an array is of the library and on the device of another that is not NumPy's; Dask's count as nowhere yet."""
+    return owner(x).name == owner(like).name not in ("numpy", "dask") and device_of(x) == device_of(like)
+
+
+def sequence(name, x):
+    """A list or what NumPy takes for an array, of no library the road knows; anything else is refused."""
+    if not isinstance(x, (list, tuple, range)) and not hasattr(x, "__array__"):
+        raise TypeError(f"{name} is {what(x)}, but must be an array, a list or a column")
+    return x
 
 
 def host(x):
@@ -91,8 +103,7 @@ def _of_frame(name, y):
 
 
 def _of_list(name, y):
-    if not isinstance(y, (list, tuple, range)) and not hasattr(y, "__array__"):
-        raise TypeError(f"{name} is {what(y)}, but must be an array, a list or a column")
+    sequence(name, y)
     if isinstance(y, (list, tuple)) and y and isinstance(y[0], str):
         return _of_strings(name, y)  # an array of strings would cost more than their classes
     try:

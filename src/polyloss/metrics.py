@@ -9,10 +9,10 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss import _reduce, _threads
-from polyloss._backends import owner, what
+from polyloss._backends import owner
 from polyloss._block import times
 from polyloss._cpu import kernels
-from polyloss._labels import Column, Marks, classes_of, encode, few, first, host, marks_of, read, refuse
+from polyloss._labels import Column, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
 from polyloss._params import clip_bound, flag
 from polyloss._shapes import FLOATS, dtype_name
 
@@ -109,7 +109,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
     xp, p = _probabilities(y_proba)
     n = p.shape[0]
     taken, wide = _precision(xp, p)
-    rule = Rule(EPSILON[taken] if low is None else low, rescale, wide)
+    rule = Rule(EPSILON[taken] if low is None else low, rescale and p.ndim == 2, wide)
 
     y = read("y_true", y_true, p)
     if y.values.shape[0] != n:
@@ -122,9 +122,10 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
 
     if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
         refuse(xp, ~((p >= 0) & (p <= 1)), p, "y_proba", "probabilities must be between 0 and 1")
-    if rescale and math.isnan(sums.total) and p.ndim == 2:
-        row = first(xp, xp.max(p, axis=1) == 0)
-        raise ValueError(f"y_proba[{row}] sums to 0, and cannot be rescaled to sum to 1")
+    if rule.rescale and math.isnan(sums.total):
+        empty = xp.max(p, axis=1) == 0
+        if bool(xp.any(empty)):
+            raise ValueError(f"y_proba[{first(xp, empty)}] sums to 0, and cannot be rescaled to sum to 1")
     if not rescale and sums.off > 1e-8 + math.sqrt(EPSILON[taken]):
         warnings.warn(
             f"the rows of y_proba should sum to 1, but one is off by {sums.off:.2g}: they are taken as they are", UserWarning, stacklevel=2
@@ -139,12 +140,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
 def _probabilities(y_proba):
     """Namespace and probabilities: (n, c), or (n,) if they are those of the second of two classes."""
     kind = owner(y_proba, "y_proba")
-    if isinstance(kind, str):
-        if kind == "plain" and not isinstance(y_proba, (list, tuple)) and not hasattr(y_proba, "__array__"):
-            raise TypeError(f"y_proba is {what(y_proba)}, but must be an array, a list or a table")
-        xp, p = np, np.asarray(y_proba)
-    else:
-        xp, p = _at_hand(kind, y_proba)
+    xp, p = (np, np.asarray(sequence("y_proba", y_proba))) if isinstance(kind, str) else _at_hand(kind, y_proba)
     if xp is np:
         p = _real("y_proba", p, kept=FLOATS)
     elif dtype_name(p.dtype) not in FLOATS:
@@ -199,16 +195,14 @@ def _weight(sample_weight, xp, p):
     if sample_weight is None:
         return None, n
     kind = owner(sample_weight, "sample_weight")
-    if kind == "plain" and not isinstance(sample_weight, (list, tuple, range)) and not hasattr(sample_weight, "__array__"):
-        raise TypeError(f"sample_weight is {what(sample_weight)}, but must be an array, a list or a column")
-    beside = not isinstance(kind, str) and _beside(sample_weight, p)
-    w = sample_weight if beside else np.asarray(sample_weight) if isinstance(kind, str) else host(sample_weight)
+    near = not isinstance(kind, str) and beside(sample_weight, p)
+    w = sample_weight if near else np.asarray(sequence("sample_weight", sample_weight)) if isinstance(kind, str) else host(sample_weight)
     shape = tuple(w.shape)
     if not shape:
         raise TypeError("sample_weight is a single number, but must have one weight per sample")
     if shape != (n,):
         raise ValueError(f"sample_weight has shape {shape}, but must have one weight for each of the {n} rows of y_proba")
-    if beside:
+    if near:
         wp, w = xp, xp.astype(w, getattr(xp, _widest(xp)))
     elif w.dtype.kind in "US":
         raise TypeError(f"sample_weight has dtype {w.dtype}, but must hold real numbers")
@@ -219,12 +213,7 @@ def _weight(sample_weight, xp, p):
         refuse(wp, ~wp.isfinite(w), w, "sample_weight", "weights must be finite")
     if total == 0 and not bool(wp.any(w != 0)):
         raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
-    return w if beside else _moved(xp, p, w), total
-
-
-def _beside(x, p):
-    """Whether an array is of the library and on the device of the probabilities; Dask's never are, and neither is NumPy's memory."""
-    return owner(x).name == owner(p).name not in ("numpy", "dask") and device_of(x) == device_of(p)
+    return w if near else _moved(xp, p, w), total
 
 
 def _moved(xp, p, x):
