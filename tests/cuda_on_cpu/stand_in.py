@@ -105,7 +105,7 @@ def device(shared=227 << 10, clusters=True, **how):
         real = before(0)
         there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters)
     else:
-        there = cuda.Gpu(functools.partial(RawModule, **how), contextlib.nullcontext(), shared, clusters)
+        there = cuda.Gpu(functools.partial(RawModule, **how), contextlib.nullcontext, shared, clusters)
     cuda.gpu = lambda number: there
     cuda.kernel.cache_clear()
     try:

@@ -6,7 +6,7 @@ knows CuPy; tests put a CPU in its stead.
 
 import re
 import sys
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Gpu(NamedTuple):
     """What the launches must know of a device."""
 
     module: type  # cupy.RawModule
-    context: object  # makes the device current
+    context: object  # () -> a context in which the device is current
     shared: int  # bytes of shared memory that a block may ask for
     clusters: bool  # blocks can share their shared memory: compute capability 9.0
 
@@ -64,7 +64,8 @@ def gpu(number):
     if not cupy.cuda.is_available():
         raise RuntimeError("CuPy finds no CUDA driver")
     device = cupy.cuda.Device(number)
-    return Gpu(cupy.RawModule, device, device.attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability) >= 90)
+    current = partial(cupy.cuda.Device, number)  # a new one for each call: it remembers which device was current before
+    return Gpu(cupy.RawModule, current, device.attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability) >= 90)
 
 
 @cache
@@ -162,13 +163,6 @@ class _Call:
     def numbers_too(self):
         """Room for the numbers of another launch."""
         return self._empty((6,), "float64")
-
-    def __enter__(self):
-        self.device.context.__enter__()
-        return self
-
-    def __exit__(self, *exception):
-        self.device.context.__exit__(*exception)
 
     def run(self, name, blocks, threads, arguments, shared=SUMS * 32, file=None):
         function = kernel(self.number, file or self.file, self.dtype, name)
@@ -314,7 +308,7 @@ def softmax_xent(
     arguments |= {"poly": poly_epsilon, "ignores": len(ignore), "lanes": launch.lanes, "kept": launch.kept}
     arguments["ignore"] = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
     arguments["label_kind"] = LABEL_KINDS[_dtype_name(y)] if labelled else 0
-    with call:
+    with call.device.context():
         if (call.named or call.given) and (grad is not None or hess is not None):  # the divisor must be known before it divides
             blocks = 0
             if call.named:
@@ -402,7 +396,7 @@ def elementwise(
         "scale": call.scale,
     }
     real = C_NAMES[dtype]
-    with call:
+    with call.device.context():
         if survey:
             counted = call.numbers_too()
             call.run(f"not_binary<{real}>", blocks, (256,), _packed(arguments, ELEMENTS))

@@ -7,20 +7,21 @@
    no term of which is negative: nothing cancels, and the small loss of a confident row keeps all its digits. */
 #ifndef POLYLOSS_SOFTMAX_STEPS_H
 #define POLYLOSS_SOFTMAX_STEPS_H
-#ifdef __CUDACC__
-#define STEP static __host__ __device__ inline
+#ifdef __cplusplus /* CUDA: in the type of its computation */
+#define STEP template <class REAL> __device__ __forceinline__
 #else
 #include <math.h>
 #define STEP static inline
+#define REAL double
 #endif
 
 /* d loss / d z = K p - k t', where at the top class p = 1 - rest, rest = others / (1 + others) */
-STEP double softmax_slope(double p, double kt, double sum_kt) { return sum_kt * p - kt; }
-STEP double softmax_slope_top(double rest, double kt, double sum_kt) { return (sum_kt - kt) - sum_kt * rest; }
+STEP REAL softmax_slope(REAL p, REAL kt, REAL sum_kt) { return sum_kt * p - kt; }
+STEP REAL softmax_slope_top(REAL rest, REAL kt, REAL sum_kt) { return (sum_kt - kt) - sum_kt * rest; }
 /* d² loss / d z² */
-STEP double softmax_curvature(double p, double not_p, double sum_kt) { return sum_kt * p * not_p; }
+STEP REAL softmax_curvature(REAL p, REAL not_p, REAL sum_kt) { return sum_kt * p * not_p; }
 
 /* Poly-1's term 1 - sum_c t_c p_c; excess = t_c - sum t p, not_p = 1 - p */
-STEP double poly_slope(double p, double excess) { return -p * excess; }
-STEP double poly_curvature(double p, double not_p, double excess) { return -p * excess * (not_p - p); }
+STEP REAL poly_slope(REAL p, REAL excess) { return -p * excess; }
+STEP REAL poly_curvature(REAL p, REAL not_p, REAL excess) { return -p * excess * (not_p - p); }
 #endif

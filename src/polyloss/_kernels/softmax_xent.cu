@@ -16,6 +16,7 @@
 // WEIGHTED kernels take soft targets, class weights, smoothing and Hessian; the others, labels alone, do less per element. Both take
 // ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
 #include "device.cuh"
+#include "softmax_steps.h"
 
 // Packs on their way per thread: with 64 bytes each, 512 threads of a multiprocessor have 32 KB in flight.
 template <class T> constexpr int kBatch = sizeof(T) == 8 ? 2 : 4;
@@ -215,11 +216,12 @@ template <class T, bool WEIGHTED> struct Position {
   __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
   __device__ A gradient(long long c, A p) const { return !live ? fill : c == y ? at_label : front * p; }
   __device__ A gradient(A z, A p, A t, A u_c) const {
-    return !live ? fill : front * ((u - u_c) * p + u_c * prob_minus_1(z, p) - poly * p * (t - met));
+    const A slope = z == m ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
+    return !live ? fill : front * (slope + poly * poly_slope(p, t - met));
   }
   __device__ A curvature(A z, A p, A t) const {
-    const A q = -prob_minus_1(z, p);
-    return !live ? fill : front * (p * (u * q - poly * (t - met) * (q - p)));
+    const A not_p = -prob_minus_1(z, p);
+    return !live ? fill : front * (softmax_curvature(p, not_p, u) + poly * poly_curvature(p, not_p, t - met));
   }
 };
 
