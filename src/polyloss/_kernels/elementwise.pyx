@@ -2,8 +2,8 @@
 
 `run` brings the three axes into the order in which they lie in memory, merges those that lie as one, and cuts the work into tasks whose
 size does not depend on the number of threads; sums of tasks are added in the order of the tasks, so that results don't either. Where
-neither weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas.h; the loops over a task, in C
-because they are compiled once per instruction set, are those of elementwise_rows.c.
+neither weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas.h; the loops over a task,
+in C because they are compiled once per instruction set, are those of elementwise_rows.c.
 """
 
 cimport numpy as cnp
@@ -24,11 +24,11 @@ cdef extern from "elementwise_rows.h":
     ctypedef struct elementwise_array:
         char *data
         int kind
-        Py_ssize_t a, b, l
+        Py_ssize_t a, b, e
 
     ctypedef struct elementwise_job:
         int formula, doubles, columns, stream
-        Py_ssize_t A, B, L
+        Py_ssize_t A, B, E
         elementwise_array t, p, weight, losses, grad, hess
         elementwise_array arrays[6]
         double parameters[8]
@@ -113,7 +113,7 @@ cdef bint _lay(elementwise_job *job, const Axes *arrays, Py_ssize_t N, Py_ssize_
     cdef Py_ssize_t length[3]
     cdef Py_ssize_t distance[3]
     cdef Py_ssize_t strides[3]
-    cdef int a = 0, l = 1, b = 2, i
+    cdef int a = 0, e = 1, b = 2, i
     cdef bint s_outside
     length[0], length[1], length[2] = N, C, S
     distance[0], distance[1], distance[2] = arrays[1].n, arrays[1].c, arrays[1].s
@@ -123,16 +123,16 @@ cdef bint _lay(elementwise_job *job, const Axes *arrays, Py_ssize_t N, Py_ssize_
     if s_outside:
         a, b = b, a
     if not apart:  # from the outermost to the innermost
-        if distance[b] < distance[l]:
-            b, l = l, b
+        if distance[b] < distance[e]:
+            b, e = e, b
         if distance[a] < distance[b]:
             a, b = b, a
     for i in range(6):
         strides[0], strides[1], strides[2] = arrays[i].n, arrays[i].c, arrays[i].s
         job.arrays[i].data, job.arrays[i].kind = arrays[i].data, arrays[i].kind
-        job.arrays[i].a, job.arrays[i].b, job.arrays[i].l = strides[a], strides[b], strides[l]
-    job.A, job.B, job.L = length[a], length[b], length[l]
-    job.columns = apart and distance[b] < distance[l]
+        job.arrays[i].a, job.arrays[i].b, job.arrays[i].e = strides[a], strides[b], strides[e]
+    job.A, job.B, job.E = length[a], length[b], length[e]
+    job.columns = apart and distance[b] < distance[e]
     _merge_outer(job)
     if not apart:
         _merge_inner(job)
@@ -147,13 +147,13 @@ cdef void _cut(elementwise_job *job) noexcept nogil:
     job.segments = job.rows = 1
     if job.columns:
         tiles = job.A * ((job.B + ELEMENTWISE_TILE - 1) // ELEMENTWISE_TILE)
-        job.rows = max(1, ELEMENTWISE_SEGMENT // (min(job.B, ELEMENTWISE_TILE) * job.L))
+        job.rows = max(1, ELEMENTWISE_SEGMENT // (min(job.B, ELEMENTWISE_TILE) * job.E))
         job.tasks = (tiles + job.rows - 1) // job.rows
-    elif job.L > ELEMENTWISE_SEGMENT:
-        job.segments = (job.L + ELEMENTWISE_SEGMENT - 1) // ELEMENTWISE_SEGMENT
+    elif job.E > ELEMENTWISE_SEGMENT:
+        job.segments = (job.E + ELEMENTWISE_SEGMENT - 1) // ELEMENTWISE_SEGMENT
         job.tasks = job.A * job.B * job.segments
     else:
-        job.rows = ELEMENTWISE_SEGMENT // job.L
+        job.rows = ELEMENTWISE_SEGMENT // job.E
         job.tasks = (job.A * job.B + job.rows - 1) // job.rows
 
 
@@ -173,18 +173,18 @@ cdef void _merge_outer(elementwise_job *job) noexcept nogil:
 
 
 cdef void _merge_inner(elementwise_job *job) noexcept nogil:
-    """One axis of b and l, if they lie as one in every array."""
+    """One axis of b and e, if they lie as one in every array."""
     cdef elementwise_array *x
     cdef int i
     for i in range(6):
         x = &job.arrays[i]
-        if x.data != NULL and job.B > 1 and job.L > 1 and x.b != x.l * job.L:
+        if x.data != NULL and job.B > 1 and job.E > 1 and x.b != x.e * job.E:
             return
     for i in range(6):
         x = &job.arrays[i]
-        x.l = x.l if job.L > 1 else x.b
+        x.e = x.e if job.E > 1 else x.b
         x.b = 0
-    job.B, job.L = 1, job.B * job.L
+    job.B, job.E = 1, job.B * job.E
 
 
 def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, str combine="mean", weight=None, double scale=1.0,

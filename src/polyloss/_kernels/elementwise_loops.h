@@ -80,51 +80,6 @@ FORMULAS(EVALUATION)
 static FORMULA(evaluation) *const FORMULA(evaluations)[] = {FORMULAS(ENTRY)};
 #undef ENTRY
 
-/* n numbers of a kind, stride bytes apart, as the type of computation */
-static void FORMULA(read_line)(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n, one *to /* (n,) */)
-{
-#define LINE(type, read)                                                                                                                   \
-    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
-        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(((const type *)from)[i]);                                                      \
-    else                                                                                                                                   \
-        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(*(const type *)(from + i * stride));                                           \
-    break;
-    switch (kind) {
-    case F4: LINE(float, )
-    case F8: LINE(double, )
-    case F2: LINE(uint16_t, half_to_float)
-    case BF16: LINE(uint16_t, bf16_to_float)
-    case I1: LINE(int8_t, )
-    case I2: LINE(int16_t, )
-    case I4: LINE(int32_t, )
-    case I8: LINE(int64_t, )
-    case U1: LINE(uint8_t, )
-    case U2: LINE(uint16_t, )
-    case U4: LINE(uint32_t, )
-    case U8: LINE(uint64_t, )
-    }
-#undef LINE
-}
-static void FORMULA(write_line)(int kind, char *to, ptrdiff_t stride, ptrdiff_t n, const one *from /* (n,) */)
-{
-#define LINE(type, write)                                                                                                                  \
-    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
-        for (ptrdiff_t i = 0; i < n; i++) ((type *)to)[i] = write(from[i]);                                                                \
-    else                                                                                                                                   \
-        for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = write(from[i]);                                                     \
-    break;
-    switch (kind) {
-    case F4: LINE(float, (float))
-    case F8: LINE(double, (double))
-    case F2: LINE(uint16_t, float_to_half)
-    case BF16: LINE(uint16_t, float_to_bf16)
-    }
-#undef LINE
-}
-INLINE int FORMULA(in_place)(int kind, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len)
-{
-    return kind == KIND && inner == (ptrdiff_t)sizeof(one) && (m == 1 || outer == len * inner);
-}
 /* m lines of len numbers as one: where they lie, if they lie so, else copied into room */
 static const one *FORMULA(read)(int kind, const char *from, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len, one *room)
 {
@@ -187,7 +142,7 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
     FORMULA(rooms) room __attribute__((aligned(64)));
     const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
-    const ptrdiff_t L = job->L, segment = task % job->segments;
+    const ptrdiff_t L = job->E, segment = task % job->segments;
     const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT, to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
     ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
     one parameters[FORMULA_PARAMETERS];
@@ -203,7 +158,7 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
         char *gg = grad->data ? grad->data + a * grad->a + b * grad->b : NULL;
         char *hh = hess->data ? hess->data + a * hess->a + b * hess->b : NULL;
         if (m > 1) {
-            const one *x = FORMULA(read)(t->kind, tt, t->b, m, t->l, L, room.t), *y = FORMULA(read)(p->kind, pp, p->b, m, p->l, L, room.p);
+            const one *x = FORMULA(read)(t->kind, tt, t->b, m, t->e, L, room.t), *y = FORMULA(read)(p->kind, pp, p->b, m, p->e, L, room.p);
             evaluation(m * L, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
             for (ptrdiff_t i = 0; i < m; i++) {
                 double s = 0;
@@ -216,26 +171,26 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
             if (!gg && !hh) continue;
             for (ptrdiff_t i = 0; i < m; i++)
                 for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = (one)(job->scale * (double)room.w[i]);
-            if (gg) FORMULA(write)(grad->kind, gg, grad->b, m, grad->l, L, room.k, room.slope, job->stream);
-            if (hh) FORMULA(write)(hess->kind, hh, hess->b, m, hess->l, L, room.k, room.curvature, job->stream);
+            if (gg) FORMULA(write)(grad->kind, gg, grad->b, m, grad->e, L, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->kind, hh, hess->b, m, hess->e, L, room.k, room.curvature, job->stream);
             continue;
         }
         const one k = (one)(job->scale * (double)room.w[0]);
-        const int t_lies = FORMULA(in_place)(t->kind, 0, 1, t->l, 0), p_lies = FORMULA(in_place)(p->kind, 0, 1, p->l, 0);
-        const int g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->l, 0), h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->l, 0);
+        const int t_lies = FORMULA(in_place)(t->kind, 0, 1, t->e, 0), p_lies = FORMULA(in_place)(p->kind, 0, 1, p->e, 0);
+        const int g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->e, 0), h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->e, 0);
         const ptrdiff_t step = t_lies && p_lies && k != 0 && (!gg || g_lies) && (!hh || h_lies) ? to - from : TILE;
         double s = 0;
         for (ptrdiff_t l = from; l < to && (room.w[0] != 0 || gg || hh); l += step) {
             const ptrdiff_t n = step < to - l ? step : to - l;
             one *g = gg && g_lies && k != 0 ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
             if (room.w[0] != 0) {
-                const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->kind, tt + l * t->l, 0, 1, t->l, n, room.t);
-                const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->kind, pp + l * p->l, 0, 1, p->l, n, room.p);
+                const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->kind, tt + l * t->e, 0, 1, t->e, n, room.t);
+                const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->kind, pp + l * p->e, 0, 1, p->e, n, room.p);
                 s += evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
-            if (gg && g == room.slope) FORMULA(write_line)(grad->kind, gg + l * grad->l, grad->l, n, g);
-            if (hh && h == room.curvature) FORMULA(write_line)(hess->kind, hh + l * hess->l, hess->l, n, h);
+            if (gg && g == room.slope) FORMULA(write_line)(grad->kind, gg + l * grad->e, grad->e, n, g);
+            if (hh && h == room.curvature) FORMULA(write_line)(hess->kind, hh + l * hess->e, hess->e, n, h);
         }
         if (job->segments == 1) {
             s = room.w[0] == 0 ? 0 : s * job->mean * (double)room.w[0];
@@ -261,21 +216,21 @@ static void FORMULA(columns_task)(const elementwise_job *job, ptrdiff_t task, do
         const ptrdiff_t a = tile / tiles, b = tile % tiles * TILE, n = job->B - b < TILE ? job->B - b : TILE;
         FORMULA(read_weights)(job, a, b, n, room.w);
         *weights += FORMULA(sum_line)(room.w, n);
-        ptrdiff_t most = TILE / n < job->L ? TILE / n : job->L, m;
+        ptrdiff_t most = TILE / n < job->E ? TILE / n : job->E, m;
         for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
         for (ptrdiff_t j = 0; (grad->data || hess->data) && j < most; j++)
             for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = (one)(job->scale * (double)room.w[i]);
-        for (ptrdiff_t l = 0; l < job->L; l += m) {
-            m = most < job->L - l ? most : job->L - l;
-            const char *tt = t->data + a * t->a + b * t->b + l * t->l, *pp = p->data + a * p->a + b * p->b + l * p->l;
-            char *gg = grad->data ? grad->data + a * grad->a + b * grad->b + l * grad->l : NULL;
-            char *hh = hess->data ? hess->data + a * hess->a + b * hess->b + l * hess->l : NULL;
-            const one *x = FORMULA(read)(t->kind, tt, t->l, m, t->b, n, room.t), *y = FORMULA(read)(p->kind, pp, p->l, m, p->b, n, room.p);
+        for (ptrdiff_t l = 0; l < job->E; l += m) {
+            m = most < job->E - l ? most : job->E - l;
+            const char *tt = t->data + a * t->a + b * t->b + l * t->e, *pp = p->data + a * p->a + b * p->b + l * p->e;
+            char *gg = grad->data ? grad->data + a * grad->a + b * grad->b + l * grad->e : NULL;
+            char *hh = hess->data ? hess->data + a * hess->a + b * hess->b + l * hess->e : NULL;
+            const one *x = FORMULA(read)(t->kind, tt, t->e, m, t->b, n, room.t), *y = FORMULA(read)(p->kind, pp, p->e, m, p->b, n, room.p);
             evaluation(m * n, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
             for (ptrdiff_t j = 0; j < m; j++)
                 for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
-            if (gg) FORMULA(write)(grad->kind, gg, grad->l, m, grad->b, n, room.k, room.slope, job->stream);
-            if (hh) FORMULA(write)(hess->kind, hh, hess->l, m, hess->b, n, room.k, room.curvature, job->stream);
+            if (gg) FORMULA(write)(grad->kind, gg, grad->e, m, grad->b, n, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->kind, hh, hess->e, m, hess->b, n, room.k, room.curvature, job->stream);
         }
         for (ptrdiff_t i = 0; i < n; i++) room.value[i] = (one)(room.w[i] == 0 ? 0 : sums[i] * job->mean * (double)room.w[i]);
         *total += FORMULA(sum_line)(room.value, n);
@@ -287,7 +242,7 @@ static int FORMULA(not_binary)(const elementwise_job *job, ptrdiff_t task)
     one w, x[TILE];
     const elementwise_array *t = &job->t;
     const ptrdiff_t segment = task % job->segments, from = segment * ELEMENTWISE_SEGMENT;
-    const ptrdiff_t to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < job->L ? from + ELEMENTWISE_SEGMENT : job->L;
+    const ptrdiff_t to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < job->E ? from + ELEMENTWISE_SEGMENT : job->E;
     ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
     int other = 0;
     for (; row < last; row++) {
@@ -295,7 +250,7 @@ static int FORMULA(not_binary)(const elementwise_job *job, ptrdiff_t task)
         FORMULA(read_weights)(job, a, b, 1, &w);
         for (ptrdiff_t l = from; l < to && w != 0; l += TILE) {
             const ptrdiff_t n = to - l < TILE ? to - l : TILE;
-            const one *y = FORMULA(read)(t->kind, t->data + a * t->a + b * t->b + l * t->l, 0, 1, t->l, n, x);
+            const one *y = FORMULA(read)(t->kind, t->data + a * t->a + b * t->b + l * t->e, 0, 1, t->e, n, x);
             for (ptrdiff_t i = 0; i < n; i++) other |= (y[i] != 0) & (y[i] != 1);
         }
     }

@@ -3,6 +3,7 @@
 #define POLYLOSS_ELEMENTWISE_ROWS_H
 
 #include "isa.h"
+#include "storage.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,21 +11,18 @@
 
 #define ELEMENTWISE_TILE 1024 /* elements; the rooms of a task stay in the first-level cache */
 
-/* How numbers lie in memory. Only the first four are predictions, outputs and weights; all are targets. */
-enum { F4, F8, F2, BF16, I1, I2, I4, I8, U1, U2, U4, U8 };
-
-/* An array along the job's axes a, b (positions, outer and inner) and l (elements of a position); strides in bytes. */
+/* An array along the job's axes a, b (positions, outer and inner) and e (elements of a position); strides in bytes. */
 typedef struct {
     char *data; /* NULL: not given */
     int kind;
-    ptrdiff_t a, b, l;
+    ptrdiff_t a, b, e;
 } elementwise_array;
 
 typedef struct {
     int formula; /* index in FORMULAS */
     int doubles; /* compute in double, else in float */
     int columns; /* positions lie beside each other in memory; else the elements of a position do */
-    ptrdiff_t A, B, L;
+    ptrdiff_t A, B, E;
     union {
         struct {
             elementwise_array t, p, weight, losses, grad, hess; /* weight, losses: (A, B) */

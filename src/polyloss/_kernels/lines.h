@@ -1,0 +1,55 @@
+/* Lines of numbers of any kind and stride, to and from the type of computation; included after real_float.h or real_double.h. */
+
+#ifndef PREFETCH
+#if defined __GNUC__
+#define PREFETCH(p) __builtin_prefetch(p)
+#else
+#define PREFETCH(p) ((void)0)
+#endif
+#endif
+
+/* n numbers of a kind, stride bytes apart, as the type of computation */
+static void FORMULA(read_line)(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n, one *to /* (n,) */)
+{
+#define LINE(type, read)                                                                                                                   \
+    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(((const type *)from)[i]);                                                      \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(*(const type *)(from + i * stride));                                           \
+    break;
+    switch (kind) {
+    case F4: LINE(float, )
+    case F8: LINE(double, )
+    case F2: LINE(uint16_t, half_to_float)
+    case BF16: LINE(uint16_t, bf16_to_float)
+    case I1: LINE(int8_t, )
+    case I2: LINE(int16_t, )
+    case I4: LINE(int32_t, )
+    case I8: LINE(int64_t, )
+    case U1: LINE(uint8_t, )
+    case U2: LINE(uint16_t, )
+    case U4: LINE(uint32_t, )
+    case U8: LINE(uint64_t, )
+    }
+#undef LINE
+}
+static void FORMULA(write_line)(int kind, char *to, ptrdiff_t stride, ptrdiff_t n, const one *from /* (n,) */)
+{
+#define LINE(type, write)                                                                                                                  \
+    if (stride == (ptrdiff_t)sizeof(type))                                                                                                 \
+        for (ptrdiff_t i = 0; i < n; i++) ((type *)to)[i] = write(from[i]);                                                                \
+    else                                                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = write(from[i]);                                                     \
+    break;
+    switch (kind) {
+    case F4: LINE(float, (float))
+    case F8: LINE(double, (double))
+    case F2: LINE(uint16_t, float_to_half)
+    case BF16: LINE(uint16_t, float_to_bf16)
+    }
+#undef LINE
+}
+INLINE int FORMULA(in_place)(int kind, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t inner, ptrdiff_t len)
+{
+    return kind == KIND && inner == (ptrdiff_t)sizeof(one) && (m == 1 || outer == len * inner);
+}

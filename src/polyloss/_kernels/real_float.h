@@ -1,0 +1,38 @@
+/* What the loops and formulas.h ask of a type: vectors of W floats. */
+#include "real_none.h"
+
+#define one float
+#define real vf
+#define KIND F4
+#define LANES W
+#define FORMULA(name) name##_f
+#define R(c) all_f((float)(c))
+#define SELECT(m, x, y) select_f(m, x, y)
+#define LT(x, y) lt_f(x, y)
+#define LE(x, y) le_f(x, y)
+#define EQ(x, y) eq_f(x, y)
+#define FIRST(n) first_f(n)
+#define MAX(x, y) max_f(x, y)
+#define MIN(x, y) min_f(x, y)
+#define ABS(x) abs_f(x)
+#define SQRT(x) sqrt_f(x)
+#define EXP_NEG(x) exp_neg_f(x)
+#define EXPM1_NEG(x) expm1_neg_f(x)
+#define LOG(x) log_f(x)
+#define LOG1P(x) log1p_f(x)
+#define LOG1P_01(x) log1p_01_f(x)
+#define LOG1M_HALF(x) log1m_half_f(x)
+#define LOG_HALF(x) log_half_f(x)
+#define LOG_NEAR(u, v) log_near_f(u, v)
+#define TIMES(x, y) times_f(x, y)
+#define POWER(u, n) power_f(u, n)
+#define LOAD(p) load_f(p)
+#define STORE(p, v) store_f(p, v)
+#define STREAM(p, v) stream_f(p, v)
+#define LOAD_PART(p, n) load_part_f(p, n)
+#define STORE_PART(p, v, n) store_part_f(p, v, n)
+#define SUM(v) sum_f(v)
+#define AND(m, k) AND_MASK(m, k)
+#define OR(m, k) OR_MASK(m, k)
+#define MASK mf
+#define SUM_ROW(x, n) sum_row_f(x, n)

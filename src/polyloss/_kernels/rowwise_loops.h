@@ -1,0 +1,241 @@
+/* Row-wise losses for one type; included by rowwise_rows.c for floats and for doubles.
+
+   A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
+   not NULL it writes k times the slopes there. room holds 2 C numbers. */
+
+typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
+                            one *room /* (2 C,) */);
+
+#define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
+#define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
+
+/* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log y;
+   and whether it was clipped. */
+typedef struct {
+    real y, rest, log;
+    MASK outside;
+} FORMULA(share);
+INLINE FORMULA(share) FORMULA(share_of)(real p, sum_t sum, real epsilon)
+{
+    const one high = (one)sum.high, low = (one)((sum.high - (double)high) + sum.low), inverse = (one)(1 / sum.high);
+    FORMULA(share) s;
+    real y = p / R(high), rest = ((R(high) - p) + R(low)) * R(inverse);
+    s.outside = OR(LT(y, epsilon), LT(R(1) - epsilon, y));
+    s.y = FORMULA(clip)(y, epsilon, R(1) - epsilon);
+    s.rest = SELECT(s.outside, R(1) - s.y, rest);
+    s.log = SELECT(LT(s.y, s.rest), LOG_HALF(s.y), LOG1M_HALF(s.rest));
+    return s;
+}
+
+/* Σ of -t log y, times α (1 - y)^γ if focal. The slope by a prediction is (h - Σ h y) / sum with h the derivative by y; the own term of the
+   sum is taken out, h (1 - y) - (Σ h y - h y), where it would cancel. */
+INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+{
+    const sum_t sum = SUM_ROW(p, C);
+    const real epsilon = R(a[focal ? 2 : 0]), smoothing = R(a[focal ? 3 : 1]), each = smoothing / R(C), alpha = R(a[0]), gamma = R(a[1]);
+    double total = 0, pull = 0;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real losses = R(0), pulls = R(0);
+        FOR_LANES (i, m, n) {
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each;
+            const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), sum, epsilon);
+            const real entropy = -TIMES(target, s.log), factor = focal ? alpha * POWER(s.rest, gamma) : R(1);
+            losses += SELECT(FIRST(m), factor * entropy, R(0));
+            if (!g) continue;
+            real h = -TIMES(target, factor / s.y);
+            if (focal) h = h - alpha * gamma * POWER(s.rest, gamma - R(1)) * entropy;
+            h = SELECT(s.outside, R(0), h);
+            STORE_PART(g + b + i, h * s.rest, m);
+            STORE_PART(room + b + i, h * s.y, m); /* through memory: a product kept in a fused sum would not cancel exactly */
+            pulls += SELECT(FIRST(m), h * s.y, R(0));
+        }
+        total += SUM(losses);
+        pull += SUM(pulls);
+    }
+    if (g) {
+        const real all = R((one)pull), factor = R((one)((double)k / sum.high));
+        FOR_LANES (i, m, C) STORE_PART(g + i, factor * (LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m))), m);
+    }
+    return total;
+}
+static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+{
+    return FORMULA(shares)(0, C, t, p, a, k, g, room);
+}
+static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+{
+    return FORMULA(shares)(1, C, t, p, a, k, g, room);
+}
+/* The same of a one-hot target, by its label. */
+static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g)
+{
+    const sum_t sum = SUM_ROW(p, C);
+    const FORMULA(share) s = FORMULA(share_of)(R(p[label]), sum, R(a[0]));
+    one value[LANES], own[LANES], others[LANES];
+    STORE(value, -s.log);
+    if (g) { /* h y = -1, or 0 where it is clipped */
+        const real factor = R((one)((double)k / sum.high));
+        STORE(own, SELECT(s.outside, R(0), -factor * (s.rest / s.y)));
+        STORE(others, SELECT(s.outside, R(0), factor));
+        const real x = R(others[0]);
+        FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
+        g[label] = own[0];
+    }
+    return (double)value[0];
+}
+/* max(max_c (1 - t) p - Σ t p + 1, 0); of several largest the first has the slope. */
+static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+{
+    ptrdiff_t first = 0;
+    real top = R(-INFINITY);
+    double right = 0;
+    one lane[LANES], largest;
+    (void)a, (void)room;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real sum = R(0);
+        FOR_LANES (i, m, n) {
+            const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
+            top = MAX(top, SELECT(FIRST(m), (R(1) - x) * y, top));
+            sum += x * y;
+        }
+        right += SUM(sum);
+    }
+    STORE(lane, top);
+    largest = lane[0];
+    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
+    if (!(margin > 0)) {
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        return margin <= 0 ? 0 : margin;
+    }
+    if (g) {
+        while (first < C - 1 && (1 - t[first]) * p[first] != largest) first++;
+        FOR_LANES (i, m, C) STORE_PART(g + i, R(-k) * LOAD_PART(t + i, m), m);
+        g[first] = k * ((1 - t[first]) - t[first]);
+    }
+    return margin;
+}
+
+/* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or underflow; else x itself. */
+static const one *FORMULA(tame)(const one *x, ptrdiff_t C, one *room, int *exponent)
+{
+    real top = R(0);
+    one lane[LANES], largest = 0;
+    *exponent = 0;
+    FOR_LANES (i, m, C) top = MAX(top, ABS(LOAD_PART(x + i, m)));
+    STORE(lane, top);
+    for (int i = 0; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    const double size = (double)largest, limit = sizeof(one) == 4 ? 0x1p40 : 0x1p400;
+    if (largest == 0 || !(size <= DBL_MAX) || (size < limit && size > 1 / limit)) return x;
+    frexp(size, exponent);
+    for (ptrdiff_t c = 0; c < C; c++) room[c] = (one)ldexp((double)x[c], -*exponent);
+    return room;
+}
+/* -Σ t p / (‖t‖ ‖p‖); 0 where one is all zeros. */
+static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+{
+    int t_exponent, p_exponent;
+    double tt = 0, pp = 0, tp = 0;
+    (void)a;
+    t = FORMULA(tame)(t, C, room, &t_exponent);
+    p = FORMULA(tame)(p, C, room + C, &p_exponent);
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real xx = R(0), yy = R(0), xy = R(0);
+        FOR_LANES (i, m, n) {
+            const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
+            xx += x * x, yy += y * y, xy += x * y;
+        }
+        tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
+    }
+    if (tt == 0 || pp == 0) {
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        return 0;
+    }
+    const double t_norm = sqrt(tt), p_norm = sqrt(pp);
+    if (g) { /* (p cos ‖t‖/‖p‖ - t) / (‖t‖ ‖p‖), exactly 0 for p = t */
+        const real ratio = R((one)(tp / pp)), by_t = R((one)(1 / t_norm)), by_p = R((one)ldexp((double)k / p_norm, -p_exponent));
+        FOR_LANES (i, m, C) STORE_PART(g + i, (ratio * LOAD_PART(p + i, m) - LOAD_PART(t + i, m)) * by_t * by_p, m);
+    }
+    return -tp / t_norm / p_norm;
+}
+
+/* In the order of ROWWISE; labels go to sparse, since they never pass through floats. */
+static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy), NULL,
+                                              FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity)};
+
+/* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
+static const one *FORMULA(gather)(const rowwise_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
+{
+    if (m == 1) {
+        if (FORMULA(in_place)(x->kind, 0, 1, x->c, 0)) return (const one *)from;
+        FORMULA(read_line)(x->kind, from, x->c, C, room);
+        return room;
+    }
+    for (ptrdiff_t c = 0; c < C; c++) {
+        FORMULA(read_line)(x->kind, from + c * x->c, x->b, m, line);
+        for (ptrdiff_t i = 0; i < m; i++) room[i * C + c] = line[i];
+    }
+    return room;
+}
+static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *sums)
+{
+    const ptrdiff_t C = job->C, most = job->tile, all = job->A * job->tiles;
+    const ptrdiff_t last = (task + 1) * job->tiles_per_task < all ? (task + 1) * job->tiles_per_task : all;
+    const rowwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *weight = &job->weight, *losses = &job->losses;
+    const int labelled = rowwise_labelled[job->loss], g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->c, 0);
+    FORMULA(row) *row = FORMULA(rows)[job->loss];
+    one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
+    uint64_t label[ROWWISE_TILE];
+    one *room = malloc((3 * (size_t)most + 2) * (size_t)C * sizeof(one)), *room_t = room + 2 * C, *room_p = room_t + most * C;
+    one *room_g = room_p + most * C;
+    if (!room) return 1;
+    for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
+    for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
+        const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->B - b < most ? job->B - b : most;
+        const char *pp = p->data + at * p->a + b * p->b, *tt = t->data + at * t->a + b * t->b;
+        char *gg = grad->data ? grad->data + at * grad->a + b * grad->b : NULL;
+        if (weight->data) FORMULA(read_line)(weight->kind, weight->data + at * weight->a + b * weight->b, weight->b, m, w);
+        else
+            for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
+        if (labelled) read_labels(t->kind, tt, t->b, m, label);
+        const one *x = labelled ? NULL : FORMULA(gather)(t, tt, m, C, room_t, line), *y = FORMULA(gather)(p, pp, m, C, room_p, line);
+        for (ptrdiff_t i = 0; i < m; i++) {
+            one *g = !gg ? NULL : m == 1 && g_lies ? (one *)gg : room_g + i * C;
+            double value = 0;
+            int skipped = 0;
+            for (ptrdiff_t j = 0; labelled && j < job->ignored_count; j++) skipped |= label[i] == job->ignored[j];
+            if (!skipped) {
+                sums->kept++;
+                sums->weights += (double)w[i];
+            }
+            if (labelled && !skipped && label[i] >= (uint64_t)C) {
+                const ptrdiff_t place = at * job->flat_a + (b + i) * job->flat_b;
+                if (sums->bad < 0 || place < sums->bad) sums->bad = place;
+                value = NAN;
+                for (ptrdiff_t c = 0; g && c < C; c++) g[c] = (one)NAN;
+            } else if (skipped || w[i] == 0) {
+                for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+            } else {
+                const one k = (one)(job->scale * (double)w[i]);
+                value = labelled ? FORMULA(sparse)(C, (ptrdiff_t)label[i], y + i * C, a, k, g) : row(C, x + i * C, y + i * C, a, k, g, room);
+                value *= (double)w[i];
+                for (ptrdiff_t c = 0; g && k == 0 && c < C; c++) g[c] = 0;
+            }
+            sums->total += value;
+            line[i] = (one)value;
+        }
+        if (losses->data) FORMULA(write_line)(losses->kind, losses->data + at * losses->a + b * losses->b, losses->b, m, line);
+        if (gg && m == 1 && !g_lies) FORMULA(write_line)(grad->kind, gg, grad->c, C, room_g);
+        for (ptrdiff_t c = 0; gg && m > 1 && c < C; c++) {
+            for (ptrdiff_t i = 0; i < m; i++) line[i] = room_g[i * C + c];
+            FORMULA(write_line)(grad->kind, gg + c * grad->c, grad->b, m, line);
+        }
+    }
+    free(room);
+    return 0;
+}
+#undef BLOCK
+#undef FOR_LANES
