@@ -4,10 +4,12 @@ Every public function ends here, and so do the gradients: `want` says which of v
 asked for. What depends on the array library stands in `_backends.BACKENDS`; what depends on the loss, in its block.
 """
 
+from collections.abc import Callable
+
 from polyloss._job import VALUE, evaluate
 from polyloss._prepare import prepare
 
-_shortcuts = {}  # type of the predictions -> what may give the results without the road
+_shortcuts: dict[type, Callable | None] = {}  # type of the predictions -> what may give the results without the road
 
 
 def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):

@@ -216,7 +216,7 @@ def fused(
         _view(&job.y, y, "ns", places, "y")
     if job.soft and (<object>y).dtype != real or not job.soft and job.y.type < TYPE_I8:
         raise TypeError(f"y is {(<object>y).dtype}")
-    held = _ignored(&job, () if job.soft else ignore, np.int64 if job.soft else (<object>y).dtype)
+    _held = _ignored(&job, () if job.soft else ignore, np.int64 if job.soft else (<object>y).dtype)
     _optional(&job.class_weight, class_weight, "c", (shape[1],), "class_weight", real)
     _optional(&job.weight, weight, "ns", places, "weight", real)
     _optional(&job.upstream, upstream, "ns", places, "upstream", real)
@@ -361,7 +361,7 @@ cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name,
 
 
 def backward(z, y, lse, upstream, **options):
-    """The gradient alone: `upstream` (N, S) times that of each loss. Needs no stored log-sum-exp: the row's sum is taken again from the cache."""
+    """The gradient alone: `upstream` (N, S) times that of each loss. The row's sum is taken again, from the cache."""
     fused(z, y, upstream=upstream, **options)
 
 
@@ -378,7 +378,7 @@ def label_sums(cnp.ndarray y, Py_ssize_t c, *, ignore=(), class_weight=None, wei
     job.n, job.s = places
     job.c = c
     _view(&job.y, y, "ns", places, "y")
-    held = _ignored(&job, ignore, (<object>y).dtype)
+    _held = _ignored(&job, ignore, (<object>y).dtype)
     real = np.float32 if all(a is None or a.dtype == np.float32 for a in (class_weight, weight)) else np.float64
     _optional(&job.class_weight, class_weight, "c", (c,), "class_weight", real)
     _optional(&job.weight, weight, "ns", places, "weight", real)
