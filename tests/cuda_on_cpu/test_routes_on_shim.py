@@ -189,6 +189,9 @@ def torch_on_gpu(monkeypatch):
         yield torch
         torch.set_default_device(None)
         return
+    from polyloss import _torch
+
+    monkeypatch.setattr(_torch, "SMALL", -1)  # the short way of small tensors of this machine
     monkeypatch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
     monkeypatch.setattr(cuda, "_stream", lambda x: None)
     monkeypatch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])
@@ -217,3 +220,26 @@ def test_torch_elementwise(torch_on_gpu):
     peer = torch.nn.functional.huber_loss(p, t)
     torch.testing.assert_close(loss, peer)
     torch.testing.assert_close(torch.autograd.grad(loss, p), torch.autograd.grad(peer, p))
+
+
+def test_torch_gradients_come_from_the_kernel(torch_on_gpu, monkeypatch):
+    """Forward and backward are one launch each, and agree with difference quotients."""
+    torch = torch_on_gpu
+    y, z = torch.arange(4), torch.asarray(logits((4, 5), "f8")).requires_grad_()
+    calls, kernel = [], cuda.softmax_xent
+    monkeypatch.setattr(
+        cuda, "softmax_xent", lambda *a, **k: calls.append([name for name in ("grad", "prob") if k[name] is not None]) or kernel(*a, **k)
+    )
+    torch.autograd.grad(pl.softmax_loss(y, z, ignore_label=3), z)
+    assert calls == [[], ["grad"]]
+    assert torch.autograd.gradcheck(
+        lambda a: pl.softmax_loss(y, a, ignore_label=3, class_weight=torch.arange(5, dtype=torch.float64)), (z,)
+    )
+    assert torch.autograd.gradcheck(lambda a: pl.softmax_loss(y, a, return_prob=True, reduction="none"), (z,))
+
+
+def test_torch_compiles_the_loss(torch_on_gpu):
+    torch = torch_on_gpu
+    y, z = torch.arange(4), torch.asarray(logits((4, 5))).requires_grad_()
+    compiled = torch.compile(lambda a: pl.softmax_loss(y, a * 2), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(z), z), torch.autograd.grad(torch.nn.functional.cross_entropy(z * 2, y), z))
