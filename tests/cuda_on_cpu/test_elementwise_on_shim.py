@@ -166,6 +166,8 @@ def test_one_position(weight):
         case["p"][:] = np.nan
     with device.device():
         check(run(case, ("losses", "grad")), case)
+        if weight:
+            check(run(case, divisor="weights"), case, "weights")
 
 
 @pytest.mark.parametrize(("low", "binary"), [(0, True), (-1, False)])

@@ -133,6 +133,10 @@ template <class T, class Loss> __global__ void __launch_bounds__(kThreads, 1) fl
                   threads = static_cast<long long>(gridDim.x) * blockDim.x;
   Sums sums;
   sums.total = evaluation.stretch(0, job.n * job.c * job.s, thread, threads, w) * job.mean * (w == 0 ? 0 : w);
+  if (thread == 0) {
+    sums.count = static_cast<double>(job.n * job.s);
+    sums.weight = sums.count * w;
+  }
   hand_in(job, sums);
 }
 
