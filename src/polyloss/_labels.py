@@ -152,7 +152,7 @@ def _of_array(name, xp, y):
 
 
 def _of_strings(name, y, mixed=ValueError):
-    """A sequence of strings. Through a set and a dictionary: 10 times as fast as `np.unique`, which sorts."""
+    """A sequence of strings. Through a set and a dictionary: for a list in a quarter of the time of `np.unique`, which sorts."""
     try:
         present = set(y)
     except TypeError:
@@ -164,7 +164,7 @@ def _of_strings(name, y, mixed=ValueError):
         raise error(f"{name}[{at}] is {y[at]!r}, but labels must be strings or whole numbers, and not both")
     names = sorted(present)
     number = {v: i for i, v in enumerate(names)}
-    return Column(np.fromiter(map(number.__getitem__, y), np.int64, len(y)), np.asarray(names))
+    return Column(np.fromiter(map(number.__getitem__, y), np.int64, len(y)), np.asarray(names, object))
 
 
 def refuse(xp, bad, x, name, rule):

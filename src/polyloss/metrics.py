@@ -275,15 +275,15 @@ def _kernel(xp, p):
 def _sums_of_neighbours(xp, p, y, declared, weight, rule):
     """The sums where labels are neighbouring integers, found without a pass that only looks which there are; None if they are not.
 
-    The first labels tell which classes there should be; the kernel refuses any other label and notes which ones occur.
+    The first and last labels tell which classes there should be; the kernel refuses any other label and notes which ones occur.
     """
     kernel, c = _kernel(xp, p), _classes(p)
     if kernel is None or not isinstance(y, Column) or y.names is not None:
         return None
     if declared is None:
-        head = y.values[:1024]
-        base, seen = int(head.min()), np.zeros(c, np.uint8)
-        if int(head.max()) - base >= c:
+        ends = np.concatenate((y.values[:512], y.values[-512:]))  # sorted labels have their least at one of them
+        base, seen = int(ends.min()), np.zeros(c, np.uint8)
+        if int(ends.max()) - base >= c:
             return None
     else:
         base, seen = declared[0], None

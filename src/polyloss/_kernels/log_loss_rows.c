@@ -15,7 +15,14 @@
 #define PREFETCH(at) ((void)0)
 #endif
 
-enum { TILE = 512, LONG = 24 }; /* rows in a tile at most; columns from which a row is worth vectors of its own */
+/* Left alone, gcc reads a vector from memory once for each of its uses; rows begin anywhere, and most of those reads cross a line. */
+#if defined __GNUC__ && defined __x86_64__ && W > 1
+#define READ_ONCE(v) __asm__("" : "+v"(v))
+#else
+#define READ_ONCE(v) ((void)0)
+#endif
+
+enum { TILE = 512, LONG = 8 }; /* rows in a tile at most; columns from which a row is worth vectors of its own: WD or more */
 
 INLINE int in_one_piece(const log_loss_job *j) { return j->columns >= LONG && j->column_stride == (j->single ? 4 : 8); }
 
@@ -99,30 +106,33 @@ static void note_seen(uint8_t *seen, ptrdiff_t known, const int64_t *classes, pt
 }
 
 /* The sum of one long row; four accumulators, and the next page on its way, where the hardware's prefetcher stops. */
-INLINE double read_row(const char *at, ptrdiff_t columns, int single, range *r0, range *r1)
+INLINE double read_row(const char *at, ptrdiff_t columns, int single, range r[4])
 {
     const ptrdiff_t item = single ? 4 : 8, step = WD * item;
-    vd a = all_d(0.0), b = a, c = a, d = a;
+    vd sum[4] = {all_d(0.0), all_d(0.0), all_d(0.0), all_d(0.0)};
     ptrdiff_t k = 0;
     for (; k + 4 * WD <= columns; k += 4 * WD) {
         const char *q = at + k * item;
         for (ptrdiff_t line = 0; line < 4 * step; line += 64) PREFETCH(q + 4096 + line);
-        vd v0 = load(q, single), v1 = load(q + step, single), v2 = load(q + 2 * step, single), v3 = load(q + 3 * step, single);
-        a += v0, b += v1, c += v2, d += v3;
-        widen(r0, v0), widen(r1, v1), widen(r0, v2), widen(r1, v3);
+        for (int i = 0; i < 4; i++) {
+            vd v = load(q + i * step, single);
+            READ_ONCE(v);
+            sum[i] += v;
+            widen(&r[i], v);
+        }
     }
     for (; k + WD <= columns; k += WD) {
         vd v = load(at + k * item, single);
-        a += v;
-        widen(r0, v);
+        READ_ONCE(v);
+        sum[0] += v;
+        widen(&r[0], v);
     }
-    double sum = sum_d((a + b) + (c + d));
+    double total = sum_d((sum[0] + sum[1]) + (sum[2] + sum[3]));
     if (k < columns) { /* the last lanes of a vector that reaches back */
-        vd v = load(at + (columns - WD) * item, single);
-        widen(r1, v);
-        for (; k < columns; k++) sum += one(at + k * item, single);
+        widen(&r[1], load(at + (columns - WD) * item, single));
+        for (; k < columns; k++) total += one(at + k * item, single);
     }
-    return sum;
+    return total;
 }
 
 /* One column's share of the sums: whole vectors where it lies in one piece, else through a line of doubles, which is filled up to whole
@@ -186,7 +196,8 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
     double sums[TILE], picked[TILE];
     const ptrdiff_t item = single ? 4 : 8;
     const vd none = all_d(0.0);
-    range r0 = {all_d((double)INFINITY), all_d(-(double)INFINITY)}, r1 = r0;
+    const range nothing = {all_d((double)INFINITY), all_d(-(double)INFINITY)};
+    range r[4] = {nothing, nothing, nothing, nothing};
 
     ptrdiff_t bad = read_classes(classes, j, first, rows);
     out->bad = bad < 0 ? -1 : first + bad;
@@ -195,13 +206,13 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
     const char *at = j->p + first * j->row_stride;
     if (in_one_piece(j))
         for (ptrdiff_t i = 0; i < rows; i++, at += j->row_stride) {
-            sums[i] = read_row(at, j->columns, single, &r0, &r1);
+            sums[i] = read_row(at, j->columns, single, r);
             picked[i] = one(at + classes[i] * j->column_stride, single);
         }
     else if (j->columns == 2 && j->column_stride == item && j->row_stride == 2 * item)
-        read_pairs(at, rows, single, classes, sums, picked, &r0);
+        read_pairs(at, rows, single, classes, sums, picked, r);
     else {
-        for (ptrdiff_t k = 0; k < j->columns; k++) read_column(at + k * j->column_stride, rows, j->row_stride, single, k == 0, sums, &r0);
+        for (ptrdiff_t k = 0; k < j->columns; k++) read_column(at + k * j->column_stride, rows, j->row_stride, single, k == 0, sums, r);
         if (j->columns == 1)
             for (ptrdiff_t i = 0; i < rows; i++) { /* the sums are the numbers themselves; 1 - p in their own type */
                 double other = 1 - sums[i];
@@ -228,8 +239,12 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
     }
     out->total = sum_d(total);
     out->off = j->columns == 1 ? 0 : top_d(off);
-    out->least = -top_d(none - min_d(r0.least, r1.least));
-    out->most = top_d(max_d(r0.most, r1.most));
+    for (int i = 1; i < 4; i++) {
+        r->least = min_d(r->least, r[i].least);
+        r->most = max_d(r->most, r[i].most);
+    }
+    out->least = -top_d(none - r->least);
+    out->most = top_d(r->most);
     if (isnan(sum_d(all))) out->least = (double)NAN;
 }
 
