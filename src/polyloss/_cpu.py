@@ -62,6 +62,16 @@ def elementwise_obstacle(job):
     return why
 
 
+def rowwise_obstacle(job):
+    """Why the row-wise kernel cannot take the job, or None."""
+    why = obstacle(job, "rowwise")
+    if why is None and job.block.kernel not in kernels("rowwise").LOSSES:
+        return "it holds no formula of this loss"
+    if why is None and job.want.hessian:
+        return "it has values and slopes, no curvatures"
+    return why
+
+
 class Outputs:
     """What a kernel writes: the caller's arrays where they have its shape, else new ones; None where nothing is asked for."""
 
@@ -99,6 +109,32 @@ def run_elementwise(job):
         scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, threads=threads,
     )  # fmt: skip
     return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian)
+
+
+def run_rowwise(job):
+    """The losses that consume the class axis, but for the softmax cross-entropies."""
+    kernel, m, block = kernels("rowwise"), job.memory, job.block
+    targets, ignore, bad = kernel_targets(job)
+    if bad >= 0:
+        return Outcome(first_bad=bad)
+    threads, divisor, scale = _threads.get_num_threads(), job.divisor, 1.0
+    if job.want.gradient:  # it is scaled in the same pass, so the divisor is wanted first
+        if isinstance(divisor, str):
+            *sums, bad = _sums(job, targets, dict(ignore=ignore, weight=m.weight, threads=threads))
+            if bad >= 0 and job.validate:
+                return Outcome(first_bad=bad)
+            divisor = _divided(job, sums)
+        scale = _scale(divisor)
+    settings = {**job.params, **job.targeting}
+    parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
+    outputs = Outputs(job)
+    total, *sums, bad = kernel.run(
+        block.kernel, targets, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", weight=m.weight, scale=scale,
+        losses=outputs.losses, grad=outputs.gradient, ignore=ignore, threads=threads,
+    )  # fmt: skip
+    if isinstance(divisor, str):
+        divisor = _divided(job, sums)
+    return Outcome(outputs.losses, total, divisor, outputs.gradient, first_bad=bad)
 
 
 def _zero_one(kernel, job, threads):
@@ -140,20 +176,18 @@ def small_softmax(y_true, logits, want, given):
 
 def run_softmax_xent(job):
     """The fused softmax cross-entropy."""
-    kernel, lay, want, m = kernels("softmax_xent"), job.layout, job.want, job.memory
+    kernel, want, m = kernels("softmax_xent"), job.want, job.memory
     outputs = Outputs(job)
-    targets, ignore = m.t, job.ignore
+    targets, ignore, bad = kernel_targets(job)
+    if bad >= 0:
+        return Outcome(first_bad=bad)
     if not job.labelled:
         targets = targets.astype(outputs.dtype, copy=False)
-    elif targets.dtype.kind == "f":
-        targets, ignore, bad = _integer_labels(targets, lay.c, ignore)
-        if bad.any() and job.validate:
-            return Outcome(first_bad=int(bad.argmax()))
     options = dict(ignore=ignore, class_weight=m.class_weight, weight=m.weight, threads=_threads.get_num_threads())
     divisor, scale = job.divisor, 1.0
     if want.gradient or want.hessian:  # they are scaled in the same pass, so the divisor is wanted first
         if isinstance(divisor, str):
-            *sums, bad = _sums(kernel, job, targets, options)
+            *sums, bad = _sums(job, targets, options)
             if bad >= 0 and job.validate:
                 return Outcome(first_bad=bad)
             divisor = _divided(job, sums)
@@ -165,23 +199,31 @@ def run_softmax_xent(job):
     )  # fmt: skip
     if isinstance(divisor, str):
         if not job.labelled and job.reduction == "mean":  # the kernel's sum has the targets in it
-            *sums, _ = _sums(kernel, job, targets, options)
+            *sums, _ = _sums(job, targets, options)
         divisor = _divided(job, sums)
     return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, outputs.prob, None, bad)
 
 
-def _integer_labels(y, c, ignore):
-    """Whole-numbered floats as int64 for the kernel: ignored ones are -1, bad ones -2."""
-    labels, ignored, bad = sort_labels(np, y, c, ignore)
+def kernel_targets(job):
+    """Targets and ignored labels as the kernels take them, and the first bad label if it is known already, else -1.
+
+    Whole-numbered floats become int64 labels: ignored ones -1, bad ones -2.
+    """
+    targets = job.memory.t
+    if not job.labelled or targets.dtype.kind != "f":
+        return targets, job.ignore, -1
+    labels, ignored, bad = sort_labels(np, targets, job.layout.c, job.ignore)
+    if job.validate and bad.any():
+        return targets, job.ignore, int(bad.argmax())
     labels = np.where(bad, -2, labels.astype(np.int64))
-    return (labels, (), bad) if ignored is None else (np.where(ignored, -1, labels), (-1,), bad)
+    return (labels, (), -1) if ignored is None else (np.where(ignored, -1, labels), (-1,), -1)
 
 
-def _sums(kernel, job, targets, options):
+def _sums(job, targets, options):
     """Σ of weights, count of positions not ignored, first bad label: from targets and weights alone."""
     m = job.memory
     if job.labelled:
-        return kernel.label_sums(targets, job.layout.c, **options)
+        return kernels("softmax_xent").label_sums(targets, job.layout.c, **options)
     if job.reduction == "mean":
         sums = m.weight
     else:
