@@ -4,13 +4,19 @@ A law takes a case (a loss with parameters and inputs, see oracle.py) and a libr
 calls the laws with wrong losses, and each must be refused.
 """
 
+import json
 import math
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula, np_dtype
-from oracle import CASES, Case, truth, truth_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
+from oracle import CASES, WEIGHTS, Case, truth, truth_of
 
 import polyloss as pl
 from polyloss import _routes
@@ -260,14 +266,14 @@ def test_meta_tensors_give_meta_tensors(case):
 @over(CASES)
 def test_inputs_are_unchanged(case, lib):
     for dtype in dtypes(lib):
-        given = (*case.inputs(dtype), np.array(WEIGHTED))
-        t, p, w = map(lib.array, given)
+        originals = (*case.inputs(dtype), np.array(WEIGHTED))
+        t, p, w = map(lib.array, originals)
         case.call(t, p)
         case.of(pl.value_and_grad(case.target), t, p)
         case.call(t, p, sample_weight=w)
         results = case.of(pl.value_and_grad(case.target), t, p, sample_weight=w, reduction="sum")
         case.of(pl.grad_and_hess(case.target), t, p, sample_weight=w)
-        for x, before in zip((t, p, w), given, strict=True):
+        for x, before in zip((t, p, w), originals, strict=True):
             same(lib, x, before)
         if lib is NUMPY:
             assert not any(np.shares_memory(x, y) for x in results for y in (t, p, w))
@@ -573,12 +579,12 @@ def test_out_receives_the_gradient(case, lib):
         assert case.of(pl.grad(case.target), t, p, out=out) is out
         same(lib, out, right)
         out[...] = 77.0
-        _, given = case.of(pl.value_and_grad(case.target), t, p, out=out)
-        assert given is out
+        _, received = case.of(pl.value_and_grad(case.target), t, p, out=out)
+        assert received is out
         same(lib, out, right)
-        given = case.of(pl.grad_and_hess(case.target), t, p, out=(other, out))
-        assert given[0] is other
-        assert given[1] is out
+        received = case.of(pl.grad_and_hess(case.target), t, p, out=(other, out))
+        assert received[0] is other
+        assert received[1] is out
         same(lib, other, right_slope)
         same(lib, out, right_hessian)
 
@@ -608,3 +614,236 @@ def test_explain_never_evaluates(case, lib, monkeypatch):
     assert case.of(lambda t, p, **kwargs: pl.explain(case.loss, t, p, **kwargs), lib.array(t), lib.array(p)) == said
     with pytest.raises(AssertionError, match="explain evaluated"):
         lib_compute(lib, case.call(lib.array(np.zeros_like(t)), lib.array(p)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- peers
+
+
+def keras_arguments(case):
+    """A case for Keras' function of the same name; None where Keras has no such parameter or clips elsewhere."""
+    params = dict(case.params)
+    if params.pop("epsilon", 1e-7) != 1e-7 or case.loss in ("softmax_loss", "poly1_crossentropy") or "labels" in params:
+        return None
+    return params
+
+
+KERAS = [case for case in CASES if keras_arguments(case) is not None]
+KERAS_CALLS = """
+import json, sys
+import numpy as np, keras
+given, results = np.load(sys.argv[1]), {}
+for k, (loss, arguments) in enumerate(json.loads(sys.argv[2])):
+    t, p = map(keras.ops.convert_to_tensor, (given[f"t{k}"], given[f"p{k}"]))
+    results[f"v{k}"] = keras.ops.convert_to_numpy(getattr(keras.losses, loss)(t, p, **arguments))
+np.savez(sys.argv[3], **results)
+"""
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+def test_values_are_those_of_keras(backend, tmp_path):
+    """Keras 3 with each backend, within float32's error of it (its own formulas cancel more than ours)."""
+    inputs = {f"{name}{k}": x for k, case in enumerate(KERAS) for name, x in zip("tp", case.inputs("float32"), strict=True)}
+    np.savez(tmp_path / "given.npz", **inputs)
+    calls = json.dumps([(case.loss, keras_arguments(case)) for case in KERAS])
+    command = [sys.executable, "-c", KERAS_CALLS, str(tmp_path / "given.npz"), calls, str(tmp_path / "results.npz")]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "results.npz") as results:
+        for k, case in enumerate(KERAS):
+            ours = case.call(*case.inputs("float32"))
+            np.testing.assert_allclose(ours, results[f"v{k}"], rtol=3e-5, atol=3e-6, err_msg=repr(case))
+
+
+def test_values_are_those_of_torch():
+    f = TORCH.torch.nn.functional
+    by_case = {
+        "mean_squared_error-real": lambda t, p: f.mse_loss(p, t, reduction="none").mean(1),
+        "mean_absolute_error-real": lambda t, p: f.l1_loss(p, t, reduction="none").mean(1),
+        "huber-real-delta=0.3": lambda t, p: f.huber_loss(p, t, reduction="none", delta=0.3).mean(1),
+        "binary_crossentropy-binary": lambda t, p: f.binary_cross_entropy(p, t, reduction="none").mean(1),
+        "binary_crossentropy-probabilities-from_logits=True": lambda t, p: f.binary_cross_entropy_with_logits(
+            p, t, reduction="none").mean(1),
+        "kl_divergence-distribution": lambda t, p: f.kl_div(p.log(), t, reduction="none").sum(1),
+        "cosine_similarity-real": lambda t, p: -f.cosine_similarity(p, t, dim=1),
+        "poisson-positive": lambda t, p: f.poisson_nll_loss(p, t, log_input=False, eps=1e-7, reduction="none").mean(1),
+        "softmax_loss-labels": lambda t, p: f.cross_entropy(p, t, reduction="none"),
+        "softmax_loss-labels-ignore_label=255-label_smoothing=0.1": lambda t, p: f.cross_entropy(
+            p, t, reduction="none", ignore_index=255, label_smoothing=0.1),
+        "softmax_loss-labels-ignore_label=3-class_weight": lambda t, p: f.cross_entropy(
+            p, t, reduction="none", ignore_index=3, weight=TORCH.array(np.array(WEIGHTS))),
+        "softmax_loss-distribution-class_weight-label_smoothing=0.1": lambda t, p: f.cross_entropy(
+            p, t, reduction="none", weight=TORCH.array(np.array(WEIGHTS)), label_smoothing=0.1),
+        "categorical_crossentropy-distribution-from_logits=True-label_smoothing=0.1": lambda t, p: f.cross_entropy(
+            p, t, reduction="none", label_smoothing=0.1),
+        "sparse_categorical_crossentropy-labels": lambda t, p: f.nll_loss((p / p.sum(1, keepdim=True)).log(), t, reduction="none"),
+    }  # fmt: skip
+    for case in CASES:
+        if repr(case) in by_case:
+            t, p = arrays(case, TORCH)
+            agrees(TORCH, case.call(t, p), by_case.pop(repr(case))(t, p).numpy(), units=64)
+    assert not by_case
+
+
+def test_values_are_those_of_optax():
+    import optax
+
+    by_case = {
+        "mean_squared_error-real": lambda t, p: optax.squared_error(p, t).mean(1),
+        "huber-real-delta=0.3": lambda t, p: optax.huber_loss(p, t, delta=0.3).mean(1),
+        "log_cosh-real": lambda t, p: optax.log_cosh(p, t).mean(1),
+        "hinge-signs": lambda t, p: optax.hinge_loss(p, t).mean(1),
+        "cosine_similarity-real": lambda t, p: -optax.cosine_similarity(p, t),
+        "kl_divergence-distribution": lambda t, p: optax.kl_divergence(np.log(p), t),
+        "binary_crossentropy-probabilities-from_logits=True": lambda t, p: optax.sigmoid_binary_cross_entropy(p, t).mean(1),
+        "softmax_loss-labels": lambda t, p: optax.softmax_cross_entropy_with_integer_labels(p, t),
+        "categorical_crossentropy-distribution-from_logits=True-label_smoothing=0.1": lambda t, p: optax.softmax_cross_entropy(
+            p, optax.smooth_labels(t, 0.1)),
+    }  # fmt: skip
+    for case in CASES:
+        if repr(case) in by_case:
+            t, p = case.inputs()
+            agrees(NUMPY, case.call(t, p), np.asarray(by_case.pop(repr(case))(JAX.array(t), JAX.array(p))), units=64)
+    assert not by_case
+
+
+def test_values_are_those_of_scikit_learn():
+    from sklearn import metrics
+
+    t, p = CASES[0].inputs()
+    weight = np.array(WEIGHTED)
+    for name, theirs in (("mse", metrics.mean_squared_error), ("mae", metrics.mean_absolute_error)):
+        ours = pl.get(name)(t, p, sample_weight=weight, reduction="mean")
+        assert ours == pytest.approx(theirs(t, p, sample_weight=weight), rel=1e-14)
+    t, p = np.abs(t), np.abs(p)
+    for name, theirs, factor in (("msle", metrics.mean_squared_log_error, 1), ("mape", metrics.mean_absolute_percentage_error, 100)):
+        ours = pl.get(name)(t, p, sample_weight=weight, reduction="mean")
+        assert ours == pytest.approx(factor * theirs(t, p, sample_weight=weight), rel=1e-6)  # it has other epsilons
+    signs = np.array([1, -1, 1, 1, -1, -1])
+    assert pl.hinge(signs[:, None], p[:, :1], reduction="mean") == pytest.approx(metrics.hinge_loss(signs, p[:, 0]), rel=1e-14)
+    y, z = rng_labels()
+    e = np.exp(z)
+    ours = pl.softmax_loss(y, z, sample_weight=weight)
+    assert ours == pytest.approx(metrics.log_loss(y, e / e.sum(axis=1, keepdims=True), sample_weight=weight, labels=range(4)), rel=1e-13)
+
+
+def rng_labels():
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 4, 6), rng.standard_normal((6, 4))
+
+
+# ------------------------------------------------------------------------------------------------------------ domain edges
+
+EDGES = {  # loss (and parameters): targets and predictions of one row each, at the edges of the domain
+    "mean_squared_error": ([0.0, 1e30, 1.0], [1e-160, 1e30, 1.0 + 2.0**-52]),
+    "mean_absolute_error": ([0.0, -1e300], [0.0, 1e300]),
+    "mean_absolute_percentage_error": ([1e-9, -3.0], [1.0, -3.0 - 1e-12]),
+    "mean_squared_logarithmic_error": ([0.0, 1.0, -5.0, 1e300, 1.0], [1e-9, 1.0 + 1e-12, -7.0, 1.0, 1e300]),
+    "hinge": ([1.0, -1.0, 1.0], [1e300, 1e300, -1e-300]),
+    "squared_hinge": ([1.0, -1.0], [1e100, -1e-300]),
+    "categorical_hinge": ([0.0, 1.0, 0.0], [1e200, -1e200, 3.0]),
+    "binary_crossentropy": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 1.0, 0.0, 1e-5]),
+    "binary_crossentropy from_logits": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [-700.0, 700.0, 1e-9, 40.0, -40.0, 1e5]),
+    "categorical_crossentropy": ([1.0, 0.0, 0.0], [1e-30, 5.0, 1e-3]),
+    "categorical_crossentropy from_logits": ([1.0, 0.0, 0.0], [40.0, 0.0, -900.0]),
+    "sparse_categorical_crossentropy": (1, [1e-30, 1e30, 1e-3]),
+    "sparse_categorical_crossentropy from_logits": (0, [60.0, 1.0, 1.5]),
+    "kl_divergence": ([0.0, 1.0, 2.0, 1e-300], [0.0, 1e-12, 1.0, 3.0]),
+    "cosine_similarity": ([1e200, 1e-200], [1e-200, 1e-200]),
+    "huber": ([0.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1e-200, 1e300]),
+    "log_cosh": ([0.0, 0.0, 0.0, 1.0], [1e-6, 1e4, -20.0, 1.0 + 1e-9]),
+    "poisson": ([0.0, 2.0, 1.0], [0.0, 0.0, 1e30]),
+    "binary_focal_crossentropy": ([1.0, 0.0, 1.0], [0.0, 1.0, 1e-3]),
+    "binary_focal_crossentropy from_logits": ([1.0, 0.0, 1.0], [30.0, 800.0, -800.0]),
+    "categorical_focal_crossentropy": ([1.0, 0.0], [1e-30, 1.0]),
+    "categorical_focal_crossentropy from_logits": ([1.0, 0.0], [30.0, 0.0]),
+    "poly1_crossentropy": (0, [45.0, 0.0, 1.0]),
+    "softmax_loss": (0, [36.5, 0.0, -1e5, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_domain_edges(name):
+    """Element by element where elements stand alone: the right value to 8 units, by kernel and formula; nothing overflows on the way."""
+    loss, _, logits = name.partition(" ")
+    params = {"from_logits": True} if logits else {}
+    block = LOSSES[loss].logits if logits else LOSSES[loss]
+    t, p = EDGES[name]
+    t = np.array([t]) if isinstance(t, int) else np.array(t)[:, None] if block.combine else np.array([t])
+    p = np.array(p)[:, None] if block.combine else np.array([p])
+    if block.survey:
+        params["labels"] = "pm1"
+    case = Case(loss, "labels" if t.dtype.kind == "i" else "", "", params)
+    right = truth_of(loss, t, p, derivatives=False, **params).losses
+    for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+        with np.errstate(over="ignore"):
+            value, slope = road(case.of, pl.value_and_grad(loss), t, p)
+        assert np.isfinite(slope).all() or loss in ("mean_absolute_percentage_error",)
+        np.testing.assert_allclose(value, right, rtol=8 * UNIT["float64"], atol=0, err_msg=str(road))
+
+
+def test_slopes_at_kinks_and_clips():
+    """Where the derivative jumps: 0 at |0|, one-sided at huber's delta, 0 where Keras clips, the first of equal classes in a hinge."""
+    slope = lambda loss, t, p, **params: pl.grad(loss)(np.array([[t]]), np.array([[p]]), **params).item()  # noqa: E731
+    assert slope("mae", 1.0, 1.0) == 0
+    assert slope("mape", 2.0, 2.0) == 0
+    assert slope("huber", 0.0, 1.0) == 1
+    assert slope("huber", 0.0, -3.0, delta=2.0) == -2
+    assert slope("hinge", 1.0, 1.0, labels="pm1") == 0
+    assert slope("squared_hinge", 1.0, 1.0, labels="pm1") == 0
+    assert slope("bce", 1.0, 0.0) == 0
+    assert slope("bce", 0.0, 1.0) == 0
+    assert slope("bce", 1.0, 1e-7) == pytest.approx(-1e7)
+    assert slope("kld", 0.5, 0.0) == 0
+    assert slope("kld", 0.5, 2.0) == 0
+    assert slope("kld", 0.0, 0.5) == 0
+    assert slope("msle", 1.0, -1.0) == 0
+    assert slope("poisson", 0.0, 0.0) == 1
+    ties = pl.grad("categorical_hinge")(np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 2.0, 2.0]]))
+    np.testing.assert_array_equal(ties, [[-1.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(pl.grad("cosine")(np.zeros((1, 2)), np.ones((1, 2))), [[0.0, 0.0]])
+
+
+# ------------------------------------------------------------------------------------------------------- anything at random
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_call_is_its_rows_one_at_a_time(data):
+    """Shape, axis, layout, dtype, weights, reduction and route drawn together, against one call in float64 for each row."""
+    case = data.draw(st.sampled_from([case for case in CASES if case.loss != "softmax_loss"]), label="case")  # test_softmax.py has its own
+    before = data.draw(st.lists(st.integers(0, 3), max_size=2), label="before")
+    after = data.draw(st.lists(st.integers(1, 3), max_size=2), label="after")
+    dtype = data.draw(st.sampled_from(["float64", "float32", "float16", "bfloat16"]), label="dtype")
+    lay = data.draw(st.sampled_from(LAYOUTS), label="layout")
+    reduction = data.draw(st.sampled_from(["none", "sum", "mean", "sum_over_batch_size"]), label="reduction")
+    weighted = data.draw(st.booleans(), label="weighted")
+    axis = len(before) - data.draw(st.sampled_from([0, len(before) + 1 + len(after)]), label="axis from the end")
+    places = (*before, *after)
+    t, p = case.inputs(dtype)
+    pick = np.random.default_rng(data.draw(st.integers(0, 9), label="seed")).integers(0, case.n, places)
+    rows_t, rows_p = t[pick], p[pick]
+    w = np.random.default_rng(0).choice([0.0, 0.5, 2.0], places) if weighted else np.ones(places)
+    exact_t = t if case.labelled else t.astype(np.float64)
+    kwargs = {"labels": "pm1" if case.t == "signs" else "01"} if case.params.get("labels") == "auto" or (
+        "hinge" in case.loss and case.loss != "categorical_hinge" and "labels" not in case.params) else {}  # fmt: skip
+    row_losses = np.array([case.call(exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0] for k in range(case.n)])
+    row_slopes = np.array([case.of(pl.grad(case.target), exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0]
+                           for k in range(case.n)])  # fmt: skip
+    losses = np.asarray(w * row_losses[pick])
+    ignored = case.params.get("ignore_class")
+    counted = w * ((rows_t != ignored) if ignored is not None and case.labelled else 1)
+    divisor = {"none": 1, "sum": 1, "mean": np.sum(counted), "sum_over_batch_size": max(losses.size, 1)}[reduction]
+    scale = 1 / divisor if divisor else 0.0
+    right = losses if reduction == "none" else np.sum(losses) * scale
+    right_slope = np.moveaxis(np.asarray(w)[..., None] * row_slopes[pick] * scale, -1, len(before))
+    given_t = rows_t if case.labelled else np.moveaxis(rows_t, -1, len(before))
+    given_p = np.moveaxis(rows_p, -1, len(before))
+    road = data.draw(st.sampled_from([lambda f, *args, **kw: f(*args, **kw), formula]), label="road")
+    value, slope = road(case.of, pl.value_and_grad(case.target), lay(np.asarray(given_t)), lay(given_p), axis=axis, reduction=reduction,
+                        sample_weight=lay(np.asarray(w)) if weighted else None, **kwargs)  # fmt: skip
+    unit = {"float64": 1e-13, "float32": 3e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    near = 1e-13 if dtype == "float64" else 3e-6
+    assert slope.dtype == p.dtype
+    np.testing.assert_allclose(value, right, rtol=near, atol=near * 10)
+    np.testing.assert_allclose(slope.astype(float), right_slope, rtol=unit, atol=near * max(1.0, np.max(np.abs(right_slope), initial=0)))
