@@ -50,18 +50,24 @@ INLINE double across_d(vd v) { return sum_d(v); }
 INLINE float peak_f(vf v) { return top_f(v); }
 #endif
 
-/* exp(x) / 2^m, m whole; exact: what the table's entries lost is put back, for half of the last place instead of a whole one. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small number. */
+/* exp(x) / 2^m, m whole, |m| <= 120; exact: what the table's entries lost is put back, for half of the last place instead of a whole one. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small number. */
 typedef struct {
-    vf m, low; /* below low the result is 0 */
-#if W < 16
+    vf low; /* below it the result is 0 */
+#if W == 16
+    vf table; /* 2^(j/16 - m) */
+#else
     vf high;
     vi shift;
 #endif
 } reference;
 INLINE reference reference_of(float m)
 {
-    reference r = {.m = all_f(m), .low = all_f((m - 151) * (float)LN2)};
-#if W < 16
+    reference r = {.low = all_f((m - 151) * (float)LN2)};
+#if W == 16
+    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3, 0x3f9837f0,
+        0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
+    r.table = (vf)_mm512_scalef_ps(_mm512_load_ps(sixteenths), (__m512)all_f(-m));
+#else
     r.high = all_f((m + 62) * (float)LN2);
     r.shift = all_i((64 - (int32_t)m) * (1 << 23));
 #endif
@@ -70,12 +76,10 @@ INLINE reference reference_of(float m)
 INLINE vf exp_over_f(vf x, const reference *ref, int exact)
 {
 #if W == 16 /* as exp16_f in vector_math.h */
-    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3, 0x3f9837f0,
-        0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
     vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
     vf r = mad_f(n, all_f(-0x1.62e43p-1f), x);
     r = mad_f(n, all_f(0x1.05c61p-29f), r);
-    vf t = (vf)_mm512_permutexvar_epi32((__m512i)u, _mm512_load_si512(sixteenths));
+    vf t = (vf)_mm512_permutexvar_ps((__m512i)u, (__m512)ref->table);
     vf q = mad_f(r, all_f(0x1.555664p-3f), all_f(0x1.00022p-1f));
     if (exact) {
         static const float lost[16] __attribute__((aligned(64))) = {0x0p+0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f,
@@ -86,7 +90,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, int exact)
         q = mad_f(r * r, q, r);
     t = mad_f(t, q, t);
     __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
-    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)(n - ref->m));
+    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
 #else
     vf d = min_f(ref->high, max_f(ref->low, x));
 #if W == 8
@@ -655,7 +659,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             gather_f(x->block, z, j->z.c, j->z.type, classes < W ? classes : W);
             head = load_without(x->block, classes, y);
         }
-        const float top = peak_f(head) * LOG2E_F, m = top > -30000 && top < 30000 ? (float)(int)top : 0;
+        const float top = peak_f(head) * LOG2E_F, m = top < -1e6f ? 0 : top > -120 ? top < 120 ? (float)(int)top : 120 : -120; /* -1e30: masked */
         const reference about = reference_of(m);
         float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
         vd sum = all_d(0.0);

@@ -546,7 +546,7 @@ INLINE vd log_sum_d(vd u, vd v)
 {
     vl tiny = (vl)lt_d(u, all_d(0x1p-1022));
     vd up = (vd)((1023ll << 52) + (tiny & (64ll << 52))), x = u * up;
-    vl e = (vl)((vul)((vl)x - 0x3fe6a09e667f3bcd + (1024ll << 52)) >> 52); /* + 1024: AVX2 has no arithmetic shift of 64 bits */
+    vl e = (vl)(((vul)x - 0x3fe6a09e667f3bcd + (1024ull << 52)) >> 52); /* + 1024: AVX2 has no arithmetic shift of 64 bits */
     vd n = (vd)(e + 0x4338000000000000 - (tiny & 64)) - (ROUND_D + 1024); /* nor a conversion */
     e -= 1024;
     vd m = (vd)((vl)x - (e << 52)), w = v * up * (0.5 * (vd)((1024 - e) << 52));
