@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import Cython
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -108,7 +109,9 @@ directives = {
     "cdivision": True,
     "freethreading_compatible": True,
 }
+# Cython's C holds the declarations of the NumPy that it was made beside, and does not compile beside another.
+generated = f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}"
 setup(
-    ext_modules=cythonize(kernels, build_dir="build/cython", compiler_directives=directives, include_path=[str(KERNELS)]),
+    ext_modules=cythonize(kernels, build_dir=generated, compiler_directives=directives, include_path=[str(KERNELS)]),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -8,6 +8,7 @@ import pytest
 
 import polyloss as pl
 from polyloss import _demo
+from polyloss.__main__ import main
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def test_every_loss_and_library(capsys):
 )
 def test_a_wrong_number_is_named(capsys, what, fetch):
     planted = _demo.Library("planted", np.asarray, fetch)
-    assert _demo.main(["mse", "softmax_loss"], [_demo.Library("NumPy", np.asarray), planted]) == 1
+    assert _demo.main(["mean_squared_error", "softmax_loss"], [_demo.Library("NumPy", np.asarray), planted]) == 1
     wrong = [row for row in capsys.readouterr().out.splitlines() if row.startswith("WRONG")]
     assert [row.partition(" off by ")[0] for row in wrong] == [
         f"WRONG: {name} on planted arrays: {what}" for name in ("mean_squared_error", "softmax_loss")
@@ -46,6 +47,13 @@ def test_command_line():
     assert done.returncode == 0, done.stderr
     assert "mean_squared_error" in done.stdout
     assert "huber" not in done.stdout
+
+
+def test_command_line_knows_no_other_loss(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "mean_sqared_error"])
+    assert stop.value.code == 2
+    assert "did you mean 'mean_squared_error'" in capsys.readouterr().err
 
 
 def test_digits_are_what_the_script_makes():

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from polyloss.registry import get
+
 
 def main(arguments=None):
     """Run one command; the exit status."""
@@ -11,10 +13,14 @@ def main(arguments=None):
     demo = commands.add_parser("demo", help="every loss on real predictions, on every array library at hand, in one table")
     demo.add_argument("losses", nargs="*", metavar="loss", help="names of losses; all by default")
     chosen = parser.parse_args(arguments)
+    try:
+        losses = [get(name).__name__ for name in chosen.losses]
+    except ValueError as error:
+        demo.error(str(error))
 
     from polyloss import _demo
 
-    return _demo.main(chosen.losses)
+    return _demo.main(losses)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Library:
 
 
 def main(names=(), libraries=None):
-    """Print the table of these losses (of all, if none is named); 0 if all libraries agree, else 1."""
+    """Print the table of these losses, by their canonical names (of all, if none is named); 0 if all libraries agree, else 1."""
     libraries = libraries or installed()
     labels, logits = digits()
     right = np.mean(logits.argmax(axis=1) == labels)
@@ -42,7 +42,7 @@ def main(names=(), libraries=None):
     print("Times are of the mean loss and its gradient, the best run; the reference is another way to the same.\n")
     print(ROW.format("loss", "arrays", "mean loss", "|gradient|", "route", "time", "reference", ""))
     wrong = []
-    for name in (pl.get(name).__name__ for name in names or pl.names()):
+    for name in names or pl.names():
         y_true, y_pred = arguments(name, labels, logits)
         exact = y_pred.astype(np.float64)
         if name not in LOSSES:  # a metric insists on rows that sum to 1, here to float64's precision
