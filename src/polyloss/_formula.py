@@ -104,7 +104,7 @@ def _finish(xp, x, skip, bad):
     if skip is not None:
         x = xp.where(skip, xp.zeros_like(x), x)
     if bad is not None:
-        x = xp.where(bad, xp.full_like(x, float("nan")), x)
+        x = x * xp.where(bad, xp.full_like(x, float("nan")), xp.ones_like(x))  # a factor, so that autograd's derivative is NaN, too
     return x
 
 
