@@ -67,12 +67,12 @@ def rows(name, dtype):
 
 
 def run(name, t, p, a=None, **arguments):
-    """Losses and slopes of rows (n, c)."""
+    """Losses, slopes and curvatures of rows (n, c)."""
     n, c = p.shape
     labels = t.argmax(1)[:, None] if name.startswith("sparse") else t[:, :, None]
-    losses, grad = np.empty((n, 1), p.dtype), np.empty((n, c, 1), p.dtype)
-    rowwise.run(name, labels, p[:, :, None], PARAMETERS[name] if a is None else a, losses=losses, grad=grad, **arguments)
-    return losses[:, 0], grad[:, :, 0]
+    losses, grad, hess = np.empty((n, 1), p.dtype), np.empty((n, c, 1), p.dtype), np.empty((n, c, 1), p.dtype)
+    rowwise.run(name, labels, p[:, :, None], PARAMETERS[name] if a is None else a, losses=losses, grad=grad, hess=hess, **arguments)
+    return losses[:, 0], grad[:, :, 0], hess[:, :, 0]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -83,7 +83,7 @@ def run(name, t, p, a=None, **arguments):
 )
 def test_against_mpmath(isa, name, parameters, dtype):
     t, p = rows(name, dtype)
-    losses, grad = run(name, t, p, parameters)
+    losses, grad, hess = run(name, t, p, parameters)
     unit = float(np.finfo(dtype).eps)
     one = np.dtype(dtype).type
     h = mpf(10) ** -60
@@ -96,15 +96,20 @@ def test_against_mpmath(isa, name, parameters, dtype):
             near = abs(value) if "cross" in name else max(abs(value), max(abs(x) for x in predictions) if "hinge" in name else mpf(1))
             assert abs(mpf(float(losses[i])) - value) <= 5 * unit * near
             step = h * max(abs(x) for x in predictions)
-            slopes = []
+            slopes, curvatures = [], []
             for j in range(len(predictions)):
                 above, below = list(predictions), list(predictions)
                 above[j] += step
                 below[j] -= step
-                slopes.append((definition(name, targets, above, a) - definition(name, targets, below, a)) / (2 * step))
+                up, down = definition(name, targets, above, a), definition(name, targets, below, a)
+                slopes.append((up - down) / (2 * step))
+                curvatures.append((up + down - 2 * value) / step**2)
             largest = max(abs(x) for x in slopes)
             soft = sum(x != 0 for x in t[i]) > 1 or (len(parameters) > 1 and parameters[-1] > 0)
+            bends = max(abs(x) for x in curvatures) + max(abs(x) for x in slopes) / sum(abs(x) for x in predictions)
             for j, slope in enumerate(slopes):
+                if bends < float(np.finfo(dtype).max):
+                    assert abs(mpf(float(hess[i, j])) - curvatures[j]) <= 30 * unit * bends + mpf(float(np.finfo(dtype).tiny))
                 terms = largest if soft else abs(slope)  # terms of several classes cancel
                 if name == "cosine_similarity":
                     terms = 1 / mpmath.sqrt(sum(x * x for x in predictions))
@@ -266,7 +271,7 @@ def test_cosine_at_any_scale(isa, dtype):
     x = np.array([[3.0, 4.0, 0.0]], dtype)
     y = np.array([[4.0, 3.0, 0.0]], dtype)
     for a, b in itertools.product((float(limits.tiny) * 4, 1e-20, 1.0, 1e20, float(limits.max) / 8), repeat=2):
-        value, slope = run("cosine_similarity", x * dtype_of(dtype, a), y * dtype_of(dtype, b))
+        value, slope, _ = run("cosine_similarity", x * dtype_of(dtype, a), y * dtype_of(dtype, b))
         assert value == pytest.approx(-0.96, rel=4 * float(limits.eps))
         with np.errstate(over="ignore"):
             exact = np.array([[0.96 * 0.8 - 0.6, 0.96 * 0.6 - 0.8, 0]]) / 5 / b
@@ -274,10 +279,10 @@ def test_cosine_at_any_scale(isa, dtype):
             np.testing.assert_allclose(slope, exact, rtol=100 * float(limits.eps))
     zero = np.zeros((1, 3), dtype)
     for t, p in ((zero, x), (x, zero), (zero, zero)):
-        value, slope = run("cosine_similarity", t, p)
+        value, slope, _ = run("cosine_similarity", t, p)
         assert value == 0
         assert (slope == 0).all()
-    value, slope = run("cosine_similarity", x, x)
+    value, slope, _ = run("cosine_similarity", x, x)
     assert value == -1
     assert (slope == 0).all()
 
@@ -291,7 +296,7 @@ def test_missing_numbers_go_through(isa):
         for dtype in ("f4", "f8"):
             t, p = rows(name, dtype)
             p[2, place] = np.nan
-            losses, _ = run(name, t, p)
+            losses, *_ = run(name, t, p)
             assert np.isnan(losses[2]), name
             assert np.isfinite(np.delete(losses, 2)).all(), name
 
@@ -308,7 +313,7 @@ def test_keras_numbers(name):
     rng = np.random.default_rng(3)
     p, labels = rng.dirichlet(np.ones(9), 50).astype("f4"), rng.integers(0, 9, 50)
     t = np.eye(9, dtype="f4")[labels]
-    losses, _ = run(name, t, p)
+    losses, *_ = run(name, t, p)
     want = getattr(keras.losses, name)(labels if name.startswith("sparse") else t, p)
     np.testing.assert_allclose(losses, np.asarray(want), rtol=2e-5, atol=1e-6)
 

@@ -28,7 +28,7 @@ cdef extern from "rowwise_rows.h":
     ctypedef struct rowwise_job:
         int loss, doubles
         Py_ssize_t A, B, C
-        rowwise_array t, p, weight, losses, grad
+        rowwise_array t, p, weight, losses, grad, hess
         double parameters[4]
         double scale
         const uint64_t *ignored
@@ -90,17 +90,18 @@ cdef int _place(rowwise_array *to, str name, x, dict kinds, tuple shape, int a, 
 
 cdef bint _lie_as_one(const rowwise_job *job) noexcept nogil:
     """Whether positions of a and b lie as one axis in every array."""
-    cdef const rowwise_array *arrays[5]
+    cdef const rowwise_array *arrays[6]
     cdef int i
-    arrays[0], arrays[1], arrays[2], arrays[3], arrays[4] = &job.t, &job.p, &job.weight, &job.losses, &job.grad
-    for i in range(5):
+    arrays[0], arrays[1], arrays[2] = &job.t, &job.p, &job.weight
+    arrays[3], arrays[4], arrays[5] = &job.losses, &job.grad, &job.hess
+    for i in range(6):
         if arrays[i].data != NULL and job.A > 1 and arrays[i].a != arrays[i].b * job.B:
             return False
     return job.A == 1 or job.flat_a == job.flat_b * job.B
 
 
 def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, weight=None, double scale=1.0, losses=None, grad=None,
-        ignore=(), int threads=1):
+        hess=None, ignore=(), int threads=1):
     """Evaluate one loss.
 
     Parameters
@@ -115,15 +116,16 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     parameters : sequence of numbers
         The loss's parameters, in the order of `PARAMETERS`.
     bf16 : bool
-        Whether `p` and `grad` hold bits of bfloat16.
+        Whether `p`, `grad` and `hess` hold bits of bfloat16.
     weight : ndarray, (n, s), optional
-        float32 or float64. A position of weight 0 is skipped: it adds 0 and its slopes are 0, whatever lies there.
+        float32 or float64. A position of weight 0 is skipped: it adds 0 and its derivatives are 0, whatever lies there.
     scale : float
-        Factor of the slopes.
+        Factor of the derivatives.
     losses : ndarray, (n, s), optional
         Receives w l, in the dtype of the computation.
-    grad : ndarray, (n, c, s), optional
-        Receives scale · w · slope, of the dtype of `p`. Must not overlap inputs.
+    grad, hess : ndarray, (n, c, s), optional
+        Receive scale · w · slope and scale · w · curvature (the diagonal), of the dtype of `p`. Must not overlap inputs; `hess` needs
+        `grad`.
     ignore : sequence of int
         Labels to skip, inside or outside of 0 … c - 1.
     threads : int
@@ -138,7 +140,7 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     kept : int
         Count of the positions not ignored.
     bad : int
-        Least flat index of a label that is neither a class nor ignored, or -1. Such a position's loss and slopes are NaN.
+        Least flat index of a label that is neither a class nor ignored, or -1. Such a position's loss and derivatives are NaN.
     """
     cdef rowwise_job job
     cdef rowwise_sums *sums
@@ -176,8 +178,12 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     _place(&job.weight, "weight", weight, {"f4": F4, "f8": F8}, (N, S), a // 2, b // 2, -1)
     _place(&job.losses, "losses", losses, computed, (N, S), a // 2, b // 2, -1)
     _place(&job.grad, "grad", grad, predictions, (N, C, S), a, b, 1)
-    if grad is not None and (job.grad.kind != job.p.kind or not grad.flags.writeable):
-        raise TypeError(f"grad is an array of {grad.dtype}, but must be a writeable one of {p.dtype}")
+    _place(&job.hess, "hess", hess, predictions, (N, C, S), a, b, 1)
+    for key, x in (("grad", grad), ("hess", hess)):
+        if x is not None and (x.dtype != p.dtype or not x.flags.writeable):
+            raise TypeError(f"{key} is an array of {x.dtype}, but must be a writeable one of {p.dtype}")
+    if hess is not None and grad is None:
+        raise TypeError("hess is given without grad")
     job.scale = scale
     # Labels and ignored ones are compared as 64 bits: what the labels' kind cannot hold is left out, so that -1 is not 2**64 - 1.
     last = 0 if not labelled else 1 if t.dtype.kind == "b" else np.iinfo(t.dtype).max

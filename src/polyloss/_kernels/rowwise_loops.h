@@ -1,10 +1,10 @@
 /* Row-wise losses for one type; included by rowwise_rows.c for floats and for doubles.
 
    A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
-   not NULL it writes k times the slopes there. room holds 2 C numbers. */
+   not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. */
 
 typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
-                            one *room /* (2 C,) */);
+                            one *h /* (C,) */, one *room /* (2 C,) */);
 
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
@@ -27,54 +27,71 @@ INLINE FORMULA(share) FORMULA(share_of)(real p, sum_t sum, real epsilon)
     return s;
 }
 
-/* Σ of -t log y, times α (1 - y)^γ if focal. The slope by a prediction is (h - Σ h y) / sum with h the derivative by y; the own term of the
-   sum is taken out, h (1 - y) - (Σ h y - h y), where it would cancel. */
-INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+/* Σ of -t log y, times α (1 - y)^γ if focal. With f and s the derivatives by y, the slope is (f - Σ f y) / sum and the curvature
+   (s (1 - 2 y) - 2 f + Σ (s y² + 2 f y)) / sum². Where they would cancel the own term is taken out of the sums, and 1 - y comes in. */
+INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
     const sum_t sum = SUM_ROW(p, C);
     const real epsilon = R(a[focal ? 2 : 0]), smoothing = R(a[focal ? 3 : 1]), each = smoothing / R(C), alpha = R(a[0]), gamma = R(a[1]);
-    double total = 0, pull = 0;
+    double total = 0, pull = 0, bend = 0;
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
-        real losses = R(0), pulls = R(0);
+        real losses = R(0), pulls = R(0), bends = R(0);
         FOR_LANES (i, m, n) {
             const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each;
             const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), sum, epsilon);
             const real entropy = -TIMES(target, s.log), factor = focal ? alpha * POWER(s.rest, gamma) : R(1);
             losses += SELECT(FIRST(m), factor * entropy, R(0));
             if (!g) continue;
-            real h = -TIMES(target, factor / s.y);
-            if (focal) h = h - alpha * gamma * POWER(s.rest, gamma - R(1)) * entropy;
-            h = SELECT(s.outside, R(0), h);
-            STORE_PART(g + b + i, h * s.rest, m);
-            STORE_PART(room + b + i, h * s.y, m); /* through memory: a product kept in a fused sum would not cancel exactly */
-            pulls += SELECT(FIRST(m), h * s.y, R(0));
+            real f = -TIMES(target, factor / s.y);
+            if (focal) f = f - alpha * gamma * POWER(s.rest, gamma - R(1)) * entropy;
+            f = SELECT(s.outside, R(0), f);
+            STORE_PART(g + b + i, f * s.rest, m);
+            STORE_PART(room + b + i, f * s.y, m); /* through memory: a product kept in a fused sum would not cancel exactly */
+            pulls += SELECT(FIRST(m), f * s.y, R(0));
+            if (!h) continue;
+            real second = TIMES(target, factor / (s.y * s.y));
+            if (focal) {
+                real near = R(2) * POWER(s.rest, gamma - R(1)) / s.y - (gamma - R(1)) * POWER(s.rest, gamma - R(2)) * s.log;
+                second = second + TIMES(target, alpha * gamma * near);
+            }
+            second = SELECT(s.outside, R(0), second);
+            STORE_PART(h + b + i, (second * s.rest - R(2) * f) * s.rest, m);
+            STORE_PART(room + C + b + i, (second * s.y + R(2) * f) * s.y, m);
+            bends += SELECT(FIRST(m), (second * s.y + R(2) * f) * s.y, R(0));
         }
         total += SUM(losses);
         pull += SUM(pulls);
+        bend += SUM(bends);
     }
     if (g) {
         const real all = R((one)pull), factor = R((one)((double)k / sum.high));
         FOR_LANES (i, m, C) STORE_PART(g + i, factor * (LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m))), m);
     }
+    if (h) {
+        const real all = R((one)bend), factor = R((one)((double)k / sum.high / sum.high));
+        FOR_LANES (i, m, C) STORE_PART(h + i, factor * (LOAD_PART(h + i, m) + (all - LOAD_PART(room + C + i, m))), m);
+    }
     return total;
 }
-static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
 {
-    return FORMULA(shares)(0, C, t, p, a, k, g, room);
+    return FORMULA(shares)(0, C, t, p, a, k, g, h, room);
 }
-static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
 {
-    return FORMULA(shares)(1, C, t, p, a, k, g, room);
+    return FORMULA(shares)(1, C, t, p, a, k, g, h, room);
 }
 /* The same of a one-hot target, by its label. */
-static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g)
+static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
 {
     const sum_t sum = SUM_ROW(p, C);
     const FORMULA(share) s = FORMULA(share_of)(R(p[label]), sum, R(a[0]));
     one value[LANES], own[LANES], others[LANES];
     STORE(value, -s.log);
-    if (g) { /* h y = -1, or 0 where it is clipped */
+    if (g) { /* f y = -1, or 0 where it is clipped */
         const real factor = R((one)((double)k / sum.high));
         STORE(own, SELECT(s.outside, R(0), -factor * (s.rest / s.y)));
         STORE(others, SELECT(s.outside, R(0), factor));
@@ -82,10 +99,19 @@ static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const 
         FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
         g[label] = own[0];
     }
+    if (h) { /* s y² = 1 */
+        const real factor = R((one)((double)k / sum.high / sum.high)), odds = s.rest / s.y;
+        STORE(own, SELECT(s.outside, R(0), factor * odds * (odds + R(2))));
+        STORE(others, SELECT(s.outside, R(0), -factor));
+        const real x = R(others[0]);
+        FOR_LANES (i, m, C) STORE_PART(h + i, x, m);
+        h[label] = own[0];
+    }
     return (double)value[0];
 }
 /* max(max_c (1 - t) p - Σ t p + 1, 0); of several largest the first has the slope. */
-static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
 {
     ptrdiff_t first = 0;
     real top = R(-INFINITY);
@@ -105,6 +131,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     STORE(lane, top);
     largest = lane[0];
     for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
     const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
     if (!(margin > 0)) {
         for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
@@ -134,7 +161,8 @@ static const one *FORMULA(tame)(const one *x, ptrdiff_t C, one *room, int *expon
     return room;
 }
 /* -Σ t p / (‖t‖ ‖p‖); 0 where one is all zeros. */
-static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *room)
+static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
 {
     int t_exponent, p_exponent;
     double tt = 0, pp = 0, tp = 0;
@@ -152,12 +180,21 @@ static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const on
     }
     if (tt == 0 || pp == 0) {
         for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
         return 0;
     }
     const double t_norm = sqrt(tt), p_norm = sqrt(pp);
     if (g) { /* (p cos ‖t‖/‖p‖ - t) / (‖t‖ ‖p‖), exactly 0 for p = t */
         const real ratio = R((one)(tp / pp)), by_t = R((one)(1 / t_norm)), by_p = R((one)ldexp((double)k / p_norm, -p_exponent));
         FOR_LANES (i, m, C) STORE_PART(g + i, (ratio * LOAD_PART(p + i, m) - LOAD_PART(t + i, m)) * by_t * by_p, m);
+    }
+    if (h) { /* (2 t p / (‖t‖ ‖p‖) + cos - 3 cos p² / ‖p‖²) / ‖p‖² */
+        const real cos = R((one)(tp / t_norm / p_norm)), by_t = R((one)(1 / t_norm)), by_p = R((one)(1 / p_norm));
+        const real inverse = R((one)ldexp(1 / p_norm, -p_exponent)), factor = R(k) * inverse;
+        FOR_LANES (i, m, C) {
+            const real x = LOAD_PART(t + i, m) * by_t, y = LOAD_PART(p + i, m) * by_p;
+            STORE_PART(h + i, (R(2) * x * y + (cos - R(3) * cos * y * y)) * inverse * factor, m);
+        }
     }
     return -tp / t_norm / p_norm;
 }
@@ -180,23 +217,38 @@ static const one *FORMULA(gather)(const rowwise_array *x, const char *from, ptrd
     }
     return room;
 }
+/* Back to where they belong, unless they were written there. */
+static void FORMULA(scatter)(const rowwise_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line, int lies)
+{
+    if (!to || (m == 1 && lies)) return;
+    if (m == 1) {
+        FORMULA(write_line)(x->kind, to, x->c, C, room);
+        return;
+    }
+    for (ptrdiff_t c = 0; c < C; c++) {
+        for (ptrdiff_t i = 0; i < m; i++) line[i] = room[i * C + c];
+        FORMULA(write_line)(x->kind, to + c * x->c, x->b, m, line);
+    }
+}
 static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *sums)
 {
     const ptrdiff_t C = job->C, most = job->tile, all = job->A * job->tiles;
     const ptrdiff_t last = (task + 1) * job->tiles_per_task < all ? (task + 1) * job->tiles_per_task : all;
-    const rowwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *weight = &job->weight, *losses = &job->losses;
+    const rowwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess, *weight = &job->weight, *losses = &job->losses;
     const int labelled = rowwise_labelled[job->loss], g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->c, 0);
+    const int h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->c, 0);
     FORMULA(row) *row = FORMULA(rows)[job->loss];
     one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
     uint64_t label[ROWWISE_TILE];
-    one *room = malloc((3 * (size_t)most + 2) * (size_t)C * sizeof(one)), *room_t = room + 2 * C, *room_p = room_t + most * C;
-    one *room_g = room_p + most * C;
+    one *room = malloc((4 * (size_t)most + 2) * (size_t)C * sizeof(one)), *room_t = room + 2 * C, *room_p = room_t + most * C;
+    one *room_g = room_p + most * C, *room_h = room_g + most * C;
     if (!room) return 1;
     for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
     for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
         const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->B - b < most ? job->B - b : most;
         const char *pp = p->data + at * p->a + b * p->b, *tt = t->data + at * t->a + b * t->b;
         char *gg = grad->data ? grad->data + at * grad->a + b * grad->b : NULL;
+        char *hh = hess->data ? hess->data + at * hess->a + b * hess->b : NULL;
         if (weight->data) FORMULA(read_line)(weight->kind, weight->data + at * weight->a + b * weight->b, weight->b, m, w);
         else
             for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
@@ -204,6 +256,7 @@ static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *s
         const one *x = labelled ? NULL : FORMULA(gather)(t, tt, m, C, room_t, line), *y = FORMULA(gather)(p, pp, m, C, room_p, line);
         for (ptrdiff_t i = 0; i < m; i++) {
             one *g = !gg ? NULL : m == 1 && g_lies ? (one *)gg : room_g + i * C;
+            one *h = !hh ? NULL : m == 1 && h_lies ? (one *)hh : room_h + i * C;
             double value = 0;
             int skipped = 0;
             for (ptrdiff_t j = 0; labelled && j < job->ignored_count; j++) skipped |= label[i] == job->ignored[j];
@@ -211,28 +264,27 @@ static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *s
                 sums->kept++;
                 sums->weights += (double)w[i];
             }
+            const one k = (one)(job->scale * (double)w[i]);
+            one fill = 0; /* of both derivatives, where the row is not looked at */
+            int looked = 0;
             if (labelled && !skipped && label[i] >= (uint64_t)C) {
                 const ptrdiff_t place = at * job->flat_a + (b + i) * job->flat_b;
                 if (sums->bad < 0 || place < sums->bad) sums->bad = place;
-                value = NAN;
-                for (ptrdiff_t c = 0; g && c < C; c++) g[c] = (one)NAN;
-            } else if (skipped || w[i] == 0) {
-                for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
-            } else {
-                const one k = (one)(job->scale * (double)w[i]);
-                value = labelled ? FORMULA(sparse)(C, (ptrdiff_t)label[i], y + i * C, a, k, g) : row(C, x + i * C, y + i * C, a, k, g, room);
+                value = NAN, fill = (one)NAN;
+            } else if (!skipped && w[i] != 0) {
+                looked = k != 0;
+                value = labelled ? FORMULA(sparse)(C, (ptrdiff_t)label[i], y + i * C, a, k, g, h)
+                                 : row(C, x + i * C, y + i * C, a, k, g, h, room);
                 value *= (double)w[i];
-                for (ptrdiff_t c = 0; g && k == 0 && c < C; c++) g[c] = 0;
             }
+            for (ptrdiff_t c = 0; !looked && g && c < C; c++) g[c] = fill;
+            for (ptrdiff_t c = 0; !looked && h && c < C; c++) h[c] = fill;
             sums->total += value;
             line[i] = (one)value;
         }
         if (losses->data) FORMULA(write_line)(losses->kind, losses->data + at * losses->a + b * losses->b, losses->b, m, line);
-        if (gg && m == 1 && !g_lies) FORMULA(write_line)(grad->kind, gg, grad->c, C, room_g);
-        for (ptrdiff_t c = 0; gg && m > 1 && c < C; c++) {
-            for (ptrdiff_t i = 0; i < m; i++) line[i] = room_g[i * C + c];
-            FORMULA(write_line)(grad->kind, gg + c * grad->c, grad->b, m, line);
-        }
+        FORMULA(scatter)(grad, gg, m, C, room_g, line, g_lies);
+        FORMULA(scatter)(hess, hh, m, C, room_h, line, h_lies);
     }
     free(room);
     return 0;

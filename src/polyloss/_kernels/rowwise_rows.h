@@ -28,9 +28,9 @@ typedef struct {
     int loss;    /* index in ROWWISE */
     int doubles; /* compute in double, else in float */
     ptrdiff_t A, B, C;
-    rowwise_array t, p, weight, losses, grad; /* labels, weight, losses: (A, B) */
+    rowwise_array t, p, weight, losses, grad, hess; /* labels, weight, losses: (A, B) */
     double parameters[ROWWISE_PARAMETERS];
-    double scale; /* of gradients */
+    double scale; /* of slopes and curvatures */
     const uint64_t *ignored; /* (ignored_count,) labels to skip, as 64 bits */
     ptrdiff_t ignored_count;
     ptrdiff_t flat_a, flat_b; /* of a position: its flat index in (n, s) is a * flat_a + b * flat_b */
