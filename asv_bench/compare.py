@@ -69,6 +69,7 @@ def work():
 
     if not Path(pl.__file__).is_relative_to(os.environ["PYTHONPATH"]):
         raise RuntimeError(f"the worker of {os.environ['PYTHONPATH']} imported {pl.__file__}")
+    timing.PAUSE = 0  # waiting threads sleep
     known = cases()
     print(json.dumps(sorted(known)), flush=True)
     call = None
@@ -107,10 +108,9 @@ class Worker:
         return json.loads(line)
 
     def ask(self, line=""):
-        """Send a line; the answer."""
+        """Send a line."""
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        return self.answer()
 
     def __enter__(self):
         return self
@@ -151,7 +151,9 @@ def measure(base, head, wanted, samples, threads):
         shared = set(workers[0].cases)
         names = [name for name in workers[2].cases if name in shared and wanted(name)]
         for name in names:
-            answers = [worker.ask(name) for worker in workers]
+            for worker in workers:
+                worker.ask(name)
+            answers = [worker.answer() for worker in workers]
             if isinstance(answers[0], str):  # the base could not do it yet
                 continue
             if isinstance(answers[2], str):
@@ -161,7 +163,8 @@ def measure(base, head, wanted, samples, threads):
             for turn in range(VISITS):
                 for k in range(3):
                     side = (turn + k) % 3  # nobody always comes first
-                    sides[side].append(workers[side].ask())
+                    workers[side].ask()
+                    sides[side].append(workers[side].answer())
     return failed
 
 

@@ -25,10 +25,10 @@ kernel that does nothing else, measured in the same turns. *copy_* is torch's ow
 {groups}
 ## Two OpenMP runtimes in one process
 
-torch brings an OpenMP runtime of its own. Unless `OMP_WAIT_POLICY=passive` was set before Python started, threads of either spin for work
-after a call, and a kernel that starts meanwhile on the other shares the cores with them; on a machine with other work on it, spinning
-threads also keep the one from running that they wait for. The tables above were measured under the policy named there, and a contender is
-timed {pause} ms after the one before, behind a call that is not timed. Median milliseconds of the 4096×1000 value, by what ran just before:
+torch brings an OpenMP runtime of its own. Threads of either spin for work after a call, and a kernel that starts meanwhile on the other
+shares the cores with them. With `OMP_WAIT_POLICY=passive`, set before Python starts, they sleep, and waking them takes time instead. The
+tables above were measured under the policy named there, and a contender is timed {pause} ms after the one before, behind a call that is not
+timed. Median milliseconds of the 4096×1000 value, by what ran just before:
 
 {interplay}
 
@@ -56,7 +56,7 @@ def verdicts(line):
     """Of every goal of a line: ours, rival, goal, ratio, and whether it is met."""
     for ours, rival, goal in line["goals"]:
         ratio = line["ms"][rival] / line["ms"][ours]
-        yield ours, rival, figure(goal), figure(ratio), "met" if ratio >= goal else f"missed by {1 - ratio / goal:.0%}"
+        yield ours, rival, figure(goal), figure(ratio), "met" if ratio >= goal else f"missed by {100 * (1 - ratio / goal):.2g}%"
 
 
 def groups(lines):

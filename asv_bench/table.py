@@ -202,6 +202,7 @@ def lines():
 
 def measure(line, seconds):
     """The line as it is kept: milliseconds of every contender, and the goals that its contenders allow."""
+    peers.same_threads()
     contenders = line.contenders()
     check_agreement(line, contenders)
     best = timing.alternate(contenders, seconds)
@@ -224,7 +225,7 @@ def check_agreement(line, contenders):
         raise AssertionError(f"{line.group}, {line.name}: the contenders disagree: {values}")
 
 
-def interplay(rounds=40):
+def interplay(rounds=20):
     """Median milliseconds of our 4096×1000 value by what ran before it: two OpenMP runtimes share the cores of this process."""
     case = next(case for case in cases.SOFTMAX if case.shape == (4096, 1000))
     calls = softmax_value(case)
@@ -259,6 +260,7 @@ def environment():
         "processor": cpu[1] if cpu else platform.processor(),
         "instruction set": import_module("polyloss._kernels.softmax_xent").isa(),
         "threads": pl.get_num_threads(),
+        "load of the machine, its other work included": round(os.getloadavg()[0], 1),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "Python": platform.python_version(),
         "polyloss": pl.__version__,
@@ -270,27 +272,31 @@ def main():
     """Measure, show, and keep."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", metavar="REGEX", help="lines whose group and name match; the others keep their figures")
-    parser.add_argument("--seconds", type=float, default=4, help="per line (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3, help="per line (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON to write (default: docs/benchmarks.json)")
     parser.add_argument("--interplay", action="store_true", help="print only how two OpenMP runtimes disturb each other")
     options = parser.parse_args()
-    peers.same_threads()
     if options.interplay:
         print(json.dumps(interplay()))
         return
     old = json.loads(options.results.read_text("utf-8")) if options.results.exists() else {"lines": []}
-    kept = {(line["group"], line["name"]): line for line in old["lines"]}
-    fresh = []
-    for line in lines():
+    every = list(lines())
+    known = {(line["group"], line["name"]): line for line in old["lines"]}
+    result = {"environment": environment(), "pause": round(1e3 * timing.PAUSE), "interplay": old.get("interplay")}
+
+    def keep():
+        result["lines"] = [known[key] for line in every if (key := (line.group, line.name)) in known]
+        options.results.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    for line in every:
         if re.search(options.only, f"{line.group} {line.name}"):
-            fresh.append(measure(line, options.seconds))
-            print(*show(fresh[-1]), sep="\n", flush=True)
+            measured = known[line.group, line.name] = measure(line, options.seconds)
+            print(*show(measured), sep="\n", flush=True)
+            keep()
             gc.collect()  # the arrays of one line go before those of the next come
-        elif (line.group, line.name) in kept:
-            fresh.append(kept[line.group, line.name])
-    result = {"environment": environment(), "pause": round(1e3 * timing.PAUSE), "lines": fresh}
-    result["interplay"] = interplays() if re.search(options.only, "interplay") else old.get("interplay")
-    options.results.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if re.search(options.only, "interplay"):
+        result["interplay"] = interplays()
+        keep()
 
 
 def show(line):

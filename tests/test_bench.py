@@ -107,6 +107,11 @@ def test_alternate_finds_the_faster():
 # --------------------------------------------------------------------------------------------------------- the page
 
 
+def test_page_is_that_of_the_figures():
+    figures = json.loads((ROOT / "docs" / "benchmarks.json").read_text("utf-8"))
+    assert (ROOT / "docs" / "benchmarks.md").read_text("utf-8") == render.page(figures)
+
+
 def test_verdicts():
     line = {"ms": {"ours": 2.0, "fast": 3.0, "slow": 40.0}, "goals": [["ours", "fast", 2], ["ours", "slow", 20]]}
     assert list(render.verdicts(line)) == [("ours", "fast", "2.00", "1.50", "missed by 25%"), ("ours", "slow", "20.0", "20.0", "met")]

@@ -73,7 +73,7 @@ class Call(NamedTuple):
         p = p.astype(dtype, copy=False)
         block = LOSSES[self.loss]
         if block.function.__module__ not in ("polyloss.classification", "polyloss.softmax"):
-            return rng.random(shape, dtype=np.float32).astype(dtype, copy=False), p
+            return rng.uniform(0.01, 0.99, shape).astype(dtype), p
         if issubclass(block, Elementwise):
             return rng.integers(0, 2, shape, dtype=np.uint8).astype(dtype), p
         labels = rng.integers(0, shape[-1], shape[:-1])

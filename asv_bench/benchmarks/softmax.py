@@ -48,7 +48,6 @@ class Rivals:
         """Make a batch; a rival without this step is skipped."""
         case = CASES[shape]
         try:
-            peers.same_threads()
             arrays = case.arrays()
             self.value = peers.softmax_values(case, *arrays)[library]
             self.gradient = peers.softmax_gradients(case, *arrays).get(library)
@@ -77,7 +76,6 @@ class Ratios:
         """Make a batch and everyone's way to its loss."""
         case = CASES[shape]
         try:
-            peers.same_threads()
             labels, logits = case.arrays()
             self.rivals = peers.softmax_values(case, labels, logits)[rival], peers.softmax_gradients(case, labels, logits)[rival]
         except ImportError as error:

@@ -7,8 +7,7 @@ import time
 # A thread of an OpenMP runtime spins for work after its region: libgomp's for 300 000 pauses, 15 ms where a pause takes 140 cycles. Whoever
 # runs next on another runtime (torch brings its own) would share the cores with it, so the clock starts only when that is over.
 PAUSE = 0.02
-SAMPLES = 3  # per visit, at least, and as many as fit into
-VISIT = 0.03  # seconds: on a busy machine few samples find both cores free
+VISIT = 0.03  # seconds of samples, and one at least: on a busy machine few samples find both cores free
 
 
 def once(call, number=1):
@@ -24,7 +23,7 @@ def visit(call, number):
     time.sleep(PAUSE)
     call()
     samples, end = [], time.perf_counter() + VISIT
-    while len(samples) < SAMPLES or time.perf_counter() < end:
+    while not samples or time.perf_counter() < end:
         samples.append(once(call, number))
     return min(samples)
 
@@ -32,7 +31,7 @@ def visit(call, number):
 def batch(call):
     """How many calls make a sample that the clock resolves: 0.2 ms, and one call at least."""
     call()
-    return max(1, math.ceil(2e-4 / min(once(call) for _ in range(SAMPLES))))
+    return max(1, math.ceil(2e-4 / once(call)))
 
 
 def alternate(calls, seconds):
