@@ -1,4 +1,13 @@
-"""The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set."""
+"""The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set.
+
+Under the sanitizers of gcc, from the repository's root:
+
+    export CFLAGS=-fsanitize=address,undefined LDFLAGS=-fsanitize=address,undefined
+    python setup.py build --build-base build/sanitized
+    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \\
+        UBSAN_OPTIONS=halt_on_error=1 PYTHONPATH=$(echo build/sanitized/lib.*) \\
+        python -m pytest --noconftest -s tests/test_softmax_kernel.py -k "not forked"
+"""
 
 import multiprocessing
 import sys

@@ -442,7 +442,7 @@ INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const
 INLINE void column_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t classes, const int32_t *label, const double *factor,
                           const float *instead, int stream)
 {
-    enum { G = TOGETHER };
+    enum { G = W == 8 ? 2 : 4 }; /* at least a cache line */
     for (int g = 0; g < 4; g += G) {
         vf high[G], low[G], t[G];
         vi lab[G];
@@ -480,9 +480,9 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s;
         step = count - i < CHUNK ? count - i : CHUNK;
         int stream = 0;
-        if (in_place_out && j->grad.c % (4 * W) == 0) { /* begin at a whole vector of the output, so that it can be streamed */
-            const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % (4 * W)) / 4;
-            if (off && W - off < step) step = W - off;
+        if (in_place_out && j->grad.c % 64 == 0) { /* begin at a line of the output: streamed by halves it would cost four times as much */
+            const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % 64) / 4;
+            if (off && 16 - off < step) step = 16 - off;
             stream = !off;
         }
         const int whole = step == CHUNK && s + CHUNK <= j->s;
