@@ -27,17 +27,13 @@ UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16
 LABELLED = [case for case in CASES if case.labelled]
 WEIGHTED = (1.0, 0.0, 2.5, 0.25, 0.0, 3.0)  # of six samples
 
-# The libraries that are slow to start are asked for one case of each kind; test_slope_is_the_truth asks them for all.
+# The slow libraries are asked for one case of each kind of block; test_slope_is_the_truth asks them for all.
 FEW = [
     next(case for case in CASES if repr(case) == name)
     for name in (
-        "mean_squared_error-real",
         "hinge-binary",
-        "binary_crossentropy-binary-from_logits=True-label_smoothing=0.25",
         "categorical_crossentropy-distribution-label_smoothing=0.1-epsilon=0.1",
         "sparse_categorical_crossentropy-labels-ignore_class=-1-epsilon=0.15",
-        "cosine_similarity-real",
-        "poly1_crossentropy-labels",
         "softmax_loss-labels-ignore_label=3-class_weight",
     )
 ]
