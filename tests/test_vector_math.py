@@ -19,7 +19,7 @@ FUNCTIONS = {
     "exp": (np.exp, (-np.inf, np.inf), 1.0, 1.0),
     "exp_neg": (np.exp, (-np.inf, 44.0), 1.0, 1.0),
     "expm1_neg": (np.expm1, (-np.inf, 88.0), 1.45, 1.9),
-    "log": (np.log, (-np.inf, np.inf), 0.9, 1.0),
+    "log": (np.log, (-np.inf, np.inf), 0.95, 1.0),
     "log1p": (np.log1p, (-np.inf, np.inf), 1.5, 1.35),
     "log1p_01": (np.log1p, (0.0, 1.0), 1.4, 1.35),
     "log_half": (np.log, (0.0, 0.5), 1.5, 1.0),
