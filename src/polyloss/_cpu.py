@@ -67,8 +67,8 @@ def rowwise_obstacle(job):
     why = obstacle(job, "rowwise")
     if why is None and job.block.kernel not in kernels("rowwise").LOSSES:
         return "it holds no formula of this loss"
-    if why is None and job.want.hessian:
-        return "it has values and slopes, no curvatures"
+    if why is None and job.want.hessian and not job.want.gradient:
+        return "it has curvatures beside slopes alone"
     return why
 
 
@@ -130,11 +130,11 @@ def run_rowwise(job):
     outputs = Outputs(job)
     total, *sums, bad = kernel.run(
         block.kernel, targets, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", weight=m.weight, scale=scale,
-        losses=outputs.losses, grad=outputs.gradient, ignore=ignore, threads=threads,
+        losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, ignore=ignore, threads=threads,
     )  # fmt: skip
     if isinstance(divisor, str):
         divisor = _divided(job, sums)
-    return Outcome(outputs.losses, total, divisor, outputs.gradient, first_bad=bad)
+    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, first_bad=bad)
 
 
 def _zero_one(kernel, job, threads):
