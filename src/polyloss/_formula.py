@@ -27,7 +27,7 @@ def run(job):
     """Values, slopes and curvatures by the formulas."""
     if job.backend.name == "torch":  # which has no such warnings, and whose compiler cannot trace the context
         return _run(job)
-    with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels; array-api-strict computes by NumPy
+    with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels
         return _run(job)
 
 
