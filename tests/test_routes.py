@@ -47,8 +47,7 @@ def test_kernels_take_arrays_of_this_machines_memory(case, lib, monkeypatch):
         monkeypatch.setattr(_routes, "ROUTES", tuple(spied(r, taken) for r in ROUTES))
         case.call(t, p)
         case.of(pl.grad_and_hess(case.target), t, p)
-        with_curvature = "formula" if said.route == "rowwise kernel" else said.route  # it computes none
-        assert set(taken) == {said.route, with_curvature}
+        assert set(taken) == {said.route}
 
 
 def test_every_elementwise_loss_has_its_kernel():
