@@ -23,7 +23,7 @@ def kernels(name):
             if not any(module for module in _kernels.values()) and sum(module is None for module in _kernels.values()) == 1:
                 warnings.warn(
                     f"polyloss runs on formulas, several times slower: its kernel {name} was not imported ({error});"
-                    " to build it, install a C compiler and run `pip install --force-reinstall --no-binary polyloss polyloss`",
+                    " to build it, install a C compiler and run `pip install --force-reinstall --no-deps .` in its source tree",
                     RuntimeWarning,
                     stacklevel=2,
                 )
