@@ -35,12 +35,10 @@ def test_everything_ignored_gives_loss_0_and_gradient_0(lib):
         assert value == 0
         assert (slope == 0).all()
     for reduction in ("sum", "mean", "sum_over_batch_size"):
-        value, slope = numbers(
-            lib, pl.value_and_grad("scce")(labels, logits, ignore_class=9, from_logits=True, reduction=reduction))
+        value, slope = numbers(lib, pl.value_and_grad("scce")(labels, logits, ignore_class=9, from_logits=True, reduction=reduction))
         assert value == 0
         assert (slope == 0).all()
-        value, slope = numbers(
-            lib, pl.value_and_grad("mse")(logits, logits + 1, sample_weight=lib.array(np.zeros(4)), reduction=reduction))
+        value, slope = numbers(lib, pl.value_and_grad("mse")(logits, logits + 1, sample_weight=lib.array(np.zeros(4)), reduction=reduction))
         assert value == 0
         assert (slope == 0).all()
 
@@ -87,8 +85,7 @@ def test_an_impossible_class_with_target_0_costs_nothing(lib):
     right = [0.25 * math.log1p(math.e) + 0.75 * math.log1p(1 / math.e), 0.0]
     for loss in (pl.softmax_loss, pl.categorical_crossentropy):
         kwargs = {"from_logits": True} if loss is pl.categorical_crossentropy else {}
-        value, slope = numbers(
-            lib, pl.value_and_grad(loss)(lib.array(targets), lib.array(logits), axis=-1, reduction="none", **kwargs))
+        value, slope = numbers(lib, pl.value_and_grad(loss)(lib.array(targets), lib.array(logits), axis=-1, reduction="none", **kwargs))
         np.testing.assert_allclose(value, right, rtol=1e-15)
         share = 1 / (1 + math.e)
         np.testing.assert_allclose(slope, [[0, share - 0.25, 0.25 - share], [0, 0, 0]], rtol=1e-14, atol=1e-16)
@@ -183,8 +180,11 @@ def test_normalization_decides_then_normalize_then_valid(lib, normalization, nor
     kept = labels.ravel() != 255
     total = np.sum(nll(rows[kept], labels.ravel()[kept]))
     divisor = {"FULL": 8, "VALID": 5, "BATCH_SIZE": 2, "NONE": 1, None: 2 if normalize is False else 5}[normalization]
-    given = [None] if normalization is None else [
-        getattr(pl.Normalization, normalization), int(getattr(pl.Normalization, normalization)), normalization.lower(), normalization]
+    given = (
+        [None]
+        if normalization is None
+        else [getattr(pl.Normalization, normalization), int(getattr(pl.Normalization, normalization)), normalization.lower(), normalization]
+    )
     for way in given:  # fmt: skip
         value, slope = numbers(lib, pl.value_and_grad(pl.softmax_loss)(
             lib.array(labels), lib.array(logits), ignore_label=255, normalization=way, normalize=normalize))  # fmt: skip
@@ -472,3 +472,21 @@ def test_numpy_is_the_default_library():
         value = pl.mean_squared_error(t, p)
         assert NUMPY.is_array(value)
         assert value == right
+
+
+def test_ignored_values_that_the_labels_cannot_hold_change_nothing():
+    """An ignore label beyond the labels' dtype names no position, on the formula's route as on the kernels'."""
+    strict = pytest.importorskip("array_api_strict")
+    logits = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+    labels = np.array([0, 1, 2, 1])
+    want = float(pl.softmax_loss(labels, logits))
+    for dtype, ignored in (("uint8", -1), ("int8", 255), ("int16", (-(2**70), 65535)), ("uint64", -1)):
+        y = strict.asarray(labels.astype(dtype))
+        assert float(pl.softmax_loss(y, strict.asarray(logits), ignore_label=ignored)) == pytest.approx(want, rel=1e-6)
+
+
+def test_an_axis_that_is_no_integer_is_refused_after_one_that_is():
+    logits = np.zeros((4, 3))
+    pl.softmax_loss([0, 1, 2, 1], logits, axis=1)
+    with pytest.raises(TypeError, match="axis is 1.0, but must be an integer"):
+        pl.softmax_loss([0, 1, 2, 1], logits, axis=1.0)

@@ -89,6 +89,8 @@ def _divisor(job, t, skip):
     xp = job.xp
     if not isinstance(job.divisor, str):
         return job.divisor
+    if job.divisor == "count" and skip is None:  # no label can be an ignored one: their dtype has no such value
+        return max(job.layout.n * job.layout.s, 1)
     if job.divisor == "count":
         kept = xp.sum(xp.astype(~skip, job.dtype))
         return xp.clip(kept, 1.0, None)

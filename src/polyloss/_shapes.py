@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     s: int
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024, typed=True)  # 1.0 and True are not 1
 def layout(shape, axis, name, rowwise):
     """The layout, or an error if `axis` does not exist or holds nothing."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
