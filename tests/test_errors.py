@@ -163,6 +163,8 @@ CASES = [
     (ValueError, lambda: pl.grad("mse")(T, P, out=np.zeros((4, 3), np.float32)),
      "out has shape (4, 3) and dtype float32, but the gradient has shape (4, 3) and dtype float64"),
     (ValueError, lambda: pl.grad("mse")(T, P, out=np.broadcast_to(0.0, (4, 3))), "out is read-only"),
+    (ValueError, lambda: pl.grad("mse")(T, P, out=np.lib.stride_tricks.as_strided(np.zeros(6), (4, 3), (8, 8))),
+     "out has entries that share memory, so that it cannot hold a gradient"),
     (ValueError, lambda: pl.grad("mse")(T, P, out=P),
      "out shares memory with an input or with the other output, and inputs are never written to"),
     (ValueError, lambda: pl.grad("mse")(BIG[:4], T, out=BIG[1:]),

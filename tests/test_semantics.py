@@ -488,5 +488,5 @@ def test_ignored_values_that_the_labels_cannot_hold_change_nothing():
 def test_an_axis_that_is_no_integer_is_refused_after_one_that_is():
     logits = np.zeros((4, 3))
     pl.softmax_loss([0, 1, 2, 1], logits, axis=1)
-    with pytest.raises(TypeError, match="axis is 1.0, but must be an integer"):
+    with pytest.raises(TypeError, match=r"axis is 1\.0, but must be an integer"):
         pl.softmax_loss([0, 1, 2, 1], logits, axis=1.0)

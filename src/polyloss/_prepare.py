@@ -149,7 +149,22 @@ def checked_out(job, out, y_pred, inputs):
             )
         if isinstance(x, np.ndarray) and not x.flags.writeable:
             raise ValueError(f"{label} is read-only")
+        if _overlaps_itself(job, x):
+            raise ValueError(f"{label} has entries that share memory, so that it cannot hold a gradient")
         for other in (*inputs, *given[:k]):
             if shares_memory(job, x, other):
                 raise ValueError(f"{label} shares memory with an input or with the other output, and inputs are never written to")
     return given
+
+
+def _overlaps_itself(job, x):
+    """Whether two entries of an output may be the same memory: an axis steps by less than the axes inside it span."""
+    view = None if job.backend.memory is None else job.backend.memory(x)
+    if view is None or view.size == 0:
+        return False
+    span = view.itemsize
+    for stride, length in sorted((abs(stride), length) for stride, length in zip(view.strides, view.shape, strict=True) if length > 1):
+        if stride < span:
+            return True
+        span += stride * (length - 1)
+    return False
