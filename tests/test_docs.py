@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ import polyloss as pl
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUNS = [(page, library) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-        for library in sorted({block[1] for block in BLOCK.finditer(page.read_text("utf-8"))})]
+RUNS = [
+    (page, library)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for library in sorted({block[1] for block in BLOCK.finditer(page.read_text("utf-8"))})
+]
 
 
 def run(page, library):
@@ -44,7 +48,7 @@ def run(page, library):
 
 @pytest.mark.parametrize(("page", "library"), RUNS, ids=[f"{page.stem}-{library or 'all'}" for page, library in RUNS])
 def test_page(page, library):
-    if library == "cupy" and not pytest.importorskip("cupy").cuda.is_available():
+    if library == "cupy" and not import_module("cupy").cuda.is_available():
         pytest.skip("CuPy finds no CUDA device")
     settings = ("KERAS_BACKEND", "JAX_ENABLE_X64")  # of the other tests; a reader has none
     environment = {name: value for name, value in os.environ.items() if name not in settings}

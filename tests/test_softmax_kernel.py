@@ -16,7 +16,7 @@ import mpmath
 import numpy as np
 import pytest
 
-softmax_xent = pytest.importorskip("polyloss._kernels.softmax_xent", reason="the kernels are not compiled")
+from polyloss._kernels import softmax_xent
 
 CLASSES = [1, 2, 3, 7, 8, 10, 15, 16, 17, 21, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 2047, 2048, 2049, 4097]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]

@@ -5,12 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 import polyloss as pl
+from polyloss import _torch
 from polyloss._block import LOSSES
-
-torch = pytest.importorskip("torch")
-from polyloss import _torch  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),

@@ -4,10 +4,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-import polyloss as pl  # noqa: E402
-import polyloss.torch  # noqa: E402
+import polyloss as pl
+import polyloss.torch
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[1] / "docs/examples/segmentation.py"))
 
