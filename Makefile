@@ -50,7 +50,7 @@ bench-compare: $(VENV)/installed
 # asv builds environments of its own, with the pinned rivals of asv.conf.json; it asks git for the commits.
 bench-publish: $(VENV)/asv
 	cd asv_bench && PATH="$(abspath $(BIN)):$$PATH" && asv machine --yes && asv run --skip-existing-successful $(COMMITS) && asv publish
-	$(BIN)/python asv_bench/offline.py
+	$(BIN)/python asv_bench/local_site.py
 
 lint: $(BIN)/pre-commit
 	$(BIN)/pre-commit run --all-files

@@ -25,7 +25,7 @@ BENCH = ROOT / "asv_bench"
 sys.path.insert(0, str(BENCH))
 
 import compare  # noqa: E402
-import offline  # noqa: E402
+import local_site  # noqa: E402
 import render  # noqa: E402
 import table  # noqa: E402
 from benchmarks import cases, limits, timing  # noqa: E402
@@ -243,11 +243,11 @@ def test_losses_run_on_every_library(library, monkeypatch):
 def test_site_loads_nothing_from_elsewhere():
     import asv
 
-    page, names = offline.whole((Path(asv.__file__).parent / "www" / "index.html").read_text("utf-8"))
-    assert len(names) == len(offline.SOURCES)
+    page, names = local_site.whole((Path(asv.__file__).parent / "www" / "index.html").read_text("utf-8"))
+    assert len(names) == len(local_site.SOURCES)
     assert not re.search(r"<(script|link)[^>]*https?://", page)
     with pytest.raises(ValueError, match=r"unknown\.js"):
-        offline.whole('<script src="https://example.org/unknown.js">')
+        local_site.whole('<script src="https://example.org/unknown.js">')
 
 
 @slow
@@ -269,7 +269,7 @@ def test_site_shows_graphs(tmp_path):
     for commit in commits:
         asv([*quick, "--set-commit-hash", commit])
     asv([*run, "publish"])
-    subprocess.run([sys.executable, BENCH / "offline.py", tmp_path / "html"], check=True)
+    subprocess.run([sys.executable, BENCH / "local_site.py", tmp_path / "html"], check=True)
 
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "html")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

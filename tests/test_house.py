@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import mpmath as mp
 import numpy as np
@@ -18,6 +19,8 @@ import polyloss as pl
 from polyloss._block import LOSSES, Elementwise, public
 from polyloss._call import call
 from polyloss._params import positive
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # --------------------------------------------------------------------------------------------------------- one table of losses
 
@@ -139,6 +142,14 @@ def test_numpy_calls_load_no_other_array_library():
         " pl.log_loss([0, 1], [0.25, 0.5]); pl.explain('mse', [1.0], [2.0])")  # fmt: skip
     added = {name.partition(".")[0] for name in after - before} - set(sys.stdlib_module_names)
     assert {name for name in added if "cython" not in name} <= {"polyloss", "array_api_compat", "numpy"}
+
+
+def test_no_module_hides_another():
+    """Folders whose modules tests import by a bare name: of two of one name, the second import would find the first."""
+    folders = [ROOT / "tests", ROOT / "tests" / "cuda_on_cpu", ROOT / "asv_bench", ROOT / "docs"]
+    names = [path.stem for folder in folders for path in folder.glob("*.py")]
+    assert len(names) > 30
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong losses fail

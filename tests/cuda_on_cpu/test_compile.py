@@ -2,7 +2,7 @@
 
 import re
 
-import offline
+import nvrtc_compile
 import pytest
 
 from polyloss._kernels import cuda
@@ -21,7 +21,7 @@ THREADS = {"rows_warp": 128, "rows_block": 512, "rows_cluster": 512, "spatial": 
 
 
 def compiled(file, dtype, name, arch):
-    cubin, report = offline.compiled(cuda.source(file), cuda.options(dtype), arch, [name])
+    cubin, report = nvrtc_compile.compiled(cuda.source(file), cuda.options(dtype), arch, [name])
     assert cubin[:4] == b"\x7fELF"
     assert {int(n) for n in re.findall(r"(\d+) bytes spill", report)} == {0}, report
     return max(map(int, re.findall(r"Used (\d+) registers", report)))
@@ -62,14 +62,14 @@ def test_finish():
 ])  # fmt: skip
 def test_memory_is_accessed_by_16_bytes(dtype, name):
     """Logits come and gradients go in packs; a compiler that merges two branches of one effect takes that away silently."""
-    code = offline.ptx(cuda.source("softmax_xent.cu"), cuda.options(dtype), "90", [name])
+    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options(dtype), "90", [name])
     assert len(re.findall(r"ld\.global\S*\.v4", code)) >= 4
     assert len(re.findall(r"st\.global\S*\.v4", code)) >= 2
 
 
 def test_clusters_are_declared():
     """The size of a cluster is a property of the kernel; CuPy's launch does not know it."""
-    code = offline.ptx(cuda.source("softmax_xent.cu"), cuda.options("float32"), "90", ["rows_cluster<float,false,4>"])
+    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options("float32"), "90", ["rows_cluster<float,false,4>"])
     assert re.search(r"\.reqnctapercluster 4, 1, 1|\.explicitcluster", code)
     assert "mapa.shared::cluster" in code
 
