@@ -91,7 +91,8 @@ def _output(wanted, given, like):
 
 
 def _scale(divisor):
-    return 1 / float(divisor) if divisor else 0.0
+    """The factor of the derivatives; 1 where the divisor comes out of the same pass."""
+    return 1.0 if isinstance(divisor, str) else 1 / float(divisor) if divisor else 0.0
 
 
 def run_elementwise(job):
@@ -117,20 +118,16 @@ def run_rowwise(job):
     targets, ignore, bad = kernel_targets(job)
     if bad >= 0:
         return Outcome(first_bad=bad)
-    threads, divisor, scale = _threads.get_num_threads(), job.divisor, 1.0
-    if job.want.gradient:  # it is scaled in the same pass, so the divisor is wanted first
-        if isinstance(divisor, str):
-            *sums, bad = _sums(job, targets, dict(ignore=ignore, weight=m.weight, threads=threads))
-            if bad >= 0 and job.validate:
-                return Outcome(first_bad=bad)
-            divisor = _divided(job, sums)
-        scale = _scale(divisor)
+    options = dict(ignore=ignore, weight=m.weight, threads=_threads.get_num_threads())
+    divisor, bad = _early_divisor(job, targets, options)
+    if bad >= 0:
+        return Outcome(first_bad=bad)
     settings = {**job.params, **job.targeting}
     parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
     outputs = Outputs(job)
     total, *sums, bad = kernel.run(
-        block.kernel, targets, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", weight=m.weight, scale=scale,
-        losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, ignore=ignore, threads=threads,
+        block.kernel, targets, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", scale=_scale(divisor), losses=outputs.losses,
+        grad=outputs.gradient, hess=outputs.hessian, **options,
     )  # fmt: skip
     if isinstance(divisor, str):
         divisor = _divided(job, sums)
@@ -176,7 +173,7 @@ def small_softmax(y_true, logits, want, given):
 
 def run_softmax_xent(job):
     """The fused softmax cross-entropy."""
-    kernel, want, m = kernels("softmax_xent"), job.want, job.memory
+    kernel, m = kernels("softmax_xent"), job.memory
     outputs = Outputs(job)
     targets, ignore, bad = kernel_targets(job)
     if bad >= 0:
@@ -184,17 +181,12 @@ def run_softmax_xent(job):
     if not job.labelled:
         targets = targets.astype(outputs.dtype, copy=False)
     options = dict(ignore=ignore, class_weight=m.class_weight, weight=m.weight, threads=_threads.get_num_threads())
-    divisor, scale = job.divisor, 1.0
-    if want.gradient or want.hessian:  # they are scaled in the same pass, so the divisor is wanted first
-        if isinstance(divisor, str):
-            *sums, bad = _sums(job, targets, options)
-            if bad >= 0 and job.validate:
-                return Outcome(first_bad=bad)
-            divisor = _divided(job, sums)
-        scale = _scale(divisor)
+    divisor, bad = _early_divisor(job, targets, options)
+    if bad >= 0:
+        return Outcome(first_bad=bad)
     total, *sums, bad = kernel.fused(
         m.p, targets, bf16=dtype_name(job.p.dtype) == "bfloat16", smoothing=job.targeting.get("label_smoothing", 0.0),
-        poly_epsilon=job.params.get("poly_epsilon", 0.0), scale=scale, losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob,
+        poly_epsilon=job.params.get("poly_epsilon", 0.0), scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob,
         hess=outputs.hessian, **options,
     )  # fmt: skip
     if isinstance(divisor, str):
@@ -217,6 +209,14 @@ def kernel_targets(job):
         return targets, job.ignore, int(bad.argmax())
     labels = np.where(bad, -2, labels.astype(np.int64))
     return (labels, (), -1) if ignored is None else (np.where(ignored, -1, labels), (-1,), -1)
+
+
+def _early_divisor(job, targets, options):
+    """The job's divisor, as a number where derivatives are wanted (the kernel's one pass scales them), and the first bad label found, or -1."""
+    if not (job.want.gradient or job.want.hessian) or not isinstance(job.divisor, str):
+        return job.divisor, -1
+    *sums, bad = _sums(job, targets, options)
+    return _divided(job, sums), bad if job.validate else -1
 
 
 def _sums(job, targets, options):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import dask.array as da
 import numpy as np
 
-from polyloss import _formula, _job, _routes
+from polyloss import _formula, _job, _reduce, _routes
 from polyloss._backends import NUMPY, gathered
 from polyloss._shapes import bad_label, sort_labels
 
@@ -23,7 +23,7 @@ def call(job):
     chunks = p.chunks
     t = job.t.rechunk((chunks[0], chunks[2]) if job.labelled else {0: chunks[0], 1: -1, 2: chunks[2]})
     weight = None if job.weight is None else job.weight.rechunk((chunks[0], chunks[2]))
-    divisor = _divisor(job, t, weight)
+    divisor = _divisor(job, t)
     outcome = {"divisor": divisor}
     if job.want.value:
         losses = _blocks(job, p, t, weight, 1, _job.VALUE, job.dtype)
@@ -121,24 +121,19 @@ def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want)
     return _job.evaluate(part)
 
 
-def _divisor(job, t, weight):
+def _divisor(job, t):
     """What the sum is divided by: a number, or a lazy 0-d array."""
     if not isinstance(job.divisor, str):
         return job.divisor
-    if job.labelled:
-        labels, ignored, _ = sort_labels(job.xp, t, job.layout.c, job.ignore)
-        counted = da.ones_like(labels, dtype=job.dtype) if ignored is None else (~ignored).astype(job.dtype)
-        if job.class_weight is not None:
-            counted = counted * da.map_blocks(
-                _pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype)
-            )
-    elif job.reduction == "normalize":
-        k = 1 if job.class_weight is None else job.class_weight[None, :, None]
-        counted = (t * k).sum(axis=1)
-    else:
-        counted = da.ones_like(t[:, 0, :])
-    if weight is not None:
-        counted = da.where(weight == 0, 0, counted * weight)
+    skip = None if job.weight is None else job.weight == 0
+    if not job.labelled:
+        return _reduce.total_weight(job, t, skip)
+    labels, ignored, _ = sort_labels(job.xp, t, job.layout.c, job.ignore)
+    counted = da.ones_like(labels, dtype=job.dtype) if ignored is None else (~ignored).astype(job.dtype)
+    if job.class_weight is not None:
+        counted = counted * da.map_blocks(_pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype))
+    if skip is not None:
+        counted = da.where(skip, 0, counted * job.weight)
     total = counted.sum(dtype=np.float64)
     return da.maximum(total, 1.0) if job.divisor == "count" else total
 

@@ -94,12 +94,7 @@ def _divisor(job, t, skip):
     if job.divisor == "count":
         kept = xp.sum(xp.astype(~skip, job.dtype))
         return xp.clip(kept, 1.0, None)
-    w = xp.ones_like(t[:, 0, :]) if job.weight is None else job.weight
-    if job.class_weight is not None:
-        w = w * xp.sum(t * job.class_weight[None, :, None], axis=1)
-    elif job.reduction == "normalize" and not job.labelled:
-        w = w * xp.sum(t, axis=1)
-    return xp.astype(_reduce.total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w)), job.dtype)
+    return xp.astype(_reduce.total_weight(job, t, skip), job.dtype)
 
 
 def _finish(xp, x, skip, bad):

@@ -4,6 +4,7 @@ of labels.
 `_kernels.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
 """
 
+from polyloss import _reduce
 from polyloss._formula import Outcome
 from polyloss._shapes import FLOATS, dtype_name, representable
 
@@ -84,7 +85,8 @@ def run_softmax_xent(job):
     else:
         y = xp.astype(y, job.dtype, copy=False)
         if divisor == "weights":
-            divisor = _weights_of_targets(job, y)
+            skip = None if job.weight is None else job.weight == 0
+            divisor = xp.astype(_reduce.total_weight(job, y, skip), job.dtype)
     losses, grad, hess = _outputs(job)
     prob = xp.empty((lay.n, lay.c, lay.s), dtype=job.p.dtype, device=job.device) if job.want.prob else None
     reduced = cuda.softmax_xent(
@@ -95,16 +97,6 @@ def run_softmax_xent(job):
     )  # fmt: skip
     first_bad = int(reduced.numbers[4]) if job.labelled and job.validate else -1  # the one moment that waits for the device
     return _outcome(job, reduced, divisor, losses, grad, hess, prob=prob, first_bad=first_bad)
-
-
-def _weights_of_targets(job, t):
-    """Σ w Σ k t over the positions whose weight is not 0; Σ w for a mean."""
-    xp = job.xp
-    if job.reduction == "mean":
-        return xp.sum(job.weight)
-    k = t if job.class_weight is None else t * job.class_weight[None, :, None]
-    sums = xp.sum(k, axis=1)
-    return xp.sum(sums if job.weight is None else xp.where(job.weight == 0, xp.zeros_like(sums), sums * job.weight))
 
 
 def run_elementwise(job):

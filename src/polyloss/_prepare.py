@@ -50,9 +50,9 @@ def prepare(
     backend, xp, device, arrays = gathered(given)
     y_true, y_pred = arrays["y_true"], arrays[name]
 
-    kind = dtype_name(y_pred.dtype)
-    dtype, gradient_dtype = computation(xp, name, y_pred.dtype, kind)
-    if kind not in FLOATS:
+    _check_numeric(name, y_pred)
+    dtype, gradient_dtype = _computation(xp, y_pred.dtype)
+    if dtype_name(y_pred.dtype) not in FLOATS:
         y_pred = xp.astype(y_pred, dtype)
     lay = layout(tuple(y_pred.shape), axis, name, block.combine is None)
     labelled = _labelled(loss, y_true, lay)
@@ -118,14 +118,13 @@ def _check_numeric(name, x):
         raise TypeError(f"{name} has dtype {x.dtype}, but must hold real numbers: {', '.join((*FLOATS, *INTEGERS, 'bool'))}")
 
 
-def computation(xp, name, dtype, kind):
+def _computation(xp, dtype):
     """The dtype to compute in, and that of gradients."""
+    kind = dtype_name(dtype)
     if kind in FLOATS:
         return getattr(xp, FLOATS[kind]) if xp is not np else np.dtype(FLOATS[kind]), dtype
-    if kind in INTEGERS or kind == "bool":
-        default = xp.asarray(0.0).dtype
-        return default, default
-    raise TypeError(f"{name} has dtype {dtype}, but must hold real numbers: {', '.join((*FLOATS, *INTEGERS, 'bool'))}")
+    default = xp.asarray(0.0).dtype
+    return default, default
 
 
 def checked_out(job, out, y_pred, inputs):

@@ -64,6 +64,17 @@ def divisor(job):
             return 1
 
 
+def total_weight(job, t, skip):
+    """Σ w Σ k t over the positions that are not skipped, k the class weights; of a mean Σ w alone. `t` (n, c, s) is not smoothed yet."""
+    xp = job.xp
+    w = xp.ones_like(t[:, 0, :]) if job.weight is None else job.weight
+    if job.class_weight is not None:
+        w = w * xp.sum(t * job.class_weight[None, :, None], axis=1)
+    elif job.reduction == "normalize" and not job.labelled:
+        w = w * xp.sum(t, axis=1)
+    return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))
+
+
 def total(xp, x):
     """The sum of all entries, in float64 where the library has it by default, so that float32 losses sum to their last bit."""
     if dtype_name(x.dtype) == "float32" and hasattr(xp, "float64") and not _narrow(xp):
