@@ -109,6 +109,14 @@ def test_denominator_replaces_the_normalizer(lib):
             np.testing.assert_allclose(lib.numpy(slope), right_slope, rtol=1e-12, atol=1e-15)
 
 
+def test_denominator_array_of_0_is_nothing_counted(lib):
+    """The number 0 is an error; as data, which may be traced or on a device, it divides nothing."""
+    zero = lib.array(np.array(0.0))
+    value, slope = pl.value_and_grad(pl.softmax_loss)(lib.array(np.array([0, 1])), lib.array(np.ones((2, 3))), denominator=zero)
+    assert float(lib.numpy(value)) == 0
+    assert not lib.numpy(slope).any()
+
+
 # ------------------------------------------------------------------------------------------------------------- probabilities
 
 

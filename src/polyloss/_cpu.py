@@ -186,8 +186,8 @@ def run_softmax_xent(job):
         return Outcome(first_bad=bad)
     total, *sums, bad = kernel.fused(
         m.p, targets, bf16=dtype_name(job.p.dtype) == "bfloat16", smoothing=job.targeting.get("label_smoothing", 0.0),
-        poly_epsilon=job.params.get("poly_epsilon", 0.0), scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob,
-        hess=outputs.hessian, **options,
+        poly_epsilon=job.params.get("poly_epsilon", 0.0), scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient,
+        prob=outputs.prob, hess=outputs.hessian, **options,
     )  # fmt: skip
     if isinstance(divisor, str):
         if not job.labelled and job.reduction == "mean":  # the kernel's sum has the targets in it
@@ -212,7 +212,7 @@ def kernel_targets(job):
 
 
 def _early_divisor(job, targets, options):
-    """The job's divisor, as a number where derivatives are wanted (the kernel's one pass scales them), and the first bad label found, or -1."""
+    """The job's divisor, a number where derivatives are wanted (the kernel's one pass scales them), and the first bad label found or -1."""
     if not (job.want.gradient or job.want.hessian) or not isinstance(job.divisor, str):
         return job.divisor, -1
     *sums, bad = _sums(job, targets, options)

@@ -6,7 +6,7 @@ from polyloss import _reduce
 from polyloss._backends import gathered, owner, what
 from polyloss._job import Job, shares_memory
 from polyloss._params import flag, number
-from polyloss._shapes import FLOATS, INTEGERS, dtype_name, label_shape, layout, same_shape, weight_shape
+from polyloss._shapes import FLOATS, INTEGERS, dtype_name, known_shape, label_shape, layout, same_shape, weight_shape
 
 
 def prepare(
@@ -49,14 +49,14 @@ def prepare(
         given["denominator"] = denominator
     backend, xp, device, arrays = gathered(given)
     y_true, y_pred = arrays["y_true"], arrays[name]
+    shape, predicted = known_shape("y_true", y_true), known_shape(name, y_pred)
 
     _check_numeric(name, y_pred)
     dtype, gradient_dtype = _computation(xp, y_pred.dtype)
     if dtype_name(y_pred.dtype) not in FLOATS:
         y_pred = xp.astype(y_pred, dtype)
-    lay = layout(tuple(y_pred.shape), axis, name, block.combine is None)
+    lay = layout(predicted, axis, name, block.combine is None)
     labelled = _labelled(loss, y_true, lay)
-    shape = tuple(y_true.shape)
     _check_numeric("y_true", y_true)
     if labelled:
         label_shape(shape, lay, name, loss.targets == "either")
@@ -73,7 +73,7 @@ def prepare(
     weight = arrays["sample_weight"]
     if weight is not None:
         _check_numeric("sample_weight", weight)
-        weight = xp.reshape(xp.astype(weight, dtype, copy=False), weight_shape(tuple(weight.shape), lay))
+        weight = xp.reshape(xp.astype(weight, dtype, copy=False), weight_shape(known_shape("sample_weight", weight), lay))
         weight = xp.reshape(xp.broadcast_to(weight, lay.losses), (lay.n, lay.s))
     class_weight = arrays["class_weight"]
     if class_weight is not None:

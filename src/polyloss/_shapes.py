@@ -51,6 +51,14 @@ def layout(shape, axis, name, rowwise):
     return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after))
 
 
+def known_shape(name, x):
+    """The shape; an error if a length is not known yet: NaN where Dask selected by a mask."""
+    shape = tuple(x.shape)
+    if any(length is None or length != length for length in shape):
+        raise ValueError(f"{name} has shape {shape}: all lengths must be known, as compute_chunk_sizes() of a Dask array makes them")
+    return shape
+
+
 def has(name):
     """The verb that goes with an argument."""
     return "have" if name == "logits" else "has"

@@ -78,6 +78,8 @@ def block_of(loss, asker):
     """The block behind a public function or a name; `asker` is named in the error."""
     function = registry.get(loss)
     block = LOSSES.get(getattr(function, "__name__", None))
+    if function is registry.get("log_loss"):
+        raise TypeError(f"{asker} takes a loss, and log_loss is a metric: its gradient is that of the cross-entropies")
     if block is None or block.function is not function:
         raise TypeError(f"{asker} takes a loss of this library or its name, not {loss!r}")
     return block

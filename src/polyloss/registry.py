@@ -58,8 +58,9 @@ def get(name):
     exact, _ = _exact_names()
     found = exact.get(name) or _loose_names().get(_loosened(name))
     if found is None:
-        near = difflib.get_close_matches(name.lower(), [*exact, *_loose_names()], n=3)
-        near = list(dict.fromkeys(near))
+        loose = _loose_names()
+        near = difflib.get_close_matches(_loosened(name), loose, n=3)
+        near = list(dict.fromkeys(loose[key].__name__ for key in near))
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; the names are {', '.join(names())}"
         raise ValueError(f"there is no loss named {name!r}{hint}")
     return found

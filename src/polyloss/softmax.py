@@ -107,7 +107,8 @@ def softmax_loss(
     label_smoothing : float, default 0.0
         In [0, 1]: targets become (1 - label_smoothing) * t + label_smoothing / C.
     denominator : float or 0-d array, optional
-        Replaces the normalizer, for instance by the number of positions of a batch that is spread over devices.
+        Replaces the normalizer, for instance by the number of positions of a batch that is spread over devices. A 0-d array of 0
+        gives 0, as counting nothing does; the number 0 is an error.
     reduction : {"normalize", "none", "sum"}, default "normalize"
         The sum divided by the normalizer; one loss per position, 0 where ignored; the sum.
     return_prob : bool, default False
