@@ -79,7 +79,7 @@ def block_of(loss, asker):
     function = registry.get(loss)
     block = LOSSES.get(getattr(function, "__name__", None))
     if function is registry.get("log_loss"):
-        raise TypeError(f"{asker} takes a loss, and log_loss is a metric: its gradient is that of the cross-entropies")
+        raise TypeError(f"{asker} takes a loss, and log_loss is a metric, with one route and no gradient")
     if block is None or block.function is not function:
         raise TypeError(f"{asker} takes a loss of this library or its name, not {loss!r}")
     return block
