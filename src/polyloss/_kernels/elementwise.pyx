@@ -13,13 +13,13 @@ from libc.stdlib cimport calloc, free
 import numpy as np
 
 include "isa.pxi"
+include "arrays.pxi"
 
 cnp.import_array()
 
 cdef extern from "elementwise_rows.h":
     Py_ssize_t ELEMENTWISE_SEGMENT
     Py_ssize_t ELEMENTWISE_TILE
-    int F4, F8, F2, BF16, I1, I2, I4, I8, U1, U2, U4, U8
 
     ctypedef struct elementwise_array:
         char *data
@@ -67,46 +67,7 @@ PARAMETERS = {elementwise_formulas[i].name.decode(): tuple(elementwise_formulas[
 MATH = {name: i for i, name in enumerate(
     ("exp", "exp_neg", "expm1_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "power", "max", "min"))}
 
-cdef dict _kinds = {"f4": F4, "f8": F8, "f2": F2, "i1": I1, "i2": I2, "i4": I4, "i8": I8, "u1": U1, "u2": U2, "u4": U4, "u8": U8, "b1": U1}
-
-
-cdef int _kind(cnp.ndarray x, bint bf16) except -1:
-    """How the numbers of an array lie in memory; with bf16, two-byte unsigned integers are the bits of bfloat16."""
-    cdef int kind = cnp.PyArray_TYPE(x)
-    if kind == cnp.NPY_FLOAT32:
-        return F4
-    if kind == cnp.NPY_FLOAT64:
-        return F8
-    if bf16 and kind == cnp.NPY_UINT16:
-        return BF16
-    return _kinds[x.dtype.str[1:]]
-
-
-cdef struct Axes:  # an array's strides along n, c, s; 0 along axes of length 1
-    char *data  # NULL: not given
-    int kind
-    Py_ssize_t n, c, s
-
-
-cdef int _axes(Axes *to, x, bint bf16, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S) except -1:
-    """Read an array of shape (n, c, s), or (n, s) where C is -1; None stays NULL."""
-    if x is None:
-        return 0
-    cdef cnp.ndarray array = x
-    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
-    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
-    cdef int last = 1 if C < 0 else 2
-    if cnp.PyArray_NDIM(array) != last + 1 or shape[0] != N or shape[last] != S or (last == 2 and shape[1] != C):
-        raise ValueError(f"an array has shape {x.shape}, but must have ({N}, {'' if C < 0 else f'{C}, '}{S})")
-    to.data = <char *>cnp.PyArray_DATA(array)
-    to.kind = _kind(array, bf16)
-    to.n = strides[0] if N > 1 else 0
-    to.c = strides[1] if C > 1 else 0
-    to.s = strides[last] if S > 1 else 0
-    return 0
-
-
-cdef bint _lay(elementwise_job *job, const Axes *arrays, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S, bint apart) noexcept nogil:
+cdef bint _lay(elementwise_job *job, const strided_array *arrays, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S, bint apart) noexcept nogil:
     """Bring the axes into the order of memory and merge what lies as one; whether s lies outside of n.
 
     apart: positions are told apart, so c stays an axis of its own."""
@@ -129,7 +90,7 @@ cdef bint _lay(elementwise_job *job, const Axes *arrays, Py_ssize_t N, Py_ssize_
             a, b = b, a
     for i in range(6):
         strides[0], strides[1], strides[2] = arrays[i].n, arrays[i].c, arrays[i].s
-        job.arrays[i].data, job.arrays[i].kind = arrays[i].data, arrays[i].kind
+        job.arrays[i].data, job.arrays[i].kind = arrays[i].at, arrays[i].type
         job.arrays[i].a, job.arrays[i].b, job.arrays[i].e = strides[a], strides[b], strides[e]
     job.A, job.B, job.E = length[a], length[b], length[e]
     job.columns = apart and distance[b] < distance[e]
@@ -224,7 +185,7 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
         Σ w.
     """
     cdef elementwise_job job
-    cdef Axes arrays[6]
+    cdef strided_array arrays[6]
     cdef Py_ssize_t N, C, S, k
     cdef double one_weight = 1.0, total = 0.0, weights = 0.0
     cdef double *sums
@@ -232,28 +193,24 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     if cnp.PyArray_NDIM(p) != 3:
         raise ValueError(f"p has shape {np.shape(p)}, but must have three axes")
     N, C, S = p.shape[0], p.shape[1], p.shape[2]
-    for k in range(6):
-        arrays[k].data = NULL
-        arrays[k].kind = 0
-        arrays[k].n = arrays[k].c = arrays[k].s = 0
-    _axes(&arrays[0], t, False, N, C, S)
-    _axes(&arrays[1], p, bf16, N, C, S)
-    _axes(&arrays[2], weight, False, N, -1, S)
-    _axes(&arrays[3], losses, False, N, -1, S)
-    _axes(&arrays[4], grad, bf16, N, C, S)
-    _axes(&arrays[5], hess, bf16, N, C, S)
+    describe(&arrays[0], t, "ncs", (N, C, S), "t")
+    describe(&arrays[1], p, "ncs", (N, C, S), "p", bf16)
+    describe(&arrays[2], weight, "ns", (N, S), "weight")
+    describe(&arrays[3], losses, "ns", (N, S), "losses")
+    describe(&arrays[4], grad, "ncs", (N, C, S), "grad", bf16)
+    describe(&arrays[5], hess, "ncs", (N, C, S), "hess", bf16)
     job.formula = FORMULAS[name]
-    job.doubles = arrays[1].kind == F8
+    job.doubles = arrays[1].type == TYPE_F64
     if len(parameters) != len(PARAMETERS[name]):
         raise TypeError(f"{name} takes the parameters {PARAMETERS[name]}, not {len(parameters)}")
     for k in range(8):
         job.parameters[k] = parameters[k] if k < len(parameters) else 0.0
-    if arrays[1].kind > BF16 or (weight is not None and arrays[2].kind > F8):
+    if arrays[1].type > TYPE_BF16 or (weight is not None and arrays[2].type > TYPE_F64):
         raise TypeError(f"predictions are {p.dtype} and weights {None if weight is None else weight.dtype}, but must be floating")
-    if losses is not None and arrays[3].kind != (F8 if job.doubles else F4):
+    if losses is not None and arrays[3].type != (TYPE_F64 if job.doubles else TYPE_F32):
         raise TypeError(f"losses are {losses.dtype}, but must have the dtype of the computation")
     for k, x in ((4, grad), (5, hess)):
-        if x is not None and (arrays[k].kind != arrays[1].kind or not x.flags.writeable):
+        if x is not None and (arrays[k].type != arrays[1].type or not x.flags.writeable):
             raise TypeError(f"derivatives are {x.dtype}, but must be writeable arrays of {p.dtype}")
     if N * C * S == 0:
         if losses is not None:
@@ -263,12 +220,12 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     job.mean = 1.0 if combine == "sum" else 1.0 / C
     cdef bint apart = losses is not None
     if weight is not None and arrays[2].n == 0 and arrays[2].s == 0:  # one weight for all
-        one_weight = (<double *>arrays[2].data)[0] if arrays[2].kind == F8 else (<float *>arrays[2].data)[0]
+        one_weight = (<double *>arrays[2].at)[0] if arrays[2].type == TYPE_F64 else (<float *>arrays[2].at)[0]
         apart = apart or one_weight == 0  # skips
     elif weight is not None:
         apart = True
     if not apart:
-        arrays[2].data = NULL
+        arrays[2].at = NULL
         job.mean *= one_weight
     job.scale = scale * job.mean
     cdef Py_ssize_t outputs = ((grad is not None) + (hess is not None)) * N * C * S * p.itemsize
@@ -323,24 +280,22 @@ def any_not_binary(cnp.ndarray t, *, weight=None, int threads=1):
     bool
     """
     cdef elementwise_job job
-    cdef Axes arrays[6]
+    cdef strided_array arrays[6]
     cdef Py_ssize_t N = t.shape[0], C = t.shape[1], S = t.shape[2], k
     cdef int found = 0
     cdef const elementwise_rows *table = elementwise_tables[isa_used]
     if N * C * S == 0:
         return False
-    for k in range(6):
-        arrays[k].data = NULL
-        arrays[k].kind = 0
-        arrays[k].n = arrays[k].c = arrays[k].s = 0
-    _axes(&arrays[0], t, False, N, C, S)
+    for k in range(2, 6):
+        describe(&arrays[k], None, "", (), "")
+    describe(&arrays[0], t, "ncs", (N, C, S), "t")
     arrays[1] = arrays[0]
-    job.doubles = arrays[0].kind in (F8, I4, I8, U4, U8)  # floats would round 2**31 + 1
+    job.doubles = arrays[0].type in (TYPE_F64, TYPE_I32, TYPE_I64, TYPE_U32, TYPE_U64)  # floats would round 2**31 + 1
     for apart in (False, True):  # weights only matter where the whole array is not binary
         if apart:
             if weight is None:
                 return True
-            _axes(&arrays[2], weight, False, N, -1, S)
+            describe(&arrays[2], weight, "ns", (N, S), "weight")
         _lay(&job, arrays, N, C, S, apart)
         job.columns = False
         _cut(&job)

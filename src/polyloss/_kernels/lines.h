@@ -18,18 +18,18 @@ static void FORMULA(read_line)(int kind, const char *from, ptrdiff_t stride, ptr
         for (ptrdiff_t i = 0; i < n; i++) to[i] = (one)read(*(const type *)(from + i * stride));                                           \
     break;
     switch (kind) {
-    case F4: LINE(float, )
-    case F8: LINE(double, )
-    case F2: LINE(uint16_t, half_to_float)
-    case BF16: LINE(uint16_t, bf16_to_float)
-    case I1: LINE(int8_t, )
-    case I2: LINE(int16_t, )
-    case I4: LINE(int32_t, )
-    case I8: LINE(int64_t, )
-    case U1: LINE(uint8_t, )
-    case U2: LINE(uint16_t, )
-    case U4: LINE(uint32_t, )
-    case U8: LINE(uint64_t, )
+    case TYPE_F32: LINE(float, )
+    case TYPE_F64: LINE(double, )
+    case TYPE_F16: LINE(uint16_t, half_to_float)
+    case TYPE_BF16: LINE(uint16_t, bf16_to_float)
+    case TYPE_I8: LINE(int8_t, )
+    case TYPE_I16: LINE(int16_t, )
+    case TYPE_I32: LINE(int32_t, )
+    case TYPE_I64: LINE(int64_t, )
+    case TYPE_U8: LINE(uint8_t, )
+    case TYPE_U16: LINE(uint16_t, )
+    case TYPE_U32: LINE(uint32_t, )
+    case TYPE_U64: LINE(uint64_t, )
     }
 #undef LINE
 }
@@ -42,10 +42,10 @@ static void FORMULA(write_line)(int kind, char *to, ptrdiff_t stride, ptrdiff_t 
         for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = write(from[i]);                                                     \
     break;
     switch (kind) {
-    case F4: LINE(float, (float))
-    case F8: LINE(double, (double))
-    case F2: LINE(uint16_t, float_to_half)
-    case BF16: LINE(uint16_t, float_to_bf16)
+    case TYPE_F32: LINE(float, (float))
+    case TYPE_F64: LINE(double, (double))
+    case TYPE_F16: LINE(uint16_t, float_to_half)
+    case TYPE_BF16: LINE(uint16_t, float_to_bf16)
     }
 #undef LINE
 }

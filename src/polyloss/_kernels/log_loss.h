@@ -1,10 +1,7 @@
 /* What log_loss.pyx tells the row primitives in log_loss_rows.c, and what they find. */
 #ifndef POLYLOSS_LOG_LOSS_H
 #define POLYLOSS_LOG_LOSS_H
-#include <stddef.h>
-#include <stdint.h>
-
-enum { LABEL_I8, LABEL_I16, LABEL_I32, LABEL_I64, LABEL_U8, LABEL_U16, LABEL_U32, LABEL_U64 };
+#include "storage.h"
 
 typedef struct {
     const char *p;  /* (rows, columns) probabilities; one column: those of the second of two classes */

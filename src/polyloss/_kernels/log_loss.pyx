@@ -13,12 +13,11 @@ cimport numpy as cnp
 import numpy as np
 
 include "isa.pxi"
+include "arrays.pxi"
 
 cnp.import_array()
 
 cdef extern from "log_loss.h":
-    enum:
-        LABEL_I8, LABEL_I16, LABEL_I32, LABEL_I64, LABEL_U8, LABEL_U16, LABEL_U32, LABEL_U64
     ctypedef struct log_loss_job:
         const char *p
         Py_ssize_t rows, columns, row_stride, column_stride
@@ -48,10 +47,6 @@ cdef extern from *:
     """
     const log_loss_rows *const *log_loss_builds
 
-cdef dict _label_types = {
-    "i1": LABEL_I8, "i2": LABEL_I16, "i4": LABEL_I32, "i8": LABEL_I64,
-    "u1": LABEL_U8, "u2": LABEL_U16, "u4": LABEL_U32, "u8": LABEL_U64,
-}
 cdef Py_ssize_t PARALLEL_FROM = 65536  # probabilities: about 50 µs on one thread; entering a parallel region costs 5 to 15
 
 
@@ -80,43 +75,34 @@ def fused(
     """
     cdef log_loss_job job
     cdef log_loss_sums total
-    cdef cnp.ndarray held
+    cdef strided_array array
     job.rows = len(p)
     job.columns = p.shape[1] if p.ndim == 2 else 1
     job.classes = job.columns if p.ndim == 2 else 2
-    if p.ndim not in (1, 2) or job.columns < 1 or not takes(p):
-        raise ValueError(f"p is {p.dtype} of shape {(<object>p).shape}, not aligned floats (N, C) or (N,)")
-    job.p = <const char *>cnp.PyArray_DATA(p)
-    job.row_stride = cnp.PyArray_STRIDE(p, 0)
-    job.column_stride = cnp.PyArray_STRIDE(p, 1) if p.ndim == 2 else 0
-    job.single = p.dtype == np.float32
+    if p.ndim not in (1, 2) or job.columns < 1:
+        raise ValueError(f"p has shape {(<object>p).shape}, not (N, C) or (N,)")
+    describe(&array, p, "nc"[:p.ndim], (<object>p).shape, "p")
+    if array.type > TYPE_F64:
+        raise TypeError(f"p has dtype {p.dtype}, not float32 or float64")
+    job.p, job.row_stride, job.column_stride = array.at, array.n, array.c
+    job.single = array.type == TYPE_F32
     job.rescale = rescale and p.ndim == 2
 
-    kind = labels.dtype.str
-    if (<object>labels).shape != (job.rows,) or kind[1:] not in _label_types or not labels.dtype.isnative or not labels.flags.aligned:
-        raise ValueError(f"labels are {labels.dtype} of shape {(<object>labels).shape}, not aligned integers ({job.rows},)")
+    describe(&array, labels, "n", (job.rows,), "labels")
     info = np.iinfo(labels.dtype)
     if not info.min <= base <= info.max - <object>(job.classes - 1):
         raise ValueError(f"{labels.dtype} labels cannot hold {job.classes} classes from {base}")
-    job.labels = <const char *>cnp.PyArray_DATA(labels)
-    job.label_stride = cnp.PyArray_STRIDE(labels, 0)
-    job.label_type = _label_types[kind[1:]]
+    job.labels, job.label_stride, job.label_type = array.at, array.n, array.type
     job.base = base % 2**64
 
-    job.weight = NULL
-    job.weight_stride = 0
-    if weight is not None:
-        held = weight
-        if (<object>held).shape != (job.rows,) or held.dtype != np.float64 or not held.dtype.isnative or not held.flags.aligned:
-            raise ValueError(f"weight is {held.dtype} of shape {(<object>held).shape}, not aligned doubles ({job.rows},)")
-        job.weight = <const char *>cnp.PyArray_DATA(held)
-        job.weight_stride = cnp.PyArray_STRIDE(held, 0)
-    job.seen = NULL
-    if seen is not None:
-        held = seen
-        if (<object>held).shape != (job.classes,) or held.dtype != np.uint8 or not held.flags.carray:
-            raise ValueError(f"seen is {held.dtype} of shape {(<object>held).shape}, not contiguous bytes ({job.classes},)")
-        job.seen = <uint8_t *>cnp.PyArray_DATA(held)
+    describe(&array, weight, "n", (job.rows,), "weight")
+    if weight is not None and array.type != TYPE_F64:
+        raise TypeError(f"weight has dtype {weight.dtype}, not float64")
+    job.weight, job.weight_stride = array.at, array.n
+    describe(&array, seen, "c", (job.classes,), "seen")
+    if seen is not None and not (seen.dtype == np.uint8 and seen.flags.carray):
+        raise TypeError(f"seen has dtype {seen.dtype}, not writeable uint8 in one piece")
+    job.seen = <uint8_t *>array.at
     job.low, job.high = low, 1 - low
     _run(&job, threads, &total)
     return total.total, total.least, total.most, total.off, total.bad

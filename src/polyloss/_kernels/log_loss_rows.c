@@ -81,13 +81,13 @@ static ptrdiff_t read_classes(int64_t *restrict to, const log_loss_job *j, ptrdi
     const ptrdiff_t stride = j->label_stride;
     const uint64_t base = j->base, classes = j->classes;
     switch (j->label_type) {
-    case LABEL_I8: CLASSES(int8_t)
-    case LABEL_I16: CLASSES(int16_t)
-    case LABEL_I32: CLASSES(int32_t)
-    case LABEL_I64: CLASSES(int64_t)
-    case LABEL_U8: CLASSES(uint8_t)
-    case LABEL_U16: CLASSES(uint16_t)
-    case LABEL_U32: CLASSES(uint32_t)
+    case TYPE_I8: CLASSES(int8_t)
+    case TYPE_I16: CLASSES(int16_t)
+    case TYPE_I32: CLASSES(int32_t)
+    case TYPE_I64: CLASSES(int64_t)
+    case TYPE_U8: CLASSES(uint8_t)
+    case TYPE_U16: CLASSES(uint16_t)
+    case TYPE_U32: CLASSES(uint32_t)
     default: CLASSES(uint64_t)
     }
 }

@@ -3,7 +3,7 @@
 
 #define one double
 #define real vd
-#define KIND F8
+#define KIND TYPE_F64
 #define LANES WD
 #define FORMULA(name) name##_d
 #define R(c) all_d((double)(c))

@@ -3,7 +3,7 @@
 
 #define one float
 #define real vf
-#define KIND F4
+#define KIND TYPE_F32
 #define LANES W
 #define FORMULA(name) name##_f
 #define R(c) all_f((float)(c))

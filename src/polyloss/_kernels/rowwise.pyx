@@ -13,11 +13,11 @@ from libc.stdlib cimport calloc, free
 import numpy as np
 
 include "isa.pxi"
+include "arrays.pxi"
 
 cnp.import_array()
 
 cdef extern from "rowwise_rows.h":
-    int F4, F8, F2, BF16, I1, I2, I4, I8, U1, U2, U4, U8
     Py_ssize_t ROWWISE_TILE
 
     ctypedef struct rowwise_array:
@@ -65,26 +65,14 @@ cdef enum:
 LOSSES = {rowwise_losses[i].name.decode(): i for i in range(ROWWISE_LOSSES)}
 PARAMETERS = {rowwise_losses[i].name.decode(): tuple(rowwise_losses[i].parameters.decode().split()) for i in range(ROWWISE_LOSSES)}
 
-cdef dict _floats = {"f4": F4, "f8": F8, "f2": F2}
-cdef dict _integers = {"i1": I1, "i2": I2, "i4": I4, "i8": I8, "u1": U1, "u2": U2, "u4": U4, "u8": U8, "b1": U1}
 
-
-cdef int _place(rowwise_array *to, str name, x, dict kinds, tuple shape, int a, int b, int c) except -1:
-    """Read an array of the given shape; a, b, c: which of its axes the job's are, -1 for none."""
-    to.data = NULL
-    to.kind, to.a, to.b, to.c = -1, 0, 0, 0
-    if x is None:
-        return 0
-    cdef cnp.ndarray array = x
-    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
-    if np.shape(x) != shape:
-        raise ValueError(f"{name} has shape {np.shape(x)}, but must have {shape}")
-    kind = kinds.get(x.dtype.str[1:])
-    if kind is None:
-        raise TypeError(f"{name} has dtype {x.dtype}, but must be one of {', '.join(kinds)}")
-    to.data, to.kind = <char *>cnp.PyArray_DATA(array), kind
-    to.a, to.b = strides[a], strides[b]
-    to.c = strides[c] if c >= 0 else 0
+cdef int _place(rowwise_array *to, bint s_outside, x, str axes, tuple shape, str name, bint bf16=False) except -1:
+    """Describe an array along the job's axes."""
+    cdef strided_array found
+    describe(&found, x, axes, shape, name, bf16)
+    to.data, to.kind, to.c = found.at, found.type, found.c
+    to.a = found.s if s_outside else found.n
+    to.b = found.n if s_outside else found.s
     return 0
 
 
@@ -149,7 +137,6 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     cdef double total = 0, weights = 0
     cdef int failed = 0
     cdef uint64_t[::1] ignored
-    cdef dict predictions = {"u2": BF16} if bf16 else _floats
     if cnp.PyArray_NDIM(p) != 3:
         raise ValueError(f"p has shape {np.shape(p)}, but must have three axes")
     N, C, S = p.shape[0], p.shape[1], p.shape[2]
@@ -162,23 +149,27 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
 
     # b is the inner one of the axes of positions.
     cdef bint s_outside = N > 1 and (S == 1 or abs(cnp.PyArray_STRIDES(p)[0]) < abs(cnp.PyArray_STRIDES(p)[2]))
-    cdef int a = 2 if s_outside else 0, b = 0 if s_outside else 2
     job.A = S if s_outside else N
     job.B = N if s_outside else S
     job.C = C
     job.flat_a = 1 if s_outside else S
     job.flat_b = S if s_outside else 1
-    _place(&job.p, "p", p, predictions, (N, C, S), a, b, 1)
-    job.doubles = job.p.kind == F8
-    computed = {"f8": F8} if job.doubles else {"f4": F4}
+    _place(&job.p, s_outside, p, "ncs", (N, C, S), "p", bf16)
     if labelled:
-        _place(&job.t, "t", t, _integers, (N, S), a // 2, b // 2, -1)
+        _place(&job.t, s_outside, t, "ns", (N, S), "t")
     else:
-        _place(&job.t, "t", t, {**_floats, **_integers}, (N, C, S), a, b, 1)
-    _place(&job.weight, "weight", weight, {"f4": F4, "f8": F8}, (N, S), a // 2, b // 2, -1)
-    _place(&job.losses, "losses", losses, computed, (N, S), a // 2, b // 2, -1)
-    _place(&job.grad, "grad", grad, predictions, (N, C, S), a, b, 1)
-    _place(&job.hess, "hess", hess, predictions, (N, C, S), a, b, 1)
+        _place(&job.t, s_outside, t, "ncs", (N, C, S), "t")
+    _place(&job.weight, s_outside, weight, "ns", (N, S), "weight")
+    _place(&job.losses, s_outside, losses, "ns", (N, S), "losses")
+    _place(&job.grad, s_outside, grad, "ncs", (N, C, S), "grad", bf16)
+    _place(&job.hess, s_outside, hess, "ncs", (N, C, S), "hess", bf16)
+    job.doubles = job.p.kind == TYPE_F64
+    if job.p.kind > TYPE_BF16 or job.weight.kind > TYPE_F64:
+        raise TypeError(f"predictions are {p.dtype} and weights {None if weight is None else weight.dtype}, but must be floating")
+    if labelled and job.t.kind < TYPE_I8:
+        raise TypeError(f"t has dtype {t.dtype}, but labels are integers")
+    if losses is not None and job.losses.kind != (TYPE_F64 if job.doubles else TYPE_F32):
+        raise TypeError(f"losses are {losses.dtype}, but must have the dtype of the computation")
     for key, x in (("grad", grad), ("hess", hess)):
         if x is not None and (x.dtype != p.dtype or not x.flags.writeable):
             raise TypeError(f"{key} is an array of {x.dtype}, but must be a writeable one of {p.dtype}")

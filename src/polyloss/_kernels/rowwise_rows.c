@@ -18,14 +18,14 @@ static void read_labels(int kind, const char *from, ptrdiff_t stride, ptrdiff_t 
     for (ptrdiff_t i = 0; i < n; i++) to[i] = (uint64_t)(int64_t) * (const type *)(from + i * stride);                                     \
     break;
     switch (kind) {
-    case I1: LINE(int8_t)
-    case I2: LINE(int16_t)
-    case I4: LINE(int32_t)
-    case I8: LINE(int64_t)
-    case U1: LINE(uint8_t)
-    case U2: LINE(uint16_t)
-    case U4: LINE(uint32_t)
-    case U8: LINE(uint64_t)
+    case TYPE_I8: LINE(int8_t)
+    case TYPE_I16: LINE(int16_t)
+    case TYPE_I32: LINE(int32_t)
+    case TYPE_I64: LINE(int64_t)
+    case TYPE_U8: LINE(uint8_t)
+    case TYPE_U16: LINE(uint16_t)
+    case TYPE_U32: LINE(uint32_t)
+    case TYPE_U64: LINE(uint64_t)
     }
 #undef LINE
 }

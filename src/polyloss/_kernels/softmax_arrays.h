@@ -8,41 +8,6 @@
 
 enum { IGNORED = -1, BAD = -2 };
 
-INLINE float float_of_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-INLINE uint32_t bits_of_float(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-INLINE float float_of_half(uint16_t h)
-{
-    uint32_t u = (h & 0x7fffu) << 13, top = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0;
-    return float_of_bits(bits_of_float(float_of_bits(u) * 0x1p112f) | top | (h & 0x8000u) << 16);
-}
-INLINE uint16_t half_of_float(float f) /* to nearest, ties to even */
-{
-    uint32_t u = bits_of_float(f), sign = u >> 16 & 0x8000u;
-    u &= 0x7fffffffu;
-    uint32_t normal = (u + 0xc8000fffu + (u >> 13 & 1)) >> 13;
-    uint32_t subnormal = bits_of_float(float_of_bits(u) + 0.5f) - 0x3f000000u; /* 0.5's last place is 2^-24 */
-    uint32_t h = u < 0x38800000u ? subnormal : normal;
-    h = u >= 0x477ff000u ? 0x7c00u : h;
-    h = u > 0x7f800000u ? 0x7e00u : h;
-    return (uint16_t)(h | sign);
-}
-INLINE float float_of_bfloat(uint16_t b) { return float_of_bits((uint32_t)b << 16); }
-INLINE uint16_t bfloat_of_float(float f)
-{
-    uint32_t u = bits_of_float(f);
-    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u : (u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
-
 #define AS_IS(x) (x)
 /* count elements at a stride; the usual stride told apart so that the compiler can vectorise it. */
 #define GATHER(TYPE, CONVERT)                                                                                                              \
@@ -63,8 +28,8 @@ INLINE uint16_t bfloat_of_float(float f)
         switch (type) {                                                                                                                    \
         case TYPE_F32: GATHER(float, AS_IS);                                                                                               \
         case TYPE_F64: GATHER(double, AS_IS);                                                                                              \
-        case TYPE_F16: GATHER(uint16_t, float_of_half);                                                                                    \
-        case TYPE_BF16: GATHER(uint16_t, float_of_bfloat);                                                                                 \
+        case TYPE_F16: GATHER(uint16_t, half_to_float);                                                                                    \
+        case TYPE_BF16: GATHER(uint16_t, bf16_to_float);                                                                                 \
         }                                                                                                                                  \
     }                                                                                                                                      \
     static inline void scatter_##x(char *to, const real *from, ptrdiff_t stride, int type, ptrdiff_t count)                                       \
@@ -72,8 +37,8 @@ INLINE uint16_t bfloat_of_float(float f)
         switch (type) {                                                                                                                    \
         case TYPE_F32: SCATTER(float, AS_IS);                                                                                              \
         case TYPE_F64: SCATTER(double, AS_IS);                                                                                             \
-        case TYPE_F16: SCATTER(uint16_t, half_of_float);                                                                                   \
-        case TYPE_BF16: SCATTER(uint16_t, bfloat_of_float);                                                                                \
+        case TYPE_F16: SCATTER(uint16_t, float_to_half);                                                                                   \
+        case TYPE_BF16: SCATTER(uint16_t, float_to_bf16);                                                                                \
         }                                                                                                                                  \
     }
 GATHERS(float, f)

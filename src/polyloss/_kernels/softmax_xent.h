@@ -1,17 +1,9 @@
 /* What softmax_xent.pyx tells the row primitives in softmax_xent_rows.c: arrays as bytes and strides, types, options. */
 #ifndef POLYLOSS_SOFTMAX_XENT_H
 #define POLYLOSS_SOFTMAX_XENT_H
-#include <stddef.h>
-#include <stdint.h>
+#include "storage.h"
 
-enum { /* element types */
-    TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
-};
-typedef struct {
-    char *at; /* NULL: absent */
-    ptrdiff_t n, c, s; /* strides in bytes, 0 for an axis that the array lacks */
-    int type;
-} softmax_array;
+typedef strided_array softmax_array;
 
 typedef struct {
     ptrdiff_t n, c, s; /* positions are numbered n * S + s */

@@ -13,6 +13,7 @@ cimport numpy as cnp
 import numpy as np
 
 include "isa.pxi"
+include "arrays.pxi"
 
 cnp.import_array()
 
@@ -24,15 +25,9 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_Scalar(void *, cnp.dtype, object)
 
 cdef extern from "softmax_xent.h":
-    enum:
-        TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
-    ctypedef struct softmax_array:
-        char *at
-        Py_ssize_t n, c, s
-        int type
     ctypedef struct softmax_job:
         Py_ssize_t n, c, s
-        softmax_array z, y, class_weight, weight, upstream, losses, lse, grad, prob, hess
+        strided_array z, y, class_weight, weight, upstream, losses, lse, grad, prob, hess
         const int64_t *ignore
         Py_ssize_t ignored
         bint soft
@@ -55,35 +50,9 @@ cdef extern from *:
     """
     const softmax_xent_rows *const *softmax_xent_builds
 
-cdef dict _types = {
-    np.dtype(np.float32): TYPE_F32, np.dtype(np.float64): TYPE_F64, np.dtype(np.float16): TYPE_F16,
-    np.dtype(np.int8): TYPE_I8, np.dtype(np.int16): TYPE_I16, np.dtype(np.int32): TYPE_I32, np.dtype(np.int64): TYPE_I64,
-    np.dtype(np.uint8): TYPE_U8, np.dtype(np.uint16): TYPE_U16, np.dtype(np.uint32): TYPE_U32, np.dtype(np.uint64): TYPE_U64,
-    np.dtype(np.longlong): TYPE_I64, np.dtype(np.ulonglong): TYPE_U64,
-}
 cdef enum:
     SMALL_SCRATCH = 65536  # bytes of the stack
 cdef Py_ssize_t PARALLEL_FROM = 65536  # elements: about 50 µs on one thread; entering a parallel region costs 5 to 15
-
-
-cdef int _view(softmax_array *to, cnp.ndarray a, str axes, tuple shape, str name, bint bf16=False) except -1:
-    """Describe an array whose axes are those named, of the shape given."""
-    cdef int i
-    if (<object>a).shape != shape:
-        raise ValueError(f"{name} has shape {(<object>a).shape}, not {shape}")
-    if not (<object>a).dtype.isnative or not cnp.PyArray_ISALIGNED(a):
-        raise ValueError(f"{name} is not aligned or not in native byte order")
-    to.at = <char *>cnp.PyArray_DATA(a)
-    to.n = to.c = to.s = 0
-    for i, axis in enumerate(axes):
-        if axis == "n":
-            to.n = cnp.PyArray_STRIDE(a, i)
-        elif axis == "c":
-            to.c = cnp.PyArray_STRIDE(a, i)
-        else:
-            to.s = cnp.PyArray_STRIDE(a, i)
-    to.type = TYPE_BF16 if bf16 else _types[(<object>a).dtype]
-    return 0
 
 
 cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sums *total) except -1:
@@ -140,7 +109,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
 
 cdef void _join(softmax_job *job) noexcept:
     """Make one axis of n and s where every array's strides allow it: long runs of neighbours are what the row primitives live on."""
-    cdef softmax_array *arrays[9]
+    cdef strided_array *arrays[9]
     cdef int i
     arrays[0], arrays[1], arrays[2], arrays[3], arrays[4] = &job.z, &job.y, &job.weight, &job.upstream, &job.losses
     arrays[5], arrays[6], arrays[7], arrays[8] = &job.lse, &job.grad, &job.prob, &job.hess
@@ -205,15 +174,15 @@ def fused(
     if job.c > 0x7FFFFFFF:
         raise ValueError(f"{job.c} classes: labels are kept in 32 bits")
     cdef tuple places = (shape[0], shape[2])
-    _view(&job.z, z, "ncs", shape, "z", bf16)
+    describe(&job.z, z, "ncs", shape, "z", bf16)
     if job.z.type > TYPE_BF16 or bf16 and (<object>z).dtype != np.uint16:
         raise TypeError(f"z is {(<object>z).dtype}")
     cdef type real = np.float64 if job.z.type == TYPE_F64 else np.float32
     job.soft = (<object>y).dtype.kind == "f"
     if job.soft:
-        _view(&job.y, y, "ncs", shape, "y")
+        describe(&job.y, y, "ncs", shape, "y")
     else:
-        _view(&job.y, y, "ns", places, "y")
+        describe(&job.y, y, "ns", places, "y")
     if job.soft and (<object>y).dtype != real or not job.soft and job.y.type < TYPE_I8:
         raise TypeError(f"y is {(<object>y).dtype}")
     _held = _ignored(&job, () if job.soft else ignore, np.int64 if job.soft else (<object>y).dtype)
@@ -349,7 +318,7 @@ def small(y, z, ignore, bint mean, bint gradient=False):
     return (value, slopes) if gradient else value
 
 
-cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,
+cdef int _optional(strided_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,
                    bint bf16=False) except -1:
     if a is None:
         return 0
@@ -357,7 +326,7 @@ cdef int _optional(softmax_array *to, object a, str axes, tuple shape, str name,
         raise TypeError(f"{name} is not an array of {np.dtype(dtype)}")
     if written and not a.flags.writeable:
         raise ValueError(f"{name} is read-only")
-    return _view(to, a, axes, shape, name, bf16)
+    return describe(to, a, axes, shape, name, bf16)
 
 
 def backward(z, y, lse, upstream, **options):
@@ -377,7 +346,7 @@ def label_sums(cnp.ndarray y, Py_ssize_t c, *, ignore=(), class_weight=None, wei
     memset(&job, 0, sizeof(job))
     job.n, job.s = places
     job.c = c
-    _view(&job.y, y, "ns", places, "y")
+    describe(&job.y, y, "ns", places, "y")
     _held = _ignored(&job, ignore, (<object>y).dtype)
     real = np.float32 if all(a is None or a.dtype == np.float32 for a in (class_weight, weight)) else np.float64
     _optional(&job.class_weight, class_weight, "c", (c,), "class_weight", real)
