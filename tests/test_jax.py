@@ -1,6 +1,9 @@
 """JAX: every loss under grad, jit, jvp, vmap and a second time, and the formulas' derivatives at kinks, ties and clips."""
 
 import inspect
+import subprocess
+import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 import polyloss as pl
+from polyloss import _jax
 from polyloss._block import LOSSES
 
 CASES = [(name, {}) for name in LOSSES] + [(name, {"from_logits": True}) for name, block in LOSSES.items() if block.logits is not None]
@@ -26,8 +30,15 @@ def close(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
 
 
+@pytest.fixture(params=["kernel", "formula"])
+def way(request, monkeypatch):
+    """Traced calls of any size by the kernels, or by the formula."""
+    monkeypatch.setattr(_jax, "SMALL", 0 if request.param == "kernel" else np.inf)
+    return request.param
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-def test_transforms(name, options):
+def test_transforms(name, options, way):
     t, p = sample(name)
 
     def total(p, t=t):
@@ -55,7 +66,7 @@ def test_transforms(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-def test_weights(name, options):
+def test_weights(name, options, way):
     t, p = sample(name)
     w = jnp.array([0.5, 2.0, 0.0, 1.0])
 
@@ -104,6 +115,7 @@ def test_edges(name, logits):
         close(curvature, block.curvature(np, t, p, **params))
 
 
+@pytest.mark.usefixtures("way")
 class TestLabels:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 2)))
     labels = jnp.array([[0, 4], [7, 2], [-1, 1]])
@@ -142,3 +154,214 @@ def test_equals_optax():
     theirs = jax.jit(jax.value_and_grad(lambda z: optax.softmax_cross_entropy_with_integer_labels(z, labels).mean()))(logits)
     close(ours[0], theirs[0])
     close(ours[1], theirs[1])
+
+
+def same(found, wanted, dtype):
+    """Equal to the last bits of a dtype, whole trees."""
+    tolerance = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tolerance, atol=tolerance / 10)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+class TestKernelsInPrograms:
+    """Traced calls become operations whose implementation on a CPU is the kernel."""
+
+    @pytest.fixture(autouse=True)
+    def of_any_size(self, monkeypatch):
+        monkeypatch.setattr(_jax, "SMALL", 0)
+
+    def test_they_are_called(self, name, options):
+        t, p = sample(name)
+        expected = pl.explain(name, np.asarray(t), np.asarray(p), **options).route
+        for function in (pl.get(name), pl.value_and_grad(name), jax.grad(pl.get(name), 1)):
+            traced = jax.make_jaxpr(lambda p, function=function: function(t, p, reduction="sum", **options))(p)
+            assert str(traced).count("ffi_call") == expected.endswith("kernel")
+        found = []
+        jax.make_jaxpr(lambda p: found.append(pl.explain(name, t, p, **options).route) or p)(p)
+        assert found == [expected]
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_numbers_are_those_of_arrays(self, name, options, dtype):
+        t, p = sample(name, 5, 6)
+        p, w = p.astype(dtype), jnp.array([0.5, 2.0, 0.0, 1.0, 3.0])
+        t = t if jnp.issubdtype(t.dtype, jnp.integer) else t.astype(dtype)
+
+        def results(p):
+            given = [dict(reduction=r, sample_weight=w, **options) for r in (LOSSES[name].reductions[0], LOSSES[name].reductions[1])]
+            return [f(t, p, **g) for g in given for f in (pl.value_and_grad(name), pl.grad_and_hess(name))]
+
+        same(jax.jit(results)(p), results(p), dtype)
+        gradient = jax.jit(jax.grad(lambda p: pl.get(name)(t, p, sample_weight=w, **options).sum()))(p)
+        same(gradient, pl.grad(name)(t, p, sample_weight=w, **options), dtype)
+
+    def test_forced_to_the_formula(self, name, options, monkeypatch):
+        monkeypatch.setenv("POLYLOSS_ROUTE", "formula")
+        t, p = sample(name)
+        assert "ffi_call" not in str(jax.make_jaxpr(lambda p: pl.get(name)(t, p, **options))(p))
+
+
+class TestPrograms:
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(6, 5, 2)), jnp.float32)
+    labels = jnp.asarray(np.random.default_rng(1).integers(0, 5, (6, 2)))
+
+    @pytest.fixture(autouse=True)
+    def of_any_size(self, monkeypatch):
+        monkeypatch.setattr(_jax, "SMALL", 0)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(ignore_label=[1, 2], normalization="full"),
+            dict(ignore_label=1),
+            dict(class_weight=jnp.arange(5.0), label_smoothing=0.1),
+            dict(sample_weight=jnp.arange(6.0), normalize=False),
+            dict(denominator=jnp.array(2.5)),
+            dict(denominator=0.5, reduction="none"),
+            dict(denominator=jnp.array(0.0)),
+            dict(return_prob=True),
+            dict(return_prob=True, reduction="none", axis=-2),
+        ],
+        ids="-".join,
+    )
+    def test_options(self, options):
+        arrays = {key: x for key, x in options.items() if isinstance(x, jax.Array)}
+        rest = {key: x for key, x in options.items() if key not in arrays}
+        labels = [self.labels, self.labels.astype("uint8"), self.labels.astype("float32"), jax.nn.one_hot(self.labels, 5, axis=1)]
+
+        def results(z, arrays):
+            given = labels[: 3 if "ignore_label" in rest else 4]
+            return [pl.value_and_grad(pl.softmax_loss)(y, z, **arrays, **rest) for y in given]
+
+        same(jax.jit(results)(self.logits, arrays), results(self.logits, arrays), "float32")
+
+        def total(z, arrays):
+            return sum(x.sum() for x in jax.tree.leaves(pl.softmax_loss(self.labels, z, **arrays, **rest)))
+
+        found = jax.jit(jax.grad(total, argnums=(0, 1)))(self.logits, arrays)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_jax, "SMALL", np.inf)
+            same(found, jax.jit(jax.grad(total, argnums=(0, 1)))(self.logits, arrays), "float32")
+
+    def test_a_divisor_that_is_traced_beside_arrays_that_are_not(self):
+        function = pl.value_and_grad(pl.softmax_loss)
+        found = jax.jit(lambda d: function(self.labels, self.logits, denominator=d))(jnp.float32(3))
+        same(found, function(self.labels, self.logits, denominator=3.0), "float32")
+
+    def test_what_scales_a_loss_scales_its_gradient_before_it_is_rounded(self):
+        """Loss scaling, without which gradients of float16 vanish."""
+        logits = self.logits.astype(jnp.float16).at[:, 4].set(-12)
+        gradient = jax.jit(jax.grad(lambda z: 2.0**14 * pl.softmax_loss(self.labels * 0, z, normalization="full")))(logits)
+        wanted = 2.0**14 * pl.grad(pl.softmax_loss)(self.labels * 0, logits.astype(jnp.float32), normalization="full")
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-3)
+
+    def test_inside_other_transforms(self):
+        def loss(z, y):
+            return pl.softmax_loss(y, z)
+
+        gradient = pl.grad(pl.softmax_loss)(self.labels, self.logits)
+        same(jax.jit(jax.grad(jax.checkpoint(loss)))(self.logits, self.labels), gradient, "float32")
+        _, rows = jax.lax.scan(lambda _, x: (None, loss(*x)), None, (self.logits[:, None], self.labels[:, None]))
+        same(rows.mean(), loss(self.logits, self.labels), "float32")
+        _, push = jax.linearize(loss, self.logits, self.labels)
+        same(push(self.logits, np.zeros(self.labels.shape, jax.dtypes.float0)), jnp.vdot(gradient, self.logits), "float32")
+        weights = jnp.eye(6)
+        stacked = jax.vmap(lambda w: jax.grad(lambda z: pl.softmax_loss(self.labels, z, sample_weight=w))(self.logits))(weights)
+        each = jnp.stack([pl.grad(pl.softmax_loss)(self.labels, self.logits, sample_weight=w) for w in weights])
+        same(stacked, each, "float32")
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
+        spec = jax.sharding.PartitionSpec("x")
+        sharded = jax.shard_map(lambda z, y: pl.softmax_loss(y, z, reduction="none"), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+        same(jax.jit(sharded)(self.logits, self.labels), pl.softmax_loss(self.labels, self.logits, reduction="none"), "float32")
+
+    def test_bad_labels_raise_under_grad_alone(self):
+        with pytest.raises(ValueError, match=r"y_true\[1, 0\] is 7, but logits have 5 classes on axis 1"):
+            jax.grad(lambda z: pl.softmax_loss(self.labels.at[1, 0].set(7), z))(self.logits)
+
+    def test_an_error_in_a_kernel_is_raised(self, monkeypatch):
+        program = jax.jit(lambda z: pl.softmax_loss(self.labels, z)).lower(self.logits).compile()
+        monkeypatch.setattr(_jax, "_jobs", {})
+        with pytest.raises(jax.errors.JaxRuntimeError, match="KeyError"):
+            jax.block_until_ready(program(self.logits))
+
+    def test_other_platforms_compile_the_formula(self):
+        traced = jax.jit(jax.grad(lambda z: pl.softmax_loss(self.labels, z))).trace(self.logits)
+        assert "polyloss" in traced.lower(lowering_platforms=("cpu",)).as_text()
+        assert "custom_call" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+class TestArrays:
+    """Calls on arrays whose values are at hand: NumPy's road over their memory."""
+
+    def test_nothing_is_copied(self):
+        n, c = 256, 4096
+        z, y = jnp.zeros((n, c), jnp.float32), jnp.zeros(n, jnp.int32)
+        pl.value_and_grad(pl.softmax_loss)(y, z)
+        tracemalloc.start()  # sees NumPy's allocator, from which the kernels' outputs come
+        _, gradient = pl.value_and_grad(pl.softmax_loss)(y, z)
+        _, peak = tracemalloc.get_traced_memory()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * n * c + 64 * n + 100_000
+        assert held >= 4 * n * c  # the gradient lies where the kernel wrote it
+        assert gradient.unsafe_buffer_pointer() % 64 == 0
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+    def test_kinds_and_numbers(self, dtype):
+        y, z = jnp.array([1, 0, 2]), jnp.asarray([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0], [5.0, 1.0, -1.0]], dtype)
+        for options in (dict(), dict(reduction="none"), dict(sample_weight=np.array([1.0, 0.0, 2.0])), dict(return_prob=True)):
+            results = jax.tree.leaves(pl.value_and_grad(pl.softmax_loss)(y, z, **options))
+            with jax.disable_jit():
+                wanted = jax.tree.leaves(pl.value_and_grad(pl.softmax_loss)(np.asarray(y), np.asarray(z), **options))
+            for x, w in zip(results, wanted, strict=True):
+                assert isinstance(x, jax.Array)
+                assert x.device == z.device
+                assert np.asarray(x).dtype == w.dtype
+                np.testing.assert_array_equal(np.asarray(x), w)
+
+    def test_other_libraries_are_refused(self):
+        with pytest.raises(TypeError, match="y_pred is a jax array, but y_true is a list"):
+            pl.mean_squared_error([1.0], jnp.ones(1))
+        with pytest.raises(TypeError, match="arrays of jax cannot be written to"):
+            pl.grad("mse")(jnp.ones(1), jnp.ones(1), out=jnp.ones(1))
+
+
+def test_memory_layouts_are_jaxlibs(tmp_path):
+    """What xla_ffi.h declares of XLA's C interface lies where jaxlib's own header says."""
+    fields = {
+        ("xla_extension", "XLA_FFI_Extension_Base"): "size:struct_size type next",
+        ("xla_version", "XLA_FFI_Api_Version"): "size:struct_size extension:extension_start major:major_version minor:minor_version",
+        ("xla_metadata", "XLA_FFI_Metadata"): "size:struct_size version:api_version traits",
+        ("xla_metadata_extension", "XLA_FFI_Metadata_Extension"): "base:extension_base metadata",
+        ("xla_buffer", "XLA_FFI_Buffer"): "size:struct_size extension:extension_start type:dtype data rank dims",
+        ("xla_buffers", "XLA_FFI_Args"): "size:struct_size extension:extension_start count:size types buffers:args",
+        ("xla_buffers", "XLA_FFI_Rets"): "size:struct_size extension:extension_start count:size types buffers:rets",
+        ("xla_span", "XLA_FFI_ByteSpan"): "at:ptr length:len",
+        ("xla_attributes", "XLA_FFI_Attrs"): "size:struct_size extension:extension_start count:size types names values:attrs",
+        ("xla_error_arguments", "XLA_FFI_Error_Create_Args"): "size:struct_size extension:extension_start message code:errc",
+        ("xla_api", "XLA_FFI_Api"): "size:struct_size extension:extension_start version:api_version internal:internal_api"
+        " error:XLA_FFI_Error_Create",
+        ("xla_frame", "XLA_FFI_CallFrame"): "size:struct_size extension:extension_start api context:ctx stage arguments:args results:rets"
+        " attributes:attrs",
+    }  # fmt: skip
+    numbers = {"XLA_METADATA": "Extension_Metadata", "XLA_STRING": "AttrType_STRING", "XLA_INTERNAL_ERROR": "Error_Code_INTERNAL"}
+    types = {"PRED", "BF16", *(f"{kind}{bits}" for kind in "SUF" for bits in (8, 16, 32, 64))} - {"F8"}
+    numbers |= {f"XLA_{x}": f"DataType_{x}" for x in types}
+    checks = [f"{ours} == (int)XLA_FFI_{theirs}" for ours, theirs in numbers.items()]
+    checks += ["XLA_MAJOR == XLA_FFI_API_MAJOR", "XLA_MINOR <= XLA_FFI_API_MINOR"]
+    for (ours, theirs), names in fields.items():
+        for name in names.split():
+            mine, _, other = name.partition(":")
+            checks.append(f"offsetof({ours}, {mine}) == offsetof({theirs}, {other or mine})")
+            checks.append(f"sizeof ((({ours} *)0)->{mine}) == sizeof ((({theirs} *)0)->{other or mine})")
+        if theirs not in ("XLA_FFI_Api", "XLA_FFI_CallFrame", "XLA_FFI_Metadata"):  # which go on
+            checks.append(f"sizeof({ours}) == sizeof({theirs})")
+    source = tmp_path / "layouts.c"
+    asserts = "\n".join(f'_Static_assert({check}, "{check}");' for check in checks)
+    source.write_text(f'#include "xla/ffi/api/c_api.h"\n#include "xla_ffi.h"\n{asserts}\n')
+    kernels = Path(__file__).parents[1] / "src" / "polyloss" / "_kernels"
+    command = ["gcc", "-std=gnu11", "-fsyntax-only", f"-I{jax.ffi.include_dir()}", f"-I{kernels}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

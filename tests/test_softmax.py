@@ -109,6 +109,15 @@ def test_denominator_replaces_the_normalizer(lib):
             np.testing.assert_allclose(lib.numpy(slope), right_slope, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_denominator_divides_nothing_where_there_is_no_normalizer(lib, reduction):
+    t, z = drawn((4, 3), 1, False)
+    for denominator in (32.0, lib.array(np.array(32.0))):
+        found = pl.value_and_grad(pl.softmax_loss)(lib.array(t), lib.array(z), reduction=reduction, denominator=denominator)
+        for x, right in zip(found, by_hand(t, z, reduction=reduction), strict=True):
+            np.testing.assert_allclose(lib.numpy(x), right, rtol=1e-12, atol=1e-15)
+
+
 def test_denominator_array_of_0_is_nothing_counted(lib):
     """The number 0 is an error; as data, which may be traced or on a device, it divides nothing."""
     zero = lib.array(np.array(0.0))

@@ -4,7 +4,6 @@
 library whose arrays need more (autograd, laziness) names a carrier: the one module that imports it, which fills the row's functions.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -38,20 +37,6 @@ class Backend:
         return replace(self, carrier=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
 
 
-def _jax_concrete(x):
-    return not isinstance(x, sys.modules["jax"].core.Tracer)
-
-
-def _jax_memory(x):
-    if not _jax_concrete(x) or {d.platform for d in x.devices()} != {"cpu"} or len(x.devices()) > 1:
-        return None
-    return _numpy_memory(np.asarray(x))
-
-
-def _jax_wrap(x, like):
-    return sys.modules["jax"].device_put(_numpy_wrap(x, like), like.device)
-
-
 def _numpy_memory(x):
     return x.view(np.uint16) if x.dtype.kind == "V" else x  # of NumPy's dtypes of kind V only bfloat16 comes this far
 
@@ -63,7 +48,7 @@ def _numpy_wrap(x, like):
 BACKENDS = (
     Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, memory=_numpy_memory, wrap=_numpy_wrap),
     Backend("torch", array_api_compat.is_torch_array, carrier="polyloss._torch"),
-    Backend("jax", array_api_compat.is_jax_array, concrete=_jax_concrete, memory=_jax_memory, wrap=_jax_wrap, takes_numpy=True, out=False),
+    Backend("jax", array_api_compat.is_jax_array, carrier="polyloss._jax", takes_numpy=True, out=False),
     Backend("dask", array_api_compat.is_dask_array, carrier="polyloss._dask", concrete=lambda x: False, out=False),
     Backend("cupy", array_api_compat.is_cupy_array),
 )

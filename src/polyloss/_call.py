@@ -29,8 +29,13 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
 
 def _shortcut(kind):
     """A library's shortcut. An import statement, since `torch.compile` traces the first call too, and traces no `import_module`."""
-    if kind.__module__.partition(".")[0] == "torch":
+    library = kind.__module__.partition(".")[0]
+    if library == "torch":
         from polyloss import _torch
 
         return _torch.shortcut
+    if library in ("jax", "jaxlib"):
+        from polyloss import _jax
+
+        return _jax.shortcut
     return None

@@ -44,7 +44,7 @@ def divisor(job):
     """What the sum is divided by: a number if the shapes decide it, else "count" or "weights", which the data decide."""
     lay = job.layout
     weighted = job.weight is not None or job.class_weight is not None
-    if job.denominator is not None:
+    if job.denominator is not None and job.reduction == "normalize":
         return job.denominator
     match job.reduction:
         case "none" | "sum":
