@@ -88,7 +88,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
         else:
             with parallel(num_threads=threads):
                 scratch = <char *>malloc(room)
-                for i in prange(tiles, schedule="static"):
+                for i in prange(tiles, schedule="dynamic"):
                     if scratch == NULL:
                         failed += 1
                     else:
