@@ -188,6 +188,17 @@ def test_number_of_classes(c, dtype, isa):
     check(z, y, dtype, names=(), want=want)
 
 
+@pytest.mark.parametrize("c", [2, 10, 300])
+@pytest.mark.parametrize("s", [1, 64])
+def test_small_probabilities_beside_a_large_target(s, c, isa):
+    """exp(-110) is no float, but e^(35 - 110), the slope of a class, is one to its last digit."""
+    rng = np.random.default_rng(c)
+    z, y = rng.uniform(25, 35, (3, c, s)).astype(np.float32), rng.integers(0, c, (3, s))
+    np.put_along_axis(z, y[:, None, :], np.float32(110), 1)
+    for names in (("grad",), ("prob", "losses"), ("grad", "prob", "lse")):
+        check(z, y, names=names)
+
+
 @pytest.mark.parametrize("c", [2, 10, 21, 65, 300])
 @pytest.mark.parametrize("s", [1, 2, 15, 16, 17, 63, 64, 65, 100, 257])
 def test_number_of_positions(s, c, isa):

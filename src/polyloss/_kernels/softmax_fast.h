@@ -50,45 +50,69 @@ INLINE double across_d(vd v) { return sum_d(v); }
 INLINE float peak_f(vf v) { return top_f(v); }
 #endif
 
-/* exp(x) / 2^m, m whole, |m| <= 120; exact: what the table's entries lost is put back, for half of the last place instead of a whole one. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small number. */
+#if W == 16
+typedef __mmask16 lanes;
+INLINE lanes same_i(vi a, int32_t b) { return _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
+INLINE vf add_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, m, (__m512)a, (__m512)b); }
+INLINE vf zero_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps((__mmask16)~m, (__m512)v); }
+INLINE vf replace_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_mov_ps((__m512)a, m, (__m512)b); }
+#else
+typedef vi lanes;
+INLINE lanes same_i(vi a, int32_t b) { return a == b; }
+INLINE vf add_if(lanes m, vf a, vf b) { return a + (vf)((vi)b & m); }
+INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
+INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
+#endif
+#define EVERY ((lanes)~(lanes){0})
+
+/* exp(x) / 2^m, m whole, |m| <= 120. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small
+   number. With AVX-512 results are KEPT or SUMMED times too large, as is the table of powers of two: a factor chosen so that no entry is
+   rounded by more than 0.27 (of the 32: 0.43) instead of 1 half of its last place; the end divides by it, in double. */
+#if W == 16
+#define KEPT 0x1.02946e179e715p+0
+#define SUMMED 0x1.009451aedc57ep+0
+#else
+#define KEPT 1.0
+#define SUMMED 1.0
+#endif
 typedef struct {
     vf low; /* below it the result is 0 */
 #if W == 16
-    vf table; /* 2^(j/16 - m) */
+    vf table[2]; /* KEPT 2^(j/16 - m); or SUMMED 2^(j/32 - m) */
 #else
     vf high;
     vi shift;
 #endif
 } reference;
-INLINE reference reference_of(float m)
+INLINE reference reference_of(float m, const int kept)
 {
     reference r = {.low = all_f((m - 151) * (float)LN2)};
 #if W == 16
-    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3, 0x3f9837f0,
-        0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
-    r.table = (vf)_mm512_scalef_ps(_mm512_load_ps(sixteenths), (__m512)all_f(-m));
+    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f814a37, 0x3f870399, 0x3f8cfddc, 0x3f933bdf, 0x3f99c0a2,
+        0x3fa08f47, 0x3fa7ab13, 0x3faf1771, 0x3fb6d7f2, 0x3fbef04f, 0x3fc7646d, 0x3fd0385b, 0x3fd97057, 0x3fe310d0, 0x3fed1e65, 0x3ff79deb};
+    static const uint32_t halves[32] __attribute__((aligned(64))) = {0x3f804a29, 0x3f83194f, 0x3f85f835, 0x3f88e732, 0x3f8be6a1,
+        0x3f8ef6de, 0x3f921847, 0x3f954b3d, 0x3f989021, 0x3f9be759, 0x3f9f514b, 0x3fa2ce60, 0x3fa65f03, 0x3faa03a2, 0x3fadbcad,
+        0x3fb18a97, 0x3fb56dd4, 0x3fb966dc, 0x3fbd7629, 0x3fc19c38, 0x3fc5d989, 0x3fca2e9d, 0x3fce9bfb, 0x3fd3222a, 0x3fd7c1b5,
+        0x3fdc7b2b, 0x3fe14f1d, 0x3fe63e1f, 0x3feb48c9, 0x3ff06fb6, 0x3ff5b385, 0x3ffb14d7};
+    for (int i = 0; i < 2; i++)
+        r.table[i] = (vf)_mm512_scalef_ps(_mm512_load_ps(kept ? sixteenths : halves + 16 * i), (__m512)all_f(-m));
 #else
+    (void)kept;
     r.high = all_f((m + 62) * (float)LN2);
     r.shift = all_i((64 - (int32_t)m) * (1 << 23));
 #endif
     return r;
 }
-INLINE vf exp_over_f(vf x, const reference *ref, int exact)
+INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
 {
 #if W == 16 /* as exp16_f in vector_math.h */
     vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
     vf r = mad_f(n, all_f(-0x1.62e43p-1f), x);
     r = mad_f(n, all_f(0x1.05c61p-29f), r);
-    vf t = (vf)_mm512_permutexvar_ps((__m512i)u, (__m512)ref->table);
+    vf t = (vf)_mm512_permutexvar_ps((__m512i)u, (__m512)ref->table[0]);
     vf q = mad_f(r, all_f(0x1.555664p-3f), all_f(0x1.00022p-1f));
-    if (exact) {
-        static const float lost[16] __attribute__((aligned(64))) = {0x0p+0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f,
-            0x1.125002p-25f, 0x1.370be4p-25f, -0x1.0a355p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f,
-            0x1.a3b5e4p-28f, -0x1.f9c304p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
-        q = mad_f(r * r, q, r + (vf)_mm512_permutexvar_ps((__m512i)u, _mm512_load_ps(lost)));
-    } else
-        q = mad_f(r * r, q, r);
-    t = mad_f(t, q, t);
+    t = mad_f(t, mad_f(r * r, q, r), t);
+    (void)exact;
     __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
     return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
 #else
@@ -103,7 +127,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, int exact)
     vf t = (vf)(e + ((vi)u << 20) + ref->shift);
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
-    if (exact) {
+    if (exact) { /* what the table's entries lost is put back */
         static const float lost[8] __attribute__((aligned(32))) = {0x0p+0f, -0x1.9c0c22p-27f, 0x1.125002p-25f, -0x1.0a355p-25f,
             0x1.26055cp-26f, 0x1.67a1cap-28f, -0x1.f9c304p-27f, -0x1.a5217cp-28f};
         q = mad_f(r * r, q, r + (vf)_mm256_permutevar8x32_ps(_mm256_load_ps(lost), (__m256i)u));
@@ -117,6 +141,33 @@ INLINE vf exp_over_f(vf x, const reference *ref, int exact)
     vf t = exp_poly_f(r) * (vf)(((vi)u << 23) + (127 << 23) + ref->shift);
 #endif
     return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
+#endif
+}
+/* The same added to high + low where `adds`, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of
+   the result: 2^(k + j/32) goes to one sum, its product with e^r - 1, |r| <= ln 2 / 64, to the other. ln 2 stands in one part: what that
+   lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts. */
+#define LN2_REST 0x1.05c61p-29
+INLINE double exponent(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, 8);
+    return (double)((int)(bits >> 52 & 0x7ff) - 1023);
+}
+INLINE void add_exp_f(vf x, const reference *ref, lanes adds, vf *high, vf *low, const int whole)
+{
+#if W == 16
+    vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 32)), n = u - ROUND_F / 32;
+    vf r = mad_f(n, all_f(-0x1.62e43p-1f), x);
+    if (whole) r = mad_f(n, all_f((float)LN2_REST), r);
+    __m512 t = _mm512_permutex2var_ps((__m512)ref->table[0], (__m512i)u, (__m512)ref->table[1]);
+    vf q = r * mad_f(r, all_f(0x1.fffffep-2f), all_f(0x1.0000f6p+0f));
+    __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
+    t = _mm512_maskz_scalef_ps(kept, t, (__m512)n);
+    *high = add_if(adds, *high, (vf)t);
+    *low = (vf)_mm512_mask3_fmadd_ps(t, (__m512)q, (__m512)*low, kept & adds); /* q is NaN where x is -inf */
+#else
+    (void)low, (void)whole;
+    *high = add_if(adds, *high, exp_over_f(x, ref, 0));
 #endif
 }
 
@@ -201,22 +252,56 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     }
 }
 
+/* exp(x), |x| <= 700, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
+   of the time of those that are right to the last place of a double. */
+INLINE vd quick_exp_d(vd x)
+{
+#if W == 16
+    vd u = mad_d(x, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D, r = mad_d(n, all_d(-LN2), x);
+    vd p = mad_d(r, all_d(0x1.6a2435f4e8617p-10), all_d(0x1.1239e27dea5e8p-7));
+    p = mad_d(p, r, all_d(0x1.5558f179f386fp-5));
+    p = mad_d(p, r, all_d(0x1.55549154636f4p-3));
+    p = mad_d(p, r, all_d(0x1.fffffb9a5d5c6p-2));
+    return (vd)_mm512_scalef_pd((__m512d)(1.0 + mad_d(r * r, p, r)), (__m512d)n);
+#else
+    return exp_d(x);
+#endif
+}
+INLINE vd quick_log1p_d(vd x)
+{
+#if W == 16 /* 1 + x = 2^n (1 + f), log(1 + f) = 2 artanh(s), s = f / (2 + f) <= 1/3; where n = 0, f = x keeps its digits */
+    vd u = 1.0 + x, n = (vd)_mm512_getexp_pd((__m512d)u);
+    vd f = (vd)_mm512_getmant_pd((__m512d)u, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan) - 1.0;
+    f = select_d(lt_d(u, all_d(2.0)), x, f);
+    vd g = 2.0 + f, inverse = (vd)_mm512_rcp14_pd((__m512d)g), s = f * inverse;
+    s = mad_d(mad_d(-s, g, f), inverse, s);
+    vd z = s * s, p = mad_d(z, all_d(0x1.1ef7a57937736p-2), all_d(0x1.1eb641d827760p-2));
+    p = mad_d(p, z, all_d(0x1.99d2780062cc9p-2));
+    p = mad_d(p, z, all_d(0x1.5555004d3d87ap-1));
+    p = mad_d(p, z, all_d(2.0));
+    return mad_d(n, all_d(LN2), s * p);
+#else
+    return log1p_d(x);
+#endif
+}
 /* From others, z_y and m of positions i, i+1, …: the losses, lse, and what turns exp(z) / 2^m into p and into the gradient. A position is
    noted for another turn where its sum is lost to the range of floats, or where it has no target and p or lse are wanted. */
 INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t count, const int wanted)
 {
     const vd none = all_d(0.0);
-    const int weighted = x->weighted, all = j->prob.at || j->lse.at;
+    const int weighted = x->weighted, all = j->prob.at || j->lse.at, quick = !wanted && !j->lse.at;
     for (const ptrdiff_t end = i + count; i < end; i += WD) {
         vd others = load_d(x->others + i), target = load_d(x->target + i);
         vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over));
-        vd inverse = exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
-        vd above = log1p_d(odds) + max_d(none, over - d), loss = weighted ? load_d(x->w_k + i) * above : above;
+        vd inverse = quick ? quick_exp_d(d) : exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
+        vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d), loss = weighted ? load_d(x->w_k + i) * above : above;
         vd y = __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
+        vd prob = all_d(1.0);
         if (wanted) {
-            vd prob = inverse / (1.0 + odds), grad = (weighted ? load_d(x->g_k + i) : all_d(j->scale)) * prob;
+            prob = inverse * (1 / KEPT) / (1.0 + odds);
+            vd grad = (weighted ? load_d(x->g_k + i) : all_d(j->scale)) * prob;
             if (j->poly != 0) grad += (weighted ? load_d(x->g_poly + i) : all_d(j->poly * j->scale)) * prob / (1.0 + odds);
             store_d(x->prob + i, prob);
             store_d(x->grad + i, select_d(live, grad, fill));
@@ -224,9 +309,10 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (j->poly != 0) loss += (weighted ? load_d(x->w_poly + i) : all_d(j->poly)) * (odds / (1.0 + odds));
         store_d(x->loss + i, select_d(live, loss, fill));
         store_d(x->lse + i, above + target);
-        /* A p that is a normal float keeps its digits where either exp(z_y) or the others are above 2^-20. */
+        /* A p that is a normal float keeps its digits where either exp(z_y) or the others are above 2^-20, and the factor is no tiny float. */
         md fine = AND_MASK(AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
+        if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
         if (any_d(lt_d(none, lost))) {
             double which[WD];
@@ -377,20 +463,6 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
     }
 }
 
-#if W == 16
-typedef __mmask16 lanes;
-INLINE lanes same_i(vi a, int32_t b) { return _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
-INLINE vf add_unless(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, (__mmask16)~m, (__m512)a, (__m512)b); }
-INLINE vf zero_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps((__mmask16)~m, (__m512)v); }
-INLINE vf replace_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_mov_ps((__m512)a, m, (__m512)b); }
-#else
-typedef vi lanes;
-INLINE lanes same_i(vi a, int32_t b) { return a == b; }
-INLINE vf add_unless(lanes m, vf a, vf b) { return a + (vf)((vi)b & ~m); }
-INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
-INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
-#endif
-
 /* Lines to be fetched while a chunk is worked on, in the order of the planes: visits of 256 bytes to planes far apart defeat the hardware. */
 typedef struct {
     const char *at;
@@ -402,37 +474,41 @@ typedef struct {
 INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, double *target, float *kept,
                         to_fetch *next, ptrdiff_t vectors, const int G)
 {
-    const reference zero = reference_of(0);
+    const reference zero = reference_of(0, !!kept);
     for (ptrdiff_t g = 0; g < vectors; g += G) {
-        vf sum[G], lost[G], pick[G], part[G];
+        vf sum[G], low[G], pick[G], part[G];
         vi lab[G];
-        for (int i = 0; i < G; i++) sum[i] = lost[i] = pick[i] = all_f(0.0f), lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
+        for (int i = 0; i < G; i++) sum[i] = low[i] = pick[i] = all_f(0.0f), lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
         for (ptrdiff_t c = 0; c < classes;) {
             /* 4 classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
-            for (int i = 0; i < G; i++) part[i] = -lost[i];
+            for (int i = 0; i < G; i++) part[i] = all_f(0.0f);
             for (ptrdiff_t four = c + 4 < classes ? c + 4 : classes; c < four; c++) {
                 if (next && next->at) {
                     for (int i = 0; i < G * 4 * W; i += 64) __builtin_prefetch(next->at + next->done + i, 0, 2);
                     if ((next->done += G * 4 * W) >= next->length) next->done = 0, next->at += next->step;
                 }
                 for (int i = 0; i < G; i++) {
-                    vf v = load_f(x + c * step + (g + i) * W), e = exp_over_f(v, &zero, !!kept);
+                    vf v = load_f(x + c * step + (g + i) * W);
                     lanes is = same_i(lab[i], (int32_t)c);
-                    part[i] = add_unless(is, part[i], e);
                     pick[i] = replace_if(is, pick[i], v);
-                    if (kept) store_f(kept + c * CHUNK + (g + i) * W, e);
+                    if (kept) {
+                        vf e = exp_over_f(v, &zero, 1);
+                        part[i] = add_if((lanes)~is, part[i], e);
+                        store_f(kept + c * CHUNK + (g + i) * W, e);
+                    } else
+                        add_exp_f(v, &zero, (lanes)~is, &part[i], &low[i], 1);
                 }
             }
             for (int i = 0; i < G; i++) {
                 vf all = sum[i] + part[i];
-                lost[i] = (all - sum[i]) - part[i];
+                low[i] -= (all - sum[i]) - part[i];
                 sum[i] = all;
             }
         }
         for (int i = 0; i < G; i++) {
-            float high[W], low[W];
-            store_f(high, sum[i]), store_f(low, lost[i]);
-            for (int k = 0; k < W; k += WD) store_d(others + (g + i) * W + k, widen(high + k) - widen(low + k));
+            float high[W], rest[W];
+            store_f(high, sum[i]), store_f(rest, low[i]);
+            for (int k = 0; k < W; k += WD) store_d(others + (g + i) * W + k, (widen(high + k) + widen(rest + k)) * (kept ? 1 / KEPT : 1 / SUMMED));
             store_f(high, pick[i]);
             for (int k = 0; k < W; k += WD) store_d(target + (g + i) * W + k, widen(high + k));
         }
@@ -516,7 +592,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
         }
         if (j->grad.at) {
             float instead[CHUNK];
-            for (int k = 0; k < CHUNK; k += WD) narrow(instead + k, -load_d(others + k));
+            for (int k = 0; k < CHUNK; k += WD) narrow(instead + k, load_d(others + k) * -KEPT);
             if (in_place_out && whole && stream)
                 column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, x->grad + i, instead, 1);
             else if (in_place_out && whole)
@@ -556,42 +632,51 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
    `last` is written. */
 INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const reference *m, float *kept, writing *last)
 {
-    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)};
+    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low[4] = {s[0], s[0], s[0], s[0]};
     const ptrdiff_t apart = y >= 0 && y < count ? y / GROUP * GROUP : -1;
     const float *e = 0;
     float *out = 0;
     ptrdiff_t write = 0; /* from here on nothing is written */
-    vf factor = all_f(0.0f), low = factor;
+    vf factor = all_f(0.0f), rest = factor;
     if (last && last->out) {
         write = (last->most - last->done) / GROUP * GROUP;
         if (write > (count + GROUP - 1) / GROUP * GROUP) write = (count + GROUP - 1) / GROUP * GROUP;
         e = last->e + last->done;
         out = (float *)last->out + last->done;
-        factor = all_f(last->factor), low = all_f(last->low);
+        factor = all_f(last->factor), rest = all_f(last->low);
         last->done += write;
     }
     for (ptrdiff_t i = 0; i < count; i += GROUP) {
         if (last && i < write)
             for (int k = 0; k < 4; k++) {
                 vf p = load_f(e + i + k * W);
-                stream_f(out + i + k * W, mad_f(p, factor, p * low));
+                stream_f(out + i + k * W, mad_f(p, factor, p * rest));
             }
         if (__builtin_expect(i == apart || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
             for (int k = 0; k < 4; k++) {
-                vf p = exp_over_f(load_without(x + i + k * W, count - i - k * W, y - i - k * W), m, !!kept);
-                s[k] += p;
-                if (kept) store_f(kept + i + k * W, p);
+                vf v = load_without(x + i + k * W, count - i - k * W, y - i - k * W);
+                if (kept) {
+                    vf p = exp_over_f(v, m, 1);
+                    s[k] += p;
+                    store_f(kept + i + k * W, p);
+                } else
+                    add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
             }
             continue;
         }
         for (int k = 0; k < GROUP; k += 16) __builtin_prefetch(x + i + AHEAD + k);
         for (int k = 0; k < 4; k++) {
-            vf p = exp_over_f(load_f(x + i + k * W), m, !!kept);
-            s[k] += p;
-            if (kept) store_f(kept + i + k * W, p);
+            vf v = load_f(x + i + k * W);
+            if (kept) {
+                vf p = exp_over_f(v, m, 1);
+                s[k] += p;
+                store_f(kept + i + k * W, p);
+            } else
+                add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
         }
     }
-    return as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+    vd sum = as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+    return W == 16 && !kept ? sum + as_doubles((low[0] + low[1]) + (low[2] + low[3])) : sum;
 }
 /* What is left of a row on its way. */
 static void write_rest(writing *w)
@@ -660,7 +745,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             head = load_without(x->block, classes, y);
         }
         const float top = peak_f(head) * LOG2E_F, m = top < -1e6f ? 0 : top > -120 ? top < 120 ? (float)(int)top : 120 : -120; /* -1e30: masked */
-        const reference about = reference_of(m);
+        const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
         vd sum = all_d(0.0);
         for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
@@ -674,16 +759,17 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             else
                 sum += block_sum(from, part, y - b, &about, kept + b, &last);
         }
-        const double others = across_d(sum);
+        double others = across_d(sum) / (wanted ? KEPT : SUMMED);
+        if (W == 16 && !wanted) others *= 1 + (m + exponent(others)) * LN2_REST;
         x->others[i] = others, x->target[i] = (double)target, x->m[i] = (double)m;
         if (!wanted) continue;
         write_rest(&last);
         finish(j, x, i, 1, 1);
         if (j->prob.at) {
-            kept[y] = (float)exp((double)target - (double)m * LN2);
+            kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], classes, x->block);
         }
-        kept[y] = (float)-others;
+        kept[y] = (float)(others * -KEPT);
         if (stream) {
             last = begin(place(&j->grad, n, s), kept, x->grad[i], classes);
             turn ^= 1;
@@ -692,7 +778,10 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
     }
     write_rest(&last);
     x->agains = 0;
-    finish(j, x, 0, count, 0);
+    if (wanted)
+        finish(j, x, 0, count, 1);
+    else
+        finish(j, x, 0, count, 0);
 }
 
 static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
