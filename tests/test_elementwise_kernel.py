@@ -22,10 +22,13 @@ PARAMETERS = {
     "squared_hinge": (0.0,),
     "binary_crossentropy": (EPSILON, 0.0),
     "binary_crossentropy_from_logits": (0.0,),
+    "floored_binary_crossentropy": (),
     "huber": (1.0,),
     "log_cosh": (),
     "poisson": (),
     "kl_divergence": (EPSILON,),
+    "kl_from_logarithms": (),
+    "kl_between_logarithms": (),
     "binary_focal_crossentropy": (0.0, 0.25, 2.0, EPSILON, 0.0),
     "binary_focal_crossentropy_from_logits": (0.0, 0.25, 2.0, 0.0),
 }
@@ -75,10 +78,13 @@ DEFINITIONS = {
     "squared_hinge": lambda t, p, high, zero_one: max(1 - (2 * t - 1 if zero_one else t) * p, mpf(0)) ** 2,
     "binary_crossentropy": lambda t, p, high, e, s: entropy(smooth(t, s), clip(p, e, high)),
     "binary_crossentropy_from_logits": lambda t, z, high, s: entropy(smooth(t, s), sigmoid(z)),
+    "floored_binary_crossentropy": lambda t, p, high: entropy(t, p),
     "huber": lambda t, p, high, d: (p - t) ** 2 / 2 if abs(p - t) <= d else d * (abs(p - t) - d / 2),
     "log_cosh": lambda t, p, high: mpmath.log(mpmath.cosh(p - t)),
     "poisson": lambda t, p, high: p - t * mpmath.log(p + high),
     "kl_divergence": lambda t, p, high, e: xlogy(clip(t, mpf(0), mpf(1)), clip(t, mpf(0), mpf(1)) / clip(p, e, mpf(1))),
+    "kl_from_logarithms": lambda t, p, high: xlogy(t, t) - t * p,
+    "kl_between_logarithms": lambda t, p, high: mpmath.exp(t) * (t - p),
     "binary_focal_crossentropy": lambda t, p, high, b, a, g, e, s: focal(smooth(t, s), clip(p, e, high), b, a, g),
     "binary_focal_crossentropy_from_logits": lambda t, z, high, b, a, g, s: focal(smooth(t, s), sigmoid(z), b, a, g),
 }
@@ -92,7 +98,11 @@ def pairs(name, dtype, n=10):
         return rng.uniform(a, b, n)
 
     zero, one = np.zeros(n), np.ones(n)
-    if "logits" in name:
+    if name == "kl_from_logarithms":
+        cases = [(u(0.01, 0.99), u(-9, -5)), (10 ** u(-9, 0), u(-1e-3, 0)), (zero, u(-9, 0))]
+    elif name == "kl_between_logarithms":
+        cases = [(u(-9, 0), u(-9, 0)), (u(-80, 0), u(-80, 0)), (u(0, 9), u(-9, 9))]
+    elif "logits" in name:
         cases = [(zero, u(-3, 3)), (one, u(-3, 3)), (u(0, 1), u(-9, 9)), (zero, u(-85, 85)), (one, u(-85, 85)), (zero, u(-1e-3, 1e-3))]
     elif "binary" in name:
         cases = [(zero, u(0.01, 0.99)), (one, u(0.01, 0.99)), (u(0, 1), u(0.01, 0.99))]

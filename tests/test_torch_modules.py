@@ -7,6 +7,7 @@ import torch
 
 import polyloss as pl
 import polyloss.torch as ours
+from polyloss import _routes
 
 MODULES = {
     "cross_entropy": "CrossEntropyLoss",
@@ -72,6 +73,12 @@ def flat(outcome):
 
 def widened(x):
     return x.detach().double().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+    """Small inputs too: torch's samples are."""
+    monkeypatch.setattr(ours, "SMALL", 0)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +180,75 @@ def test_compiled_without_a_break(name):
     torch.testing.assert_close(found, wanted)
 
 
+def taken(monkeypatch, module, *arguments):
+    """Names of the routes that a module's forward and backward pass take."""
+    names, choose = [], _routes.choose
+
+    def noting(job):
+        route, obstacles = choose(job)
+        names.append(route.name)
+        return route, obstacles
+
+    monkeypatch.setattr(_routes, "choose", noting)
+    module(*arguments).sum().backward()
+    return names
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {}) for name in ("BCELoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "KLDivLoss")]
+    + [("KLDivLoss", dict(log_target=True)), ("BCELoss", dict(weight=torch.rand(5)))]
+    + [("BCEWithLogitsLoss", dict(pos_weight=torch.rand(5)))],
+)
+def test_elementwise_modules_run_on_the_kernel(monkeypatch, name, options, reduction, dtype):
+    options = {key: x.to(dtype) if isinstance(x, torch.Tensor) else x for key, x in options.items()}
+    input, target = torch.rand(6, 5, dtype=dtype, requires_grad=True), torch.rand(6, 5, dtype=dtype)
+    assert taken(monkeypatch, getattr(ours, name)(reduction=reduction, **options), input, target) == ["elementwise kernel"] * 2
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy_runs_on_the_kernel(monkeypatch, soft):
+    input = torch.rand(6, 5, 3, requires_grad=True)
+    target = torch.rand(6, 5, 3) if soft else torch.randint(0, 5, (6, 3))
+    assert taken(monkeypatch, ours.CrossEntropyLoss(), input, target) == ["softmax_xent kernel"] * 2
+
+
+class TestNLL:
+    """The gradient of large inputs is ours."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_samples_of_torch(self, dtype):
+        count = 0
+        for sample in opinfo("nll_loss").sample_inputs("cpu", dtype, requires_grad=True):
+            arguments = sample.input, *sample.args
+            wide = {key: widened(x) for key, x in sample.kwargs.items()}
+            truth = outcome(torch.nn.NLLLoss(**wide), [widened(x) for x in arguments])
+            same(outcome(ours.NLLLoss(**sample.kwargs), arguments), outcome(torch.nn.NLLLoss(**sample.kwargs), arguments), truth)
+            count += 1
+        assert count > 4
+
+    @pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0, 1.0])])
+    @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+    def test_our_own_gradient(self, weight, reduction):
+        p, y = torch.rand(4, 3, 2, requires_grad=True), torch.tensor([[0, 1], [2, -100], [-100, 0], [1, 1]])
+        for target in (y, torch.full_like(y, -100)):
+            loss = ours.NLLLoss(weight, reduction=reduction)(p, target)
+            assert type(loss.grad_fn).__name__ == "PickedBackward"
+            theirs = torch.nn.NLLLoss(weight, reduction=reduction)
+            same(outcome(ours.NLLLoss(weight, reduction=reduction), (p, target)), outcome(theirs, (p, target)))
+
+    def test_second_derivatives(self):
+        p = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+        y = torch.tensor([0, 2, 1, 0])
+        assert torch.autograd.gradgradcheck(lambda p: ours.NLLLoss()(p.log(), y), p)
+
+    def test_bad_labels_are_torchs_errors(self):
+        with pytest.raises(IndexError):
+            ours.NLLLoss()(torch.rand(4, 3, requires_grad=True), torch.tensor([0, 3, 1, 0]))
+
+
 class TestPosWeight:
     @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
     @pytest.mark.parametrize("weight", [None, torch.rand(3, 1)], ids=["", "weight"])
@@ -190,8 +266,13 @@ def test_bce_at_the_ends():
     t = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, 0.5])
     for reduction in ("none", "mean"):
         same(outcome(ours.BCELoss(reduction=reduction), (p, t)), outcome(torch.nn.BCELoss(reduction=reduction), (p, t)))
-    with pytest.raises(RuntimeError, match="between 0 and 1"):
-        ours.BCELoss()(torch.tensor([1.5]), torch.tensor([1.0]))
+    for reduction in ("none", "sum", "mean"):
+        for bad in (1.5, -0.1, float("nan")):
+            for t in (0.0, 0.5, 1.0):
+                with pytest.raises(RuntimeError, match="between 0 and 1"):
+                    ours.BCELoss(reduction=reduction)(torch.tensor([0.5, bad]), torch.tensor([0.5, t]))
+                with pytest.raises(RuntimeError, match="between 0 and 1"):
+                    ours.BCELoss(torch.tensor([1.0, 0.0]), reduction=reduction)(torch.tensor([0.5, bad]), torch.tensor([0.5, t]))
 
 
 class TestSoftmaxLoss:

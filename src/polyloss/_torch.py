@@ -35,7 +35,7 @@ def call(job):
     others = [x for x in (job.t, job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
     if job.want.gradient or job.want.hessian:  # ours: no autograd framework takes part
         return _job.evaluate(_with_tensors(job, *(None if x is None else x.detach() for x in _tensors(job))))
-    if _transformed(job.p, *others) or (torch.is_grad_enabled() and any(x.requires_grad for x in others)):
+    if transformed(job.p, *others) or (torch.is_grad_enabled() and any(x.requires_grad for x in others)):
         return _job.finish(job, _checked(job, _formula.run(job)))
     if job.p.requires_grad and torch.is_grad_enabled():
         return Bridge.apply(job, *_tensors(job))
@@ -115,7 +115,7 @@ def _checked(job, outcome):
     return outcome
 
 
-def _transformed(*tensors):
+def transformed(*tensors):
     """Whether a function transform (grad, vmap, jvp of torch.func), forward-mode differentiation or a tracer looks at the tensors."""
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True

@@ -2,20 +2,23 @@
 
 Constructors, numbers, dtypes and results are torch's own, even where the rest of polyloss follows other rules: bfloat16 in gives bfloat16
 out, soft targets with class weights are divided by N, a mean over nothing is NaN. What torch would broadcast, promote or refuse goes to the
-module of torch that each of these extends, so that its answer or its error is torch's. A label that is neither a class nor ignored is a
-``ValueError`` that names it. `SoftmaxLoss` is Caffe's layer, and follows polyloss.
+module of torch that each of these extends, so that its answer or its error is torch's, and so do losses of fewer than `SMALL` elements,
+where no kernel pays. A label that is neither a class nor ignored is a ``ValueError`` that names it. `SoftmaxLoss` is Caffe's layer, and
+follows polyloss.
 
-`CosineEmbeddingLoss` and `NLLLoss` are torch's own modules: one has no kernel here, the other reads one number per position.
+`NLLLoss` reads one number per position, in torch's own code: 7 µs for 1024 labels of 32000 classes. Its gradient, zeros but for one number
+per position, is polyloss' own: 27 ms for torch's 124, most of which torch spends on mapping pages. `CosineEmbeddingLoss` is torch's own.
 """
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn import CosineEmbeddingLoss, NLLLoss
+from torch.nn import CosineEmbeddingLoss
+from torch.nn.functional import nll_loss
 
 from polyloss._block import Elementwise
 from polyloss._call import call
-from polyloss._params import flag
-from polyloss._torch import concrete
+from polyloss._torch import concrete, memory, transformed, wrap
 from polyloss.classification import binary_crossentropy
 from polyloss.regression import huber, mean_absolute_error, mean_squared_error
 from polyloss.softmax import softmax_loss
@@ -34,6 +37,7 @@ __all__ = [
     "SoftmaxLoss",
 ]
 
+SMALL = 1 << 14  # elements; below, a node of our own in autograd's graph costs more than it saves: 190 µs for torch's 35 at 320
 REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # torch's, over elements: by our name
 
 
@@ -71,6 +75,44 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return kept.any()
 
 
+class NLLLoss(nn.NLLLoss):
+    """torch's `NLLLoss`: from logarithms of probabilities, classes on axis 1 (0 without a batch)."""
+
+    def forward(self, input, target):
+        """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
+        needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
+        if not needed or input.numel() < SMALL or not input.is_cpu or transformed(input):
+            return super().forward(input, target)
+        return Picked.apply(input, target, self.weight, self.ignore_index, self.reduction)
+
+
+class Picked(torch.autograd.Function):
+    """torch's `nll_loss`, with a gradient in memory that need not be written but where it isn't 0."""
+
+    @staticmethod
+    def forward(ctx, input, target, weight, ignore_index, reduction):
+        ctx.save_for_backward(input, target, weight)
+        ctx.options = dict(ignore_index=ignore_index, reduction=reduction)
+        return nll_loss(input, target, weight, **ctx.options)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        input, target, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # it will be differentiated again
+            loss = nll_loss(input, target, weight, **ctx.options)
+            return *torch.autograd.grad(loss, input, upstream, create_graph=True), None, None, None, None
+        ignored = target == ctx.options["ignore_index"]
+        label = torch.where(ignored, 0, target)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        factor = torch.ones_like(label, dtype=wide) if weight is None else weight[label].to(wide)
+        total = torch.where(ignored, 0, factor).sum() if ctx.options["reduction"] == "mean" else 1
+        factor = torch.where(ignored, 0, -factor * upstream / total).to(input.dtype)
+        axis = min(input.ndim - 1, 1)
+        view = memory(input)
+        gradient = wrap(np.zeros(view.shape, view.dtype), input)  # huge pages, already 0 when the system maps them
+        return gradient.scatter_(axis, label.unsqueeze(axis), factor.unsqueeze(axis)), None, None, None, None
+
+
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """torch's `BCEWithLogitsLoss`: binary cross-entropy from logits, with weights of elements and of positive targets."""
 
@@ -100,6 +142,10 @@ class FlooredBinaryCrossentropy(Elementwise):
     def slope(xp, t, p):
         return (p - t) / xp.clip(p * (1 - p), 1e-12, None)
 
+    def curvature(xp, t, p):
+        d = p * (1 - p)
+        return xp.where(d <= 1e-12, 1e12, ((p - t) ** 2 + t * (1 - t)) / xp.clip(d, 1e-12, None) ** 2)
+
 
 class BCELoss(nn.BCELoss):
     """torch's `BCELoss`: binary cross-entropy of probabilities, their logarithms at least -100."""
@@ -108,9 +154,11 @@ class BCELoss(nn.BCELoss):
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
         weight = self.weight
         usable = _matched(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
-        if not usable or not concrete(input) or not bool(((input >= 0) & (input <= 1)).all()):
+        if not usable or not concrete(input) or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
             return super().forward(input, target)
-        return _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
+        loss = _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
+        # What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions.
+        return loss if bool(loss.detach().sum(dtype=torch.float64).isfinite()) else super().forward(input, target)
 
 
 class MSELoss(nn.MSELoss):
@@ -154,17 +202,33 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 
 
 class KLFromLogarithms(Elementwise):
-    """t (log t - p) with p the logarithm of a probability, and 0 where t is 0; or e^t (t - p)."""
+    """t (log t - p) with p the logarithm of a probability, and 0 where t is 0."""
 
-    params = {"log_target": flag}
+    kernel = "kl_from_logarithms"
 
-    def value(xp, t, p, log_target):
-        if log_target:
-            return xp.exp(t) * (t - p)
+    def value(xp, t, p):
         return t * (xp.log(xp.where(t == 0, xp.ones_like(t), t)) - xp.where(t == 0, xp.zeros_like(p), p))
 
-    def slope(xp, t, p, log_target):
-        return -(xp.exp(t) if log_target else t) + xp.zeros_like(p)
+    def slope(xp, t, p):
+        return -t + xp.zeros_like(p)
+
+    def curvature(xp, t, p):
+        return xp.zeros_like(p)
+
+
+class KLBetweenLogarithms(Elementwise):
+    """e^t (t - p), both the logarithms of probabilities."""
+
+    kernel = "kl_between_logarithms"
+
+    def value(xp, t, p):
+        return xp.exp(t) * (t - p)
+
+    def slope(xp, t, p):
+        return -xp.exp(t) + xp.zeros_like(p)
+
+    def curvature(xp, t, p):
+        return xp.zeros_like(p)
 
 
 class KLDivLoss(nn.KLDivLoss):
@@ -175,7 +239,7 @@ class KLDivLoss(nn.KLDivLoss):
         if not _matched(input, target) or target.requires_grad or (self.reduction == "batchmean" and not input.ndim):
             return super().forward(input, target)
         reduction = "sum" if self.reduction == "batchmean" else self.reduction
-        loss = _elementwise(KLFromLogarithms, input, target, reduction, log_target=self.log_target)
+        loss = _elementwise(KLBetweenLogarithms if self.log_target else KLFromLogarithms, input, target, reduction)
         return loss / len(input) if self.reduction == "batchmean" else loss
 
 
@@ -237,8 +301,9 @@ def _usable(x):
 
 
 def _matched(input, target):
-    """Whether nothing is to be broadcast or promoted."""
-    return _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+    """Whether the kernels pay, and nothing is to be broadcast or promoted."""
+    alike = _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+    return alike and input.numel() >= SMALL
 
 
 def _broadcasts(factor, input):

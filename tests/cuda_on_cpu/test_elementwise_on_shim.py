@@ -8,6 +8,7 @@ import pytest
 import stand_in as device
 from cpu_module import KernelError
 
+import polyloss.torch
 from polyloss import classification, regression, similarity
 from polyloss._block import Elementwise
 from polyloss._kernels import cuda
@@ -16,7 +17,7 @@ STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), 
 REAL = {name: np.dtype("f8" if name == "float64" else "f4") for name in STORAGE}
 BLOCKS = {
     block.kernel: block
-    for module in (regression, classification, similarity)
+    for module in (regression, classification, similarity, polyloss.torch)
     for block in vars(module).values()
     if inspect.isclass(block) and issubclass(block, Elementwise) and block.kernel
 }

@@ -28,10 +28,13 @@
     X(squared_hinge, 1, "zero_one")                                                                                                        \
     X(binary_crossentropy, 2, "epsilon label_smoothing")                                                                                   \
     X(binary_crossentropy_from_logits, 1, "label_smoothing")                                                                               \
+    X(floored_binary_crossentropy, 0, "")                                                                                                  \
     X(huber, 1, "delta")                                                                                                                   \
     X(log_cosh, 0, "")                                                                                                                     \
     X(poisson, 0, "")                                                                                                                      \
     X(kl_divergence, 1, "epsilon")                                                                                                         \
+    X(kl_from_logarithms, 0, "")                                                                                                           \
+    X(kl_between_logarithms, 0, "")                                                                                                        \
     X(binary_focal_crossentropy, 5, "apply_class_balancing alpha gamma epsilon label_smoothing")                                           \
     X(binary_focal_crossentropy_from_logits, 4, "apply_class_balancing alpha gamma label_smoothing")
 #define FORMULA_PARAMETERS 5 /* the most of any loss */
@@ -171,6 +174,20 @@ LOSS(binary_crossentropy, curvature)
     return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_curvature)(FORMULA(smoothed)(t, a[1]), y));
 }
 
+/* No logarithm below -100, no divisor below 1e-12; NaN where p is no probability. The curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is
+   written as a sum of two terms that are not negative. */
+LOSS(floored_binary_crossentropy, value)
+{
+    real u = R(1) - p, s = MIN(u, p), of_s = SELECT(LT(u, p), R(1) - t, t), of_rest = SELECT(LT(u, p), t, R(1) - t);
+    return (void)a, -(of_rest * LOG1M_HALF(s) + of_s * MAX(R(-100), LOG(s)));
+}
+LOSS(floored_binary_crossentropy, slope) { return (void)a, (p - t) / MAX(R(1e-12), (R(1) - p) * p); }
+LOSS(floored_binary_crossentropy, curvature)
+{
+    real d = (R(1) - p) * p;
+    return (void)a, SELECT(LE(d, R(1e-12)), R(1e12), ((p - t) * (p - t) + t * (R(1) - t)) / (d * d));
+}
+
 /* With e = exp(-|z|), s = e / (1 + e) is the sigmoid of -|z| and 1 / (1 + e) that of |z|: no digit is lost at either end.
    value: |z| (1 - t or t) + log1p(e), where 0 · inf is 0: an infinite logit that agrees with its label costs nothing. */
 FORMULA_INLINE real FORMULA(logit_value)(real t, real z)
@@ -246,6 +263,20 @@ LOSS(kl_divergence, curvature)
     real q = FORMULA(clip)(p, a[0], R(1));
     return FORMULA(outside)(p, a[0], R(1), FORMULA(clip)(t, R(0), R(1)) / (q * q));
 }
+
+/* p is the logarithm of a prediction; t a probability, or the logarithm of one (not above 0 where it is, but any number will do). */
+LOSS(kl_from_logarithms, value) { return (void)a, SELECT(EQ(t, R(0)), R(0), t * (LOG(t) - p)); }
+LOSS(kl_from_logarithms, slope) { return (void)p, (void)a, -t; }
+LOSS(kl_from_logarithms, curvature) { return (void)t, (void)p, (void)a, R(0); }
+
+FORMULA_INLINE real FORMULA(exponential)(real x)
+{
+    real e = EXP_NEG(-ABS(x));
+    return SELECT(LT(R(0), x), R(1) / e, e);
+}
+LOSS(kl_between_logarithms, value) { return (void)a, FORMULA(exponential)(t) * (t - p); }
+LOSS(kl_between_logarithms, slope) { return (void)p, (void)a, -FORMULA(exponential)(t); }
+LOSS(kl_between_logarithms, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* w u^γ b: b the binary cross-entropy, u = 1 - p_t, w the balance of the classes. */
 FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha)
