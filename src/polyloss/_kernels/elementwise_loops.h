@@ -139,7 +139,7 @@ typedef struct { /* 64 bytes beyond a power of two apart, so that the rooms don'
 /* Elements of a position beside each other: short rows several at a time, long ones one by one, in place where they lie right. */
 static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
 {
-    FORMULA(rooms) room __attribute__((aligned(64)));
+    _Alignas(64) FORMULA(rooms) room;
     const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
     const ptrdiff_t L = job->E, segment = task % job->segments;
@@ -204,7 +204,7 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
 /* Positions beside each other: a tile of positions at a time through all their elements; narrow ones take several elements a time. */
 static void FORMULA(columns_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
 {
-    FORMULA(rooms) room __attribute__((aligned(64)));
+    _Alignas(64) FORMULA(rooms) room;
     double sums[TILE];
     const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
