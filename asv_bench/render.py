@@ -1,18 +1,20 @@
-"""Make docs/benchmarks.md from docs/benchmarks.json, which `table.py` writes."""
+"""Make docs/benchmarks.md, and the table of README's section "Speed", from docs/benchmarks.json, which `table.py` writes."""
 
 import argparse
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGE = """\
 # Benchmarks
 
-`make bench` measures this page anew, in less than six minutes. Every line is timed in one process: the contenders take turns, and the best
-of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are milliseconds. A ratio is
-the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared machine those of two lines
-may not.
+`make bench` measures this page and README's table anew, in less than six minutes. Every line is timed in one process: the contenders take
+turns, and the best of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are
+milliseconds. A ratio is the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared
+machine those of two lines may not.
 
 {environment}
 
@@ -22,6 +24,9 @@ kernel that does nothing else, measured in the same turns. *copy_* is torch's ow
 `torch.autograd.grad` of its own loss; optax is jitted by XLA, which takes a thread for every CPU.
 
 {goals}
+In the charts, bars on the left are times, on a logarithmic scale, ours in red; on the right stands the limit's time over that of our first
+contender, and a black line where that has a goal.
+
 {groups}
 ## Two OpenMP runtimes in one process
 
@@ -38,6 +43,16 @@ timed. Median milliseconds of the 4096×1000 value, by what ran just before:
 the shapes above, every loss of the registry at 512×1024. Two workers run the base; what they differ by is the noise of the machine,
 measured in the same minutes, and the comparison fails where the working tree is slower than 1.15 times that. `make bench-publish
 COMMITS=main~10..main` measures a history with [asv](https://asv.readthedocs.io) and draws it in `asv_bench/html`.
+"""
+CHART = """\
+```{{eval-rst}}
+.. plot::
+   :alt: the times of the table below as bars, and their shares of the memory's speed
+
+   import charts
+
+   charts.draw("{group}")
+```
 """
 
 
@@ -67,6 +82,7 @@ def groups(lines):
         times = [[line["name"], *(figure(line["ms"][c]) if c in line["ms"] else "" for c in contenders)] for line in members]
         ratios = [[line["name"], *verdict] for line in members for verdict in verdicts(line)]
         yield f"## {group[0].upper()}{group[1:]}\n"
+        yield CHART.format(group=group)
         yield table(["ms", *contenders], times) + "\n"
         whys = {line["name"]: line["why"] for line in members}
         if len(set(whys.values())) == len(whys):
@@ -95,13 +111,44 @@ def page(result):
     )
 
 
+# README's lines: words, group, line, which of ours.
+SPEED = (
+    ("softmax loss, 1024 × 32000", "softmax: value", "1024×32000", "polyloss"),
+    ("the same with its gradient, `out=`", "softmax: value and gradient", "1024×32000", "out="),
+    ("`log_loss`, 1e6 binary rows, float64", "log_loss", "1000000 binary rows", "polyloss"),
+)
+RIVALS = ("torch", "optax", "scikit-learn")
+
+
+def readme(text, result):
+    """README with its table of speed made of this result."""
+    times = {(line["group"], line["name"]): line["ms"] for line in result["lines"]}
+    known = result["environment"]
+    versions = ", ".join(f"{name} {known[name].partition('+')[0]}" for name in RIVALS)
+    rows = []
+    for words, group, name, ours in SPEED:
+        ms = times[group, name]
+        limit = ms.get("read", ms.get("copy"))
+        rows.append([words, figure(ms[ours]), *(figure(ms[rival]) if rival in ms else "" for rival in RIVALS), figure(limit)])
+    header = ["work", "polyloss", *RIVALS, "reading (and writing) the data"]
+    speed = (
+        f"Milliseconds, float32 where no other dtype is named, {known['threads']} threads, {known['instruction set']}, {known['date']};"
+        f" {versions}:\n\n{table(header, rows)}\n"
+    )
+    return re.sub(r"(?<=^## Speed\n\n).*?(?=\n\[Benchmarks\])", lambda _: speed, text, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
 def main():
-    """Write the page."""
+    """Write the page, and README's table with it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=DOCS / "benchmarks.json", help="what table.py wrote (default: %(default)s)")
     parser.add_argument("--page", type=Path, default=DOCS / "benchmarks.md", help="the page to write (default: %(default)s)")
     options = parser.parse_args()
-    options.page.write_text(page(json.loads(options.results.read_text("utf-8"))), "utf-8")
+    result = json.loads(options.results.read_text("utf-8"))
+    options.page.write_text(page(result), "utf-8")
+    if options.page == DOCS / "benchmarks.md":
+        front = ROOT / "README.md"
+        front.write_text(readme(front.read_text("utf-8"), result), "utf-8")
 
 
 if __name__ == "__main__":

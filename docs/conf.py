@@ -1,7 +1,10 @@
 """Sphinx's configuration. Prose is taken as it stands; before each build `loss_pages` makes one page per loss from its block."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # before anything imports JAX: its arrays of float64 are in the tables, too
 
 import polyloss
 
@@ -10,16 +13,22 @@ import loss_pages
 
 project = "polyloss"
 release = polyloss.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "matplotlib.sphinxext.plot_directive"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
+plot_formats = ["svg"]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_apply_rcparams = True
+plot_rcparams = {"svg.hashsalt": "polyloss", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 html_theme = "pydata_sphinx_theme"
 html_title = "polyloss"
+html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["polyloss.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "footer_end": []}
-html_sidebars = {"index": []}
+html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.md")}  # but for the losses, there is nothing to list
 
 
 def setup(app):

@@ -2,16 +2,17 @@
 
 import inspect
 
-import matplotlib
+import array_api_compat
 import matplotlib.pyplot as plt
+import ml_dtypes
 import numpy as np
 
 import polyloss as pl
 from polyloss import _demo
 from polyloss._block import LOSSES, Block, Elementwise, OfLogSoftmax, OfShares, Rowwise
+from polyloss._kernels import cuda
 
-matplotlib.use("svg")
-STYLE = {"svg.hashsalt": "polyloss", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 PAGE = """\
 # {name}
@@ -31,7 +32,14 @@ By hand and tested: the loss and its gradient for one sample.
 
 ## Value and gradient
 
-![{name} and its gradient over the first prediction of each worked example](figures/{name}.svg)
+```{{eval-rst}}
+.. plot::
+   :alt: {name} and its gradient over the first prediction of each worked example
+
+   import loss_pages
+
+   loss_pages.draw("{name}")
+```
 
 The worked examples with their first prediction varied; the dots are the examples themselves.
 
@@ -43,7 +51,8 @@ What runs on every array library, and what the kernels are tested against: the v
 
 ## Where it runs
 
-Value and gradient of 899 × 10 float32 numbers on the array libraries of the machine that made this page.
+Which compiled kernel takes 899 × 10 predictions, by their array library and dtype; "formula" stands for the library's own operations, an
+empty cell for a dtype that it does not have. `pl.explain` says the same of a call of yours, and why.
 
 {routes}
 """
@@ -64,11 +73,10 @@ INDEX = """\
 
 
 def write(folder):
-    """Write pages and figures into `folder`, and the index of the pages."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    """Write the pages and their index into `folder`."""
+    folder.mkdir(exist_ok=True)
     for name, block in LOSSES.items():
         (folder / f"{name}.md").write_text(page(name, block), "utf-8")
-        draw(block, folder / "figures" / f"{name}.svg")
     summaries = {name: inspect.getdoc(block.function).partition("\n")[0] for name, block in LOSSES.items()}
     rows = "\n".join(f"| [{name}]({name}.md) | {summary} |" for name, summary in summaries.items())
     (folder / "index.md").write_text(INDEX.format(rows=rows, pages="\n".join(LOSSES)), "utf-8")
@@ -120,30 +128,28 @@ def numbers(x):
     return ", ".join(f"{v + 0.0:.6g}" for v in np.ravel(x))
 
 
-def draw(block, path):
+def draw(name):
     """The loss and its gradient as functions of the first prediction of each worked example; logits in a row of their own."""
+    block = LOSSES[name]
     examples = [(example, *arguments(block, example)) for example in block.worked]
     kinds = sorted({bool(parameters.get("from_logits")) for *_, parameters in examples})
-    with plt.rc_context(STYLE):
-        figure, rows = plt.subplots(len(kinds), 2, figsize=(8, 2.6 * len(kinds)), layout="constrained", squeeze=False)
-        for (left, right), from_logits in zip(rows, kinds, strict=True):
-            left.set(title="loss", xlabel="first logit" if from_logits else "first prediction")
-            right.set(title="gradient", xlabel=left.get_xlabel())
-            for example, t, p, parameters in examples:
-                if bool(parameters.get("from_logits")) != from_logits:
-                    continue
-                x = np.linspace(*span(block, p, from_logits), 401)
-                varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
-                varied[0] = x
-                losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
-                slopes = pl.grad(block.name)(targets, varied, axis=0, reduction="sum", **parameters)[0]
-                label = ", ".join([f"y_true = {numbers(t)}", *(f"{key} = {value}" for key, value in parameters.items())])
-                for axes, y, known in ((left, losses, example["value"]), (right, slopes, np.ravel(example["slope"])[0])):
-                    curve, = axes.plot(x, y, label=label)
-                    axes.plot(p[0], known, "o", color=curve.get_color())
-            left.legend(frameon=False, fontsize=8)
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+    _, rows = plt.subplots(len(kinds), 2, figsize=(8, 2.6 * len(kinds)), layout="constrained", squeeze=False)
+    for (left, right), from_logits in zip(rows, kinds, strict=True):
+        left.set(title="loss", xlabel="first logit" if from_logits else "first prediction")
+        right.set(title="gradient", xlabel=left.get_xlabel())
+        for example, t, p, parameters in examples:
+            if bool(parameters.get("from_logits")) != from_logits:
+                continue
+            x = np.linspace(*span(block, p, from_logits), 401)
+            varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
+            varied[0] = x
+            losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
+            slopes = pl.grad(name)(targets, varied, axis=0, reduction="sum", **parameters)[0]
+            label = ", ".join([f"y_true = {numbers(t)}", *(f"{key} = {value}" for key, value in parameters.items())])
+            for axes, y, known in ((left, losses, example["value"]), (right, slopes, np.ravel(example["slope"])[0])):
+                (curve,) = axes.plot(x, y, label=label)
+                axes.plot(p[0], known, "o", color=curve.get_color())
+        left.legend(frameon=False, fontsize=8)
 
 
 def span(block, p, from_logits):
@@ -156,12 +162,31 @@ def span(block, p, from_logits):
 
 
 def routes(name):
-    """Which way the call takes on each array library at hand, and why no kernel."""
+    """Which way a call takes, by array library and dtype, and by the form of the predictions."""
     labels, logits = _demo.digits()
     y_true, y_pred = _demo.arguments(name, labels, logits)
-    rows = ["| arrays | route | why no kernel |", "|---|---|---|"]
-    for library in _demo.installed():
-        words = pl.explain(name, library.asarray(y_true), library.asarray(y_pred))
-        why = "; ".join(f"{route}: {why}" for route, why in words.obstacles.items()) if words.route == "formula" else ""
-        rows.append(f"| {library.name} | {words.route} | {why} |")
+    libraries = [library for library in _demo.installed() if library.name not in ("CuPy", "torch, CUDA")]
+    rows = [f"| predictions | {' | '.join(DTYPES)} |", "|---" * (1 + len(DTYPES)) + "|"]
+    for block, options in ((LOSSES[name], {}), (LOSSES[name].logits, {"from_logits": True})):
+        if block is None:
+            continue
+        form = ", `from_logits=True`" if options else ""
+        for library in libraries:
+            taken = [route(name, library, y_true, y_pred, dtype, options) for dtype in DTYPES]
+            rows.append(f"| {library.name}{form} | {' | '.join(taken)} |")
+        rows.append(f"| CuPy, torch on CUDA devices{form} {f'| {on_cuda(block)} ' * len(DTYPES)}|")
     return "\n".join(rows)
+
+
+def route(name, library, y_true, y_pred, dtype, options):
+    """The kernel that takes predictions of this dtype, or "formula"; nothing where the library does not have the dtype."""
+    y_pred = library.asarray(y_pred)
+    xp = array_api_compat.array_namespace(y_pred)
+    own = {("NumPy", "bfloat16"): ml_dtypes.bfloat16, ("Dask", "float16"): np.float16}
+    kind = own.get((library.name, dtype)) or getattr(xp, dtype, None)
+    return "" if kind is None else pl.explain(name, library.asarray(y_true), xp.astype(y_pred, kind), **options).route.removesuffix(" kernel")
+
+
+def on_cuda(block):
+    """Which kernel takes a block's jobs on a device."""
+    return "softmax_xent" if block.kernel == "softmax_xent" else "elementwise" if block.kernel in cuda.formulas() else "formula"

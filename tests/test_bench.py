@@ -4,7 +4,6 @@ The gate's proof and the site in a browser take minutes: POLYLOSS_SLOW_TESTS=1 r
 """
 
 import functools
-import http.server
 import importlib
 import inspect
 import json
@@ -14,9 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 
@@ -107,9 +106,18 @@ def test_alternate_finds_the_faster():
 # --------------------------------------------------------------------------------------------------------- the page
 
 
+FIGURES = json.loads((ROOT / "docs" / "benchmarks.json").read_text("utf-8"))
+
+
 def test_page_is_that_of_the_figures():
-    figures = json.loads((ROOT / "docs" / "benchmarks.json").read_text("utf-8"))
-    assert (ROOT / "docs" / "benchmarks.md").read_text("utf-8") == render.page(figures)
+    assert (ROOT / "docs" / "benchmarks.md").read_text("utf-8") == render.page(FIGURES)
+
+
+def test_readme_is_that_of_the_figures():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text == render.readme(text, FIGURES)
+    slower = [line | {"ms": {name: 2 * ms for name, ms in line["ms"].items()}} for line in FIGURES["lines"]]
+    assert text != render.readme(text, FIGURES | {"lines": slower})
 
 
 def test_verdicts():
@@ -252,8 +260,7 @@ def test_site_loads_nothing_from_elsewhere():
 
 @slow
 def test_site_shows_graphs(tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
+    if browser.CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")
     if shutil.which("npm") is None:
         pytest.skip("there is no npm to fetch the site's scripts with: apt-get install npm")
@@ -271,16 +278,8 @@ def test_site_shows_graphs(tmp_path):
     asv([*run, "publish"])
     subprocess.run([sys.executable, BENCH / "local_site.py", tmp_path / "html"], check=True)
 
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "html")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        site = f"http://127.0.0.1:{server.server_port}"
-        pages = {}
-        for name in ("", "#softmax.Overhead.time_numpy"):
-            command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-            command += ["--virtual-time-budget=20000", "--dump-dom", f"{site}/{name}"]
-            pages[name] = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        server.shutdown()
+    with browser.served(tmp_path / "html") as site:
+        pages = {name: browser.visit(site, name, tmp_path / "profile")[0] for name in ("", "#softmax.Overhead.time_numpy")}
     assert "softmax.Overhead.time_numpy" in pages[""]
     graph = pages["#softmax.Overhead.time_numpy"]
     assert "flot-base" in graph  # the canvas that Flot draws on

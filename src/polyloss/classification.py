@@ -963,7 +963,7 @@ def poly1_crossentropy(y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weig
 
     References
     ----------
-    .. [1] Z. Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
+    .. [1] Zhaoqi Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
 
     Examples
     --------

@@ -94,7 +94,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
 
     References
     ----------
-    .. [1] I. J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952.
+    .. [1] Irving J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952.
     .. [2] Kaggle, "Otto Group Product Classification Challenge", 2015: its evaluation, a multiclass logarithmic loss.
 
     Examples

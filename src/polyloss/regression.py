@@ -370,7 +370,7 @@ def huber(y_true, y_pred, *, delta=1.0, axis=-1, sample_weight=None, reduction="
 
     References
     ----------
-    .. [1] P. J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964, pp. 73-101.
+    .. [1] Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964, pp. 73-101.
 
     Examples
     --------
