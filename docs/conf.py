@@ -1,4 +1,4 @@
-"""Sphinx's configuration. Prose is taken as it stands; before each build `loss_pages` makes one page per loss from its block."""
+"""Sphinx's configuration. Before each build the losses' pages are made from their blocks, and the page on accuracy by measuring."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # before anything imports JAX: its
 import polyloss
 
 sys.path.insert(0, str(Path(__file__).parent))
+import accuracy
 import loss_pages
 
 project = "polyloss"
@@ -33,4 +34,10 @@ html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.md")}  
 
 def setup(app):
     """Hook the making of pages into the build."""
-    app.connect("builder-inited", lambda app: loss_pages.write(Path(app.srcdir) / "losses"))
+    app.connect("builder-inited", lambda app: made(Path(app.srcdir) / "losses"))
+
+
+def made(folder):
+    """Make the losses' pages and the page on accuracy."""
+    loss_pages.write(folder)
+    accuracy.write(folder / "accuracy.md")

@@ -184,7 +184,9 @@ def route(name, library, y_true, y_pred, dtype, options):
     xp = array_api_compat.array_namespace(y_pred)
     own = {("NumPy", "bfloat16"): ml_dtypes.bfloat16, ("Dask", "float16"): np.float16}
     kind = own.get((library.name, dtype)) or getattr(xp, dtype, None)
-    return "" if kind is None else pl.explain(name, library.asarray(y_true), xp.astype(y_pred, kind), **options).route.removesuffix(" kernel")
+    if kind is None:
+        return ""
+    return pl.explain(name, library.asarray(y_true), xp.astype(y_pred, kind), **options).route.removesuffix(" kernel")
 
 
 def on_cuda(block):

@@ -91,6 +91,7 @@ def docs(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     for page in ROOT.glob("*.md"):
         shutil.copy(page, root)
+    (root / "asv_bench").symlink_to(ROOT / "asv_bench")
     return shutil.copytree(ROOT / "docs", root / "docs", ignore=shutil.ignore_patterns("_build", "losses"))
 
 
