@@ -51,7 +51,7 @@ bench: $(VENV)/installed
 	$(BIN)/python asv_bench/render.py
 
 bench-compare: $(VENV)/installed
-	$(BIN)/python asv_bench/compare.py $(BASE) $(if $(THREADS),--threads $(THREADS)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python asv_bench/compare.py $(BASE) $(if $(THREADS),--threads $(THREADS)) $(if $(ONLY),--only "$(ONLY)")
 
 # asv builds environments of its own, with the pinned rivals of asv.conf.json; it asks git for the commits.
 bench-publish: $(VENV)/asv
