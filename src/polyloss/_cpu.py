@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from polyloss import _threads
+from polyloss._buffers import empty
 from polyloss._formula import Outcome
 from polyloss._shapes import FLOATS, dtype_name, sort_labels
 
@@ -87,7 +88,7 @@ class Outputs:
 def _output(wanted, given, like):
     if not wanted:
         return None
-    return np.empty(like.shape, like.dtype) if given is None else given
+    return empty(like.shape, like.dtype) if given is None else given
 
 
 def _scale(divisor):

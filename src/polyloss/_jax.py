@@ -16,6 +16,7 @@ from jax import numpy as jnp
 
 from polyloss import _formula, _job, _routes
 from polyloss._backends import NUMPY
+from polyloss._buffers import empty
 from polyloss._cpu import kernels
 from polyloss._formula import Outcome
 from polyloss._job import Job
@@ -58,7 +59,7 @@ def _here(x, like):
 
 def _aligned(like):
     """An array that JAX takes over without a copy: from the beginning of a cache line on."""
-    room = np.empty(like.nbytes + 63, np.uint8)
+    room = empty((like.nbytes + 63,), np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
