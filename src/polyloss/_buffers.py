@@ -2,7 +2,7 @@
 
 A training step returns a gradient of the same size each time, and the one before is gone by then. New memory costs more than what is
 written there: the system maps and clears pages, 131 MB of them in 8 ms where writing takes 4 (and 40 ms in pages of 4 KB). So the memory of
-the last large result that nobody holds any more is kept, one at most. Until it is used again its pages are the system's to take (MADV_FREE).
+the last large result that nobody holds any more is kept, one at most. Until then its pages are the system's to take (MADV_FREE).
 """
 
 import math
