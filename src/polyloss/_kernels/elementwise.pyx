@@ -65,7 +65,7 @@ FORMULAS = {elementwise_formulas[i].name.decode(): i for i in range(ELEMENTWISE_
 PARAMETERS = {elementwise_formulas[i].name.decode(): tuple(elementwise_formulas[i].parameters.decode().split())
               for i in range(ELEMENTWISE_FORMULAS)}
 MATH = {name: i for i, name in enumerate(
-    ("exp", "exp_neg", "expm1_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "power", "max", "min"))}
+    ("exp", "exp_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "log_cosh", "tanh", "power", "max", "min"))}
 
 cdef bint _lay(elementwise_job *job, const strided_array *arrays, Py_ssize_t N, Py_ssize_t C, Py_ssize_t S, bint apart) noexcept nogil:
     """Bring the axes into the order of memory and merge what lies as one; whether s lies outside of n.

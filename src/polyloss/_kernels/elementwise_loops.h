@@ -13,18 +13,30 @@ typedef real FORMULA(formula)(real t, real p, const real *a);
 typedef double FORMULA(evaluation)(ptrdiff_t n, const one *t /* (n,) */, const one *p /* (n,) */, const one *parameters, one k,
                                    one *value /* (n,) or NULL */, one *slope /* likewise, times k */, one *curvature /* likewise */, int stream);
 
-INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
-                          const real *a, real k, real *slope, real *curvature)
+/* a[FORMULA_PARAMETERS]: HARD */
+INLINE real FORMULA(known)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
+                           const real *a, real k, int hard, real *slope, real *curvature)
 {
-    if (slope_of) *slope = k * slope_of(t, p, a);
-    if (curvature_of) *curvature = k * curvature_of(t, p, a);
-    return value_of(t, p, a);
+    real b[FORMULA_PARAMETERS + 1];
+    for (int i = 0; i < FORMULA_PARAMETERS; i++) b[i] = a[i];
+    b[FORMULA_PARAMETERS] = hard ? R(1) : R(0);
+    if (slope_of) *slope = k * slope_of(t, p, b);
+    if (curvature_of) *curvature = k * curvature_of(t, p, b);
+    return value_of(t, p, b);
+}
+/* bits: whether targets may be looked at, and found hard. Both branches hold value and slope, so that each computes once what they share. */
+INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
+                          const real *a, real k, int bits, real *slope, real *curvature)
+{
+    if (bits && EVERY(EQ(t * t - t, R(0))))
+        return FORMULA(known)(value_of, slope_of, curvature_of, t, p, a, k, 1, slope, curvature);
+    return FORMULA(known)(value_of, slope_of, curvature_of, t, p, a, k, 0, slope, curvature);
 }
 
 /* Inlined into every formula's evaluation, with the formulas as constants. Gives Σ value. */
 INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, ptrdiff_t n,
-                                const one *t, const one *p, const one *parameters, one factor, one *value, one *slope, one *curvature,
-                                int stream)
+                                const one *t, const one *p, const one *parameters, int bits, one factor, one *value, one *slope,
+                                one *curvature, int stream)
 {
     real a[FORMULA_PARAMETERS], k = R(factor), g, h;
     double sum = 0;
@@ -41,7 +53,7 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
                 ptrdiff_t at = i + j * LANES;
                 PREFETCH(t + at + AHEAD);
                 PREFETCH(p + at + AHEAD);
-                real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD(t + at), LOAD(p + at), a, k, &g, &h);
+                real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD(t + at), LOAD(p + at), a, k, bits, &g, &h);
                 s[j] += v;
                 if (value) STORE(value + at, v);
                 if (slope_of && stream) STREAM(slope + at, g);
@@ -51,7 +63,7 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
             }
         for (; i < end; i += LANES) {
             ptrdiff_t m = end - i < LANES ? end - i : LANES;
-            real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD_PART(t + i, m), LOAD_PART(p + i, m), a, k, &g, &h);
+            real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD_PART(t + i, m), LOAD_PART(p + i, m), a, k, bits, &g, &h);
             s[0] += SELECT(FIRST(m), v, R(0));
             if (value) STORE_PART(value + i, v, m);
             if (slope_of) STORE_PART(slope + i, g, m);
@@ -61,18 +73,37 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
     }
     return sum;
 }
+/* Whether a loss of classification has its usual parameters: no label smoothing, γ = 2. These are constants of a build of its own, in whose
+   loop the power is a product and targets are looked at: that they are hard saves a logarithm. */
+INLINE int FORMULA(usual)(FORMULA(formula) *value_of, const one *parameters, one *constants /* (FORMULA_PARAMETERS,) */)
+{
+    const int focal = value_of == FORMULA(binary_focal_crossentropy_value), logits = value_of == FORMULA(binary_focal_crossentropy_from_logits_value);
+    const int smoothing = focal ? 4 : logits ? 3 : 1;
+    for (int i = 0; i < FORMULA_PARAMETERS; i++) constants[i] = parameters[i];
+    constants[smoothing] = 0;
+    if (focal || logits) constants[2] = 2;
+    return (focal || logits || value_of == FORMULA(binary_crossentropy_value)) && parameters[smoothing] == 0 &&
+           (parameters[2] == 2 || !(focal || logits));
+}
 #define EVALUATION(name, count, names)                                                                                                     \
+    INLINE double FORMULA(builds_##name)(ptrdiff_t n, const one *t, const one *p, const one *parameters, int bits, one k, one *value,      \
+                                         one *slope, one *curvature, int stream)                                                           \
+    {                                                                                                                                      \
+        if (curvature)                                                                                                                     \
+            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), FORMULA(name##_curvature), n, t, p, parameters, 0, k,   \
+                                     value, slope, curvature, stream);                                                                     \
+        if (slope)                                                                                                                         \
+            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), NULL, n, t, p, parameters, bits, k, value, slope, NULL, \
+                                     stream);                                                                                              \
+        return FORMULA(evaluate)(FORMULA(name##_value), NULL, NULL, n, t, p, parameters, bits, k, value, NULL, NULL, 0);                   \
+    }                                                                                                                                      \
     static double FORMULA(evaluate_##name)(ptrdiff_t n, const one *t, const one *p, const one *parameters, one k, one *value, one *slope,  \
                                            one *curvature, int stream)                                                                     \
     {                                                                                                                                      \
-        if (curvature) {                                                                                                                   \
-            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), FORMULA(name##_curvature), n, t, p, parameters, k,      \
-                                     value, slope, curvature, stream);                                                                     \
-        }                                                                                                                                  \
-        if (slope)                                                                                                                         \
-            return FORMULA(evaluate)(FORMULA(name##_value), FORMULA(name##_slope), NULL, n, t, p, parameters, k, value, slope, NULL,       \
-                                     stream);                                                                                              \
-        return FORMULA(evaluate)(FORMULA(name##_value), NULL, NULL, n, t, p, parameters, k, value, NULL, NULL, 0);                         \
+        one usual[FORMULA_PARAMETERS];                                                                                                     \
+        if (FORMULA(usual)(FORMULA(name##_value), parameters, usual) && !curvature)                                                        \
+            return FORMULA(builds_##name)(n, t, p, usual, 1, k, value, slope, NULL, stream);                                               \
+        return FORMULA(builds_##name)(n, t, p, parameters, 0, k, value, slope, curvature, stream);                                         \
     }
 FORMULAS(EVALUATION)
 #undef EVALUATION

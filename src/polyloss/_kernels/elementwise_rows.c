@@ -37,19 +37,20 @@ static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n,
     switch (function) {
         CASE(0, exp)
         CASE(1, exp_neg)
-        CASE(2, expm1_neg)
-        CASE(3, log)
-        CASE(4, log1p)
-        CASE(5, log1p_01)
-        CASE(6, log1m_half)
-        CASE(7, log_half)
+        CASE(2, log)
+        CASE(3, log1p)
+        CASE(4, log1p_01)
+        CASE(5, log1m_half)
+        CASE(6, log_half)
+        CASE(7, log_cosh)
+        CASE(8, tanh)
 #undef EXTRA_D
 #undef EXTRA_F
 #define EXTRA_D , all_d(parameter)
 #define EXTRA_F , all_f((float)parameter)
-        CASE(8, power)
-        CASE(9, max)
-        CASE(10, min)
+        CASE(9, power)
+        CASE(10, max)
+        CASE(11, min)
     }
 }
 

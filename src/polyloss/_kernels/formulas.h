@@ -8,11 +8,13 @@
        SELECT(m, x, y)   m ? x : y          LT(x, y) LE(x, y) EQ(x, y)   false where a side is NaN
        AND(m, k)         both               OR(m, k)   either
        MAX(x, y)         x > y ? x : y, so y where one is NaN             MIN(x, y)   likewise
-       ABS SQRT LOG      of any x           EXP_NEG  of x <= 0            EXPM1_NEG   of x <= 0
-       LOG1P             of x >= -1         LOG1P_01   of 0 <= x <= 1     LOG1M_HALF(x)   log(1 - x), 0 <= x <= 1/2
-       LOG_HALF          of 0 <= x <= 1/2   TIMES(x, y)   x * y, 0 where x is 0
-       LOG_NEAR(u, v)    log(u + v) for |v| no more than half of the last place of u, and 0 unless 3/4 <= u < 3/2
+       ABS(x) MINUS_ABS(x)   |x|, -|x|      SQRT LOG   of any x           EXP_NEG  of x <= 0            LOG1P   of x >= -1
+       LOG1P_01          of 0 <= x <= 1
+       LOG1M_HALF(x)     log(1 - x), 0 <= x <= 1/2                        LOG_HALF   of 0 <= x <= 1/2
+       LOG_NEAR(u, v)    log(u + v) for |v| no more than half of the last place of u; v may be lost unless 3/4 <= u < 3/2
+       LOG_COSH TANH     of x >= 0          TIMES(x, y)   x * y, 0 where x is 0
        POWER(u, n)       u**n for u >= 0, n the same in all lanes; 0 at u = 0 even where n < 0, 1 where n = 0
+       HARD(a)           whether it is known that every t is 0 or 1 and that there is no label smoothing
    The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
    compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
    where the factor 0 is a target. Clipped predictions have slope 0. */
@@ -55,20 +57,32 @@
 #define MAX(x, y) ((x) > (y) ? (x) : (y))
 #define MIN(x, y) ((x) < (y) ? (x) : (y))
 #define ABS(x) fabs(x)
+#define MINUS_ABS(x) (-fabs(x))
 #define SQRT(x) sqrt(x)
 #define EXP_NEG(x) exp(x)
-#define EXPM1_NEG(x) expm1(x)
+#define HARD(a) 0
 #define LOG(x) log(x)
 #define LOG1P(x) log1p(x)
 #define LOG1P_01(x) log1p(x)
 #define LOG1M_HALF(x) log1p(-(x))
 #define LOG_HALF(x) log(x)
+#define TANH(x) tanh(x)
+#define LOG_COSH(x) FORMULA(log_cosh)(x)
+#define FORMULA_OF_SCALARS
 #define TIMES(x, y) ((x) == R(0) ? R(0) : (x) * (y))
 #define LOG_NEAR(u, v) ((u) > R(0) ? log(u) + (v) / (u) : log(u))
 #define POWER(u, n) ((n) == R(0) ? R(1) : (n) == R(2) ? (u) * (u) : (u) == R(0) ? R(0) : pow(u, n))
 #endif
 #ifndef FORMULA_INLINE
 #define FORMULA_INLINE INLINE
+#endif
+
+#ifdef FORMULA_OF_SCALARS /* near 0 cosh d = 1 + 2 sinh²(d/2) = 1 + m² / (2 + 2m), m = exp(-d) - 1 */
+FORMULA_INLINE real FORMULA(log_cosh)(real d)
+{
+    real m = expm1(-d), e = R(1) + m;
+    return d < R(1) ? log1p(m * m / (R(2) * e)) : (d - R(0.693147180559945309417)) + log1p(e * e);
+}
 #endif
 
 #define FORMULA_ARGUMENTS real t, real p, const real *a
@@ -142,15 +156,19 @@ FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing)
     return (R(1) - label_smoothing) * t + R(0.5) * label_smoothing;
 }
 
-/* -(t log y + (1 - t) log(1 - y)): of y and 1 - y the smaller, s, is exact, and the logarithm of the larger is log(1 - s). */
-FORMULA_INLINE real FORMULA(entropy)(real t, real y)
-{
-    real u = R(1) - y, s = MIN(u, y), of_s = SELECT(LT(u, y), R(1) - t, t), of_rest = SELECT(LT(u, y), t, R(1) - t);
-    return -(of_rest * LOG1M_HALF(s) + TIMES(of_s, LOG_HALF(s)));
-}
-FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y) /* hard targets apart: no 0/0 where y is 0 or 1 */
+/* -(t log y + (1 - t) log(1 - y)): of y and 1 - y the smaller, s, is exact, and the logarithm of the larger is log(1 - s). Targets are
+   mostly 0 or 1: if they are hard, as HARD(a) may tell, there is one logarithm, that of the target's share x, and the slope is ±1/x. */
+FORMULA_INLINE real FORMULA(entropy)(real t, real y, int hard)
 {
     real u = R(1) - y;
+    if (hard) return -LOG_NEAR(SELECT(EQ(t, R(0)), u, y), SELECT(EQ(t, R(0)), (R(1) - u) - y, R(0)));
+    real s = MIN(u, y), of_s = SELECT(LT(u, y), R(1) - t, t), of_rest = SELECT(LT(u, y), t, R(1) - t);
+    return -(of_rest * LOG1M_HALF(s) + TIMES(of_s, LOG_HALF(s)));
+}
+FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y, int hard) /* targets 0 and 1 apart: no 0/0 where y is 0 or 1 */
+{
+    real u = R(1) - y;
+    if (hard) return SELECT(EQ(t, R(0)), R(1), R(-1)) / SELECT(EQ(t, R(0)), u, y);
     real over = SELECT(EQ(t, R(0)), R(1), SELECT(EQ(t, R(1)), R(-1), y - t));
     return over / SELECT(EQ(t, R(0)), u, SELECT(EQ(t, R(1)), y, y * u));
 }
@@ -161,12 +179,12 @@ FORMULA_INLINE real FORMULA(entropy_curvature)(real t, real y)
 }
 LOSS(binary_crossentropy, value)
 {
-    return FORMULA(entropy)(FORMULA(smoothed)(t, a[1]), FORMULA(clip)(p, a[0], R(1) - a[0]));
+    return FORMULA(entropy)(FORMULA(smoothed)(t, a[1]), FORMULA(clip)(p, a[0], R(1) - a[0]), HARD(a));
 }
 LOSS(binary_crossentropy, slope)
 {
     real y = FORMULA(clip)(p, a[0], R(1) - a[0]);
-    return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_slope)(FORMULA(smoothed)(t, a[1]), y));
+    return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_slope)(FORMULA(smoothed)(t, a[1]), y, HARD(a)));
 }
 LOSS(binary_crossentropy, curvature)
 {
@@ -188,22 +206,22 @@ LOSS(floored_binary_crossentropy, curvature)
     return (void)a, SELECT(LE(d, R(1e-12)), R(1e12), ((p - t) * (p - t) + t * (R(1) - t)) / (d * d));
 }
 
-/* With e = exp(-|z|), s = e / (1 + e) is the sigmoid of -|z| and 1 / (1 + e) that of |z|: no digit is lost at either end.
+/* With e = exp(-|z|) and n = 1 / (1 + e), e n is the sigmoid of -|z| and n that of |z|: no digit is lost at either end.
    value: |z| (1 - t or t) + log1p(e), where 0 · inf is 0: an infinite logit that agrees with its label costs nothing. */
 FORMULA_INLINE real FORMULA(logit_value)(real t, real z)
 {
     real m = SELECT(LT(R(0), z), R(1) - t, t);
-    return TIMES(m, ABS(z)) + LOG1P_01(EXP_NEG(-ABS(z)));
+    return TIMES(m, ABS(z)) + LOG1P_01(EXP_NEG(MINUS_ABS(z)));
 }
 FORMULA_INLINE real FORMULA(logit_slope)(real t, real z)
 {
-    real e = EXP_NEG(-ABS(z)), s = e / (R(1) + e);
+    real e = EXP_NEG(MINUS_ABS(z)), s = e / (R(1) + e);
     return SELECT(LT(R(0), z), (R(1) - t) - s, s - t);
 }
 FORMULA_INLINE real FORMULA(logit_curvature)(real z)
 {
-    real e = EXP_NEG(-ABS(z)), n = R(1) + e;
-    return e / (n * n);
+    real e = EXP_NEG(MINUS_ABS(z)), n = R(1) / (R(1) + e);
+    return e * n * n;
 }
 LOSS(binary_crossentropy_from_logits, value) { return FORMULA(logit_value)(FORMULA(smoothed)(t, a[0]), p); }
 LOSS(binary_crossentropy_from_logits, slope) { return FORMULA(logit_slope)(FORMULA(smoothed)(t, a[0]), p); }
@@ -217,22 +235,16 @@ LOSS(huber, value)
 LOSS(huber, slope) { return FORMULA(clip)(p - t, -a[0], a[0]); }
 LOSS(huber, curvature) { return SELECT(LE(ABS(p - t), a[0]), R(1), R(0)); }
 
-/* log cosh d = |d| + log1p(e²) - log 2, e = exp(-|d|). Near 0 that cancels: there cosh d = 1 + 2 sinh²(d/2) = 1 + m² / (2 e), m = e - 1. */
-LOSS(log_cosh, value)
+LOSS(log_cosh, value) { return (void)a, LOG_COSH(ABS(p - t)); }
+LOSS(log_cosh, slope)
 {
-    real d = ABS(p - t), m = EXPM1_NEG(-d), e = R(1) + m;
-    real far = d - R(0.693147180559945309417);
-    return (void)a, SELECT(LT(d, R(1)), R(0), far) + LOG1P_01(SELECT(LT(d, R(1)), m * m / (R(2) * e), e * e));
-}
-LOSS(log_cosh, slope) /* tanh d = (1 - e²) / (1 + e²) */
-{
-    real d = p - t, m = EXPM1_NEG(-ABS(d)), e = R(1) + m, th = -m * (R(1) + e) / (R(1) + e * e);
+    real d = p - t, th = TANH(ABS(d));
     return (void)a, SELECT(LT(d, R(0)), -th, th);
 }
 LOSS(log_cosh, curvature)
 {
-    real e = EXP_NEG(R(-2) * ABS(p - t)), n = R(1) + e;
-    return (void)a, R(4) * e / (n * n);
+    real e = EXP_NEG(R(-2) * ABS(p - t)), n = R(1) / (R(1) + e);
+    return (void)a, R(4) * e * n * n;
 }
 
 /* q = p + 1e-7, Keras' constant. The slope is 1 - t/q, and (q - t)/q where that cancels. */
@@ -271,7 +283,7 @@ LOSS(kl_from_logarithms, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 FORMULA_INLINE real FORMULA(exponential)(real x)
 {
-    real e = EXP_NEG(-ABS(x));
+    real e = EXP_NEG(MINUS_ABS(x));
     return SELECT(LT(R(0), x), R(1) / e, e);
 }
 LOSS(kl_between_logarithms, value) { return (void)a, FORMULA(exponential)(t) * (t - p); }
@@ -279,9 +291,10 @@ LOSS(kl_between_logarithms, slope) { return (void)p, (void)a, -FORMULA(exponenti
 LOSS(kl_between_logarithms, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* w u^γ b: b the binary cross-entropy, u = 1 - p_t, w the balance of the classes. */
-FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha)
+FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha, int hard)
 {
-    return SELECT(EQ(apply, R(0)), R(1), t * alpha + (R(1) - t) * (R(1) - alpha));
+    real ones = SELECT(EQ(apply, R(0)), R(1), alpha), zeros = SELECT(EQ(apply, R(0)), R(1), R(1) - alpha);
+    return hard ? SELECT(EQ(t, R(0)), zeros, ones) : t * ones + (R(1) - t) * zeros;
 }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
@@ -293,49 +306,70 @@ FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real u2, real b, r
     real f2 = gamma * (gamma - R(1)) * POWER(u, gamma - R(2)) * u1 * u1;
     return TIMES(f2 + f1 * u2, b) + R(2) * f1 * u1 * b1 + POWER(u, gamma) * b2;
 }
+FORMULA_INLINE real FORMULA(other_share)(real t, real y, int hard)
+{
+    return hard ? SELECT(EQ(t, R(0)), y, R(1) - y) : t * (R(1) - y) + (R(1) - t) * y;
+}
 LOSS(binary_focal_crossentropy, value)
 {
-    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
-    return FORMULA(balance)(s, a[0], a[1]) * POWER(u, a[2]) * FORMULA(entropy)(s, y);
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
+    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * POWER(u, a[2]) * FORMULA(entropy)(s, y, HARD(a));
 }
 LOSS(binary_focal_crossentropy, slope)
 {
-    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
-    real g = FORMULA(focal_slope)(u, R(1) - R(2) * s, FORMULA(entropy)(s, y), FORMULA(entropy_slope)(s, y), a[2]);
-    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1]) * g);
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
+    real g = FORMULA(focal_slope)(u, R(1) - R(2) * s, FORMULA(entropy)(s, y, HARD(a)), FORMULA(entropy_slope)(s, y, HARD(a)), a[2]);
+    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1], HARD(a)) * g);
 }
 LOSS(binary_focal_crossentropy, curvature)
 {
-    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = s * (R(1) - y) + (R(1) - s) * y;
-    real b = FORMULA(entropy)(s, y), b1 = FORMULA(entropy_slope)(s, y), b2 = FORMULA(entropy_curvature)(s, y);
+    real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
+    real b = FORMULA(entropy)(s, y, HARD(a)), b1 = FORMULA(entropy_slope)(s, y, HARD(a)), b2 = FORMULA(entropy_curvature)(s, y);
     real h = FORMULA(focal_curvature)(u, R(1) - R(2) * s, R(0), b, b1, b2, a[2]);
-    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1]) * h);
+    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1], HARD(a)) * h);
 }
 
 /* u = t σ(-z) + (1 - t) σ(z) */
 FORMULA_INLINE real FORMULA(miss)(real t, real z)
 {
-    real e = EXP_NEG(-ABS(z)), n = R(1) / (R(1) + e);
+    real e = EXP_NEG(MINUS_ABS(z)), n = R(1) / (R(1) + e);
     real up = SELECT(LT(R(0), z), n, e * n), down = SELECT(LT(R(0), z), e * n, n);
     return t * down + (R(1) - t) * up;
 }
+/* If targets are hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. */
+FORMULA_INLINE real FORMULA(other_logit)(real t, real z) { return SELECT(EQ(t, R(0)), z, -z); }
+FORMULA_INLINE real FORMULA(hard_focal_value)(real x, real gamma)
+{
+    real e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e), u = SELECT(LT(R(0), x), n, e * n);
+    return TIMES(POWER(u, gamma), MAX(R(0), x) + LOG1P_01(e));
+}
+FORMULA_INLINE real FORMULA(hard_focal_slope)(real x, real gamma)
+{
+    real e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e), u = SELECT(LT(R(0), x), n, e * n), rest = SELECT(LT(R(0), x), e * n, n);
+    return POWER(u, gamma) * (gamma * TIMES(rest, MAX(R(0), x) + LOG1P_01(e)) + u);
+}
 LOSS(binary_focal_crossentropy_from_logits, value)
 {
-    real s = FORMULA(smoothed)(t, a[3]), f = FORMULA(balance)(s, a[0], a[1]) * POWER(FORMULA(miss)(s, p), a[2]);
+    if (HARD(a)) return FORMULA(balance)(t, a[0], a[1], 1) * FORMULA(hard_focal_value)(FORMULA(other_logit)(t, p), a[2]);
+    real s = FORMULA(smoothed)(t, a[3]), f = FORMULA(balance)(s, a[0], a[1], HARD(a)) * POWER(FORMULA(miss)(s, p), a[2]);
     return TIMES(f, FORMULA(logit_value)(s, p));
 }
 LOSS(binary_focal_crossentropy_from_logits, slope)
 {
+    if (HARD(a)) {
+        real g = FORMULA(balance)(t, a[0], a[1], 1) * FORMULA(hard_focal_slope)(FORMULA(other_logit)(t, p), a[2]);
+        return SELECT(EQ(t, R(0)), g, -g);
+    }
     real s = FORMULA(smoothed)(t, a[3]), u1 = (R(1) - R(2) * s) * FORMULA(logit_curvature)(p);
     real g = FORMULA(focal_slope)(FORMULA(miss)(s, p), u1, FORMULA(logit_value)(s, p), FORMULA(logit_slope)(s, p), a[2]);
-    return FORMULA(balance)(s, a[0], a[1]) * g;
+    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * g;
 }
 LOSS(binary_focal_crossentropy_from_logits, curvature)
 {
-    real s = FORMULA(smoothed)(t, a[3]), e = EXP_NEG(-ABS(p)), tanh_half = (R(1) - e) / (R(1) + e);
+    real s = FORMULA(smoothed)(t, a[3]), e = EXP_NEG(MINUS_ABS(p)), tanh_half = (R(1) - e) / (R(1) + e);
     real b2 = FORMULA(logit_curvature)(p), u1 = (R(1) - R(2) * s) * b2, u2 = u1 * SELECT(LT(R(0), p), -tanh_half, tanh_half);
     real b = FORMULA(logit_value)(s, p), b1 = FORMULA(logit_slope)(s, p);
-    return FORMULA(balance)(s, a[0], a[1]) * FORMULA(focal_curvature)(FORMULA(miss)(s, p), u1, u2, b, b1, b2, a[2]);
+    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * FORMULA(focal_curvature)(FORMULA(miss)(s, p), u1, u2, b, b1, b2, a[2]);
 }
 
 #undef LOSS

@@ -13,9 +13,9 @@
 #undef MAX
 #undef MIN
 #undef ABS
+#undef MINUS_ABS
 #undef SQRT
 #undef EXP_NEG
-#undef EXPM1_NEG
 #undef LOG
 #undef LOG1P
 #undef LOG1P_01
@@ -24,6 +24,10 @@
 #undef LOG_NEAR
 #undef TIMES
 #undef POWER
+#undef LOG_COSH
+#undef TANH
+#undef EVERY
+#undef HARD
 #undef LOAD
 #undef STORE
 #undef STREAM

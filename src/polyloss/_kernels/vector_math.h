@@ -8,12 +8,13 @@
    doubles: 4e5 random arguments each):
                      floats              doubles
      exp, exp_neg    0.99  0.92  0.97    0.98  0.98  0.95
-     expm1_neg       1.41  1.41  1.40    1.76  1.76  1.86
      log             0.90  0.90  0.88    0.96  0.88  0.88
      log1p           0.89  1.42  1.49    0.95  1.30  1.30
      log_half        1.02  0.84  0.81    as log
      log1p_01        1.05  1.05  1.32    as log1p
      log1m_half      0.85  0.85  0.95    as log1p
+     log_cosh        1.99  1.99  1.99    5.97  5.97  5.15
+     tanh            2.50  2.49  2.06    3.20  3.20  3.20
    Coefficients: least maximum of the relative error, rounded one by one from the lowest, each refitted after the last was rounded.
    The reductions are textbook: x = n ln 2 + r with ln 2 in two parts; x = 2^n (1 + f) with 1 + f around 1 [Muller, Elementary Functions];
    log1p(x) = log(u + v) with u + v = 1 + x exact [Dekker 1971]; doubles: log(1 + f) = 2 artanh(f / (2 + f)). */
@@ -64,12 +65,16 @@ typedef double vd_anywhere __attribute__((vector_size(4 * W), aligned(8)));
 INLINE vf all_f(float c) { return c - (vf){0}; }
 INLINE vd all_d(double c) { return c - (vd){0}; }
 INLINE vi all_i(int32_t c) { return c - (vi){0}; }
+INLINE float lane_f(vf v) { return v[0]; }
+INLINE double lane_d(vd v) { return v[0]; }
 INLINE vf load_f(const float *p) { return *(const vf_anywhere *)p; }
 INLINE vd load_d(const double *p) { return *(const vd_anywhere *)p; }
 INLINE void store_f(float *p, vf v) { *(vf_anywhere *)p = v; }
 INLINE void store_d(double *p, vd v) { *(vd_anywhere *)p = v; }
 INLINE vf abs_f(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
+INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
+INLINE vd minus_abs_d(vd x) { return (vd)((vl)x | INT64_MIN); }
 
 /* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. */
 INLINE vf load_part_f(const float *p, ptrdiff_t n)
@@ -421,21 +426,7 @@ INLINE vd exp_d(vd x)
 }
 #endif
 
-/* expm1(x) for x <= 88 (709): 2^n (e^r - 1) + (2^n - 1), |r| <= ln 2 / 2. Tiny x keep their relative error. */
-INLINE vf expm1_neg_f(vf x)
-{
-    vf d = max_f(all_f(-104.0f), x), u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
-    vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
-    vf p = mad_f(r, all_f(0x1.9e6ee4p-13f), all_f(0x1.6d3a36p-10f));
-    p = mad_f(p, r, all_f(0x1.1112dap-7f));
-    p = mad_f(p, r, all_f(0x1.5554f8p-5f));
-    p = mad_f(p, r, all_f(0x1.555554p-3f));
-    p = mad_f(p, r, all_f(0.5f));
-    p = mad_f(r * r, p, r);
-    n = max_f(all_f(-126.0f), n);
-    vf two_n = (vf)(((vi)(n + ROUND_F) << 23) + (127 << 23));
-    return mad_f(two_n, p, two_n - 1.0f);
-}
+/* expm1(x) for x <= 709: 2^n (e^r - 1) + (2^n - 1), |r| <= ln 2 / 2. Tiny x keep their relative error. */
 INLINE vd expm1_neg_d(vd x)
 {
     vd d = max_d(all_d(-746.0), x), u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
@@ -638,8 +629,42 @@ INLINE vf log1m_half_f(vf x)
     p = mad_f(p, x, all_f(-0x1.00001ep-1f));
     return mad_f(x * x, p, -x);
 }
+/* log cosh d and tanh d for d >= 0, with e = exp(-2d). Far from 0 they are d - log 2 + log1p(e) and (1 - e) / (1 + e); near it these cancel,
+   and d² P(d²) and d + d³ Q(d²) take their place. */
+INLINE vf log_cosh_f(vf d)
+{
+    vf e = exp_neg_f(-2.0f * d), x = d * d;
+    vf p = mad_f(x, all_f(0x1.6f3ce2p-14f), all_f(-0x1.24d6d0p-11f));
+    p = mad_f(p, x, all_f(0x1.10870cp-9f));
+    p = mad_f(p, x, all_f(-0x1.b7d1acp-8f));
+    p = mad_f(p, x, all_f(0x1.6bffccp-6f));
+    p = mad_f(p, x, all_f(-0x1.555506p-4f));
+    p = mad_f(p, x, all_f(0.5f));
+    vf q = mad_f(e, all_f(0x1.2b7b5ap-3f), all_f(-0x1.f18568p-3f)); /* log1p of 0 <= e <= exp(-2) */
+    q = mad_f(q, e, all_f(0x1.54ec28p-2f));
+    q = mad_f(q, e, all_f(-0x1.fffdecp-2f));
+    return select_f(lt_f(d, all_f(1.0f)), x * p, (d - 0x1.62e43p-1f) + mad_f(e * e, q, e));
+}
+INLINE vf tanh_f(vf d)
+{
+    vf e = exp_neg_f(-2.0f * d), x = d * d;
+    vf p = mad_f(x, all_f(0x1.41e25ep-6f), all_f(-0x1.b88f24p-5f));
+    p = mad_f(p, x, all_f(0x1.110e38p-3f));
+    p = mad_f(p, x, all_f(-0x1.555554p-2f));
+    return select_f(lt_f(d, all_f(0.35f)), mad_f(d * x, p, d), (1.0f - e) / (1.0f + e));
+}
 INLINE vd log1p_01_d(vd x) { return log1p_d(x); }
 INLINE vd log1m_half_d(vd x) { return log1p_d(-x); }
+INLINE vd log_cosh_d(vd d) /* near 0 cosh d = 1 + 2 sinh²(d/2) = 1 + m² / (2 + 2m), m = exp(-d) - 1 */
+{
+    vd m = expm1_neg_d(-d), e = 1.0 + m, far = (d - LN2_HI_D) - LN2_LO_D;
+    return select_d(lt_d(d, all_d(1.0)), (vd){0}, far) + log1p_01_d(select_d(lt_d(d, all_d(1.0)), m * m / (2.0 * e), e * e));
+}
+INLINE vd tanh_d(vd d)
+{
+    vd m = expm1_neg_d(-d), e = 1.0 + m;
+    return -m * (1.0 + e) / mad_d(e, e, all_d(1.0));
+}
 
 /* u**n for u >= 0 and n the same in all lanes; 0 at u = 0 even for n < 0 (the caller multiplies by what vanishes faster), 1 for n = 0.
    Whole n below 32 by products, halves by a root more. Others: floats through doubles, doubles to |log u| units more. */
@@ -686,8 +711,9 @@ typedef float vf;
 typedef double vd;
 typedef int mf;
 typedef int md;
-#define ONE_LANE(real, x, FABS, SQRT, FMA, EXP, EXPM1, LOG, LOG1P, POW)                                                                    \
+#define ONE_LANE(real, x, FABS, SQRT, FMA, EXP, EXPM1, LOG, LOG1P, POW, TANH)                                                              \
     INLINE real all_##x(real c) { return c; }                                                                                              \
+    INLINE real lane_##x(real v) { return v; }                                                                                             \
     INLINE real load_##x(const real *p) { return *p; }                                                                                     \
     INLINE void store_##x(real *p, real v) { *p = v; }                                                                                     \
     INLINE void stream_##x(real *p, real v) { *p = v; }                                                                                    \
@@ -708,11 +734,11 @@ typedef int md;
     INLINE double sum_##x(real v) { return v; }                                                                                            \
     INLINE real top_##x(real v) { return v; }                                                                                              \
     INLINE real abs_##x(real v) { return FABS(v); }                                                                                        \
+    INLINE real minus_abs_##x(real v) { return -FABS(v); }                                                                                 \
     INLINE real sqrt_##x(real v) { return SQRT(v); }                                                                                       \
     INLINE real mad_##x(real a, real b, real c) { return FMA(a, b, c); }                                                                   \
     INLINE real exp_##x(real v) { return EXP(v); }                                                                                         \
     INLINE real exp_neg_##x(real v) { return EXP(v); }                                                                                     \
-    INLINE real expm1_neg_##x(real v) { return EXPM1(v); }                                                                                 \
     INLINE real log_##x(real v) { return LOG(v); }                                                                                         \
     INLINE real log1p_##x(real v) { return LOG1P(v); }                                                                                     \
     INLINE real log1p_01_##x(real v) { return LOG1P(v); }                                                                                  \
@@ -721,9 +747,15 @@ typedef int md;
     INLINE real times_##x(real u, real v) { return u == 0 ? 0 : u * v; }                                                                   \
     INLINE real log_half_##x(real v) { return LOG(v); }                                                                                    \
     INLINE real log_near_##x(real u, real v) { return log_sum_##x(u, v); }                                                                 \
+    INLINE real tanh_##x(real v) { return TANH(v); }                                                                                       \
+    INLINE real log_cosh_##x(real v)                                                                                                       \
+    {                                                                                                                                      \
+        real m = EXPM1(-v), e = 1 + m;                                                                                                     \
+        return v < 1 ? LOG1P(m * m / (2 * e)) : v - (real)0.693147180559945309417 + LOG1P(e * e);                                          \
+    }                                                                                                                                      \
     INLINE real power_##x(real u, real n) { return u == 0 ? n == 0 : POW(u, n); }
-ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf, powf)
-ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p, pow)
+ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf, powf, tanhf)
+ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p, pow, tanh)
 #undef ONE_LANE
 #define AND_MASK(a, b) ((a) & (b))
 #define OR_MASK(a, b) ((a) | (b))
