@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import browser
 import pytest
 
+from polyloss._block import LOSSES
+
 ROOT = Path(__file__).resolve().parents[1]
 slow = pytest.mark.skipif(os.environ.get("POLYLOSS_SLOW_TESTS", "0") == "0", reason="takes minutes; POLYLOSS_SLOW_TESTS=1 runs it")
 in_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
@@ -106,9 +108,9 @@ def site(docs):
 @slow
 def test_links_and_pictures(site):
     assert problems(site) == {}
-    for page in [*(site / "losses").glob("*.html"), site / "benchmarks.html", site / "normalizations.html"]:
-        pictures = {address for address in Page(page.read_text("utf-8")).loads if address.endswith(".svg")}
-        assert pictures or page.stem == "index", f"{page.name} has no picture"
+    for page in (*(f"losses/{name}" for name in LOSSES), "benchmarks", "normalizations"):
+        loads = Page((site / f"{page}.html").read_text("utf-8")).loads
+        assert any(address.endswith(".svg") for address in loads), f"{page} has no picture"
 
 
 @slow
