@@ -29,7 +29,7 @@ cosine's gradient, a number close to 0 has digits that no float32 computation ca
 
 {table}
 
-torch's errors are those of its own loss, computed for one sample at a time. Values of bfloat16 predictions are float32, since that is what
+*torch* is its own loss, computed for one sample at a time. Values of bfloat16 predictions are float32, since that is what
 they are computed in. In float64 the tests hold values to 8 units in the last place against 40 digits (`test_domain_edges` in
 `tests/test_laws.py`).
 """
@@ -37,7 +37,7 @@ they are computed in. In float64 the tests hold values to 8 units in the last pl
 
 def write(path):
     """Measure, and write the page."""
-    header = ["loss", "value", "torch's", "gradient, ulp", "of the largest", "bfloat16: value", "gradient, ulp"]
+    header = ["loss", "value", "torch", "gradient", "by its largest", "bfloat16: value", "gradient"]
     rows = [" | ".join(["", *header, ""]).strip(), "|---" + "|---:" * (len(header) - 1) + "|"]
     rivals = peers.torch_losses()
     for call in cases.calls():

@@ -29,7 +29,8 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["polyloss.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "footer_end": []}
-html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.md")}  # but for the losses, there is nothing to list
+# Only the losses have neighbours to list.
+html_sidebars = {page: [] for page in ("losses/accuracy", *(path.stem for path in Path(__file__).parent.glob("*.md")))}
 
 
 def setup(app):
