@@ -5,9 +5,10 @@
    in double, a few operations per position: a confident row keeps its digits. The reference 2^m costs no rounding, since the exponential
    reduces z itself and only the power of two changes; exp(z - max) would lose |z - max| / 2 units in the last place to the subtraction.
 
-   Columns: 4 vectors of positions go through all classes in registers. Where positions are neighbours in memory (spatial labels) they are
-   read in place; else, for few classes, rows are transposed into a tile first, 4 classes at a time. There m is 0: a chunk with logits
-   beyond what that bears is done again in double.
+   Columns: vectors of positions go through the classes, 4 at a time. Where positions are neighbours in memory (spatial labels) they are
+   read in place, 4 planes beside each other as far as the tile goes, which the hardware's prefetcher follows, or for derivatives as far as
+   the exponentials fit into the first-level cache; else, for few classes, rows are transposed into a tile first. There m is 0: a position
+   with logits beyond what that bears is done again in double.
    Rows: one pass, m from the row's first vector. For a gradient the exponentials are kept in a scratch row in the second-level cache, and
    row r is written while row r+1 is read, so that both directions of the memory are busy.
    A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is done again by general(). */
@@ -19,7 +20,7 @@
 #define GROUP (4 * W) /* logits of a row taken together: four sums that don't wait for each other */
 #define BLOCK 512 /* logits summed in float32, 8 to each of 64 sums with AVX-512 */
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
-#define TOGETHER (W == 16 ? 4 : 2) /* vectors of positions in registers together */
+#define FETCHED 128 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
 #define LN2 0x1.62e42fefa39efp-1
 
@@ -179,7 +180,8 @@ typedef struct {
     double *prob, *grad, *lse; /* factors, and the logarithm of the whole sum */
     int32_t *again; /* positions to be done again, and how many */
     ptrdiff_t agains;
-    float *block, *kept[2], *given; /* BLOCK; the exponentials of a row or a tile of columns, twice; a tile of columns */
+    float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of a tile of columns */
+    float *given, *planes; /* a tile of columns; three numbers for each of its positions */
     char *general;
     int weighted;
 } fast_scratch;
@@ -189,7 +191,8 @@ INLINE int is_fast(const softmax_job *j)
 {
     return !j->soft && j->smoothing == 0 && !j->hess.at && j->z.type != TYPE_F64 && j->c > 1;
 }
-INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || (j->z.s == 4 && j->z.type == TYPE_F32 && j->s >= CHUNK); }
+INLINE int is_planes(const softmax_job *j) { return j->z.s == 4 && j->z.type == TYPE_F32 && j->s >= CHUNK; }
+INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || is_planes(j); }
 static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
@@ -203,10 +206,11 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     float *f = (float *)(x->again + most);
     x->block = f, f += BLOCK + GROUP;
     const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
-    const ptrdiff_t room = columns ? j->c * CHUNK : (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
-    x->kept[0] = f, f += wanted ? room : 0;
-    x->kept[1] = f, f += wanted ? room : 0;
-    x->given = f, f += columns ? room : 0;
+    const ptrdiff_t row = (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
+    x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * (is_planes(j) ? most : CHUNK);
+    x->kept[1] = f, f += wanted && !columns ? row : 0;
+    x->given = f, f += columns ? j->c * CHUNK : 0;
+    x->planes = f, f += columns ? 3 * most : 0;
     x->general = (char *)f;
     return (char *)f - at;
 }
@@ -463,146 +467,127 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
     }
 }
 
-/* Lines to be fetched while a chunk is worked on, in the order of the planes: visits of 256 bytes to planes far apart defeat the hardware. */
-typedef struct {
-    const char *at;
-    ptrdiff_t done, length, step; /* bytes done of a plane's part, its length; from plane to plane */
-} to_fetch;
-
-/* Vectors of positions through all classes, G together in registers: x (C, vectors * W), `step` floats from class to class. Fills others and
-   target, and keeps the exponentials in kept (C, CHUNK) where asked. */
-INLINE void column_sums(const float *x, ptrdiff_t step, ptrdiff_t classes, const int32_t *label, double *others, double *target, float *kept,
-                        to_fetch *next, ptrdiff_t vectors, const int G)
+/* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (3, positions):
+   the sum of exp(z) without the target, its low part, the target's logit. Exponentials are kept in (C, positions) where asked. */
+INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum,
+                       float *kept, const int K)
 {
     const reference zero = reference_of(0, !!kept);
-    for (ptrdiff_t g = 0; g < vectors; g += G) {
-        vf sum[G], low[G], pick[G], part[G];
-        vi lab[G];
-        for (int i = 0; i < G; i++) sum[i] = low[i] = pick[i] = all_f(0.0f), lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
-        for (ptrdiff_t c = 0; c < classes;) {
-            /* 4 classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
-            for (int i = 0; i < G; i++) part[i] = all_f(0.0f);
-            for (ptrdiff_t four = c + 4 < classes ? c + 4 : classes; c < four; c++) {
-                if (next && next->at) {
-                    for (int i = 0; i < G * 4 * W; i += 64) __builtin_prefetch(next->at + next->done + i, 0, 2);
-                    if ((next->done += G * 4 * W) >= next->length) next->done = 0, next->at += next->step;
-                }
-                for (int i = 0; i < G; i++) {
-                    vf v = load_f(x + c * step + (g + i) * W);
-                    lanes is = same_i(lab[i], (int32_t)c);
-                    pick[i] = replace_if(is, pick[i], v);
-                    if (kept) {
-                        vf e = exp_over_f(v, &zero, 1);
-                        part[i] = add_if((lanes)~is, part[i], e);
-                        store_f(kept + c * CHUNK + (g + i) * W, e);
-                    } else
-                        add_exp_f(v, &zero, (lanes)~is, &part[i], &low[i], 1);
-                }
-            }
-            for (int i = 0; i < G; i++) {
-                vf all = sum[i] + part[i];
-                low[i] -= (all - sum[i]) - part[i];
-                sum[i] = all;
-            }
+    for (ptrdiff_t i = 0; i < positions; i += W) {
+        const float *at = z + c * step + i;
+        vf part = all_f(0.0f), before = load_f(sum + i), low = load_f(sum + positions + i), pick = load_f(sum + 2 * positions + i);
+        const vi lab = *(const vi_anywhere *)(label + i);
+        for (int k = 0; k < K; k++) {
+            const ptrdiff_t ahead = i + FETCHED < positions ? FETCHED : c + K + k < classes ? K * step + FETCHED - positions : FETCHED;
+            __builtin_prefetch(at + k * step + ahead);
+            const vf v = load_f(at + k * step);
+            const lanes is = same_i(lab, (int32_t)c + k);
+            pick = replace_if(is, pick, v);
+            if (kept) {
+                vf e = exp_over_f(v, &zero, 1);
+                part = add_if((lanes)~is, part, e);
+                store_f(kept + (c + k) * positions + i, e);
+            } else
+                add_exp_f(v, &zero, (lanes)~is, &part, &low, 1);
         }
-        for (int i = 0; i < G; i++) {
-            float high[W], rest[W];
-            store_f(high, sum[i]), store_f(rest, low[i]);
-            for (int k = 0; k < W; k += WD) store_d(others + (g + i) * W + k, (widen(high + k) + widen(rest + k)) * (kept ? 1 / KEPT : 1 / SUMMED));
-            store_f(high, pick[i]);
-            for (int k = 0; k < W; k += WD) store_d(target + (g + i) * W + k, widen(high + k));
-        }
+        /* K classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
+        const vf after = before + part;
+        store_f(sum + i, after);
+        store_f(sum + positions + i, low - ((after - before) - part));
+        store_f(sum + 2 * positions + i, pick);
     }
 }
-/* kept times factor, with `instead` at the target where it is given, 0 at ignored positions; streamed past the caches where asked. */
-INLINE void column_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t classes, const int32_t *label, const double *factor,
-                          const float *instead, int stream)
+INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum, double *others,
+                       double *target, float *kept)
 {
-    enum { G = W == 8 ? 2 : 4 }; /* at least a cache line */
-    for (int g = 0; g < 4; g += G) {
-        vf high[G], low[G], t[G];
-        vi lab[G];
-        lanes none[G];
-        for (int i = 0; i < G; i++) {
-            lab[i] = *(const vi_anywhere *)(label + (g + i) * W);
-            split(factor + (g + i) * W, &high[i], &low[i]);
-            if (instead) t[i] = load_f(instead + (g + i) * W);
-            none[i] = OR_MASK(same_i(lab[i], IGNORED), same_i(lab[i], SKIPPED));
-        }
-        for (ptrdiff_t c = 0; c < classes; c++)
-            for (int i = 0; i < G; i++) {
-                vf e = load_f(kept + c * CHUNK + (g + i) * W);
-                if (instead) e = replace_if(same_i(lab[i], (int32_t)c), e, t[i]);
-                vf out = zero_if(none[i], mad_f(e, high[i], e * low[i]));
-                float *at = to + c * step + (g + i) * W;
-                if (stream)
-                    stream_f(at, out);
-                else
-                    store_f(at, out);
-            }
+    memset(sum, 0, 3 * (size_t)positions * sizeof *sum);
+    ptrdiff_t c = 0;
+    for (; c + 4 <= classes; c += 4) add_planes(z, step, c, classes, positions, label, sum, kept, 4);
+    for (; c < classes; c++) add_planes(z, step, c, classes, positions, label, sum, kept, 1);
+    for (ptrdiff_t i = 0; i < positions; i += WD) {
+        store_d(others + i, (widen(sum + i) + widen(sum + positions + i)) * (kept ? 1 / KEPT : 1 / SUMMED));
+        store_d(target + i, widen(sum + 2 * positions + i));
     }
+}
+/* kept times factor, with -others times KEPT at the target where others is given; where the factor is 0 (ignored positions), 0 whatever was
+   kept. Streamed past the caches where asked; room (3, positions). */
+INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t kept_step, ptrdiff_t classes, ptrdiff_t positions,
+                         const int32_t *label, const double *factor, const double *others, float *room, const int stream)
+{
+    float *high = room, *low = room + positions, *instead = room + 2 * positions;
+    for (ptrdiff_t i = 0; i < positions; i += W) {
+        vf a, b;
+        split(factor + i, &a, &b);
+        store_f(high + i, a), store_f(low + i, b);
+        for (int k = 0; others && k < W; k += WD) narrow(instead + i + k, load_d(others + i + k) * -KEPT);
+    }
+    for (ptrdiff_t c = 0; c < classes; c++)
+        for (ptrdiff_t i = 0; i < positions; i += W) {
+            vf e = load_f(kept + c * kept_step + i);
+            if (others) e = replace_if(same_i(*(const vi_anywhere *)(label + i), (int32_t)c), e, load_f(instead + i));
+            const vf a = load_f(high + i), out = select_f(eq_f(a, all_f(0.0f)), all_f(0.0f), mad_f(e, a, e * load_f(low + i)));
+            float *at = to + c * step + i;
+            if (stream)
+                stream_f(at, out);
+            else
+                store_f(at, out);
+        }
 }
 
 static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
-    const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.s == 4;
+    const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j);
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
-    to_fetch next = {0};
-    memset(x->m, 0, (size_t)(count + WD) * sizeof *x->m);
-    if (in_place && first % j->s + 2 * count <= j->s)
-        next = (to_fetch){place(&j->z, first / j->s, first % j->s + count), 0, 4 * count, j->z.c};
+    memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
-        const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s;
-        step = count - i < CHUNK ? count - i : CHUNK;
-        int stream = 0;
+        const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s, left = count - i < j->s - s ? count - i : j->s - s;
+        int stream = 0, whole = in_place && left >= CHUNK;
+        step = whole && !wanted ? left / CHUNK * CHUNK : count - i < CHUNK ? count - i : CHUNK;
         if (in_place_out && j->grad.c % 64 == 0) { /* begin at a line of the output: streamed by halves it would cost four times as much */
             const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % 64) / 4;
-            if (off && 16 - off < step) step = 16 - off;
+            if (off && 16 - off < step) step = 16 - off, whole = 0;
             stream = !off;
         }
-        const int whole = step == CHUNK && s + CHUNK <= j->s;
+        const ptrdiff_t positions = (step + W - 1) / W * W;
         int32_t *label = x->label + i, after[CHUNK];
-        if (step < CHUNK) { /* lanes without a position */
-            memcpy(after, label, sizeof after);
-            for (ptrdiff_t k = step; k < CHUNK; k++) label[k] = IGNORED;
+        if (step < positions) { /* lanes without a position */
+            memcpy(after, label + step, (size_t)(positions - step) * sizeof *after);
+            for (ptrdiff_t k = step; k < positions; k++) label[k] = IGNORED;
         }
         double *others = x->others + i, *target = x->target + i;
         float *kept = x->kept[0];
-        if (in_place && whole) {
-            const float *z = (const float *)place(&j->z, n, s);
-            if (wanted)
-                column_sums(z, j->z.c / 4, classes, label, others, target, kept, &next, 4, TOGETHER);
-            else
-                column_sums(z, j->z.c / 4, classes, label, others, target, 0, &next, 4, TOGETHER);
-        } else {
-            pack(x->given, j, &j->z, q, step);
-            if (wanted)
-                column_sums(x->given, CHUNK, classes, label, others, target, kept, 0, (step + W - 1) / W, 1);
-            else
-                column_sums(x->given, CHUNK, classes, label, others, target, 0, 0, (step + W - 1) / W, 1);
-        }
-        if (wanted)
-            finish(j, x, i, step, 1);
+        const float *z = x->given;
+        ptrdiff_t apart = CHUNK;
+        if (whole)
+            z = (const float *)place(&j->z, n, s), apart = j->z.c / 4;
         else
+            pack(x->given, j, &j->z, q, step);
+        if (wanted) {
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, kept);
+            finish(j, x, i, step, 1);
+        } else {
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0);
             finish(j, x, i, step, 0);
-        if (j->prob.at) {
-            column_slopes(x->given, CHUNK, kept, classes, label, x->prob + i, 0, 0);
-            deliver(x->given, j, &j->prob, q, step);
         }
-        if (j->grad.at) {
-            float instead[CHUNK];
-            for (int k = 0; k < CHUNK; k += WD) narrow(instead + k, load_d(others + k) * -KEPT);
-            if (in_place_out && whole && stream)
-                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, x->grad + i, instead, 1);
-            else if (in_place_out && whole)
-                column_slopes((float *)place(&j->grad, n, s), j->grad.c / 4, kept, classes, label, x->grad + i, instead, 0);
-            else {
-                column_slopes(x->given, CHUNK, kept, classes, label, x->grad + i, instead, 0);
-                deliver(x->given, j, &j->grad, q, step);
+        for (ptrdiff_t b = 0; j->prob.at && b < step; b += CHUNK) {
+            const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK;
+            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, x->planes, 0);
+            deliver(x->given, j, &j->prob, q + b, part);
+        }
+        if (j->grad.at && in_place_out && whole) {
+            float *to = (float *)place(&j->grad, n, s);
+            if (stream)
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, others, x->planes, 1);
+            else
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, others, x->planes, 0);
+        } else
+            for (ptrdiff_t b = 0; j->grad.at && b < step; b += CHUNK) {
+                const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK, vectors = (part + W - 1) / W * W;
+                plane_slopes(x->given, CHUNK, kept + b, positions, classes, vectors, label + b, x->grad + i + b, others + b, x->planes, 0);
+                deliver(x->given, j, &j->grad, q + b, part);
             }
-        }
-        if (step < CHUNK) memcpy(label, after, sizeof after);
+        if (step < positions) memcpy(label + step, after, (size_t)(positions - step) * sizeof *after);
     }
 }
 
