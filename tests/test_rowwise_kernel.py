@@ -14,6 +14,7 @@ os.environ.setdefault("KERAS_BACKEND", "numpy")
 PARAMETERS = {
     "categorical_crossentropy": (1e-7, 0.0),
     "categorical_focal_crossentropy": (0.25, 2.0, 1e-7, 0.0),
+    "categorical_focal_crossentropy_from_logits": (0.25, 2.0, 0.0),
     "sparse_categorical_crossentropy": (1e-7,),
     "categorical_hinge": (),
     "cosine_similarity": (),
@@ -37,7 +38,11 @@ def definition(name, t, p, a):
     if name == "cosine_similarity":
         dot, tt, pp = sum(x * y for x, y in zip(t, p, strict=True)), sum(x * x for x in t), sum(y * y for y in p)
         return -dot / mpmath.sqrt(tt * pp) if tt and pp else mpf(0)
-    alpha, gamma, epsilon, smoothing = a if len(a) == 4 else (mpf(1), mpf(0), *(*a, mpf(0))[:2])
+    if name.endswith("logits"):
+        (alpha, gamma, smoothing), epsilon = a, mpf(0)
+        p = [mpmath.exp(y) for y in p]
+    else:
+        alpha, gamma, epsilon, smoothing = a if len(a) == 4 else (mpf(1), mpf(0), *(*a, mpf(0))[:2])
     total = mpf(0)
     for x, y in zip(t, p, strict=True):
         share = min(max(y / sum(p), epsilon), 1 - epsilon)
@@ -57,6 +62,11 @@ def rows(name, dtype):
         p[6:10] *= 10.0 ** rng.uniform(-30, 30, (4, 1))
     elif name == "categorical_hinge":
         p = rng.normal(size=(n, c))
+    elif name.endswith("logits"):
+        p = 3 * rng.normal(size=(n, c)) + 12 * t * (np.arange(n) < 4)[:, None]  # some confident, and then two that are all but sure
+        p[4:6] += 30 * t[4:6]
+        p[6], p[7] = -500.0, 500.0
+        p[7, 2] = -1e4
     else:
         p[3:6] = t[3:6] + 10.0 ** rng.uniform(-6, -3, (3, c))  # near 1 for the right class
         p[6:8] *= 1e5
@@ -78,7 +88,8 @@ def run(name, t, p, a=None, **arguments):
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [*PARAMETERS.items(), ("categorical_crossentropy", (0.05, 0.25)), ("categorical_focal_crossentropy", (0.5, 1.5, 0.01, 0.125))],
+    [*PARAMETERS.items(), ("categorical_crossentropy", (0.05, 0.25)), ("categorical_focal_crossentropy", (0.5, 1.5, 0.01, 0.125)),
+     ("categorical_focal_crossentropy_from_logits", (0.5, 1.5, 0.125))],
     ids=str,
 )
 def test_against_mpmath(isa, name, parameters, dtype):
@@ -94,7 +105,8 @@ def test_against_mpmath(isa, name, parameters, dtype):
             size = max(mpf(1), 1 / max(abs(x) for x in predictions)) if name == "cosine_similarity" else mpf(1)
             value = definition(name, targets, predictions, a)
             near = abs(value) if "cross" in name else max(abs(value), max(abs(x) for x in predictions) if "hinge" in name else mpf(1))
-            assert abs(mpf(float(losses[i])) - value) <= 5 * unit * near
+            gap = max(predictions) - sorted(predictions)[-2] if name.endswith("logits") else 0  # is rounded, and then exp is taken of it
+            assert abs(mpf(float(losses[i])) - value) <= 5 * unit * near * (1 + gap)
             step = h * max(abs(x) for x in predictions)
             slopes, curvatures = [], []
             for j in range(len(predictions)):
@@ -113,7 +125,7 @@ def test_against_mpmath(isa, name, parameters, dtype):
                 terms = largest if soft else abs(slope)  # terms of several classes cancel
                 if name == "cosine_similarity":
                     terms = 1 / mpmath.sqrt(sum(x * x for x in predictions))
-                assert abs(mpf(float(grad[i, j])) - slope) <= 8 * unit * terms + mpf(float(np.finfo(dtype).tiny)) * size
+                assert abs(mpf(float(grad[i, j])) - slope) <= 8 * unit * terms * (1 + gap) + mpf(float(np.finfo(dtype).tiny)) * size
 
 
 def naive(name, t, p, a, weight, scale):
@@ -129,6 +141,14 @@ def naive(name, t, p, a, weight, scale):
         tn, pn = np.sqrt((t * t).sum(1, keepdims=True)), np.sqrt((p * p).sum(1, keepdims=True))
         cos = (t * p).sum(1, keepdims=True) / tn / pn
         value, slope = -cos[:, 0], (p / pn * cos - t / tn) / pn
+    elif name.endswith("logits"):
+        alpha, gamma, smoothing = a
+        y = np.exp(p - p.max(1, keepdims=True))
+        y = y / y.sum(1, keepdims=True)
+        x = (1 - smoothing) * t + smoothing / c
+        value = -(alpha * (1 - y) ** gamma * x * np.log(y)).sum(1)
+        first = -alpha * x * ((1 - y) ** gamma - gamma * (1 - y) ** (gamma - 1) * y * np.log(y))
+        slope = first - y * first.sum(1, keepdims=True)
     else:
         alpha, gamma, epsilon, smoothing = a if len(a) == 4 else (1, 0, *(*a, 0)[:2])
         total = p.sum(1, keepdims=True)
@@ -315,7 +335,8 @@ def test_keras_numbers(name):
     p, labels = rng.dirichlet(np.ones(9), 50).astype("f4"), rng.integers(0, 9, 50)
     t = np.eye(9, dtype="f4")[labels]
     losses, *_ = run(name, t, p)
-    want = getattr(keras.losses, name)(labels if name.startswith("sparse") else t, p)
+    logits = {"from_logits": True} if name.endswith("logits") else {}
+    want = getattr(keras.losses, name.removesuffix("_from_logits"))(labels if name.startswith("sparse") else t, p, **logits)
     np.testing.assert_allclose(losses, np.asarray(want), rtol=2e-5, atol=1e-6)
 
 

@@ -48,6 +48,12 @@ def softmax_xent_obstacle(job):
 
     if job.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes"
+    return _labels_obstacle(job)
+
+
+def _labels_obstacle(job):
+    from polyloss._kernels import cuda
+
     if len(job.ignore) > cuda.MAX_IGNORES:
         return f"it takes at most {cuda.MAX_IGNORES} ignored labels"
     if job.labelled and dtype_name(job.t.dtype) in FLOATS and any(abs(v) > EXACT for v in job.ignore):
@@ -65,6 +71,20 @@ def elementwise_obstacle(job):
     return None if job.block.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
+def rowwise_obstacle(job):
+    """Why the row-wise kernel cannot take the job, or None."""
+    why = obstacle(job)
+    if why is not None:
+        return why
+    from polyloss._kernels import cuda
+
+    if job.block.kernel not in cuda.formulas("rowwise_formulas.h"):
+        return "it holds no formula of this loss"
+    if job.labelled and job.layout.c > cuda.MAX_CLASSES:
+        return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
+    return _labels_obstacle(job)
+
+
 def note():
     """What compiles the kernels."""
     import cupy
@@ -79,9 +99,7 @@ def run_softmax_xent(job):
     xp, lay = job.xp, job.layout
     y, ignore, divisor = job.t, (), job.divisor
     if job.labelled:
-        if dtype_name(y.dtype) not in cuda.LABEL_KINDS:
-            y = xp.astype(y, xp.float32)
-        ignore = tuple(v for v in job.ignore if representable(job.t.dtype, v))
+        y, ignore = _labels(job)
     else:
         y = xp.astype(y, job.dtype, copy=False)
         if divisor == "weights":
@@ -95,8 +113,7 @@ def run_softmax_xent(job):
         smoothing=job.targeting.get("label_smoothing", 0.0), poly_epsilon=job.params.get("poly_epsilon", 0.0), divisor=divisor,
         losses=losses, grad=grad, prob=prob, hess=hess,
     )  # fmt: skip
-    first_bad = int(reduced.numbers[4]) if job.labelled and job.validate else -1  # the one moment that waits for the device
-    return _outcome(job, reduced, divisor, losses, grad, hess, prob=prob, first_bad=first_bad)
+    return _outcome(job, reduced, divisor, losses, grad, hess, prob)
 
 
 def run_elementwise(job):
@@ -117,6 +134,30 @@ def run_elementwise(job):
     return _outcome(job, reduced, job.divisor, losses, grad, hess)
 
 
+def run_rowwise(job):
+    """The losses that consume the class axis, but for the softmax cross-entropies."""
+    from polyloss._kernels import cuda
+
+    xp, name = job.xp, job.block.kernel
+    y, ignore = _labels(job) if job.labelled else (xp.astype(job.t, job.dtype, copy=False), ())
+    settings = {**job.params, **job.targeting}
+    losses, grad, hess = _outputs(job)
+    reduced = cuda.rowwise(
+        xp, cuda.contiguous(job.p), cuda.contiguous(y), loss=name, dtype=dtype_name(job.p.dtype),
+        parameters=tuple(float(settings[key]) for key in cuda.formulas("rowwise_formulas.h")[name]), ignore=ignore, weight=job.weight,
+        divisor=job.divisor, losses=losses, grad=grad, hess=hess,
+    )  # fmt: skip
+    return _outcome(job, reduced, job.divisor, losses, grad, hess)
+
+
+def _labels(job):
+    """Labels of a dtype that the kernels read, and those of the ignored values that this dtype has."""
+    from polyloss._kernels import cuda
+
+    y = job.t if dtype_name(job.t.dtype) in cuda.LABEL_KINDS else job.xp.astype(job.t, job.xp.float32)
+    return y, tuple(v for v in job.ignore if representable(job.t.dtype, v))
+
+
 def _outputs(job):
     """What a kernel writes: losses, gradient, Hessian diagonal. The caller's own arrays where they lie in order."""
     from polyloss._kernels import cuda
@@ -132,7 +173,8 @@ def _outputs(job):
     return losses, derivative(want.gradient, job.out[0]), derivative(want.hessian, job.out[1])
 
 
-def _outcome(job, reduced, divisor, losses, grad, hess, prob=None, first_bad=-1):
+def _outcome(job, reduced, divisor, losses, grad, hess, prob=None):
+    first_bad = int(reduced.numbers[4]) if job.labelled and job.validate else -1  # the one moment that waits for the device
     if isinstance(divisor, str):
         divisor = reduced.numbers[5]
     value = None if job.reduction == "none" else reduced.value

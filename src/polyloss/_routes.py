@@ -27,6 +27,7 @@ ROUTES = (
     Route("rowwise kernel", _cpu.rowwise_obstacle, _cpu.run_rowwise, lambda: _cpu.note("rowwise")),
     Route("softmax_xent kernel for CUDA", _gpu.softmax_xent_obstacle, _gpu.run_softmax_xent, _gpu.note),
     Route("elementwise kernel for CUDA", _gpu.elementwise_obstacle, _gpu.run_elementwise, _gpu.note),
+    Route("rowwise kernel for CUDA", _gpu.rowwise_obstacle, _gpu.run_rowwise, _gpu.note),
     Route("formula", lambda job: None, _formula.run),
 )
 

@@ -769,6 +769,7 @@ def sparse_categorical_crossentropy(
 class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
     """-Σ α t_c q_c^γ log p_c, q = 1 - p."""
 
+    kernel = "categorical_focal_crossentropy_from_logits"
     targeted = class_smoothed
 
     def term(xp, t, l, p, q, alpha, gamma):

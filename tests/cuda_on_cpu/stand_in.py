@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cpu_module import RawModule, fenced
 
+from polyloss import _backends
 from polyloss._kernels import cuda
 
 REAL = os.environ.get("POLYLOSS_TEST_GPU") == "1"
@@ -97,7 +98,20 @@ def as_strided(x, shape, strides):
 
 
 @contextlib.contextmanager
-def device(shared=227 << 10, clusters=True, **how):
+def backend():
+    """Makes the stand-in's arrays known to the library as CuPy's are."""
+    if REAL:
+        yield
+        return
+    row = _backends.Backend("cupy", lambda x: isinstance(x, Array), lambda x: namespace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_backends, "BACKENDS", (row, *_backends.BACKENDS))
+        patch.setattr(_backends, "_owners", {})
+        yield
+
+
+@contextlib.contextmanager
+def device(shared=227 << 10, clusters=True, module=RawModule, **how):
     """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`. Of a real device at
     most as much is used as is named here."""
     before = cuda.gpu
@@ -105,7 +119,7 @@ def device(shared=227 << 10, clusters=True, **how):
         real = before(0)
         there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters)
     else:
-        there = cuda.Gpu(functools.partial(RawModule, **how), contextlib.nullcontext, shared, clusters)
+        there = cuda.Gpu(functools.partial(module, **how), contextlib.nullcontext, shared, clusters)
     cuda.gpu = lambda number: there
     cuda.kernel.cache_clear()
     try:

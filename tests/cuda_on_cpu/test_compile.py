@@ -1,5 +1,9 @@
-"""Every kernel goes through CuPy's compiler as on a machine with a GPU: for the generations in use, without spills, with wide accesses."""
+"""Every kernel goes through CuPy's compiler as on a machine with a GPU: for the generations in use, without spills, with wide accesses.
 
+One of each kind here; POLYLOSS_EXHAUSTIVE=1 compiles every kernel of every dtype for every generation: a quarter of an hour.
+"""
+
+import os
 import re
 
 import nvrtc_compile
@@ -7,7 +11,51 @@ import pytest
 
 from polyloss._kernels import cuda
 
-# Kernels that lie on both sides of each template argument; all dtypes and options together take ten minutes.
+ARCHS = ("75", "80", "90", "100", "120")
+THREADS = {"rows_warp": 128, "rows_block": 512, "rows_cluster": 512}  # of a launch of softmax_xent.cu, at most; of any other 256
+REGISTERS = 65536  # of a multiprocessor
+
+
+def compiled(file, dtype, names, arch):
+    """Compile; no kernel may spill registers, and its largest launch must fit into a multiprocessor."""
+    cubin, report = nvrtc_compile.compiled(cuda.source(file), cuda.options(file, dtype), arch, names)
+    assert cubin[:4] == b"\x7fELF"
+    said = r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    parts = re.findall(said, report, re.DOTALL)
+    assert len(parts) == len(names), report
+    for name, stores, loads, registers in parts:
+        threads = next((n for kernel, n in THREADS.items() if file == "softmax_xent.cu" and kernel in name), 256)
+        threads = min(threads, 256) if dtype == "float64" else threads
+        assert (int(stores), int(loads)) == (0, 0), name
+        assert int(registers) * threads <= REGISTERS, name
+
+
+def kernels(file, dtype, arch):
+    """The names of all kernels of a file."""
+    real, pack = cuda.C_NAMES[dtype], 16 // cuda.SIZES[dtype]
+    if file == "softmax_xent.cu":
+        names = [f"label_sums<{real}>"]
+        for weighted in ("true", "false"):
+            names += [f"rows_warp<{real},{weighted}>", f"rows_block<{real},{weighted}>"]
+            names += [f"spatial<{real},{weighted},{each}>" for each in (1, pack)]
+            names += [f"rows_cluster<{real},{weighted},{size}>" for size in (2, 4, 8) if int(arch) >= 90]
+        return names
+    if file == "elementwise.cu":
+        ways = ("flat<{},{}>", "rows<{},{}>", "columns<{},{},1>", f"columns<{{}},{{}},{pack}>")
+        return [f"not_binary<{real}>", f"weight_sums<{real}>", *(way.format(real, loss) for loss in cuda.formulas() for way in ways)]
+    ways, losses = ("rows_lanes<{},{}>", "rows_block<{},{}>", "columns<{},{}>"), cuda.formulas("rowwise_formulas.h")
+    return [f"position_sums<{real}>", *(way.format(real, loss) for loss in losses for way in ways)]
+
+
+@pytest.mark.skipif(os.environ.get("POLYLOSS_EXHAUSTIVE") != "1", reason="a quarter of an hour: POLYLOSS_EXHAUSTIVE=1 compiles everything")
+@pytest.mark.parametrize("file", ["softmax_xent.cu", "rowwise.cu", "elementwise.cu"])
+@pytest.mark.parametrize("dtype", cuda.C_NAMES)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_everything(file, dtype, arch):
+    compiled(file, dtype, kernels(file, dtype, arch), arch)
+
+
+# Kernels that lie on both sides of each template argument.
 SOFTMAX = [
     ("float32", "rows_warp<float,false>"),
     ("float32", "spatial<float,false,4>"),
@@ -17,44 +65,44 @@ SOFTMAX = [
     ("float64", "label_sums<double>"),
 ]
 CLUSTERS = [("float32", "rows_cluster<float,false,8>"), ("float64", "rows_cluster<double,true,8>")]
-THREADS = {"rows_warp": 128, "rows_block": 512, "rows_cluster": 512, "spatial": 256, "label_sums": 256}  # of a launch, at most
-
-
-def compiled(file, dtype, name, arch):
-    cubin, report = nvrtc_compile.compiled(cuda.source(file), cuda.options(dtype), arch, [name])
-    assert cubin[:4] == b"\x7fELF"
-    assert {int(n) for n in re.findall(r"(\d+) bytes spill", report)} == {0}, report
-    return max(map(int, re.findall(r"Used (\d+) registers", report)))
-
-
-@pytest.mark.parametrize("arch", ["75", "80", "90", "100", "120"])
-@pytest.mark.parametrize(("dtype", "name"), SOFTMAX)
-def test_softmax(arch, dtype, name):
-    threads = 256 if dtype == "float64" else THREADS[name.partition("<")[0]]
-    assert compiled("softmax_xent.cu", dtype, name, arch) * threads <= 65536  # the registers of a multiprocessor
-
-
-@pytest.mark.parametrize("arch", ["90", "120"])
-@pytest.mark.parametrize(("dtype", "name"), CLUSTERS)
-def test_softmax_clusters(arch, dtype, name):
-    assert compiled("softmax_xent.cu", dtype, name, arch) * (256 if dtype == "float64" else 512) <= 65536
-
-
 ELEMENTWISE = [
     ("float32", "flat<float,mean_squared_error>"),
     ("bfloat16", "columns<__nv_bfloat16,binary_crossentropy_from_logits,8>"),
     ("float64", "rows<double,binary_focal_crossentropy>"),
 ]
+ROWWISE = [
+    ("float32", "rows_lanes<float,categorical_focal_crossentropy>"),
+    ("bfloat16", "columns<__nv_bfloat16,sparse_categorical_crossentropy>"),
+    ("float64", "rows_block<double,cosine_similarity>"),
+]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("dtype", "name"), SOFTMAX)
+def test_softmax(arch, dtype, name):
+    compiled("softmax_xent.cu", dtype, [name], arch)
+
+
+@pytest.mark.parametrize("arch", ["90", "120"])
+@pytest.mark.parametrize(("dtype", "name"), CLUSTERS)
+def test_softmax_clusters(arch, dtype, name):
+    compiled("softmax_xent.cu", dtype, [name], arch)
 
 
 @pytest.mark.parametrize("arch", ["75", "90", "120"])
 @pytest.mark.parametrize(("dtype", "name"), ELEMENTWISE)
 def test_elementwise(arch, dtype, name):
-    assert compiled("elementwise.cu", dtype, name, arch) * 256 <= 65536
+    compiled("elementwise.cu", dtype, [name], arch)
+
+
+@pytest.mark.parametrize("arch", ["75", "120"])
+@pytest.mark.parametrize(("dtype", "name"), ROWWISE)
+def test_rowwise(arch, dtype, name):
+    compiled("rowwise.cu", dtype, [name], arch)
 
 
 def test_finish():
-    compiled("device.cuh", "float32", "finish<float>", "90")
+    compiled("device.cuh", "float32", ["finish<float>"], "90")
 
 
 @pytest.mark.parametrize(("dtype", "name"), [
@@ -62,14 +110,15 @@ def test_finish():
 ])  # fmt: skip
 def test_memory_is_accessed_by_16_bytes(dtype, name):
     """Logits come and gradients go in packs; a compiler that merges two branches of one effect takes that away silently."""
-    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options(dtype), "90", [name])
+    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options("softmax_xent.cu", dtype), "90", [name])
     assert len(re.findall(r"ld\.global\S*\.v4", code)) >= 4
     assert len(re.findall(r"st\.global\S*\.v4", code)) >= 2
 
 
 def test_clusters_are_declared():
     """The size of a cluster is a property of the kernel; CuPy's launch does not know it."""
-    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options("float32"), "90", ["rows_cluster<float,false,4>"])
+    file = "softmax_xent.cu"
+    code = nvrtc_compile.ptx(cuda.source(file), cuda.options(file, "float32"), "90", ["rows_cluster<float,false,4>"])
     assert re.search(r"\.reqnctapercluster 4, 1, 1|\.explicitcluster", code)
     assert "mapa.shared::cluster" in code
 

@@ -5,7 +5,7 @@ import pytest
 import stand_in
 
 import polyloss as pl
-from polyloss import _backends, _gpu, _routes
+from polyloss import _gpu, _routes
 from polyloss._block import LOSSES
 from polyloss._kernels import cuda
 
@@ -13,12 +13,8 @@ ELEMENTWISE = [name for name, block in LOSSES.items() if block.kernel in cuda.fo
 
 
 @pytest.fixture(autouse=True)
-def _device(monkeypatch):
-    if not stand_in.REAL:
-        backend = _backends.Backend("cupy", lambda x: isinstance(x, stand_in.Array), lambda x: stand_in.namespace)
-        monkeypatch.setattr(_backends, "BACKENDS", (backend, *_backends.BACKENDS))
-        monkeypatch.setattr(_backends, "_owners", {})
-    with stand_in.device():
+def _device():
+    with stand_in.backend(), stand_in.device():
         yield
 
 

@@ -442,25 +442,31 @@ class Fault(NamedTuple):
 
 LANES, BLOCK, CLUSTER = (5, 127, 1), (6, 600, 1), (34, 33, 1)
 FAULTS = {
-    "a barrier is missing": Fault("room[rank / kWarp] = state;\n    __syncthreads();", "room[rank / kWarp] = state;", BLOCK, race=True),
-    "two rows share one room": Fault("+ turn * (size / kWarp)", "", BLOCK, race=True),
+    "a barrier is missing": Fault(
+        "room[rank / kWarp] = state;\n    __syncthreads();", "room[rank / kWarp] = state;", BLOCK, race=True, file="device.cuh"
+    ),
+    "two rows share one room": Fault("+ turn * kStates)", ")", BLOCK, race=True, file="device.cuh"),
     "a room is written while it is read": Fault("__syncthreads();  // the room is still read", "// the room", (2, 21, 640), race=True),
-    "two rooms overlap": Fault("kStates)", "0 * kStates)", CLUSTER, race=True),
+    "two rooms overlap": Fault("+ 2 * kStates)", ")", CLUSTER, race=True, file="device.cuh"),
     "a block leaves while others read it": Fault("leave() const { cluster_sync<N>(); }", "leave() const {}", CLUSTER),
-    "half of a warp is not merged": Fault("by = lanes / 2", "by = lanes / 4", LANES),
+    "half of a warp is not merged": Fault("by = lanes / 2", "by = lanes / 4", LANES, file="device.cuh"),
     "one class too many": Fault("c < job.c; c += deep, k++", "c <= job.c; c += deep, k++", (2, 22, 64)),
     "elements after the last pack are left out": Fault("singles = head + length - tail", "singles = head", LANES, file="device.cuh"),
     "packs are read where they are not aligned": Fault("head = before < length ? before : length", "head = 0", LANES, file="device.cuh"),
-    "the sum is not rescaled": Fault("rest = (ones + rest) * shrink;\n    ones", "rest = ones + rest;\n    ones", (2, 21, 64)),
-    "the first row is everyone's": Fault("first_row() const { return blockIdx.x; }", "first_row() const { return 0; }", BLOCK),
+    "the sum is not rescaled": Fault(
+        "rest = (ones + rest) * shrink;\n    ones", "rest = ones + rest;\n    ones", (2, 21, 64), file="softmax_state.cuh"
+    ),
+    "the first row is everyone's": Fault(
+        "first_row() const { return blockIdx.x; }", "first_row() const { return 0; }", BLOCK, file="device.cuh"
+    ),
     "ignored logits are multiplied": Fault("return !live ? fill : c == y", "return !live ? fill * p : c == y", LANES),
     "labels are cut to 32 bits": Fault(
-        "y = static_cast<const long long*>(job.y)[i]", "y = static_cast<const int*>(job.y)[2 * i]", (40, 10, 1)
+        "y = static_cast<const long long*>(job.y)[i]", "y = static_cast<const int*>(job.y)[2 * i]", (40, 10, 1), file="device.cuh"
     ),
     "the wrong divisor": Fault(
         "kind == 2) divisor = sums.weight", "kind == 2) divisor = sums.count", LANES, {"weight": True}, file="device.cuh"
     ),
-    "impossible classes cost inf": Fault("if (u != 0) this->below", "this->below", LANES, {"class_weight": True}),
+    "impossible classes cost inf": Fault("if (u != 0) this->below", "this->below", LANES, {"class_weight": True}, file="softmax_state.cuh"),
     "smoothing is spread over C - 1": Fault("job.smoothing / job.c", "job.smoothing / (job.c - 1)", LANES, {"smoothing": 0.3}),
 }
 
@@ -516,4 +522,4 @@ def test_the_job_has_one_layout():
     for kind, size in (("float,false", 12), ("__half,true", 28), ("double,true", 56)):  # what the launch of `spatial` sets aside
         checks += f"static_assert(sizeof(State<{kind}>) == {size});\n"
     code = f'#include "softmax_xent.cu"\n{checks}'
-    device.RawModule(code=code, options=cuda.options("float32"))
+    device.RawModule(code=code, options=cuda.options("softmax_xent.cu", "float32"))

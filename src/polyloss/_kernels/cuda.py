@@ -20,9 +20,11 @@ LABEL_KINDS = {**INTEGERS, "float32": 14, "float64": 18}
 MAX_IGNORES = 8
 MAX_CLASSES = 2**31 - 1
 
-# The constants of softmax_xent.cu, and what suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
-ROOM = 2560
+SUMS = 32  # bytes of a block's report
+ROOM = 2560  # bytes of shared memory in which the threads of a block bring their sums together
 BLOCKS = 4096  # of a launch: each reports its sums, and one block adds them all up
+
+# The launch of softmax_xent.cu, and what suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
 GOOD_SHARED = 72 << 10
 FEW = 132  # blocks that leave multiprocessors idle
 POINTERS = ("z", "y", "class_weight", "weight", "factor", "lse", "losses", "lse_out", "grad", "prob", "hess", "partials")
@@ -33,9 +35,8 @@ JOB = np.dtype(
     + [(name, np.float64) for name in ("scale", "smoothing", "poly")]
     + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")]
 )
-SUMS = 32  # bytes of a block's report
 
-# The constants and the launch of elementwise.cu.
+# The launch of elementwise.cu.
 MAX_PARAMETERS = 8
 ELEMENT_POINTERS = ("p", "t", "weight", "factor", "survey", "losses", "grad", "hess", "partials")
 ELEMENTS = np.dtype(
@@ -44,6 +45,16 @@ ELEMENTS = np.dtype(
     + [("parameters", np.float64, MAX_PARAMETERS)]
     + [(name, np.float64) for name in ("mean", "scale")]
     + [("lanes", np.int32), ("_", np.int32)]
+)
+
+# The launch of rowwise.cu.
+MAX_ROW_PARAMETERS = 4
+ROW_POINTERS = ("p", "y", "weight", "factor", "losses", "grad", "hess", "partials")
+ROWS = np.dtype(
+    [(name, np.uint64) for name in ROW_POINTERS]
+    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
+    + [("ignore", np.int64, MAX_IGNORES), ("parameters", np.float64, MAX_ROW_PARAMETERS), ("scale", np.float64)]
+    + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "_")]
 )
 
 
@@ -77,16 +88,18 @@ def source(file):
     return f'#include "{file}"\n// {hashlib.sha256(b"".join(p.read_bytes() for p in headers)).hexdigest()}\n'
 
 
-def options(dtype):
-    """What NVRTC is told: 16-bit storage may flush numbers below 1e-38 to 0, which spares two instructions for each exponential."""
-    return ("-std=c++17", f"-I{FOLDER}", *(("-ftz=true",) if SIZES[dtype] == 2 else ()))
+def options(file, dtype):
+    """What NVRTC is told. 16-bit storage may flush numbers below 1e-38 to 0, which spares two instructions for each exponential. The
+    row-wise losses take terms out of sums again, and a fused multiply-add would not give the same term twice."""
+    flush = SIZES[dtype] == 2 and file != "rowwise.cu"
+    return ("-std=c++17", f"-I{FOLDER}", *(("-ftz=true",) if flush else ()), *(("-fmad=false",) if file == "rowwise.cu" else ()))
 
 
 @cache
 def kernel(number, file, dtype, name):
     """One kernel of one dtype on one device, compiled when it is first wanted (0.1 to 1.5 s, then from CuPy's disk cache)."""
     device = gpu(number)
-    function = device.module(code=source(file), options=options(dtype), name_expressions=(name,)).get_function(name)
+    function = device.module(code=source(file), options=options(file, dtype), name_expressions=(name,)).get_function(name)
     function.max_dynamic_shared_size_bytes = device.shared
     return function
 
@@ -150,7 +163,7 @@ class _Call:
     """The launches of one call, in order, on the stream of its arrays, and the small arrays they share."""
 
     def __init__(self, xp, like, file, dtype, divisor, blocks):
-        self.number, self.file, self.dtype, self.divisor = number_of(like), file, dtype, divisor
+        self.number, self.file, self.dtype, self.divisor, self.blocks = number_of(like), file, dtype, divisor, blocks
         self.device, self.stream = gpu(self.number), _stream(like)
         self.real = "float64" if dtype == "float64" else "float32"
         self._empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=like.device)
@@ -164,9 +177,19 @@ class _Call:
         """Room for the numbers of another launch."""
         return self._empty((6,), "float64")
 
-    def run(self, name, blocks, threads, arguments, shared=SUMS * 32, file=None):
+    def run(self, name, blocks, threads, arguments, shared=ROOM, file=None):
         function = kernel(self.number, file or self.file, self.dtype, name)
         function((blocks,), threads, arguments, shared_mem=shared, stream=self.stream)
+
+    def early_divisor(self, wanted, name, positions, arguments, dtype):
+        """Where derivatives are wanted, the divisor must be known before they are written: sum it up by the kernel of that name."""
+        if not wanted or not (self.named or self.given):
+            return
+        blocks = min(-(-positions // 256), self.blocks) if self.named else 0
+        if self.named:
+            self.run(name, blocks, (256,), _packed(arguments, dtype))
+        self.finish(blocks)
+        arguments["factor"] = address(self.numbers)
 
     def finish(self, blocks, value=None, numbers=None):
         """Add up the reports of the launch before this."""
@@ -181,6 +204,12 @@ class _Call:
             np.uint64(address(self.numbers if numbers is None else numbers)),
         )
         self.run(f"finish<{C_NAMES[self.real]}>", 1, (256,), arguments, file="device.cuh")
+
+
+def _labels(y, ignore):
+    """What a launch is told of targets: labels (n, s), or (n, c, s)."""
+    padded = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
+    return {"ignore": padded, "ignores": len(ignore), "label_kind": LABEL_KINDS[_dtype_name(y)] if len(y.shape) == 2 else 0}
 
 
 def _packed(arguments, dtype):
@@ -305,17 +334,9 @@ def softmax_xent(
     arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, call.partials
     arguments = dict(zip(POINTERS, map(address, arrays), strict=True))
     arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": call.scale, "smoothing": smoothing}
-    arguments |= {"poly": poly_epsilon, "ignores": len(ignore), "lanes": launch.lanes, "kept": launch.kept}
-    arguments["ignore"] = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
-    arguments["label_kind"] = LABEL_KINDS[_dtype_name(y)] if labelled else 0
+    arguments |= {"poly": poly_epsilon, "lanes": launch.lanes, "kept": launch.kept, **_labels(y, ignore)}
     with call.device.context():
-        if (call.named or call.given) and (grad is not None or hess is not None):  # the divisor must be known before it divides
-            blocks = 0
-            if call.named:
-                blocks = min(-(-n * s // 256), launch.blocks)
-                call.run(f"label_sums<{C_NAMES[dtype]}>", blocks, (256,), _packed(arguments, JOB))
-            call.finish(blocks)
-            arguments["factor"] = address(call.numbers)
+        call.early_divisor(grad is not None or hess is not None, f"label_sums<{C_NAMES[dtype]}>", n * s, arguments, JOB)
         call.run(launch.name, launch.blocks, launch.threads, _packed(arguments, JOB), launch.shared)
         call.finish(launch.blocks)
     return Reduced(call.value, call.numbers)
@@ -325,9 +346,9 @@ def softmax_xent(
 
 
 @cache
-def formulas():
-    """The losses of formulas.h: name -> names of its parameters, in order."""
-    found = re.findall(r'X\((\w+), \d+, "([\w ]*)"\)', (FOLDER / "formulas.h").read_text())
+def formulas(file="formulas.h"):
+    """The losses of formulas.h or rowwise_formulas.h: name -> names of its parameters, in order."""
+    found = re.findall(r'X\((\w+),(?: \d+,)? "([\w ]*)"', (FOLDER / file).read_text())
     return {name: tuple(parameters.split()) for name, parameters in found}
 
 
@@ -339,12 +360,17 @@ def plan_elements(n, c, s, dtype, alike, wide):
     if alike:
         return "flat<{},{}>", min(-(-n * c * s * size // (16 * 256)), BLOCKS), 256, 0
     if s == 1:
-        packs = -(-c * size // 16)
-        lanes = min(32, _power_of_two(packs)) if packs <= 128 else 0
-        threads = 256 if lanes else min(256, _power_of_two(-(-packs // 4)))
-        return "rows<{},{}>", min(-(-n // (threads // lanes if lanes else 1)), BLOCKS), threads, lanes
+        return "rows<{},{}>", *_sharing_rows(n, c * size)
     each = 16 // size if wide and s % (16 // size) == 0 else 1
     return f"columns<{{}},{{}},{each}>", min(-(-n * (s // each) // 256), BLOCKS), 256, 0
+
+
+def _sharing_rows(n, size):
+    """How n rows of that many bytes are shared: blocks, threads, and lanes for each row, or 0: a block."""
+    packs = -(-size // 16)
+    lanes = min(32, _power_of_two(packs)) if packs <= 128 else 0
+    threads = 256 if lanes else min(256, _power_of_two(-(-packs // 4)))
+    return min(-(-n // (threads // lanes if lanes else 1)), BLOCKS), threads, lanes
 
 
 def elementwise(
@@ -402,12 +428,68 @@ def elementwise(
             call.run(f"not_binary<{real}>", blocks, (256,), _packed(arguments, ELEMENTS))
             call.finish(blocks, numbers=counted)
             arguments["survey"] = address(counted) + 3 * 8
-        if (call.named or call.given) and (grad is not None or hess is not None):
-            summed = min(-(-n * s // 256), blocks) if call.named else 0
-            if call.named:
-                call.run(f"weight_sums<{real}>", summed, (256,), _packed(arguments, ELEMENTS))
-            call.finish(summed)
-            arguments["factor"] = address(call.numbers)
+        call.early_divisor(grad is not None or hess is not None, f"weight_sums<{real}>", n * s, arguments, ELEMENTS)
         call.run(name.format(real, loss), blocks, (threads,), _packed(arguments, ELEMENTS))
         call.finish(blocks, value=losses if alone else None)
     return Reduced(losses if alone and losses is not None else call.value, call.numbers)
+
+
+# ---- row-wise losses ---------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def plan_rows(n, c, s, dtype):
+    """How predictions of shape (n, c, s) are spread: kernel, blocks, threads and lanes."""
+    if s > 1:
+        return "columns<{},{}>", min(-(-n * s // 256), BLOCKS), 256, 0
+    blocks, threads, lanes = _sharing_rows(n, c * SIZES[dtype])
+    return f"rows_{'lanes' if lanes else 'block'}<{{}},{{}}>", blocks, threads, lanes
+
+
+def rowwise(
+    xp, p, y, *, loss, dtype, parameters=(), ignore=(), weight=None, divisor=1, losses=None, grad=None, hess=None
+):  # fmt: skip
+    """A row-wise loss of contiguous arrays on one GPU, without waiting for it.
+
+    Parameters
+    ----------
+    xp : namespace
+        Of the arrays; makes the small ones that come back.
+    p : (n, c, s)
+        Predictions: float16, bfloat16, float32, float64; n, c and s at least 1.
+    y : (n, s) or (n, c, s)
+        For sparse_categorical_crossentropy labels of any integer dtype, float32 or float64; else targets in the dtype of the computation.
+    loss : str
+        Name in rowwise_formulas.h.
+    dtype : str
+        Name of the dtype of `p`.
+    parameters : tuple of float
+        Of the loss, in the order of rowwise_formulas.h.
+    ignore : tuple of int
+        At most 8 ignored labels, each a value of the dtype of `y`.
+    weight : (n, s), optional
+        Any strides; in the dtype of the computation.
+    divisor : float, "count", "weights" or 0-d array
+        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+    losses : (n, s), optional
+        Receives weighted losses in the dtype of the computation.
+    grad, hess : (n, c, s), optional
+        Receive the derivatives of the sum over the divisor, in the dtype of `p`.
+
+    Returns
+    -------
+    Reduced
+    """
+    n, c, s = p.shape
+    name, blocks, threads, lanes = plan_rows(n, c, s, dtype)
+    call = _Call(xp, p, "rowwise.cu", dtype, divisor, blocks)
+    steps = strides(weight) if weight is not None else (0, 0)
+    arrays = p, y, weight, None, losses, grad, hess, call.partials
+    arguments = dict(zip(ROW_POINTERS, map(address, arrays), strict=True))
+    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "lanes": lanes, "_": 0, "scale": call.scale}
+    arguments |= {"parameters": [*parameters, *[0.0] * (MAX_ROW_PARAMETERS - len(parameters))], **_labels(y, ignore)}
+    with call.device.context():
+        call.early_divisor(grad is not None or hess is not None, f"position_sums<{C_NAMES[dtype]}>", n * s, arguments, ROWS)
+        call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,), _packed(arguments, ROWS))
+        call.finish(blocks)
+    return Reduced(call.value, call.numbers)

@@ -9,33 +9,19 @@
 // A block writes its sums to `partials`; finish() of device.cuh adds them in a fixed order. A position of weight 0 is skipped, not
 // multiplied: NaN behind it reaches neither a sum nor a derivative.
 #include "device.cuh"
-
-#ifndef __CUDACC__
-#define INLINE static inline
-#endif
-#define real float
-#define FORMULA(name) name##_f
-#include "formulas.h"
-#undef real
-#undef FORMULA
-#define real double
-#define FORMULA(name) name##_d
-#include "formulas.h"
-#undef real
-#undef FORMULA
+#include "formulas.cuh"
 
 constexpr int kParameters = 8;
 constexpr int kThreads = 256;
 
 // One loss as a type: the kernels' argument.
-#define AS_TYPE(name, count, names)                                                                                                 \
-  struct name {                                                                                                                     \
-    static __device__ __forceinline__ float value(float t, float p, const float* a) { return name##_value_f(t, p, a); }             \
-    static __device__ __forceinline__ float slope(float t, float p, const float* a) { return name##_slope_f(t, p, a); }             \
-    static __device__ __forceinline__ float curvature(float t, float p, const float* a) { return name##_curvature_f(t, p, a); }     \
-    static __device__ __forceinline__ double value(double t, double p, const double* a) { return name##_value_d(t, p, a); }         \
-    static __device__ __forceinline__ double slope(double t, double p, const double* a) { return name##_slope_d(t, p, a); }         \
-    static __device__ __forceinline__ double curvature(double t, double p, const double* a) { return name##_curvature_d(t, p, a); } \
+#define AS_TYPE(name, count, names)                                                                                                     \
+  struct name {                                                                                                                         \
+    template <class A> static __device__ __forceinline__ A value(A t, A p, const A* a) { return Formulas<A>::name##_value(t, p, a); }   \
+    template <class A> static __device__ __forceinline__ A slope(A t, A p, const A* a) { return Formulas<A>::name##_slope(t, p, a); }   \
+    template <class A> static __device__ __forceinline__ A curvature(A t, A p, const A* a) {                                            \
+      return Formulas<A>::name##_curvature(t, p, a);                                                                                    \
+    }                                                                                                                                   \
   };
 FORMULAS(AS_TYPE)
 #undef AS_TYPE
@@ -71,7 +57,6 @@ template <class T, class Loss> struct Evaluation {
     for (int k = 0; k < kParameters; k++) a[k] = static_cast<A>(job.parameters[k]);
     if (job.survey) a[0] = *job.survey == 0;
   }
-  __device__ A weight(long long n, long long s) const { return job.weight ? job.weight[n * job.weight_n + s * job.weight_s] : A(1); }
 
   // N neighbours from offset `at`: their values, and their derivatives times k[j]; where k[j] is 0, 0 whatever lies there.
   template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], A (&value)[N]) const {
@@ -122,13 +107,13 @@ template <class T> __device__ void report(const Elements<T>& job, long long i, d
   sums.count += 1;
 }
 template <class T> __device__ void hand_in(const Elements<T>& job, Sums sums) {
-  sums = sum_of_block(sums, shared_memory<Sums>());
+  sums = sum_of_block(sums, room_of_sums());
   if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
 }
 
 template <class T, class Loss> __global__ void __launch_bounds__(kThreads, 1) flat(const Elements<T> job) {
   const Evaluation<T, Loss> evaluation(job);
-  const Compute<T> w = evaluation.weight(0, 0);
+  const Compute<T> w = weight_of(job, 0, 0);
   const long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x,
                   threads = static_cast<long long>(gridDim.x) * blockDim.x;
   Sums sums;
@@ -148,14 +133,14 @@ template <class T, class Loss> __global__ void __launch_bounds__(kThreads, 1) ro
        first += static_cast<long long>(gridDim.x) * at_once) {
     const long long row = first + threadIdx.x / size;
     const bool inside = row < job.n;
-    const Compute<T> w = inside ? evaluation.weight(row, 0) : 0;
+    const Compute<T> w = inside ? weight_of(job, row, 0) : 0;
     double sum = inside ? evaluation.stretch(row * job.c, job.c, rank, size, w) : 0;
     if (job.lanes) {
       for (int by = size / 2; by > 0; by /= 2) sum += __shfl_xor_sync(kAll, sum, by);
     } else {
       Sums of_row;
       of_row.total = sum;
-      sum = sum_of_block(of_row, shared_memory<Sums>()).total;
+      sum = sum_of_block(of_row, room_of_sums()).total;
     }
     if (rank == 0 && inside) report(job, row, sum, w, sums);
   }
@@ -172,7 +157,7 @@ template <class T, class Loss, int V> __global__ void __launch_bounds__(kThreads
     A w[V], value[V];
     double sum[V] = {};
 #pragma unroll
-    for (int v = 0; v < V; v++) w[v] = evaluation.weight(n, s + v);
+    for (int v = 0; v < V; v++) w[v] = weight_of(job, n, s + v);
 #pragma unroll 2
     for (long long c = 0; c < job.c; c++) {
       evaluation.neighbours((n * job.c + c) * job.s + s, w, value);

@@ -44,9 +44,7 @@
 
 #ifdef FORMULA /* else the list alone */
 #ifndef SELECT
-#ifdef __CUDACC__
 #define FORMULA_INLINE static __device__ __forceinline__
-#endif
 #define R(c) ((real)(c))
 #define SELECT(m, x, y) ((m) ? (x) : (y))
 #define LT(x, y) ((x) < (y))

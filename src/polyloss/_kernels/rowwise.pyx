@@ -1,8 +1,8 @@
-"""Losses that consume a row of classes, except those from logits: cross-entropies of probabilities, categorical hinge, cosine.
+"""Losses that consume a row of classes, except the softmax cross-entropies: those of probabilities, focal, categorical hinge, cosine.
 
 `run` takes canonical arrays (n, c, s), brings the axes of positions into the order in which they lie in memory and cuts the work into
 tasks whose size does not depend on the number of threads; their sums are added in their order, so that results don't either. The formulas
-are those of the blocks in classification.py and similarity.py, written for a row at a time in rowwise_loops.h.
+are those of the blocks in classification.py and similarity.py: rowwise_formulas.h holds them, rowwise_loops.h sums a row at a time.
 """
 
 cimport numpy as cnp

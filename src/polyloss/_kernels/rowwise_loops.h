@@ -9,26 +9,9 @@ typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
 
-/* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log y;
-   and whether it was clipped. */
-typedef struct {
-    real y, rest, log;
-    MASK outside;
-} FORMULA(share);
-INLINE FORMULA(share) FORMULA(share_of)(real p, sum_t sum, real epsilon)
-{
-    const one high = (one)sum.high, low = (one)((sum.high - (double)high) + sum.low), inverse = (one)(1 / sum.high);
-    FORMULA(share) s;
-    real y = p / R(high), rest = ((R(high) - p) + R(low)) * R(inverse);
-    s.outside = OR(LT(y, epsilon), LT(R(1) - epsilon, y));
-    s.y = FORMULA(clip)(y, epsilon, R(1) - epsilon);
-    s.rest = SELECT(s.outside, R(1) - s.y, rest);
-    s.log = SELECT(LT(s.y, s.rest), LOG_HALF(s.y), LOG1M_HALF(s.rest));
-    return s;
-}
+/* The three parts of a sum that a share is taken of; see share_of. */
+#define OF_SUM(sum) R((one)(sum).high), R((one)(((sum).high - (double)(one)(sum).high) + (sum).low)), R((one)(1 / (sum).high))
 
-/* Σ of -t log y, times α (1 - y)^γ if focal. With f and s the derivatives by y, the slope is (f - Σ f y) / sum and the curvature
-   (s (1 - 2 y) - 2 f + Σ (s y² + 2 f y)) / sum². Where they would cancel the own term is taken out of the sums, and 1 - y comes in. */
 INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
     const sum_t sum = SUM_ROW(p, C);
@@ -39,26 +22,18 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
         real losses = R(0), pulls = R(0), bends = R(0);
         FOR_LANES (i, m, n) {
             const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each;
-            const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), sum, epsilon);
-            const real entropy = -TIMES(target, s.log), factor = focal ? alpha * POWER(s.rest, gamma) : R(1);
-            losses += SELECT(FIRST(m), factor * entropy, R(0));
+            const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), OF_SUM(sum), epsilon);
+            losses += SELECT(FIRST(m), FORMULA(share_value)(focal, target, s, alpha, gamma), R(0));
             if (!g) continue;
-            real f = -TIMES(target, factor / s.y);
-            if (focal) f = f - alpha * gamma * POWER(s.rest, gamma - R(1)) * entropy;
-            f = SELECT(s.outside, R(0), f);
+            const real f = FORMULA(share_first)(focal, target, s, alpha, gamma), own = FORMULA(share_pull)(s, f);
             STORE_PART(g + b + i, f * s.rest, m);
-            STORE_PART(room + b + i, f * s.y, m); /* through memory: a product kept in a fused sum would not cancel exactly */
-            pulls += SELECT(FIRST(m), f * s.y, R(0));
+            STORE_PART(room + b + i, own, m); /* through memory: a product kept in a fused sum would not cancel exactly */
+            pulls += SELECT(FIRST(m), own, R(0));
             if (!h) continue;
-            real second = TIMES(target, factor / (s.y * s.y));
-            if (focal) {
-                real near = R(2) * POWER(s.rest, gamma - R(1)) / s.y - (gamma - R(1)) * POWER(s.rest, gamma - R(2)) * s.log;
-                second = second + TIMES(target, alpha * gamma * near);
-            }
-            second = SELECT(s.outside, R(0), second);
+            const real second = FORMULA(share_second)(focal, target, s, alpha, gamma), own_bend = FORMULA(share_bend)(s, f, second);
             STORE_PART(h + b + i, (second * s.rest - R(2) * f) * s.rest, m);
-            STORE_PART(room + C + b + i, (second * s.y + R(2) * f) * s.y, m);
-            bends += SELECT(FIRST(m), (second * s.y + R(2) * f) * s.y, R(0));
+            STORE_PART(room + C + b + i, own_bend, m);
+            bends += SELECT(FIRST(m), own_bend, R(0));
         }
         total += SUM(losses);
         pull += SUM(pulls);
@@ -84,25 +59,81 @@ static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one
 {
     return FORMULA(shares)(1, C, t, p, a, k, g, h, room);
 }
+/* Σ of -α t (1 - softmax(z))^γ log softmax(z). The largest logit's own term stays out of the sum, so that its 1 - p keeps its digits. */
+static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z, const one *a, one k, one *g,
+                                 one *h, one *room)
+{
+    const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C);
+    real top = R(-INFINITY);
+    one lane[LANES], largest;
+    double others = -1, tail = 0, total = 0, all_first = 0, all_second = 0; /* Σ exp(z - largest) but for one 1: others + tail */
+    FOR_LANES (i, m, C) top = MAX(top, SELECT(FIRST(m), LOAD_PART(z + i, m), top));
+    STORE(lane, top);
+    largest = lane[0];
+    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real sum = R(0), ties = R(0);
+        FOR_LANES (i, m, n) {
+            const real d = LOAD_PART(z + b + i, m) - R(largest);
+            sum += SELECT(FIRST(m), SELECT(EQ(d, R(0)), R(0), EXP_NEG(d)), R(0));
+            ties += SELECT(FIRST(m), SELECT(EQ(d, R(0)), R(1), R(0)), R(0));
+        }
+        others += SUM(ties);
+        tail += SUM(sum);
+    }
+    const real rest = R((one)(others + tail)), log_sum = LOG1P(rest), inverse = R(1) / (R(1) + rest);
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real losses = R(0), firsts = R(0), seconds = R(0);
+        FOR_LANES (i, m, n) {
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, d = LOAD_PART(z + b + i, m) - R(largest);
+            const real l = d - log_sum, p = EXP_NEG(d) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+            losses += SELECT(FIRST(m), FORMULA(logits_value)(target, l, q, alpha, gamma), R(0));
+            if (!g) continue;
+            const real first = FORMULA(logits_first)(target, l, p, q, alpha, gamma);
+            STORE_PART(room + b + i, first, m); /* through memory, as above */
+            firsts += SELECT(FIRST(m), first, R(0));
+            if (!h) continue;
+            const real second = FORMULA(logits_second)(target, l, p, q, alpha, gamma);
+            STORE_PART(room + C + b + i, second, m);
+            seconds += SELECT(FIRST(m), second, R(0));
+        }
+        total += SUM(losses);
+        all_first += SUM(firsts);
+        all_second += SUM(seconds);
+    }
+    const real sum_first = R((one)all_first), sum_second = R((one)all_second);
+    if (!g) return total;
+    FOR_LANES (i, m, C) {
+        const real d = LOAD_PART(z + i, m) - R(largest), first = LOAD_PART(room + i, m);
+        const real p = EXP_NEG(d) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+        STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, sum_first), m);
+        if (!h) continue;
+        const real second = LOAD_PART(room + C + i, m);
+        STORE_PART(h + i, R(k) * FORMULA(logits_curvature)(p, q, second, sum_first, sum_second), m);
+    }
+    return total;
+}
 /* The same of a one-hot target, by its label. */
 static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
 {
     const sum_t sum = SUM_ROW(p, C);
-    const FORMULA(share) s = FORMULA(share_of)(R(p[label]), sum, R(a[0]));
+    const FORMULA(share) s = FORMULA(share_of)(R(p[label]), OF_SUM(sum), R(a[0]));
     one value[LANES], own[LANES], others[LANES];
     STORE(value, -s.log);
-    if (g) { /* f y = -1, or 0 where it is clipped */
+    if (g) {
         const real factor = R((one)((double)k / sum.high));
-        STORE(own, SELECT(s.outside, R(0), -factor * (s.rest / s.y)));
-        STORE(others, SELECT(s.outside, R(0), factor));
+        STORE(own, factor * FORMULA(label_slope)(s));
+        STORE(others, factor * FORMULA(other_slope)(s));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
         g[label] = own[0];
     }
-    if (h) { /* s y² = 1 */
-        const real factor = R((one)((double)k / sum.high / sum.high)), odds = s.rest / s.y;
-        STORE(own, SELECT(s.outside, R(0), factor * odds * (odds + R(2))));
-        STORE(others, SELECT(s.outside, R(0), -factor));
+    if (h) {
+        const real factor = R((one)((double)k / sum.high / sum.high));
+        STORE(own, factor * FORMULA(label_curvature)(s));
+        STORE(others, factor * FORMULA(other_curvature)(s));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(h + i, x, m);
         h[label] = own[0];
@@ -123,7 +154,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
         real sum = R(0);
         FOR_LANES (i, m, n) {
             const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
-            top = MAX(top, SELECT(FIRST(m), (R(1) - x) * y, top));
+            top = MAX(top, SELECT(FIRST(m), FORMULA(wrong)(x, y), top));
             sum += x * y;
         }
         right += SUM(sum);
@@ -184,23 +215,24 @@ static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const on
         return 0;
     }
     const double t_norm = sqrt(tt), p_norm = sqrt(pp);
-    if (g) { /* (p cos ‖t‖/‖p‖ - t) / (‖t‖ ‖p‖), exactly 0 for p = t */
+    if (g) {
         const real ratio = R((one)(tp / pp)), by_t = R((one)(1 / t_norm)), by_p = R((one)ldexp((double)k / p_norm, -p_exponent));
-        FOR_LANES (i, m, C) STORE_PART(g + i, (ratio * LOAD_PART(p + i, m) - LOAD_PART(t + i, m)) * by_t * by_p, m);
+        FOR_LANES (i, m, C) STORE_PART(g + i, FORMULA(cosine_slope)(LOAD_PART(t + i, m), LOAD_PART(p + i, m), ratio, by_t, by_p), m);
     }
-    if (h) { /* (2 t p / (‖t‖ ‖p‖) + cos - 3 cos p² / ‖p‖²) / ‖p‖² */
+    if (h) {
         const real cos = R((one)(tp / t_norm / p_norm)), by_t = R((one)(1 / t_norm)), by_p = R((one)(1 / p_norm));
         const real inverse = R((one)ldexp(1 / p_norm, -p_exponent)), factor = R(k) * inverse;
         FOR_LANES (i, m, C) {
             const real x = LOAD_PART(t + i, m) * by_t, y = LOAD_PART(p + i, m) * by_p;
-            STORE_PART(h + i, (R(2) * x * y + (cos - R(3) * cos * y * y)) * inverse * factor, m);
+            STORE_PART(h + i, FORMULA(cosine_curvature)(x, y, cos) * inverse * factor, m);
         }
     }
     return -tp / t_norm / p_norm;
 }
 
 /* In the order of ROWWISE; labels go to sparse, since they never pass through floats. */
-static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy), NULL,
+static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy),
+                                              FORMULA(row_categorical_focal_crossentropy_from_logits), NULL,
                                               FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity)};
 
 /* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
@@ -291,3 +323,4 @@ static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *s
 }
 #undef BLOCK
 #undef FOR_LANES
+#undef OF_SUM

@@ -32,11 +32,13 @@ static void read_labels(int kind, const char *from, ptrdiff_t stride, ptrdiff_t 
 
 #include "real_float.h"
 #include "formulas.h"
+#include "rowwise_formulas.h"
 #include "lines.h"
 #include "rowwise_loops.h"
 
 #include "real_double.h"
 #include "formulas.h"
+#include "rowwise_formulas.h"
 #include "lines.h"
 #include "rowwise_loops.h"
 

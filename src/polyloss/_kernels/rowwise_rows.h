@@ -3,18 +3,11 @@
 #define POLYLOSS_ROWWISE_ROWS_H
 
 #include "isa.h"
+#include "rowwise_formulas.h"
 #include "storage.h"
 #include <stddef.h>
 #include <stdint.h>
 
-/* X(name, its parameters, whether targets are labels) */
-#define ROWWISE(X)                                                                                                                         \
-    X(categorical_crossentropy, "epsilon label_smoothing", 0)                                                                              \
-    X(categorical_focal_crossentropy, "alpha gamma epsilon label_smoothing", 0)                                                            \
-    X(sparse_categorical_crossentropy, "epsilon", 1)                                                                                       \
-    X(categorical_hinge, "", 0)                                                                                                            \
-    X(cosine_similarity, "", 0)
-#define ROWWISE_PARAMETERS 4
 #define ROWWISE_TILE 64 /* positions; so many floats of a class are four lines of the cache */
 
 /* An array along the job's axes a, b (positions, outer and inner) and c (classes); strides in bytes. */

@@ -1,10 +1,5 @@
-// Fused softmax cross-entropy on a GPU: losses, their sum, gradient, probabilities and Hessian diagonal in one visit to the logits.
-//
-// One position's classes are seen as a running State: the largest logit m so far, how many classes equal it (ones), and the sum of
-// exp(z - m) over the others (rest). With s = ones + rest,
-//     lse - m = log1p((ones - 1) + rest),   p_c = exp(z_c - m) / s,   and where z_c = m:  p_c - 1 = -((ones - 1) + rest) / s,
-// so that -log p_y = (lse - m) + (m - z_y) adds two numbers that are never negative: a loss of 1e-12 keeps its digits, and so does the
-// gradient p_y - 1 of a confident row. -inf adds 0 wherever it stands; a row of -inf, or with NaN or +inf, gives NaN.
+// Fused softmax cross-entropy on a GPU: losses, their sum, gradient, probabilities and Hessian diagonal in one visit to the logits. What is
+// known of a position's classes is a running State (softmax_state.cuh).
 //
 // rows_*    classes are contiguous: some lanes of a warp, a block, or a cluster of blocks take a row, keep its bytes in shared memory while
 //           they read them, and write the gradient from there: each logit is read once from device memory and each gradient written
@@ -16,16 +11,12 @@
 // WEIGHTED kernels take soft targets, class weights, smoothing and Hessian; the others, labels alone, do less per element. Both take
 // ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
 #include "device.cuh"
+#include "softmax_state.cuh"
 #include "softmax_steps.h"
 
 // Packs on their way per thread: with 64 bytes each, 512 threads of a multiprocessor have 32 KB in flight.
 template <class T> constexpr int kBatch = sizeof(T) == 8 ? 2 : 4;
 template <class T> constexpr int kThreads = sizeof(T) == 8 ? 256 : 512;  // of a block; more registers for each where A is double
-constexpr int kStates = 2048;         // shared memory for the States of the warps of a block of at most 512 threads, twice
-constexpr int kRoom = kStates + 512;  // and for its Sums
-constexpr int kIgnores = 8;
-constexpr long long kIgnored = -1;  // in place of a class
-constexpr long long kBad = -2;
 
 // One launch; cuda.py fills it by a dtype of the same fields.
 template <class T> struct Job {
@@ -47,118 +38,9 @@ template <class T> struct Job {
   long long ignore[kIgnores];
   double scale, smoothing, poly;
   int ignores;
-  int label_kind;  // 1, 2, 4, 8: bytes of a signed integer, negative: of an unsigned one; 14, 18: floats of 4 and 8; 0: soft targets
+  int label_kind;  // as class_of() knows them; 0: soft targets
   int lanes;       // rows_warp: lanes for each row
   int kept;        // packs in shared memory: of a row, or of a thread of `spatial`
-};
-
-// ---- labels, weights --------------------------------------------------------------------------------------------------------------------
-
-// The class of a position, kIgnored or kBad. Integers are compared in 64 bits, extended by their own sign, as the ignored values were; of
-// these the caller left out those that the labels' dtype does not have: nothing wraps.
-template <class T> __device__ long long class_of(const Job<T>& job, long long i) {
-  long long y;
-  switch (job.label_kind) {
-    case 1: y = static_cast<const signed char*>(job.y)[i]; break;
-    case 2: y = static_cast<const short*>(job.y)[i]; break;
-    case 4: y = static_cast<const int*>(job.y)[i]; break;
-    case -1: y = static_cast<const unsigned char*>(job.y)[i]; break;
-    case -2: y = static_cast<const unsigned short*>(job.y)[i]; break;
-    case -4: y = static_cast<const unsigned*>(job.y)[i]; break;
-    case 14:
-    case 18: {
-      const double f = job.label_kind == 14 ? static_cast<const float*>(job.y)[i] : static_cast<const double*>(job.y)[i];
-      if (!(fabs(f) <= 9007199254740992.0) || f != floor(f)) return kBad;
-      y = static_cast<long long>(f);
-      break;
-    }
-    default: y = static_cast<const long long*>(job.y)[i];
-  }
-  for (int k = 0; k < job.ignores; k++)
-    if (y == job.ignore[k]) return kIgnored;
-  return static_cast<unsigned long long>(y) < static_cast<unsigned long long>(job.c) ? y : kBad;
-}
-template <class T> __device__ Compute<T> weight_of(const Job<T>& job, long long n, long long s) {
-  return job.weight ? job.weight[n * job.weight_n + s * job.weight_s] : Compute<T>(1);
-}
-
-// ---- the running sum over classes -------------------------------------------------------------------------------------------------------
-
-// 16-bit logits: ex2 with 2 + 1.2 |x| ulp is far below their own rounding, and takes 3 instructions for 9.
-template <class T> __device__ __forceinline__ Compute<T> exp_of(Compute<T> x) {
-  if constexpr (sizeof(T) == 2)
-    return __expf(x);
-  else
-    return exp(x);
-}
-
-template <class A, bool WEIGHTED> struct TargetSums {};
-template <class A> struct TargetSums<A, true> {
-  A u = 0;      // Σ u_c,  u_c = k_c t'_c: weighted, smoothed targets
-  A below = 0;  // Σ u_c (m - z_c)
-  A met = 0;    // Σ t_c exp(z_c - m)
-  A kt = 0;     // Σ k_c t_c
-};
-template <class T, bool WEIGHTED> struct State : TargetSums<Compute<T>, WEIGHTED> {
-  using A = Compute<T>;
-  A m = -infinity<A>(), ones = 0, rest = 0;
-
-  static __device__ A finite(A m) { return m == -infinity<A>() ? A(0) : m; }  // a reference that can be subtracted from -inf
-
-  __device__ void raise(A top) {
-    if (!(top > m)) return;
-    const A shrink = exp_of<T>(m - top);
-    rest = (ones + rest) * shrink;
-    ones = 0;
-    if constexpr (WEIGHTED) {
-      if (this->u != 0) this->below += this->u * (top - finite(m));
-      this->met *= shrink;
-    }
-    m = top;
-  }
-  __device__ A add(A z) {  // z <= m, after raise()
-    const A d = z - finite(m), e = exp_of<T>(d);
-    if (d == 0)
-      ones += 1;
-    else
-      rest += e;
-    return e;
-  }
-  __device__ void add(A z, A t, A k, A u) {
-    const A e = add(z);
-    this->u += u;
-    if (u != 0) this->below += u * (finite(m) - z);  // 0 * inf = 0: an impossible class with target 0 costs nothing
-    this->met += t * e;
-    this->kt += k * t;
-  }
-  __device__ void merge(const State& o) {
-    const A top = larger(m, o.m);
-    const A shrink = m == top ? A(1) : exp_of<T>(m - top), shrink_o = o.m == top ? A(1) : exp_of<T>(o.m - top);
-    rest = (m == top ? rest : (ones + rest) * shrink) + (o.m == top ? o.rest : (o.ones + o.rest) * shrink_o);
-    ones = (m == top ? ones : A(0)) + (o.m == top ? o.ones : A(0));
-    if constexpr (WEIGHTED) {
-      const A moved = this->u == 0 ? A(0) : this->u * (finite(top) - finite(m)),
-              moved_o = o.u == 0 ? A(0) : o.u * (finite(top) - finite(o.m));
-      this->below = (this->below + moved) + (o.below + moved_o);
-      this->met = this->met * shrink + o.met * shrink_o;
-      this->u += o.u;
-      this->kt += o.kt;
-    }
-    m = top;
-  }
-  __device__ State shuffled(int by) const {
-    State o;
-    o.m = __shfl_xor_sync(kAll, m, by);
-    o.ones = __shfl_xor_sync(kAll, ones, by);
-    o.rest = __shfl_xor_sync(kAll, rest, by);
-    if constexpr (WEIGHTED) {
-      o.u = __shfl_xor_sync(kAll, this->u, by);
-      o.below = __shfl_xor_sync(kAll, this->below, by);
-      o.met = __shfl_xor_sync(kAll, this->met, by);
-      o.kt = __shfl_xor_sync(kAll, this->kt, by);
-    }
-    return o;
-  }
 };
 
 // ---- one position, when its sum is known ------------------------------------------------------------------------------------------------
@@ -265,40 +147,6 @@ template <class T> __device__ Compute<T> factor_of(const Job<T>& job) {
 
 // ---- rows -------------------------------------------------------------------------------------------------------------------------------
 
-// Who takes a row. Each group says which rows and which classes of them are its own, and merges the States of its threads; the result is
-// in all of them.
-template <class S> __device__ S merge_lanes(S state, int lanes) {
-  for (int by = lanes / 2; by > 0; by /= 2) state.merge(state.shuffled(by));
-  return state;
-}
-struct Lanes {  // a power of two, neighbours in a warp
-  int size, rank, index;
-  __device__ explicit Lanes(int lanes) : size(lanes), rank(threadIdx.x % lanes), index(threadIdx.x / lanes) {}
-  __device__ long long rows_at_once() const { return static_cast<long long>(gridDim.x) * (blockDim.x / size); }
-  __device__ long long first_row() const { return static_cast<long long>(blockIdx.x) * (blockDim.x / size); }
-  __device__ long long first_class(long long) const { return 0; }
-  __device__ long long end_class(long long c) const { return c; }
-  __device__ bool leads() const { return rank == 0; }
-  template <class S> __device__ S merge(S state, int) const { return merge_lanes(state, size); }
-  __device__ void leave() const {}
-};
-struct Block {
-  int size = blockDim.x, rank = threadIdx.x, index = 0;
-  __device__ long long rows_at_once() const { return gridDim.x; }
-  __device__ long long first_row() const { return blockIdx.x; }
-  __device__ long long first_class(long long) const { return 0; }
-  __device__ long long end_class(long long c) const { return c; }
-  __device__ bool leads() const { return rank == 0; }
-  // `turn` alternates between two rooms: no thread can be two merges ahead of another, so one barrier is enough.
-  template <class S> __device__ S merge(S state, int turn) const {
-    S* room = shared_memory<S>() + turn * (size / kWarp);
-    state = merge_lanes(state, kWarp);
-    if (rank % kWarp == 0) room[rank / kWarp] = state;
-    __syncthreads();
-    return merge_lanes(rank % kWarp < size / kWarp ? room[rank % kWarp] : S(), kWarp);
-  }
-  __device__ void leave() const {}
-};
 #if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
 template <int N> struct Cluster {  // N blocks, each with a slice of the classes
   Block block;
@@ -309,7 +157,7 @@ template <int N> struct Cluster {  // N blocks, each with a slice of the classes
   __device__ long long end_class(long long c) const { return c * (cluster_rank<N>() + 1) / N; }
   __device__ bool leads() const { return rank == 0 && cluster_rank<N>() == 0; }
   template <class S> __device__ S merge(S state, int turn) const {
-    S* own = shared_memory<S>() + 2 * (size / kWarp) + turn;
+    S* own = states<S>(turn) + size / kWarp;
     state = block.merge(state, turn);
     if (rank == 0) *own = state;
     cluster_sync<N>();
@@ -422,7 +270,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
       emit_row(job, position, row, low + of_row.head + i * V, z);
     }
   }
-  sums = sum_of_block(sums, reinterpret_cast<Sums*>(shared_memory<unsigned char>() + kStates));
+  sums = sum_of_block(sums, room_of_sums());
   if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
   group.leave();
 }
@@ -546,7 +394,7 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
       if (job.prob) write(job.prob + at, p);
     }
   }
-  sums = sum_of_block(sums, reinterpret_cast<Sums*>(shared_memory<unsigned char>() + kStates));
+  sums = sum_of_block(sums, room_of_sums());
   if (thread == 0) job.partials[blockIdx.x] = sums;
 }
 
@@ -563,6 +411,6 @@ template <class T> __global__ void __launch_bounds__(256, 1) label_sums(const Jo
     sums.count += 1;
     sums.weight += static_cast<double>(weight_of(job, i / job.s, i % job.s)) * (job.class_weight ? job.class_weight[c] : 1);
   }
-  sums = sum_of_block(sums, shared_memory<Sums>());
+  sums = sum_of_block(sums, room_of_sums());
   if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
 }

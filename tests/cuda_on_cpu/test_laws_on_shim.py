@@ -1,0 +1,109 @@
+"""The laws of tests/test_laws.py, each over every loss, for arrays of a GPU: every answer comes from a kernel, never from the formula."""
+
+import dataclasses
+import functools
+import inspect
+import os
+import re
+
+import libraries
+import pytest
+import stand_in
+import test_laws
+from cpu_module import RawModule
+from oracle import CASES
+
+from polyloss import _routes
+from polyloss._block import LOSSES
+from polyloss._kernels import cuda
+
+
+class OnGpu(libraries.Library):
+    """CuPy's arrays, or the stand-in's."""
+
+    name = "stand-in on the shim"
+    low = ("float16",)  # as CuPy has
+
+    def make(self, x):
+        return stand_in.asarray(x)
+
+    def numpy(self, x):
+        return stand_in.host(x)
+
+    def is_array(self, x):
+        return isinstance(x, stand_in.Array)
+
+
+GPU = OnGpu()
+TAKEN = ("case", "lib", "name", "reduction", "monkeypatch")
+# Views that only NumPy and torch make, and results that depend on threads, have no meaning here.
+LAWS = {
+    name: law
+    for name, law in vars(test_laws).items()
+    if name.startswith("test_") and "lib" in (asked := inspect.signature(law).parameters) and set(asked) <= set(TAKEN)
+    and name != "test_broadcast_views_are_taken"
+}  # fmt: skip
+
+
+def calls(law):
+    """What a law is asked for: every case that it has elsewhere, or every loss, under each reduction that it names."""
+    over = {mark.args[0]: mark.args[1] for mark in law.pytestmark}
+    named = [case for case in CASES if case in {case for _, case in over[("lib", "case")]}] if ("lib", "case") in over else over["name"]
+    for subject in named:
+        for reduction in over.get("reduction", (None,)):
+            key = "case" if ("lib", "case") in over else "name"
+            yield {key: subject, **({"reduction": reduction} if reduction else {})}
+
+
+CALLS = [pytest.param(law, call, id="-".join([name[5:], *map(str, call.values())])) for name, law in LAWS.items() for call in calls(law)]
+
+
+class Together:
+    """A module with the kernels of all losses for one that is asked for: g++ reads the headers once."""
+
+    def __init__(self, *, code, options, name_expressions):
+        (self.name,) = name_expressions
+        self.module = _built(code, options, _together(self.name))
+
+    def get_function(self, name):
+        return self.module.get_function(name)
+
+
+def _together(name):
+    for losses in (cuda.formulas(), cuda.formulas("rowwise_formulas.h")):
+        loss = re.search(r",(\w+)", name)
+        if loss and loss[1] in losses:
+            return tuple(name.replace(loss[0], f",{other}") for other in losses)
+    return (name,)
+
+
+@functools.cache
+def _built(code, options, names):
+    return RawModule(code=code, options=options, name_expressions=names)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device():
+    """The device, and a formula that refuses what a kernel is there for."""
+
+    def only_if_nothing_is_there(job):
+        assert job.layout.n * job.layout.s == 0 or os.environ.get("POLYLOSS_ROUTE") or not GPU.is_array(job.p), "the formula was taken"
+        return formula.run(job)
+
+    *kernels, formula = _routes.ROUTES
+    with pytest.MonkeyPatch.context() as patch, stand_in.backend(), stand_in.device(**({} if stand_in.REAL else {"module": Together})):
+        patch.setattr(_routes, "ROUTES", (*kernels, dataclasses.replace(formula, run=only_if_nothing_is_there)))
+        patch.setattr(libraries, "LIBRARIES", [GPU, *libraries.LIBRARIES])
+        yield
+
+
+@pytest.mark.parametrize(("law", "call"), CALLS)
+def test_law(law, call, monkeypatch):
+    asked = inspect.signature(law).parameters
+    law(**call, lib=GPU, **({"monkeypatch": monkeypatch} if "monkeypatch" in asked else {}))
+
+
+def test_every_loss_and_law_takes_part():
+    """Every public loss but the metric log_loss, which reads labels and probabilities of any kind and takes the formula."""
+    assert {case.loss for case in CASES} == set(LOSSES)
+    assert len(LAWS) >= 20
