@@ -36,7 +36,7 @@ def kernels(file, dtype, arch):
     if file == "softmax_xent.cu":
         names = [f"label_sums<{real}>"]
         for weighted in ("true", "false"):
-            names += [f"rows_warp<{real},{weighted}>", f"rows_block<{real},{weighted}>"]
+            names += [f"rows_{way}<{real},{weighted}>" for way in ("warp", "block", "part", "rest")]
             names += [f"spatial<{real},{weighted},{each}>" for each in (1, pack)]
             names += [f"rows_cluster<{real},{weighted},{size}>" for size in (2, 4, 8) if int(arch) >= 90]
         return names
@@ -62,6 +62,8 @@ SOFTMAX = [
     ("bfloat16", "rows_block<__nv_bfloat16,true>"),
     ("float16", "spatial<__half,true,1>"),
     ("float64", "rows_block<double,true>"),
+    ("float32", "rows_part<float,false>"),
+    ("float32", "rows_rest<float,true>"),
     ("float64", "label_sums<double>"),
 ]
 CLUSTERS = [("float32", "rows_cluster<float,false,8>"), ("float64", "rows_cluster<double,true,8>")]

@@ -195,19 +195,41 @@ def test_weighted_kernels(shape, options):
             check(run(case, ("losses", "grad", "prob", "hess", "lse_out"), divisor), case, divisor)
 
 
+@pytest.fixture
+def no_parts(monkeypatch):
+    """Long rows are shared by clusters however few they are."""
+    monkeypatch.setattr(cuda, "HALF", 0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("c", [16500, 16501, 66000])  # two blocks, then eight (bfloat16: one and four)
-def test_clusters(c, dtype, order):
+def test_clusters(c, dtype, order, no_parts):
     case = sample((2, c, 1), dtype)
     with device.device(seed=order):
         check(run(case), case)
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_weighted_cluster(soft):
+def test_weighted_cluster(soft, no_parts):
     case = sample((2, 16500, 1), "float32", soft=soft, smoothing=0.1, class_weight=True)
     with device.device():
         check(run(case, ("losses", "grad")), case)
+
+
+@pytest.mark.parametrize(("n", "c", "dtype"), [(1, 16501, "float32"), (3, 16503, "bfloat16"), (2, 8300, "float64")])
+@pytest.mark.parametrize("clusters", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_few_long_rows_are_taken_in_parts(n, c, dtype, clusters, weighted, order):
+    """Two launches; ignored rows, NaN behind them, -inf in a whole part, arrays that begin anywhere."""
+    case = sample((n, c, 1), dtype, class_weight=weighted, smoothing=0.1 * weighted)
+    case["y"][:] = c - 1
+    case["z"][0, : c // 2] = -np.inf if not weighted else 0
+    case["y"][n // 2] = case["ignore"][0] if n > 1 else c - 2
+    if n > 1:
+        case["z"][n // 2] = np.nan
+    with device.device(seed=order, clusters=clusters):
+        check(run(case, ("losses", "grad", "hess") if weighted else ("losses", "grad", "lse_out"), divisor="count", shift=1), case, "count")
+        assert "rows_rest" in cuda.plan(n, c, 1, dtype, weighted, True, False, 227 << 10, clusters).name
 
 
 @pytest.mark.parametrize("shape", [(2, 3000, 1), (1, 300, 64), (1, 400, 5)], ids=str)
@@ -453,6 +475,12 @@ FAULTS = {
     "one class too many": Fault("c < job.c; c += deep, k++", "c <= job.c; c += deep, k++", (2, 22, 64)),
     "elements after the last pack are left out": Fault("singles = head + length - tail", "singles = head", LANES, file="device.cuh"),
     "packs are read where they are not aligned": Fault("head = before < length ? before : length", "head = 0", LANES, file="device.cuh"),
+    "a part is left out": Fault("rank % kWarp < parts", "rank % kWarp < parts - 1", (2, 8200, 1)),
+    "parts overlap": Fault(
+        "return c * (part + 1) / parts; }\n  __device__ bool leads() const { return rank == 0 && part == 0",
+        "return c; }\n  __device__ bool leads() const { return rank == 0 && part == 0",
+        (2, 8200, 1),
+    ),
     "the sum is not rescaled": Fault(
         "rest = (ones + rest) * shrink;\n    ones", "rest = ones + rest;\n    ones", (2, 21, 64), file="softmax_state.cuh"
     ),

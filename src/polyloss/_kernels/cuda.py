@@ -27,7 +27,8 @@ BLOCKS = 4096  # of a launch: each reports its sums, and one block adds them all
 # The launch of softmax_xent.cu, and what suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
 GOOD_SHARED = 72 << 10
 FEW = 132  # blocks that leave multiprocessors idle
-POINTERS = ("z", "y", "class_weight", "weight", "factor", "lse", "losses", "lse_out", "grad", "prob", "hess", "partials")
+HALF = FEW // 2  # and half of them: two launches cost less
+POINTERS = ("z", "y", "class_weight", "weight", "factor", "lse", "losses", "lse_out", "grad", "prob", "hess", "partials", "states")
 JOB = np.dtype(
     [(name, np.uint64) for name in POINTERS]
     + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
@@ -222,7 +223,7 @@ def _packed(arguments, dtype):
 class Launch(NamedTuple):
     """One launch of a kernel over the logits."""
 
-    name: str  # of the kernel, with its template arguments
+    name: str  # of the kernel, with its template arguments; of two where a first one looks at parts of rows
     blocks: int
     threads: tuple
     shared: int
@@ -259,6 +260,9 @@ def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters):
     cluster = 1
     while clusters and cluster < 8 and ((twice and packs * 16 > GOOD_SHARED * cluster) or (n * cluster < FEW and packs > 2048 * cluster)):
         cluster *= 2
+    if n * cluster <= HALF and packs > 2048:
+        parts = min(32, 2 * FEW // n, packs // 1024)
+        return Launch(f"rows_part<{arguments}> rows_rest<{arguments}>", n * parts, (256,), ROOM, parts, 0)
     part = -(-packs // cluster)
     kept = min(part, (shared - ROOM) // 16) if twice else 0
     alone = kept * 16 > GOOD_SHARED  # one block fills a multiprocessor's memory, so let it have more threads
@@ -331,13 +335,16 @@ def softmax_xent(
     launch = plan(n, c, s, dtype, weighted, twice, wide, device.shared, device.clusters)
     call = _Call(xp, z, "softmax_xent.cu", dtype, divisor, launch.blocks)
     steps = strides(weight) if weight is not None else (0, 0)
-    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, call.partials
+    names = launch.name.split()
+    states = xp.empty((launch.blocks, 7), dtype=xp.float64, device=z.device) if len(names) > 1 else None  # a State has 7 numbers at most
+    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, call.partials, states
     arguments = dict(zip(POINTERS, map(address, arrays), strict=True))
     arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": call.scale, "smoothing": smoothing}
     arguments |= {"poly": poly_epsilon, "lanes": launch.lanes, "kept": launch.kept, **_labels(y, ignore)}
     with call.device.context():
         call.early_divisor(grad is not None or hess is not None, f"label_sums<{C_NAMES[dtype]}>", n * s, arguments, JOB)
-        call.run(launch.name, launch.blocks, launch.threads, _packed(arguments, JOB), launch.shared)
+        for name in names:
+            call.run(name, launch.blocks, launch.threads, _packed(arguments, JOB), launch.shared)
         call.finish(launch.blocks)
     return Reduced(call.value, call.numbers)
 

@@ -185,7 +185,7 @@ template <class S> __device__ __forceinline__ S* states(int turn) {
   return reinterpret_cast<S*>(shared_memory<unsigned char>() + turn * kStates);
 }
 struct Lanes {  // a power of two, neighbours in a warp
-  static constexpr bool kColumn = false;
+  static constexpr bool kColumn = false, kReads = true, kWrites = true;
   int size, rank, index;
   __device__ explicit Lanes(int lanes) : size(lanes), rank(threadIdx.x % lanes), index(threadIdx.x / lanes) {}
   __device__ long long rows_at_once() const { return static_cast<long long>(gridDim.x) * (blockDim.x / size); }
@@ -193,11 +193,11 @@ struct Lanes {  // a power of two, neighbours in a warp
   __device__ long long first_class(long long) const { return 0; }
   __device__ long long end_class(long long c) const { return c; }
   __device__ bool leads() const { return rank == 0; }
-  template <class S> __device__ S merge(S state, int) const { return merge_lanes(state, size); }
+  template <class S> __device__ S merge(S state, int, long long = 0) const { return merge_lanes(state, size); }
   __device__ void leave() const {}
 };
 struct Block {
-  static constexpr bool kColumn = false;
+  static constexpr bool kColumn = false, kReads = true, kWrites = true;
   int size = blockDim.x, rank = threadIdx.x, index = 0;
   __device__ long long rows_at_once() const { return gridDim.x; }
   __device__ long long first_row() const { return blockIdx.x; }
@@ -205,7 +205,7 @@ struct Block {
   __device__ long long end_class(long long c) const { return c; }
   __device__ bool leads() const { return rank == 0; }
   // `turn` alternates between two rooms: no thread can be two merges ahead of another, so one barrier is enough.
-  template <class S> __device__ S merge(S state, int turn) const {
+  template <class S> __device__ S merge(S state, int turn, long long = 0) const {
     S* room = states<S>(turn);
     state = merge_lanes(state, kWarp);
     if (rank % kWarp == 0) room[rank / kWarp] = state;

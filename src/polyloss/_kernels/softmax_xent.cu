@@ -4,6 +4,8 @@
 // rows_*    classes are contiguous: some lanes of a warp, a block, or a cluster of blocks take a row, keep its bytes in shared memory while
 //           they read them, and write the gradient from there: each logit is read once from device memory and each gradient written
 //           once. What does not fit is read again.
+// rows_part, rows_rest   few long rows, which would leave multiprocessors idle: blocks take parts of a row and leave their States in memory;
+//           a second launch merges them, reads its part again, mostly from the second-level cache, and writes.
 // spatial   positions are contiguous: a thread takes as many positions as 16 bytes hold and walks over their classes, or shares these with
 //           the threads of the same threadIdx.x. Its logits are kept likewise.
 // label_sums, finish   what the labels alone decide; the sums of all blocks, in a fixed order. No atomics: the same bits on every run.
@@ -33,13 +35,14 @@ template <class T> struct Job {
   T* prob;                // (n, c, s), or null
   T* hess;                // (n, c, s), or null
   Sums* partials;         // (blocks,)
+  void* states;           // (blocks,) State of the parts of rows, between rows_part and rows_rest
   long long n, c, s;
   long long weight_n, weight_s;  // strides, in elements
   long long ignore[kIgnores];
   double scale, smoothing, poly;
   int ignores;
   int label_kind;  // as class_of() knows them; 0: soft targets
-  int lanes;       // rows_warp: lanes for each row
+  int lanes;       // rows_warp: lanes for each row; rows_part, rows_rest: blocks for each row, at most 32
   int kept;        // packs in shared memory: of a row, or of a thread of `spatial`
 };
 
@@ -149,6 +152,7 @@ template <class T> __device__ Compute<T> factor_of(const Job<T>& job) {
 
 #if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
 template <int N> struct Cluster {  // N blocks, each with a slice of the classes
+  static constexpr bool kReads = true, kWrites = true;
   Block block;
   int size = block.size, rank = block.rank, index = 0;
   __device__ long long rows_at_once() const { return gridDim.x / N; }
@@ -156,7 +160,7 @@ template <int N> struct Cluster {  // N blocks, each with a slice of the classes
   __device__ long long first_class(long long c) const { return c * cluster_rank<N>() / N; }
   __device__ long long end_class(long long c) const { return c * (cluster_rank<N>() + 1) / N; }
   __device__ bool leads() const { return rank == 0 && cluster_rank<N>() == 0; }
-  template <class S> __device__ S merge(S state, int turn) const {
+  template <class S> __device__ S merge(S state, int turn, long long) const {
     S* own = states<S>(turn) + size / kWarp;
     state = block.merge(state, turn);
     if (rank == 0) *own = state;
@@ -166,6 +170,25 @@ template <int N> struct Cluster {  // N blocks, each with a slice of the classes
   __device__ void leave() const { cluster_sync<N>(); }  // the others may still read this block's shared memory
 };
 #endif
+
+template <bool FIRST> struct Part : Block {  // of a row, in the first launch of two, or in the second
+  static constexpr bool kReads = FIRST, kWrites = !FIRST;
+  int parts, part;
+  void* states;
+  template <class T> __device__ explicit Part(const Job<T>& job) : parts(job.lanes), part(blockIdx.x % job.lanes), states(job.states) {}
+  __device__ long long rows_at_once() const { return gridDim.x / parts; }
+  __device__ long long first_row() const { return blockIdx.x / parts; }
+  __device__ long long first_class(long long c) const { return c * part / parts; }
+  __device__ long long end_class(long long c) const { return c * (part + 1) / parts; }
+  __device__ bool leads() const { return rank == 0 && part == 0; }
+  template <class S> __device__ S merge(S state, int turn, long long row) const {
+    S* const of_row = static_cast<S*>(states) + row * parts;
+    if constexpr (!FIRST) return merge_lanes(rank % kWarp < parts ? of_row[rank % kWarp] : S(), kWarp);
+    state = Block::merge(state, turn);
+    if (rank == 0) of_row[part] = state;
+    return state;
+  }
+};
 
 template <class A, int N> struct Values {
   A at[N];
@@ -213,7 +236,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     const Pack<T>* const from = reinterpret_cast<const Pack<T>*>(job.z + offset + of_row.head);
     State<T, WEIGHTED> state;
 
-    if (looks && !job.lse) {
+    if (Group::kReads && looks && !job.lse) {
       for (int e = group.rank; e < of_row.singles; e += group.size) {
         const int c = of_row.single(e);
         const A z = load(job.z[offset + c]);
@@ -252,7 +275,8 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
         }
       }
     }
-    if (!job.lse) state = group.merge(state, turn);
+    if (!job.lse) state = group.merge(state, turn, row);
+    if (!Group::kWrites) continue;
     if (row < job.n) position.conclude(job, state, z_y, factor, row, group.leads(), sums);
     if (row >= job.n || !(job.grad || job.prob || job.hess)) continue;
 
@@ -270,6 +294,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
       emit_row(job, position, row, low + of_row.head + i * V, z);
     }
   }
+  if (!Group::kWrites) return;
   sums = sum_of_block(sums, room_of_sums());
   if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
   group.leave();
@@ -280,6 +305,12 @@ template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>,
 }
 template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>, 1) rows_block(const Job<T> job) {
   rows<T, WEIGHTED>(job, Block());
+}
+template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>, 1) rows_part(const Job<T> job) {
+  rows<T, WEIGHTED>(job, Part<true>(job));
+}
+template <class T, bool WEIGHTED> __global__ void __launch_bounds__(kThreads<T>, 1) rows_rest(const Job<T> job) {
+  rows<T, WEIGHTED>(job, Part<false>(job));
 }
 #if !defined(__CUDACC__) || __CUDA_ARCH__ >= 900
 template <class T, bool WEIGHTED, int N>
