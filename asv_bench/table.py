@@ -166,23 +166,8 @@ def elementwise_gradient(call):
 
 def log_loss_lines():
     """scikit-learn's metric."""
-    goals = (("polyloss", "scikit-learn", 100),)
-    yield Line("log_loss", "1000000 binary rows", "a binary classifier's scores, float64", binary_rows, goals)
-    yield Line("log_loss", "20000×1000", "many classes, float64, 160 MB: memory decides", class_rows, (("polyloss", "read", 0.85),))
-
-
-def binary_rows():
-    """Contenders for binary labels and the probability of the second class."""
-    rng = np.random.default_rng(0)
-    return log_loss_contenders(rng.integers(0, 2, 1_000_000), rng.uniform(0.01, 0.99, 1_000_000))
-
-
-def class_rows():
-    """Contenders for labels and a matrix of probabilities."""
-    rng = np.random.default_rng(0)
-    proba = rng.uniform(0.01, 1, (20_000, 1000))
-    proba /= proba.sum(axis=1, keepdims=True)
-    return log_loss_contenders(rng.permutation(np.arange(20_000) % 1000), proba)  # every class occurs, as scikit-learn asks
+    for case, goal in zip(cases.METRIC, (("scikit-learn", 100), ("read", 0.85)), strict=True):
+        yield Line("log_loss", case.name, case.why, lambda case=case: log_loss_contenders(*case.arrays()), (("polyloss", *goal),))
 
 
 def log_loss_contenders(labels, proba):

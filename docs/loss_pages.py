@@ -22,7 +22,8 @@ PAGE = """\
 .. autofunction:: {name}
 ```
 
-`pl.get` also finds it as {aliases}, in any case. Predictions and targets: {domain}.
+`pl.get` also finds it as {aliases}, in any case. Predictions and targets: {domain}. Where other libraries differ stands in
+[Edge cases](../semantics.md), how exact it is in [Accuracy](accuracy.md).
 
 ## Worked examples
 

@@ -203,7 +203,7 @@ def test_gate_fails_on_a_slower_kernel(tmp_path):
 
 SUITES = [
     suite
-    for name in ("losses", "softmax", "process", "gpu")
+    for name in ("losses", "softmax", "log_loss", "process", "gpu")
     for suite in vars(importlib.import_module(f"benchmarks.{name}")).values()
     if inspect.isclass(suite) and suite.__module__ == f"benchmarks.{name}"
 ]

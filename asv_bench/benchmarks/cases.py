@@ -1,5 +1,6 @@
 """What is measured: the shapes, each with the reason it is there, and inputs for every loss of the registry."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,3 +88,31 @@ def calls(kind=object):
             yield Call(name)
             if LOSSES[name].logits is not None:
                 yield Call(name, from_logits=True)
+
+
+def binary_rows():
+    """Labels and the probability of the second class, for the metric."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 2, 1_000_000), rng.uniform(0.01, 0.99, 1_000_000)
+
+
+def class_rows():
+    """Labels and a matrix of probabilities, for the metric."""
+    rng = np.random.default_rng(0)
+    proba = rng.uniform(0.01, 1, (20_000, 1000))
+    proba /= proba.sum(axis=1, keepdims=True)
+    return rng.permutation(np.arange(20_000) % 1000), proba  # every class occurs, as scikit-learn asks
+
+
+class Metric(NamedTuple):
+    """One set of rows for `log_loss`."""
+
+    name: str
+    why: str
+    arrays: Callable
+
+
+METRIC = (
+    Metric("1000000 binary rows", "a binary classifier's scores, float64", binary_rows),
+    Metric("20000×1000", "many classes, float64, 160 MB: memory decides", class_rows),
+)

@@ -3,6 +3,7 @@
 import numpy as np
 
 import polyloss as pl
+from polyloss._demo import formula_only
 
 from . import cases, peers, timing
 
@@ -39,16 +40,20 @@ class Softmax:
 
 
 class Rivals:
-    """The same batches by other libraries; on its own scale, since rivals are up to fifty times as slow."""
+    """The same batches by other libraries, and by our formula on NumPy; on its own scale, since these are up to fifty times as slow."""
 
-    params = (list(CASES), ["torch", "optax", "SciPy", "NumPy"])
+    params = (list(CASES), ["torch", "optax", "SciPy", "NumPy", "formula"])
     param_names = ("shape", "library")
 
     def setup(self, shape, library):
         """Make a batch; a rival without this step is skipped."""
         case = CASES[shape]
         try:
-            arrays = case.arrays()
+            arrays, options = case.arrays(), {"ignore_label": case.ignore}
+            if library == "formula":
+                self.value = formula_only()(lambda: pl.softmax_loss(*arrays, **options))
+                self.gradient = formula_only()(lambda: pl.value_and_grad(pl.softmax_loss)(*arrays, **options))
+                return
             self.value = peers.softmax_values(case, *arrays)[library]
             self.gradient = peers.softmax_gradients(case, *arrays).get(library)
         except ImportError as error:
