@@ -20,8 +20,9 @@ machine those of two lines may not.
 
 *read* and *copy* are what the memory allows: the line's arrays read once by all threads, and read and written once past the caches, by a
 kernel that does nothing else, measured in the same turns. *copy_* is torch's own copy. *out=* writes the gradient to a buffer in hand;
-*fresh* returns a new one, whose pages the system must map first; *autograd* goes through torch's autograd. torch's rival step is
-`torch.autograd.grad` of its own loss; optax is jitted by XLA, which takes a thread for every CPU.
+*fresh* returns a new one: where it is large, in the memory of the one before, if nobody holds that any more, and else in pages that the
+system must map first; *autograd* goes through torch's autograd. torch's rival step is `torch.autograd.grad` of its own loss; optax is
+jitted by XLA, which takes a thread for every CPU.
 
 {goals}
 In the charts, bars on the left are times, on a logarithmic scale, ours in red; on the right stands the limit's time over that of our first

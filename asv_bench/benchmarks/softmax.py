@@ -35,7 +35,7 @@ class Softmax:
         self.value_and_grad(*self.arrays, out=self.out, **self.options)
 
     def time_gradient_fresh(self, shape):
-        """Loss and gradient, into pages that the system must map first."""
+        """Loss and gradient, as a new array."""
         self.value_and_grad(*self.arrays, **self.options)
 
 
