@@ -9,8 +9,8 @@
 # make lint   the linters of .pre-commit-config.yaml on every file
 #
 # They prepare a virtual environment of their own in .venv: Python 3.11 or later, gcc and make are all a machine needs (g++ as well for the
-# tests that run the CUDA kernels on the CPU). Nothing is imported from the source tree: the package is built, installed, and used from
-# .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
+# tests that run the CUDA kernels on the CPU). But for the two on a GPU, nothing is imported from the source tree: the package is built,
+# installed, and used from .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
 
 PYTHON     ?= $(shell command -v python3.11 || command -v python3)
 COMMITS    ?= HEAD^!
@@ -33,8 +33,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
 
-# GPU_PYTHON: another interpreter that has the package, CuPy and a torch with CUDA.
-GPU_PYTHON ?= $(BIN)/python
+# GPU_PYTHON: an interpreter with CuPy, a torch with CUDA, pytest and ml_dtypes. It takes the package from where it is installed, else from src.
+GPU_PYTHON ?= $(PYTHON)
 
 test-gpu:
 	$(GPU_PYTHON) tests/cuda_on_cpu/on_gpu.py gpu-tests.json

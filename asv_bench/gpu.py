@@ -2,71 +2,91 @@
 
     python asv_bench/gpu.py [results.json]
 
-One process, all contenders of a line in turn, times by events of the device, the median of many; several sets of inputs, so that no cache
-helps. A line's share is of the bandwidth of a device-to-device copy of the same size, each logit counted once read and each gradient once
-written. Results are checked against float64 before they are timed.
+One process, all contenders of a line in turn. Before each sample a buffer larger than the second-level cache is overwritten: that empties
+the cache, and keeps the device busy while the host prepares the launches, so that the events around them measure the device alone. A
+line's time is the median of many. Its share is of the bandwidth of a device-to-device copy of the same size, each logit counted once read
+and each gradient once written. Results are held against float64 before the clock starts; a line that is wrong, or a contender that fails,
+is written down as such. The file is written after each line: a run that is cut short leaves what it has.
 """
 
 import datetime
+import importlib.metadata
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
 
 import torch
 
+sys.path.append(str(Path(__file__).parent.parent / "src"))  # where the package is not installed
+
 import polyloss as pl
 
-ELEMENTS = 1 << 28  # logits of a line: 1 GB of float32, many times the caches
-SETS = 3  # of inputs, visited in turn
+DEVICE = "cuda"
+ELEMENTS = 1 << 28  # logits of a line: 1 GB of float32, many times the caches; less where memory is short
+FLUSHED = 1 << 29  # bytes overwritten before a sample: ten times the largest second-level cache, 0.1 to 1 ms
+SETS = 2  # of inputs, visited in turn
 ROUNDS = 30
 ROWS = (1000, 4096, 32000, 50257, 128256, 262144)  # classes; as many rows as make ELEMENTS
-SHAPES = (*((ELEMENTS // c, c) for c in ROWS), (65536, 10), (8, 21, 512, 512), (32, 150, 256, 256))
+SHAPES = ((65536, 10), (8, 128256), (8, 21, 512, 512), (32, 150, 256, 256))
 DTYPES = (torch.float32, torch.bfloat16)
-LOSSES = ("mean_squared_error", "huber", "kl_divergence", "binary_crossentropy")
+ELEMENTWISE = ("mean_squared_error", "huber", "kl_divergence", "binary_crossentropy")
+ROWWISE = ("categorical_crossentropy", "categorical_focal_crossentropy", "cosine_similarity")
 GOALS = {"copy": 0.9, "torch": 2.0, "Liger-Kernel": 1.0, "quack": 1.0}  # our speed over theirs
+BOUNDS = {torch.float32: (3e-6, 1e-5), torch.bfloat16: (3e-5, 1e-2)}  # relative errors of value and gradient
+RIVALS = ("cupy-cuda13x", "cupy-cuda12x", "liger-kernel", "quack-kernels", "triton")
 
 
-def timed(contenders, rounds=ROUNDS):
-    """Median milliseconds of each contender: callables that take the number of an input set."""
-    samples = {name: [] for name in contenders}
-    for call in contenders.values():
-        for k in range(SETS):
-            call(k)
-    for k in range(rounds):
-        for name, call in contenders.items():
+class Wrong(AssertionError):
+    """A result that is not worth timing."""
+
+
+def timed(contenders, errors):
+    """Median milliseconds of each contender, a callable that takes the number of an input set; one that fails goes to `errors`."""
+    flushed = torch.empty(FLUSHED, dtype=torch.int8, device=DEVICE)
+    alive, samples = {}, {}
+    for name, call in contenders.items():
+        try:
+            for k in range(SETS):
+                call(k)
+            torch.cuda.synchronize()
+        except Exception as error:  # a rival that does not run here takes nothing from the others
+            errors[name] = f"{type(error).__name__}: {error}"[:300]
+        else:
+            alive[name], samples[name] = call, []
+    for k in range(ROUNDS):
+        for name, call in alive.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flushed.zero_()
             begin.record()
             call(k % SETS)
             end.record()
             samples[name].append((begin, end))
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
     return {name: statistics.median(begin.elapsed_time(end) for begin, end in pairs) for name, pairs in samples.items()}
+
+
+def by_autograd(loss, sets):
+    """Loss and gradient of a function of (predictions, targets) by torch's autograd."""
+
+    def run(k):
+        y, z = sets[k]
+        z = z.detach().requires_grad_()
+        value = loss(z, y)
+        return value, torch.autograd.grad(value, z)[0]
+
+    return run
 
 
 def softmax_contenders(sets):
     """Loss and gradient by each library: name -> function of the number of an input set."""
-    step = pl.value_and_grad(pl.softmax_loss)
-    out = torch.empty_like(sets[0][1])
-
-    def by_autograd(loss, sets=sets):
-        def run(k):
-            y, z = sets[k]
-            z = z.detach().requires_grad_()
-            value = loss(z, y)
-            (gradient,) = torch.autograd.grad(value, z)
-            return value, gradient
-
-        return run
-
-    def copy(k):
-        out.copy_(sets[k][1])
-
+    step, out = pl.value_and_grad(pl.softmax_loss), torch.empty_like(sets[0][1])
     contenders = {
-        "copy": copy,
+        "copy": lambda k: out.copy_(sets[k][1]),
         "polyloss": lambda k: step(*sets[k], out=out, validate=False),
-        "polyloss by autograd": by_autograd(lambda z, y: pl.softmax_loss(y, z, validate=False)),
-        "torch": by_autograd(torch.nn.functional.cross_entropy),
+        "polyloss by autograd": by_autograd(lambda z, y: pl.softmax_loss(y, z, validate=False), sets),
+        "torch": by_autograd(torch.nn.functional.cross_entropy, sets),
     }
     if sets[0][1].ndim == 2:
         try:
@@ -79,79 +99,132 @@ def softmax_contenders(sets):
         try:
             from quack.cross_entropy import cross_entropy
 
-            contenders["quack"] = by_autograd(lambda z, y: cross_entropy(z, y, reduction="mean"))
+            contenders["quack"] = by_autograd(lambda z, y: cross_entropy(z, y, reduction="mean"), sets)
         except ImportError:
             pass
     return contenders
 
 
 def softmax_line(shape, dtype):
-    """Times of one shape and dtype."""
+    """One shape and dtype of the softmax loss."""
     sets = []
     for seed in range(SETS):
         torch.manual_seed(seed)
-        z = (torch.randn(shape, device="cuda") * 3).to(dtype)
-        sets.append((torch.randint(0, shape[1], (shape[0], *shape[2:]), device="cuda"), z))
-    checked(*sets[0])
-    times = timed(softmax_contenders(sets))
-    return line(f"softmax_loss {'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}", 2, z.nbytes, times)
+        z = (torch.randn(shape, device=DEVICE) * 3).to(dtype)
+        sets.append((torch.randint(0, shape[1], (shape[0], *shape[2:]), device=DEVICE), z))
+    line = {"name": f"softmax_loss {'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}", "errors": {}}
+    y, z = (x[:64] for x in sets[0])
+    truth = by_autograd(torch.nn.functional.cross_entropy, [(y, z.double())])
+    checked(line, pl.softmax_loss, y, z, truth(0), {})
+    return finished(line, 2 * sets[0][1].nbytes, 2, timed(softmax_contenders(sets), line["errors"]))
 
 
-def checked(y, z):
-    """Value and gradient of the first images against torch in float64."""
-    y, z = y[:64], z[:64]
-    value, gradient = pl.value_and_grad(pl.softmax_loss)(y, z)
-    route = pl.explain(pl.softmax_loss, y, z).route
-    if "CUDA" not in route:
-        raise SystemExit(f"the call takes the {route}: the kernels are not what is timed")
-    truth = z.double().requires_grad_()
-    expected = torch.nn.functional.cross_entropy(truth, y)
-    (slope,) = torch.autograd.grad(expected, truth)
-    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
-    error = ((gradient.double() - slope).norm() / slope.norm()).item()
-    if not error < (1e-5 if z.dtype is torch.float32 else 1e-2):
-        raise SystemExit(f"the gradient of {tuple(z.shape)} is off by {error}")
-
-
-def elementwise_line(name):
-    """Times of one elementwise loss, value and gradient, float32."""
+def loss_line(name, elements):
+    """Another loss, value and gradient, in float32: rows of 4096 elements, or of 1000 classes where a loss consumes them."""
     peers = torch.nn.functional
     peer = {"mean_squared_error": peers.mse_loss, "huber": peers.huber_loss, "binary_crossentropy": peers.binary_cross_entropy}.get(name)
-    sets = [tuple(torch.rand(ELEMENTS // 4096, 4096, device="cuda") * 0.9 + 0.05 for _ in range(2)) for _ in range(SETS)]
+    c = 1000 if name in ROWWISE else 4096
+    sets = []
+    for seed in range(SETS):
+        torch.manual_seed(seed)
+        t, p = (torch.rand(max(elements // c, 1), c, device=DEVICE) * 0.9 + 0.05 for _ in range(2))
+        sets.append((t / t.sum(1, keepdim=True) if name in ROWWISE else t, p))
+    line = {"name": f"{name} {sets[0][1].shape[0]}×{c} float32", "errors": {}}
+    t, p = (x[:64] for x in sets[0])
+    os.environ["POLYLOSS_ROUTE"] = "formula"
+    truth = pl.value_and_grad(name)(t.double(), p.double(), reduction="mean")
+    del os.environ["POLYLOSS_ROUTE"]
+    checked(line, pl.get(name), t, p, truth, {"reduction": "mean"})
     step, out = pl.value_and_grad(name), torch.empty_like(sets[0][1])
-
-    def by_torch(k):
-        t, p = sets[k]
-        p = p.detach().requires_grad_()
-        return torch.autograd.grad(peer(p, t), p)
-
-    contenders = {"copy": lambda k: out.copy_(sets[k][1]), "polyloss": lambda k: step(*sets[k], reduction="mean", out=out)}
+    contenders = {
+        "copy": lambda k: out.copy_(sets[k][1]),
+        "polyloss": lambda k: step(*sets[k], reduction="mean", out=out, validate=False),
+    }
     if peer is not None:
-        contenders["torch"] = by_torch
-    return line(f"{name} float32", 3, out.nbytes, timed(contenders))
+        contenders["torch"] = by_autograd(peer, sets)
+    return finished(line, 3 * out.nbytes, 3, timed(contenders, line["errors"]))
 
 
-def line(name, arrays, nbytes, times):
-    """One line of the results. A loss moves `arrays` of `nbytes` each; the copy, which moves two, is scaled to as many."""
+def checked(line, loss, y, z, truth, options):
+    """Hold value and gradient of the first images against float64; `Wrong` if they are off, or come from the formula."""
+    value, gradient = pl.value_and_grad(loss)(y, z, **options)
+    line["route"] = pl.explain(loss, y, z, **options).route
+    if "CUDA" not in line["route"]:
+        raise Wrong(f"{line['name']} takes the {line['route']}: the kernels are not what is timed")
+    line["error of the value"] = abs(value.double() / truth[0] - 1).item()
+    line["error of the gradient"] = ((gradient.double() - truth[1]).norm() / truth[1].norm()).item()
+    bounds = BOUNDS[z.dtype]
+    if not (line["error of the value"] <= bounds[0] and line["error of the gradient"] <= bounds[1]):
+        raise Wrong(f"{line['name']}: value off by {line['error of the value']:.1e}, gradient by {line['error of the gradient']:.1e}")
+
+
+def finished(line, nbytes, arrays, times):
+    """A line with its times and ratios. A loss moves `arrays` arrays, `nbytes` in all; the copy, which moves two, is scaled to as many."""
+    line |= {"bytes": nbytes, "ms": times}
+    if "polyloss" not in times:
+        raise Wrong(f"{line['name']}: {line['errors']['polyloss']}")
     ours = times["polyloss"]
     ratios = {rival: t / ours for rival, t in times.items() if rival != "polyloss"}
     ratios["copy"] *= arrays / 2
-    met = {rival: ratios[rival] >= goal for rival, goal in GOALS.items() if rival in ratios}
+    line["times as fast as"] = ratios
+    line["TB/s"] = {"polyloss": nbytes / ours / 1e9, "copy": nbytes * 2 / arrays / times["copy"] / 1e9}
+    line["goals met"] = {rival: ratios[rival] >= goal for rival, goal in GOALS.items() if rival in ratios}
     shown = "  ".join(f"{rival} {ratio:.2f}x" for rival, ratio in ratios.items())
-    print(f"{name:44s} {ours:8.3f} ms {arrays * nbytes / ours / 1e9:6.2f} TB/s  {shown}", flush=True)
-    return {"name": name, "bytes": arrays * nbytes, "ms": times, "times as fast as": ratios, "goals met": met}
+    print(f"{line['name']:44s} {ours:8.3f} ms {line['TB/s']['polyloss']:6.2f} TB/s  {shown}", flush=True)
+    return line
+
+
+def machine():
+    """What the times were taken on."""
+    properties = torch.cuda.get_device_properties(0)
+    versions = {name: importlib.metadata.version(name) for name in RIVALS if _installed(name)}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda,
+        **versions,
+    }
+
+
+def _installed(name):
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def lines(elements):
+    """What is timed: functions that give a line, and their arguments."""
+    for shape in (*((max(elements // c, 1), c) for c in ROWS), *SHAPES):
+        for dtype in DTYPES:
+            yield softmax_line, shape, dtype
+    for name in (*ELEMENTWISE, *ROWWISE):
+        yield loss_line, name, elements
 
 
 def main(results="gpu-benchmarks.json"):
-    """Time everything and write it down."""
+    """Time everything and write it down; 0 if every line is right."""
     if not torch.cuda.is_available():
         print("torch finds no CUDA device: there is nothing to time here", file=sys.stderr)
         return 2
-    lines = [softmax_line(shape, dtype) for shape in SHAPES for dtype in DTYPES]
-    lines += [elementwise_line(name) for name in LOSSES]
-    machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
-    Path(results).write_text(json.dumps({**machine, "lines": lines}, indent=2) + "\n")
-    return 0
+    said, elements = machine(), ELEMENTS
+    while said["memory"] < elements * 64:  # two sets and a rival's copies, its logarithms and gradients, of 4 bytes each
+        elements //= 2
+    outcome = {**said, "lines": [], "wrong": []}
+    for function, *arguments in lines(elements):
+        try:
+            outcome["lines"].append(function(*arguments))
+        except Wrong as error:
+            outcome["wrong"].append(str(error))
+            print(error, file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+        Path(results).write_text(json.dumps(outcome, indent=2) + "\n")
+    return 1 if outcome["wrong"] else 0
 
 
 if __name__ == "__main__":

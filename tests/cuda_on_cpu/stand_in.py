@@ -115,15 +115,46 @@ def device(shared=227 << 10, clusters=True, module=RawModule, **how):
     """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`. Of a real device at
     most as much is used as is named here."""
     before = cuda.gpu
-    if REAL:
+    if REAL:  # its kernels stay compiled
         real = before(0)
         there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters)
     else:
         there = cuda.Gpu(functools.partial(module, **how), contextlib.nullcontext, shared, clusters)
     cuda.gpu = lambda number: there
-    cuda.kernel.cache_clear()
+    forget = (lambda: None) if REAL else cuda.kernel.cache_clear
+    forget()
     try:
         yield
     finally:
         cuda.gpu = before
-        cuda.kernel.cache_clear()
+        forget()
+
+
+def holds(file, checks):
+    """Compile static assertions about a file's structures."""
+    with device():
+        cuda.gpu(0).module(
+            code=f'#include "{file}"\n{checks}', options=cuda.options(file, "float32"), name_expressions=("finish<float>",)
+        ).get_function("finish<float>")
+
+
+@contextlib.contextmanager
+def torch_as_on_gpu():
+    """Tensors of this machine taken for tensors of a GPU: their addresses reach the kernels, and nothing else of them does."""
+    import torch
+
+    if REAL:
+        torch.set_default_device("cuda")
+        try:
+            yield torch
+        finally:
+            torch.set_default_device(None)
+        return
+    from polyloss import _gpu, _routes, _torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_torch, "SMALL", -1)  # the short way of small tensors of this machine
+        patch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
+        patch.setattr(cuda, "_stream", lambda x: None)
+        patch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])
+        yield torch

@@ -243,4 +243,4 @@ def test_the_job_has_one_layout():
     fields = {name: offset for name, (_, offset, *_) in cuda.ELEMENTS.fields.items() if name != "_"}
     checks = "".join(f"static_assert(__builtin_offsetof(Elements<float>, {name}) == {offset});\n" for name, offset in fields.items())
     checks += f"static_assert(sizeof(Elements<float>) == {cuda.ELEMENTS.itemsize} && kParameters == {cuda.MAX_PARAMETERS});\n"
-    device.RawModule(code=f'#include "elementwise.cu"\n{checks}', options=cuda.options("elementwise.cu", "float32"))
+    device.holds("elementwise.cu", checks)

@@ -5,7 +5,6 @@ import pytest
 import stand_in
 
 import polyloss as pl
-from polyloss import _gpu, _routes
 from polyloss._block import LOSSES
 from polyloss._kernels import cuda
 
@@ -176,22 +175,9 @@ def test_arrays_elsewhere_do_not_look_for_a_device(monkeypatch):
 
 
 @pytest.fixture
-def torch_on_gpu(monkeypatch):
-    """Tensors of this machine taken for tensors of a GPU: their addresses reach the kernels, and nothing else of them does."""
-    import torch
-
-    if stand_in.REAL:
-        torch.set_default_device("cuda")
+def torch_on_gpu():
+    with stand_in.torch_as_on_gpu() as torch:
         yield torch
-        torch.set_default_device(None)
-        return
-    from polyloss import _torch
-
-    monkeypatch.setattr(_torch, "SMALL", -1)  # the short way of small tensors of this machine
-    monkeypatch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
-    monkeypatch.setattr(cuda, "_stream", lambda x: None)
-    monkeypatch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])
-    yield torch
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

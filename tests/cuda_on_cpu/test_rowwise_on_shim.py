@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import stand_in as device
 from cpu_module import KernelError
-from libraries import formula
 
 import polyloss as pl
 from polyloss._kernels import cuda
@@ -57,6 +56,12 @@ def truth(loss, p, y, dtype, parameters, ignore=(), weight=None, divisor=1.0):
         kept = np.isin(y, ignore, invert=True) if loss == SPARSE else np.ones(losses.shape, bool)
         divisor = kept.sum() if divisor == "count" else ((1 if weight is None else weight) * kept).sum(dtype=np.float64)
     return {"losses": losses, "grad": grad / divisor, "hess": hess / divisor, "value": losses.sum() / divisor}
+
+
+def formula(function, *arguments, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYLOSS_ROUTE", "formula")
+        return function(*arguments, **options)
 
 
 def run(case, want=("losses", "grad", "hess"), divisor=1.0, shift=0):
@@ -319,4 +324,4 @@ def test_the_job_has_one_layout():
     fields = {name: offset for name, (_, offset, *_) in cuda.ROWS.fields.items() if name != "_"}
     checks = "".join(f"static_assert(__builtin_offsetof(Rows<float>, {name}) == {offset});\n" for name, offset in fields.items())
     checks += f"static_assert(sizeof(Rows<float>) == {cuda.ROWS.itemsize} && ROWWISE_PARAMETERS == {cuda.MAX_ROW_PARAMETERS});\n"
-    device.RawModule(code=f'#include "rowwise.cu"\n{checks}', options=cuda.options("rowwise.cu", "float32"))
+    device.holds("rowwise.cu", checks)

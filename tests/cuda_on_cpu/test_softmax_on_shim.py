@@ -549,5 +549,4 @@ def test_the_job_has_one_layout():
     checks += f"static_assert(sizeof(Job<float>) == {cuda.JOB.itemsize} && sizeof(Sums) == {cuda.SUMS} && kRoom == {cuda.ROOM});\n"
     for kind, size in (("float,false", 12), ("__half,true", 28), ("double,true", 56)):  # what the launch of `spatial` sets aside
         checks += f"static_assert(sizeof(State<{kind}>) == {size});\n"
-    code = f'#include "softmax_xent.cu"\n{checks}'
-    device.RawModule(code=code, options=cuda.options("softmax_xent.cu", "float32"))
+    device.holds("softmax_xent.cu", checks)
