@@ -158,6 +158,10 @@ CASES = [
      "y_true is on device array_api_strict.Device('CPU_DEVICE'), but y_pred is on device array_api_strict.Device('device1'): all"
      " must be on one device"),
     (TypeError, lambda: pl.grad("mse")(T, P, out=[0.0] * 4), "out is a list, but y_pred is a numpy array"),
+    (TypeError, lambda: pl.mean_squared_error(TENSOR, TENSOR.to_sparse()),
+     "y_pred has layout torch.sparse_coo, but must be dense: torch.strided"),
+    (ValueError, lambda: pl.grad("mse")(TENSOR, TENSOR, out=torch.zeros(3, requires_grad=True)),
+     "out requires grad, and autograd would not see what is written to it: pass its detach()"),
     (TypeError, lambda: pl.grad("mse")(T, P, out=torch.zeros(4, 3)), "out is a torch array, but y_pred is a numpy array"),
     (ValueError, lambda: pl.grad("mse")(T, P, out=np.zeros((3, 4))),
      "out has shape (3, 4) and dtype float64, but the gradient has shape (4, 3) and dtype float64"),

@@ -413,6 +413,39 @@ def test_small_batches(dtype, isa):
     assert softmax_xent.small(np.full(3, 7), z[:3], 7, True) == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_writes_where_it_is_told(dtype):
+    rng = np.random.default_rng(5)
+    z, y = rng.standard_normal((6, 4)).astype(dtype), rng.integers(0, 4, 12)
+    for ignore in (None, 2):
+        value, gradient = softmax_xent.small(y[::2], z, ignore, True, True)
+        out = np.full_like(z, np.nan)
+        found = softmax_xent.small(y[::2], z, ignore, True, True, out)
+        assert found[0] == value
+        assert found[1] is out
+        np.testing.assert_array_equal(out, gradient)
+    both = np.zeros((9, 4), dtype)
+    fixed = np.zeros_like(z)
+    fixed.flags.writeable = False
+    held = np.zeros(z.nbytes // 8, np.int64)
+    labels = y[:6].copy()
+    for y, p, out in (
+        (labels, z, z),
+        (labels, both[:6], both[3:]),
+        (labels, both[3:], both[:6]),
+        (held[-6:], z, held.view(dtype).reshape(z.shape)),
+        (held[:6][::-1], z, held.view(dtype).reshape(z.shape)),
+        (labels, z, fixed),
+        (labels, z, np.zeros((4, 6), dtype).T),
+        (labels, z, np.zeros((6, 5), dtype)),
+        (labels, z, np.zeros((5, 4), dtype)),
+        (labels, z, np.zeros(24, dtype)),
+        (labels, z, np.zeros((6, 4), np.float16)),
+        (labels, z, z.tolist()),
+    ):
+        assert softmax_xent.small(y, p, None, True, True, out) is None
+
+
 def test_small_leaves_the_unusual_to_the_long_road():
     z, y = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
     assert softmax_xent.small(y, z, None, True) == np.float32(np.log(3))

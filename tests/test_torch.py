@@ -227,6 +227,39 @@ class TestGraph:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
 
+    @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+    @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+    @pytest.mark.parametrize("which", ["y_true", "y_pred", "sample_weight"])
+    def test_sparse_tensors_are_refused(self, which, layout):
+        arguments = dict(y_true=torch.ones(3, 3), y_pred=torch.ones(3, 3), sample_weight=torch.ones(3, 1))
+        arguments[which] = arguments[which].to_sparse(layout=layout)
+        with pytest.raises(TypeError, match=rf"^{which} has layout {layout}, but must be dense: torch.strided$"):
+            pl.mean_squared_error(**arguments)
+        logits = torch.ones(3, 3).to_sparse(layout=layout)
+        with pytest.raises(TypeError, match=rf"^logits has layout {layout}"):
+            pl.softmax_loss(torch.zeros(3, dtype=torch.int64), logits)
+
+    @pytest.mark.parametrize("n", [3, 3000])
+    def test_an_output_that_requires_grad_is_refused(self, n):
+        y, z = torch.zeros(n, dtype=torch.int64), torch.zeros(n, 40)
+        with pytest.raises(ValueError, match=r"^out requires grad, and autograd would not see what is written to it: pass its detach\(\)$"):
+            pl.value_and_grad(pl.softmax_loss)(y, z, out=torch.zeros(n, 40, requires_grad=True))
+
+    def test_small_batches_write_where_they_are_told(self):
+        z, y = self.z.detach()[:, :, 0].contiguous(), self.y[:, 0]
+        function = pl.value_and_grad(pl.softmax_loss)
+        value, gradient = function(y.contiguous(), z)
+        for labels, logits in ((y, z), (y.to(torch.uint8), z.float()), (y, z.t().contiguous().t())):
+            out = torch.full_like(logits, torch.nan)
+            found = function(labels, logits, out=out)
+            assert found[1] is out
+            torch.testing.assert_close(found, (value, gradient), rtol=1e-6, atol=1e-7, check_dtype=False)
+        batch = torch.eye(3)
+        p = z.clone().requires_grad_()
+        loss = pl.softmax_loss(y.contiguous(), p)
+        (each,) = torch.autograd.grad(loss, p, batch[0], is_grads_batched=True)
+        asserted(each, batch[0][:, None, None] * gradient)
+
     def test_tensors_are_viewed(self):
         for x in (self.z.detach(), self.z.detach()[::2, 1:, ::2], self.z.detach().permute(2, 0, 1), self.y):
             assert np.shares_memory(_torch.memory(x), x.numpy())

@@ -26,6 +26,8 @@ class Backend:
     concrete: Callable = lambda x: True  # array -> are its values at hand?
     memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
     wrap: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
+    refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
+    unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
     takes_numpy: bool = False  # NumPy arrays may stand beside its own
     out: bool = True  # arrays can be written to
 
@@ -72,6 +74,8 @@ def gathered(given):
             arrays[name] = None
             continue
         kind = kinds[name]
+        if kind == backend and (why := backend.refused(x)) is not None:
+            raise TypeError(f"{name} {why}")
         if kind == backend and backend.namespace(x) is xp:
             if device_of(x) != device and None not in (device_of(x), device):
                 raise ValueError(f"{first} is on device {device}, but {name} is on device {device_of(x)}: all must be on one device")

@@ -19,8 +19,8 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
         _shortcuts[kind] = _shortcut(kind)
     if _shortcuts[kind] is not None:
         results = _shortcuts[kind](block, y_true, y_pred, want, out, arguments)
-    elif block.small is not None and out is None:
-        results = block.small(y_true, y_pred, want, arguments)
+    elif block.small is not None:
+        results = block.small(y_true, y_pred, want, arguments, out)
     if results is not None:
         return results
     job = prepare(block, y_true, y_pred, want=want, out=out, **arguments)

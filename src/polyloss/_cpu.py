@@ -144,7 +144,7 @@ def _zero_one(kernel, job, threads):
     return not kernel.any_not_binary(job.memory.t, weight=job.memory.weight, threads=threads)
 
 
-def small_softmax(y_true, logits, want, given):
+def small_softmax(y_true, logits, want, given, out=None):
     """The results of an ordinary small call of `softmax_loss` on NumPy arrays, in one call of the kernel; None for any other.
 
     The road costs tens of microseconds, as much as the loss of 30,000 logits. What the kernel checks here, it checks as the road does;
@@ -169,7 +169,7 @@ def small_softmax(y_true, logits, want, given):
     ):
         return None
     kernel = kernels("softmax_xent")
-    return None if kernel is None else kernel.small(y_true, logits, given["ignore_label"], reduction == "normalize", want.gradient)
+    return None if kernel is None else kernel.small(y_true, logits, given["ignore_label"], reduction == "normalize", want.gradient, out)
 
 
 def run_softmax_xent(job):

@@ -146,6 +146,8 @@ def checked_out(job, out, y_pred, inputs):
                 f"{label} has shape {tuple(x.shape)} and dtype {dtype_name(x.dtype)}, but the gradient has shape"
                 f" {job.layout.shape} and dtype {dtype_name(job.gradient_dtype)}"
             )
+        if (why := job.backend.unwritable(x)) is not None:
+            raise ValueError(f"{label} {why}")
         if isinstance(x, np.ndarray) and not x.flags.writeable:
             raise ValueError(f"{label} is read-only")
         if _overlaps_itself(job, x):

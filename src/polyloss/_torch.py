@@ -20,14 +20,14 @@ from torch.autograd import forward_ad
 from polyloss import _formula, _job, _reduce, _routes
 from polyloss._backends import owner
 from polyloss._block import LOSSES, log_softmax
+from polyloss._cpu import kernels
 from polyloss._params import integers
 from polyloss._prepare import prepare
 
 GRADIENT = _job.Want(value=False, gradient=True)
 BOTH = _job.Want(value=True, gradient=True)
 SMALL = 65536  # predictions; from here on the kernels' time outweighs the road's
-REAL = frozenset((torch.float32, torch.float64))
-LABELS = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
+SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1"}
 
 
 def call(job):
@@ -127,6 +127,16 @@ def namespace(x):
     return array_api_compat.torch
 
 
+def refused(x):
+    """Why a tensor cannot be taken, or None."""
+    return None if x.layout is torch.strided else f"has layout {x.layout}, but must be dense: torch.strided"
+
+
+def unwritable(x):
+    """Why a tensor cannot receive a result, or None."""
+    return "requires grad, and autograd would not see what is written to it: pass its detach()" if x.requires_grad else None
+
+
 def concrete(x):
     """Whether a tensor's values are at hand: not under a function transform, a trace, or on the meta device."""
     return (
@@ -156,54 +166,68 @@ def wrap(x, like):
 
 def shortcut(block, y_true, y_pred, want, out, arguments):
     """The results of a call that is being compiled, or of an ordinary small one; None where the road is to be taken."""
-    if out is not None:
-        return None
     if torch.compiler.is_compiling():
-        return _operator(block, y_true, y_pred, want, arguments)
-    if block.small is None or y_pred.numel() > SMALL or not (_plain(y_pred, REAL) and _plain(y_true, LABELS)):
+        return None if out is not None else _operator(block, y_true, y_pred, want, arguments)
+    if block.small is None or not (_plain(y_pred) and _plain(y_true)) or y_pred.numel() > SMALL:
         return None
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return None
-    if want.gradient:
-        results = block.small(y_true.numpy(), y_pred.detach().numpy(), want, arguments)
-        return None if results is None else (_scalar(results[0], y_pred), torch.from_numpy(results[1]))
-    if y_pred.requires_grad and torch.is_grad_enabled():
-        results = block.small(y_true.numpy(), y_pred.detach().numpy(), BOTH, arguments)
-        return None if results is None else SmallBridge.apply(y_pred, y_true, *results, block, arguments)
-    result = block.small(y_true.numpy(), y_pred.detach().numpy(), want, arguments)
-    return None if result is None else _scalar(result, y_pred)
+    if out is not None and (not _plain(out) or out.requires_grad):
+        return None
+    if y_pred.requires_grad and not want.gradient and torch.is_grad_enabled():
+        results = block.small(y_true, y_pred, BOTH, arguments)
+        return None if results is None else _record(y_pred, (*results, y_true, _versions(y_pred, y_true), block, arguments))
+    results = block.small(y_true, y_pred, want, arguments, out)
+    if results is None or not want.gradient:
+        return None if results is None else torch.from_numpy(results)
+    value, gradient = results
+    return torch.from_numpy(value), torch.from_numpy(gradient) if out is None else out
 
 
 class SmallBridge(torch.autograd.Function):
-    """A small loss in autograd's graph. Its gradient comes with its value and is kept: a second call would cost more than it holds."""
+    """A small loss in autograd's graph. Its gradient comes with its value and is kept: a second call would cost more than it holds.
+
+    What it keeps are plain attributes, since torch's own way to save tensors takes 4 µs of the step's 35.
+    """
 
     @staticmethod
-    def forward(ctx, y_pred, y_true, value, gradient, block, arguments):
-        ctx.save_for_backward(y_pred, y_true)
-        ctx.gradient, ctx.block, ctx.arguments = gradient, block, arguments
-        return _scalar(value, y_pred)
+    def forward(ctx, y_pred, found):
+        ctx.y_pred, ctx.found, ctx.gradient = y_pred, found, found[1]
+        return torch.from_numpy(found[0])
 
     @staticmethod
     def backward(ctx, upstream):
-        y_pred, y_true = ctx.saved_tensors
+        y_pred, (*_, y_true, versions, block, arguments) = ctx.y_pred, ctx.found
+        if versions != _versions(y_pred, y_true):
+            raise RuntimeError("a variable needed for gradient computation has been modified by an inplace operation: y_true or y_pred")
         if torch.is_grad_enabled():  # it will be differentiated again
-            job = prepare(ctx.block, y_true, y_pred, want=GRADIENT, out=None, **ctx.arguments)
-            gradient = _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape)
-        else:
-            gradient = torch.from_numpy(ctx.gradient) * upstream
-        return gradient, None, None, None, None, None
+            job = prepare(block, y_true, y_pred, want=GRADIENT, out=None, **arguments)
+            return _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape), None
+        gradient, ctx.gradient = ctx.gradient, None  # its memory is the receiver's from now on
+        if gradient is None:  # again, through a graph that was retained
+            _, gradient = block.small(y_true, y_pred, BOTH, arguments)
+        try:
+            factor = upstream.item()
+        except RuntimeError:  # a batch of them, under vmap
+            return torch.from_numpy(gradient) * upstream, None
+        if factor != 1:
+            gradient *= factor
+        return torch.from_numpy(gradient), None
 
 
-def _plain(x, dtypes):
-    """Whether a tensor is nothing but numbers in this machine's memory."""
+# `Function.apply` itself looks for function transforms, which the shortcut has done: 1 µs.
+_record = super(torch.autograd.Function, SmallBridge).apply
+
+
+def _versions(*tensors):
+    """How often each tensor was written to; those of inference mode don't count."""
+    return [None if x.is_inference() else x._version for x in tensors]
+
+
+def _plain(x):
+    """Whether an argument is a tensor, and nothing but numbers in this machine's memory."""
     kind = type(x)
-    usual = (kind is torch.Tensor or kind is torch.nn.Parameter) and x.dtype in dtypes
-    return usual and x.is_cpu and x.layout is torch.strided and not x.is_neg()
-
-
-def _scalar(x, like):
-    """A NumPy number as a 0-d tensor."""
-    return torch.scalar_tensor(float(x), dtype=like.dtype)
+    return (kind is torch.Tensor or kind is torch.nn.Parameter) and x.is_cpu and x.layout is torch.strided and not x.is_neg()
 
 
 # ------------------------------------------------------------------------------------------------------------------ torch.compile
@@ -311,3 +335,5 @@ torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backwa
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
     owner(x)
+if (kernel := kernels("softmax_xent")) is not None:
+    kernel.take_tensors((torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in SMALL_TYPES.items()})

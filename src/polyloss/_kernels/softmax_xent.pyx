@@ -218,22 +218,65 @@ cdef int _label_type(int numpy_type) noexcept:
     return -1
 
 
-def small(y, z, ignore, bint mean, bint gradient=False):
+cdef tuple _tensors = ()  # types of tensors whose memory `small` may read, by what torch tells of them
+cdef dict _tensor_types = {}  # their dtypes -> number of NumPy's type
+
+
+def take_tensors(kinds, dtypes):
+    """Let `small` take tensors of exactly these types and of these dtypes (dtype -> NumPy's), if they are strided and on the CPU.
+
+    What torch tells of a tensor costs a tenth of making a NumPy array of it.
+    """
+    global _tensors
+    _tensors = tuple(kinds)
+    _tensor_types.update({dtype: np.dtype(like).num for dtype, like in dtypes.items()})
+
+
+cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shape, int *number) except -1:
+    """Address, shape, number of NumPy's type and stride of the first axis of an ordinary array or tensor; False for any other."""
+    cdef cnp.ndarray array
+    cdef Py_ssize_t i
+    if cnp.PyArray_CheckExact(x):
+        array = x
+        if cnp.PyArray_NDIM(array) != ndim or not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)):
+            return False
+        if ndim == 2 and not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            return False
+        for i in range(ndim):
+            shape[i] = cnp.PyArray_DIM(array, i)
+        to.at, to.s, number[0] = <char *>cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0), cnp.PyArray_TYPE(array)
+        return True
+    if type(x) not in _tensors or x.dim() != ndim or not x.is_contiguous():
+        return False
+    kind = _tensor_types.get(x.dtype)
+    if kind is None:
+        return False
+    for i in range(ndim):
+        shape[i] = x.size(i)
+    number[0] = kind
+    to.at, to.s = <char *><size_t>x.data_ptr(), x.element_size() * (shape[1] if ndim == 2 else 1)
+    return True
+
+
+def small(y, z, ignore, bint mean, bint gradient=False, out=None):
     """The loss of a small batch in the least time: None for whatever is unusual, a bad label included, and the long road takes it.
 
     Parameters
     ----------
     y : (N,) signed integers or uint8
     z : (N, C) float32 or float64, C-contiguous, at most 2**16 logits
+        Both are arrays, or tensors as `take_tensors` has them.
     ignore : int or None
     mean : bool
         Divide by the number of positions not ignored, at least 1; else the sum.
     gradient : bool
-        Also give the gradient, in a new array.
+        Also give the gradient, in a new array or in `out`.
+    out : (N, C) of the type of `z`, C-contiguous, optional
 
     Returns
     -------
-    numpy.float32, numpy.float64, (one of these, array) or None
+    value, (value, gradient) or None
+        The value is a NumPy scalar for arrays and a 0-d array for tensors; the gradient is an array, or `out`.
     """
     cdef softmax_job job
     cdef softmax_sums sums
@@ -241,33 +284,35 @@ def small(y, z, ignore, bint mean, bint gradient=False):
     cdef char stack[SMALL_SCRATCH]
     cdef char *scratch = stack
     cdef char *aligned
+    cdef char *end
+    cdef char *lowest
+    cdef char *highest
     cdef Py_ssize_t first, count, step
+    cdef cnp.npy_intp[2] shape
+    cdef cnp.npy_intp[2] written
+    cdef cnp.npy_intp[2] labels
+    cdef int number = 0, written_number = 0, label_number = 0
     cdef double total = 0
     cdef int64_t label, valid = 0
     cdef float narrow
     cdef int overflow = 0
     cdef bint labels_only
-    cdef cnp.ndarray slopes = None
-    if not (cnp.PyArray_CheckExact(z) and cnp.PyArray_CheckExact(y)) or getenv("POLYLOSS_ROUTE") != NULL:
-        return None
-    cdef cnp.ndarray logits = z
-    cdef cnp.ndarray labels = y
-    if not (cnp.PyArray_NDIM(logits) == 2 and cnp.PyArray_NDIM(labels) == 1 and cnp.PyArray_ISCARRAY_RO(logits)
-            and cnp.PyArray_ISALIGNED(labels) and cnp.PyArray_ISNOTSWAPPED(labels)):
+    if getenv("POLYLOSS_ROUTE") != NULL or cnp.PyArray_CheckExact(y) != cnp.PyArray_CheckExact(z):
         return None
     memset(&job, 0, sizeof(job))
-    if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
+    if not (_small_array(&job.z, z, 2, shape, &number) and _small_array(&job.y, y, 1, labels, &label_number)):
+        return None
+    if number == cnp.NPY_FLOAT32:
         job.z.type = TYPE_F32
-    elif cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT64:
+    elif number == cnp.NPY_FLOAT64:
         job.z.type = TYPE_F64
     else:
         return None
-    job.y.type = _label_type(cnp.PyArray_TYPE(labels))
-    job.n, job.s, job.c = 1, cnp.PyArray_DIM(logits, 0), cnp.PyArray_DIM(logits, 1)
-    if job.y.type < 0 or cnp.PyArray_DIM(labels, 0) != job.s or job.s == 0 or job.c == 0 or job.s * job.c > 65536:
+    job.y.type = _label_type(label_number)
+    job.n, job.s, job.c = 1, shape[0], shape[1]
+    if job.y.type < 0 or labels[0] != job.s or job.s == 0 or job.c == 0 or job.s * job.c > 65536:
         return None
-    job.z.at, job.z.s, job.z.c = <char *>cnp.PyArray_DATA(logits), cnp.PyArray_STRIDE(logits, 0), cnp.PyArray_STRIDE(logits, 1)
-    job.y.at, job.y.s = <char *>cnp.PyArray_DATA(labels), cnp.PyArray_STRIDE(labels, 0)
+    job.z.c = 4 if job.z.type == TYPE_F32 else 8
     job.scale = 1.0 / job.s if mean else 1.0
     if ignore is not None:
         if not PyLong_CheckExact(ignore):
@@ -277,9 +322,21 @@ def small(y, z, ignore, bint mean, bint gradient=False):
             return None
         job.ignore, job.ignored = &label, 1
     if gradient:
-        slopes = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0)
         job.grad = job.z
-        job.grad.at = <char *>cnp.PyArray_DATA(slopes)
+        if out is None:
+            out = cnp.PyArray_EMPTY(2, shape, number, 0)
+            job.grad.at = <char *>cnp.PyArray_DATA(out)
+        else:  # an array like the logits, apart from them and from the labels
+            if not (_small_array(&job.grad, out, 2, written, &written_number) and written_number == number):
+                return None
+            if written[0] != job.s or written[1] != job.c or cnp.PyArray_CheckExact(out) != cnp.PyArray_CheckExact(z):
+                return None
+            if cnp.PyArray_CheckExact(out) and not cnp.PyArray_ISWRITEABLE(out):
+                return None
+            end = job.grad.at + job.s * job.z.s
+            lowest, highest = min(job.y.at, job.y.at + (job.s - 1) * job.y.s), max(job.y.at, job.y.at + (job.s - 1) * job.y.s)
+            if (job.grad.at < job.z.at + job.s * job.z.s and job.z.at < end) or (job.grad.at < highest + 8 and lowest < end):
+                return None
     if rows.scratch(&job) + 64 > SMALL_SCRATCH:
         scratch = <char *>malloc(rows.scratch(&job) + 64)
         if scratch == NULL:
@@ -310,12 +367,16 @@ def small(y, z, ignore, bint mean, bint gradient=False):
         return None
     if mean and valid > 1:
         total /= valid
-    if job.z.type == TYPE_F64:
-        value = PyArray_Scalar(&total, _float64, None)
+    narrow = <float>total
+    if cnp.PyArray_CheckExact(z):
+        value = PyArray_Scalar(&total, _float64, None) if job.z.type == TYPE_F64 else PyArray_Scalar(&narrow, _float32, None)
     else:
-        narrow = <float>total
-        value = PyArray_Scalar(&narrow, _float32, None)
-    return (value, slopes) if gradient else value
+        value = cnp.PyArray_EMPTY(0, NULL, number, 0)
+        if job.z.type == TYPE_F64:
+            (<double *>cnp.PyArray_DATA(value))[0] = total
+        else:
+            (<float *>cnp.PyArray_DATA(value))[0] = narrow
+    return (value, out) if gradient else value
 
 
 cdef int _optional(strided_array *to, object a, str axes, tuple shape, str name, object dtype, bint written=False,
