@@ -1,5 +1,7 @@
 """The whole way from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import stand_in
@@ -225,3 +227,50 @@ def test_torch_compiles_the_loss(torch_on_gpu):
     y, z = torch.arange(4), torch.asarray(logits((4, 5))).requires_grad_()
     compiled = torch.compile(lambda a: pl.softmax_loss(y, a * 2), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(torch.autograd.grad(compiled(z), z), torch.autograd.grad(torch.nn.functional.cross_entropy(z * 2, y), z))
+
+
+@pytest.mark.parametrize("name", ["huber", "softmax_loss", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+def test_a_divisor_of_0_leaves_nothing(name):
+    """Weights whose sum is 0: loss and gradient are 0, where a row holds NaN too."""
+    z, labels = np.abs(logits((6, 10))), "softmax" in name or "sparse" in name
+    z[2] = np.nan
+    y = np.arange(6) if labels else np.eye(10, dtype="f4")[:6]
+    weight, options = np.array([1, -1, 2, -2, 0, 0], "f4"), {} if "softmax" in name else {"reduction": "mean"}
+    value, gradient = pl.value_and_grad(name)(*map(stand_in.asarray, (y, z)), sample_weight=stand_in.asarray(weight), **options)
+    assert value == 0
+    assert not stand_in.host(gradient).any()
+
+
+@stand_in.ON_SHIM
+@pytest.mark.parametrize("name", ["huber", "softmax_loss", "cosine_similarity"])
+def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
+    """Launches, outputs and the small arrays of a call go to the second device of a machine if its arrays are there."""
+    log, there, second = [], cuda.gpu(0), stand_in._Device(1)
+
+    @contextlib.contextmanager
+    def context():
+        log.append("in")
+        yield
+        log.append("out")
+
+    def module(**how):
+        log.append("compiled")
+        return there.module(**how)
+
+    def gpu(number):
+        assert number == 1
+        return there._replace(context=context, module=module)
+
+    def empty(shape, dtype, device=None):
+        assert device in (second, "cpu")  # array-api-compat knows the stand-in's arrays as NumPy's
+        return stand_in.empty(shape, dtype)
+
+    z = stand_in.asarray(logits((6, 10)))
+    y = stand_in.asarray(np.arange(6)) if "softmax" in name else z
+    monkeypatch.setattr(cuda, "gpu", gpu)
+    monkeypatch.setattr(stand_in.Array, "device", second)
+    monkeypatch.setattr(stand_in.namespace, "empty", empty, raising=False)
+    pl.value_and_grad(name)(y, z)
+    assert log[0] == "in"
+    assert log[-1] == "out"
+    assert log.count("compiled") == 2  # the loss, and the sums of its blocks

@@ -58,7 +58,8 @@ template <class T, class Loss> struct Evaluation {
     if (job.survey) a[0] = *job.survey == 0;
   }
 
-  // N neighbours from offset `at`: their values, and their derivatives times k[j]; where k[j] is 0, 0 whatever lies there.
+  static __device__ A times(double k, A x) { return k == 0 ? A(0) : static_cast<A>(k) * x; }  // 0 where k is, whatever x
+  // N neighbours from offset `at`, of weights w: their values; their derivatives are written.
   template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], A (&value)[N]) const {
     A t[N], p[N], out[N];
     read(job.t + at, t);
@@ -67,12 +68,12 @@ template <class T, class Loss> struct Evaluation {
     for (int j = 0; j < N; j++) value[j] = w[j] == 0 ? A(0) : Loss::value(t[j], p[j], a);
     if (job.grad) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = w[j] == 0 ? A(0) : static_cast<A>(factor * w[j]) * Loss::slope(t[j], p[j], a);
+      for (int j = 0; j < N; j++) out[j] = times(factor * w[j], Loss::slope(t[j], p[j], a));
       write(job.grad + at, out);
     }
     if (job.hess) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = w[j] == 0 ? A(0) : static_cast<A>(factor * w[j]) * Loss::curvature(t[j], p[j], a);
+      for (int j = 0; j < N; j++) out[j] = times(factor * w[j], Loss::curvature(t[j], p[j], a));
       write(job.hess + at, out);
     }
   }

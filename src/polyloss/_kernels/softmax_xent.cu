@@ -87,12 +87,14 @@ template <class T, bool WEIGHTED> struct Position {
       at_label = front * missing;
       loss = (job.lse ? A(0) : log1p(more)) + (m - z_y) - poly * missing;
     }
-    if (!leader) return;
     loss = live ? weight * loss : fill;
+    const bool counted = live;
+    live = live && weight * factor != 0;  // of derivatives that are divided by 0 or underflow nothing is left, NaN included
+    if (!leader) return;
     if (job.losses) job.losses[i] = loss;
-    if (job.lse_out) job.lse_out[i] = live ? m + log1p(more) : A(0);
+    if (job.lse_out) job.lse_out[i] = counted ? m + log1p(more) : A(0);
     sums.total += loss;
-    sums.weight += live ? static_cast<double>(weight) * kt : 0.0;
+    sums.weight += counted ? static_cast<double>(weight) * kt : 0.0;
     sums.count += y >= 0;
     if (y == kBad && i < sums.bad) sums.bad = i;
   }
