@@ -164,6 +164,55 @@ def elementwise_gradient(call):
     }
 
 
+JITTED = ("mean_squared_error", "binary_crossentropy from logits", "kl_divergence")
+
+
+def jax_lines():
+    """Traced programs: the softmax loss beside optax, losses of elements beside what XLA makes of their formula."""
+    for gradient in (False, True):
+        group = "JAX under jit: value and gradient" if gradient else "JAX under jit: value"
+        for case in cases.SOFTMAX:
+            if len(case.shape) == 2 and case is not cases.SMALL:
+                yield Line(group, case.name, case.why, partial(jax_softmax, case, gradient), (("polyloss", "optax", 1),))
+        for call in cases.calls(Elementwise):
+            if call.name in JITTED:
+                why = f"{call.name}, {'×'.join(map(str, cases.PAIRS))}"
+                yield Line(group, call.name, why, partial(jax_elementwise, call, gradient), (("polyloss", "formula", 1),))
+
+
+def jax_softmax(case, gradient):
+    """Contenders for the softmax loss."""
+    return jitted(case.arrays(), gradient, polyloss=pl.softmax_loss, optax=lambda y, z: peers.optax_mean(case)(z, y))
+
+
+def jax_elementwise(call, gradient):
+    """Contenders for a loss of elements: its kernel, and its formula."""
+    function = partial(pl.get(call.loss), **call.options)
+    return jitted(call.arrays(cases.PAIRS, "float32"), gradient, polyloss=function, formula=by_formula(function))
+
+
+def by_formula(function):
+    """A loss that is traced as its formula."""
+
+    def traced(t, p):
+        os.environ["POLYLOSS_ROUTE"] = "formula"
+        try:
+            return function(t, p)
+        finally:
+            del os.environ["POLYLOSS_ROUTE"]
+
+    return traced
+
+
+def jitted(arrays, gradient, **losses):
+    """Each loss compiled by XLA, or its value and gradient by the predictions."""
+    import jax
+
+    arrays = [jax.numpy.asarray(x) for x in arrays]
+    programs = {name: jax.jit(jax.value_and_grad(loss, argnums=1) if gradient else loss) for name, loss in losses.items()}
+    return {name: partial(lambda program: jax.block_until_ready(program(*arrays)), program) for name, program in programs.items()}
+
+
 def log_loss_lines():
     """scikit-learn's metric."""
     for case, goal in zip(cases.METRIC, (("scikit-learn", 100), ("read", 0.85)), strict=True):
@@ -181,7 +230,7 @@ def log_loss_contenders(labels, proba):
 
 def lines():
     """The whole table."""
-    for part in (softmax_lines, elementwise_lines, log_loss_lines):
+    for part in (softmax_lines, elementwise_lines, jax_lines, log_loss_lines):
         yield from sorted(part(), key=lambda line: line.group)
 
 

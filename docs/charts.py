@@ -11,6 +11,7 @@ OURS = ("polyloss", "out=", "fresh, NumPy", "fresh, torch", "autograd")
 COLOURS = {
     "polyloss": "#c1272d", "out=": "#c1272d", "fresh, NumPy": "#d9643a", "fresh, torch": "#eb9a5b", "autograd": "#f7cf9a",
     "torch": "#3b4a6b", "optax": "#6d83ad", "SciPy": "#a3b3cf", "NumPy": "#cfd8e6", "scikit-learn": "#3b4a6b",
+    "formula": "#a3b3cf",
 }  # fmt: skip
 
 

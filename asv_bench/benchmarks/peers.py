@@ -20,7 +20,7 @@ def softmax_values(case, labels, logits):
     same_threads(case)
     x, y = torch.from_numpy(logits), torch.from_numpy(labels)
     jx, jy = jax.numpy.asarray(logits), jax.numpy.asarray(labels)
-    optax_mean = jax.jit(_optax_mean(case))
+    optax_value = jax.jit(optax_mean(case))
     index = np.expand_dims(labels, 1)
 
     def chosen(log_p):
@@ -33,7 +33,7 @@ def softmax_values(case, labels, logits):
 
     return {
         "torch": lambda: functional.cross_entropy(x, y, ignore_index=_ignored(case)),
-        "optax": lambda: optax_mean(jx, jy).block_until_ready(),
+        "optax": lambda: optax_value(jx, jy).block_until_ready(),
         "SciPy": lambda: chosen(scipy.special.log_softmax(logits, axis=1)),
         "NumPy": numpy_mean,
     }
@@ -48,7 +48,7 @@ def softmax_gradients(case, labels, logits):
     same_threads(case)
     x, y = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
     jx, jy = jax.numpy.asarray(logits), jax.numpy.asarray(labels)
-    optax_step = jax.jit(jax.value_and_grad(_optax_mean(case)))
+    optax_step = jax.jit(jax.value_and_grad(optax_mean(case)))
     return {
         "torch": lambda: torch_step(functional.cross_entropy(x, y, ignore_index=_ignored(case)), x),
         "optax": lambda: jax.block_until_ready(optax_step(jx, jy)),
@@ -59,7 +59,7 @@ def _ignored(case):
     return -100 if case.ignore is None else case.ignore  # torch's default
 
 
-def _optax_mean(case):
+def optax_mean(case):
     import optax
 
     def mean(logits, labels):
