@@ -513,6 +513,28 @@ def test_streamed_gradients(isa):
         assert np.array_equal(again, 2 * column)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 40000, 1), (2, 70, 900), (1, 3, 2)])
+def test_labels_of_hinge_losses_are_found_out_on_the_way(isa, shape, layout):
+    """By Keras' rule, from all targets of positions that count: one odd target anywhere makes the others mean themselves."""
+    rng = np.random.default_rng(5)
+    n, c, s = shape
+    p = rng.standard_normal(shape).astype("f4")
+    weight = np.ones((n, s), "f4")
+    weight[-1, -1] = 0
+    for kind, odd, w in itertools.product(("f4", "f8", "i1"), (None, (0, 0, 0), (n - 1, c - 1, s - 1)), (None, weight)):
+        t = rng.integers(0, 2, shape).astype(kind)
+        if odd is not None:
+            t[odd] = -1
+        zero_one = odd is None or (w is not None and odd == (n - 1, c - 1, s - 1))
+        for threads in (1, 2):
+            got, want = np.empty_like(p), np.empty_like(p)
+            arguments = dict(weight=w, threads=threads)
+            found = elementwise.run("hinge", arranged(t, layout), arranged(p, layout), (None,), grad=got, **arguments)
+            assert found == elementwise.run("hinge", arranged(t, layout), arranged(p, layout), (float(zero_one),), grad=want, **arguments)
+            assert np.array_equal(got, want)
+
+
 def test_any_not_binary():
     t = np.zeros((4, 50, 3), np.float32)
     t[:, ::2] = 1

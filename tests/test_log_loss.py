@@ -611,6 +611,18 @@ def test_every_type_of_labels(route, dtype):
             pl.log_loss(bad, p)
 
 
+@pytest.mark.parametrize("base", [0, -3])
+def test_probabilities_are_read_once(monkeypatch, base):
+    """Whatever the order of neighbouring labels: here the first and last thousand lack the least."""
+    kernel, calls = import_module("polyloss._kernels.log_loss"), []
+    fused = kernel.fused
+    monkeypatch.setattr(kernel, "fused", lambda *args, **kwargs: calls.append(1) or fused(*args, **kwargs))
+    labels = np.concatenate([np.arange(1, 10).repeat(200), np.arange(10), np.arange(1, 10).repeat(200)]) + base
+    p = np.full((labels.size, 10), 0.1)
+    assert pl.log_loss(labels, p) == pytest.approx(np.log(10))
+    assert len(calls) == 1
+
+
 def test_labels_are_compared_as_mathematical_integers():
     """Differences wrap; none may come out as a class."""
     p = simplex(3, 2)

@@ -102,7 +102,7 @@ def run_elementwise(job):
     threads = _threads.get_num_threads()
     settings = {**job.params, **job.targeting}
     if "labels" in settings:
-        settings["zero_one"] = _zero_one(kernel, job, threads)
+        settings["zero_one"] = _zero_one(job)
     parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
     divisor = float(m.weight.sum(dtype=np.float64)) if job.divisor == "weights" else job.divisor
     outputs = Outputs(job)
@@ -135,13 +135,11 @@ def run_rowwise(job):
     return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, first_bad=bad)
 
 
-def _zero_one(kernel, job, threads):
-    """Whether targets are 0 and 1 rather than -1 and 1."""
+def _zero_one(job):
+    """Whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way."""
     if job.targeting["labels"] != "auto":
         return job.targeting["labels"] == "01"
-    if "survey" in job.targeting:  # a part of an array, decided by the whole
-        return bool(job.targeting["survey"])
-    return not kernel.any_not_binary(job.memory.t, weight=job.memory.weight, threads=threads)
+    return bool(job.targeting["survey"]) if "survey" in job.targeting else None  # a part of an array is decided by the whole
 
 
 def small_softmax(y_true, logits, want, given, out=None):

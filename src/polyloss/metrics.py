@@ -275,15 +275,18 @@ def _kernel(xp, p):
 def _sums_of_neighbours(xp, p, y, declared, weight, rule):
     """The sums where labels are neighbouring integers, found without a pass that only looks which there are; None if they are not.
 
-    The first and last labels tell which classes there should be; the kernel refuses any other label and notes which ones occur.
+    The least label, or where looking for it would take long the least of the first and last ones, tells which classes there should be; the
+    kernel refuses any other label and notes which ones occur.
     """
     kernel, c = _kernel(xp, p), _classes(p)
     if kernel is None or not isinstance(y, Column) or y.names is not None:
         return None
     if declared is None:
-        ends = np.concatenate((y.values[:512], y.values[-512:]))  # sorted labels have their least at one of them
-        base, seen = int(ends.min()), np.zeros(c, np.uint8)
-        if int(ends.max()) - base >= c:
+        some = y.values
+        if c < 8:  # else labels are few beside the probabilities, and a wrong guess costs a pass over these
+            some = np.concatenate((some[:512], some[-512:]))  # sorted labels have their least at one of them
+        base, seen = int(some.min()), np.zeros(c, np.uint8)
+        if int(some.max()) - base >= c:
             return None
     else:
         base, seen = declared[0], None

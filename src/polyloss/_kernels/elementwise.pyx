@@ -161,7 +161,8 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     p : ndarray, (n, c, s)
         Predictions: float32, float64, float16, or the bits of bfloat16 as uint16. float64 is computed in float64, all else in float32.
     parameters : sequence of numbers
-        The loss's parameters, in the order of `PARAMETERS`.
+        The loss's parameters, in the order of `PARAMETERS`. `zero_one` may be None: 1 if all targets are 0 or 1, which is then found out
+        on the way.
     bf16 : bool
         Whether `p`, `grad` and `hess` hold bits of bfloat16.
     combine : {"mean", "sum"}
@@ -203,6 +204,11 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     job.doubles = arrays[1].type == TYPE_F64
     if len(parameters) != len(PARAMETERS[name]):
         raise TypeError(f"{name} takes the parameters {PARAMETERS[name]}, not {len(parameters)}")
+    cdef bint look = "zero_one" in PARAMETERS[name] and parameters[0] is None
+    if look and (t.dtype == np.float64 != p.dtype or any_not_binary(t[:64, :64, :1])):  # doubles could be rounded to 1; a first look
+        look, parameters = False, (not any_not_binary(t, weight=weight, threads=threads),)
+    if look:  # 2: taken for granted, and the sum is NaN if a target says otherwise
+        parameters = (2.0,)
     for k in range(8):
         job.parameters[k] = parameters[k] if k < len(parameters) else 0.0
     if arrays[1].type > TYPE_BF16 or (weight is not None and arrays[2].type > TYPE_F64):
@@ -260,6 +266,10 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
             total = rows.sum()
     finally:
         free(sums)
+    if look and total != total:
+        zero_one = not any_not_binary(t, weight=weight, threads=threads)
+        return run(name, t, p, (zero_one,), bf16=bf16, combine=combine, weight=weight, scale=scale, losses=losses, grad=grad, hess=hess,
+                   threads=threads)
     return total, weights if apart else one_weight * N * S
 
 

@@ -282,7 +282,11 @@ static int FORMULA(not_binary)(const elementwise_job *job, ptrdiff_t task)
         for (ptrdiff_t l = from; l < to && w != 0; l += TILE) {
             const ptrdiff_t n = to - l < TILE ? to - l : TILE;
             const one *y = FORMULA(read)(t->kind, t->data + a * t->a + b * t->b + l * t->e, 0, 1, t->e, n, x);
-            for (ptrdiff_t i = 0; i < n; i++) other |= (y[i] != 0) & (y[i] != 1);
+            for (ptrdiff_t i = 0, some; i < n; i += some) { /* 0 and 1 are what equals its square */
+                some = n - i < LANES ? n - i : LANES;
+                const real v = some < LANES ? LOAD_PART(y + i, some) : LOAD(y + i);
+                other |= !EVERY(EQ(v * v - v, R(0)));
+            }
         }
     }
     return other;

@@ -127,8 +127,12 @@ LOSS(mean_squared_logarithmic_error, curvature)
     return SELECT(LT(p, a[0]), R(0), R(2) * (R(1) - d) / ((R(1) + q) * (R(1) + q)));
 }
 
-/* zero_one = 1: targets 0 and 1 stand for -1 and 1; else 0. */
-FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one) { return t + zero_one * (t - R(1)); }
+/* zero_one = 1: targets 0 and 1 stand for -1 and 1; 0: they stand for themselves; 2: as 1, and any other target for NaN. */
+FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one)
+{
+    real either = SELECT(EQ(t * t - t, R(0)), t + (t - R(1)), R(0) / R(0));
+    return SELECT(EQ(zero_one, R(2)), either, t + zero_one * (t - R(1)));
+}
 LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(plus_minus)(t, a[0]) * p); }
 LOSS(hinge, slope)
 {
