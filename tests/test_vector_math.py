@@ -4,6 +4,9 @@ A sample of all float32 bit patterns is taken; POLYLOSS_EXHAUSTIVE=1 takes every
 """
 
 import os
+import shutil
+import subprocess
+from importlib import import_module
 
 import mpmath
 import numpy as np
@@ -145,3 +148,17 @@ def test_power(isa, dtype, n):
 def test_lengths_around_a_vector(isa, n):
     x = np.linspace(-3, 3, n, dtype=np.float32)
     assert np.array_equal(elementwise.math("exp", x), elementwise.math("exp", np.resize(x, 64))[:n])
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm to list a module's symbols")
+@pytest.mark.parametrize("name", ["elementwise", "rowwise", "log_loss"])
+def test_no_loop_calls_the_c_library(name):
+    """One scalar expf in a loop costs an order of magnitude. frexp and ldexp are of whole rows."""
+    if elementwise.isas() == ("baseline",):
+        pytest.skip("without vector extensions the functions are the C library's")
+    module = import_module(f"polyloss._kernels.{name}").__file__
+    listed = subprocess.run(["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True).stdout
+    called = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
+    functions = ("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "tanh", "cosh", "sqrt", "fma", "floor", "rint", "fmax", "fmin")
+    assert "PyModuleDef_Init" in called
+    assert not called & {f + suffix for f in functions for suffix in ("", "f")}
