@@ -188,6 +188,24 @@ def test_number_of_classes(c, dtype, isa):
     check(z, y, dtype, names=(), want=want)
 
 
+@pytest.mark.parametrize("layout", ["C", "classes last", "strided"])
+@pytest.mark.parametrize("c", [2, 3, 10, 21, 65, 300, 1100])
+def test_smoothed_labels(c, layout, isa):
+    """In the fast loops, where no curvature is asked for: all outputs but that, then each alone; with masked classes the loss is infinite."""
+    rng = np.random.default_rng(c)
+    for s in (1, 70):
+        z, y = some((3, c, s), np.float32, rng) + rng.uniform(-60, 60, (3, 1, s)).astype(np.float32), rng.integers(0, c, (3, s))
+        y[1, 0] = -1
+        weight = rng.random((3, s), np.float32)
+        for smoothing in (0.1, 1.0):
+            options = {"smoothing": smoothing, "scale": 0.5, "weight": weight, "ignore": (-1,)}
+            want = check(z, y, layout=layout, names=("losses", "grad", "prob", "lse"), **options)[2]
+            for names in (("losses",), ("grad",), ("prob",), ()):
+                check(z, y, layout=layout, names=names, want=want, **options)
+        z[0, c // 2], z[2, 0, 0] = -np.inf, -np.inf
+        check(z, y, layout=layout, names=("losses", "grad"), smoothing=0.1)
+
+
 @pytest.mark.parametrize("c", [2, 10, 300])
 @pytest.mark.parametrize("s", [1, 64])
 def test_small_probabilities_beside_a_large_target(s, c, isa):

@@ -1,4 +1,5 @@
-/* The usual case fast: integer labels, logits of 32 or 16 bits, no smoothing, no second derivative. Included by softmax_xent_rows.c.
+/* The usual case fast: integer labels, logits of 32 or 16 bits, no second derivative; label smoothing without class weights.
+   Included by softmax_xent_rows.c.
 
    With y the target, "others" is the sum over c != y of exp(z_c) / 2^m, in float32 lanes, blocks of them in double. Then
        odds = others 2^m / exp(z_y),  loss = log1p(odds),  1 - p_y = odds / (1 + odds),  p_c = exp(z_c) / 2^m * (what makes them add to 1)
@@ -11,6 +12,7 @@
    with logits beyond what that bears is done again in double.
    Rows: one pass, m from the row's first vector. For a gradient the exponentials are kept in a scratch row in the second-level cache, and
    row r is written while row r+1 is read, so that both directions of the memory are busy.
+   Smoothed by e, the loss is that of the target plus e (z_y - mean of z), and its slopes are p_c - e / C, at the target p_y - 1 + e - e / C.
    A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is done again by general(). */
 #ifndef POLYLOSS_SOFTMAX_FAST_H
 #define POLYLOSS_SOFTMAX_FAST_H
@@ -18,7 +20,7 @@
 #if W > 1
 #define CHUNK (4 * W) /* positions in a tile of columns */
 #define GROUP (4 * W) /* logits of a row taken together: four sums that don't wait for each other */
-#define BLOCK 512 /* logits summed in float32, 8 to each of 64 sums with AVX-512 */
+#define BLOCK (32 * W) /* logits summed in float32, 8 to each sum: with 32 the sum of a row was off by up to 4 units */
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
 #define FETCHED 128 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
@@ -177,11 +179,13 @@ typedef struct {
     int32_t *label; /* one for each position of the tile, as in the next three lines; SKIPPED where the weight is 0 */
     double *loss, *w_k, *w_poly, *g_k, *g_poly; /* weights of the loss and its poly term, in the value and in the gradient */
     double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
-    double *prob, *grad, *lse; /* factors, and the logarithm of the whole sum */
+    double *mean; /* of its logits, where labels are smoothed */
+    double *prob, *grad, *plus, *instead; /* factors; what is added to every slope, and what to multiply at the target */
+    double *lse; /* the logarithm of the whole sum */
     int32_t *again; /* positions to be done again, and how many */
     ptrdiff_t agains;
     float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of a tile of columns */
-    float *given, *planes; /* a tile of columns; three numbers for each of its positions */
+    float *given, *planes; /* a tile of columns; five numbers for each of its positions */
     char *general;
     int weighted;
 } fast_scratch;
@@ -189,7 +193,7 @@ enum { SKIPPED = -3 };
 
 INLINE int is_fast(const softmax_job *j)
 {
-    return !j->soft && j->smoothing == 0 && !j->hess.at && j->z.type != TYPE_F64 && j->c > 1;
+    return !j->soft && !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->smoothing == 0 || !(j->class_weight.at || j->poly != 0));
 }
 INLINE int is_planes(const softmax_job *j) { return j->z.s == 4 && j->z.type == TYPE_F32 && j->s >= CHUNK; }
 INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || is_planes(j); }
@@ -197,9 +201,9 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
     double **doubles[] = {&x->loss, &x->w_k, &x->w_poly, &x->g_k, &x->g_poly, &x->others, &x->target, &x->m,
-        &x->prob, &x->grad, &x->lse};
+        &x->mean, &x->prob, &x->grad, &x->plus, &x->instead, &x->lse};
     const ptrdiff_t most = (tile(j) < j->n * j->s ? tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
-    for (int i = 0; i < 11; i++) *doubles[i] = d, d += most;
+    for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
     x->label = (int32_t *)d;
     x->again = x->label + most;
     x->agains = 0;
@@ -210,7 +214,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * (is_planes(j) ? most : CHUNK);
     x->kept[1] = f, f += wanted && !columns ? row : 0;
     x->given = f, f += columns ? j->c * CHUNK : 0;
-    x->planes = f, f += columns ? 3 * most : 0;
+    x->planes = f, f += columns ? 5 * most : 0;
     x->general = (char *)f;
     return (char *)f - at;
 }
@@ -302,10 +306,18 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         vd y = __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
-        vd prob = all_d(1.0);
+        vd prob = all_d(1.0), gap = none;
+        if (j->smoothing != 0) {
+            gap = target - load_d(x->mean + i);
+            loss += (weighted ? load_d(x->w_k + i) : all_d(1.0)) * (j->smoothing * gap);
+        }
         if (wanted) {
             prob = inverse * (1 / KEPT) / (1.0 + odds);
-            vd grad = (weighted ? load_d(x->g_k + i) : all_d(j->scale)) * prob;
+            const vd g = weighted ? load_d(x->g_k + i) : all_d(j->scale);
+            vd grad = g * prob, instead = -others;
+            if (j->smoothing != 0) instead += j->smoothing * (others + 1.0 / inverse);
+            store_d(x->instead + i, instead * KEPT);
+            store_d(x->plus + i, select_d(live, g * (-j->smoothing / (double)j->c), none));
             if (j->poly != 0) grad += (weighted ? load_d(x->g_poly + i) : all_d(j->poly * j->scale)) * prob / (1.0 + odds);
             store_d(x->prob + i, prob);
             store_d(x->grad + i, select_d(live, grad, fill));
@@ -317,6 +329,8 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         md fine = AND_MASK(AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
         if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
+        if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
+        fine = AND_MASK(fine, le_d(all_d(-(double)INFINITY), gap)); /* not NaN: -inf at the target and elsewhere */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
         if (any_d(lt_d(none, lost))) {
             double which[WD];
@@ -467,22 +481,26 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
     }
 }
 
-/* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (3, positions):
-   the sum of exp(z) without the target, its low part, the target's logit. Exponentials are kept in (C, positions) where asked. */
+/* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (5, positions):
+   the sum of exp(z) without the target, its low part, the target's logit, where smoothed the sum of z - z_0 and its low part. Exponentials are kept in
+   (C, positions) where asked. */
 INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum,
-                       float *kept, const int K)
+                       float *kept, const int smoothed, const int K)
 {
     const reference zero = reference_of(0, !!kept);
     for (ptrdiff_t i = 0; i < positions; i += W) {
         const float *at = z + c * step + i;
         vf part = all_f(0.0f), before = load_f(sum + i), low = load_f(sum + positions + i), pick = load_f(sum + 2 * positions + i);
         const vi lab = *(const vi_anywhere *)(label + i);
+        const vf first = smoothed ? load_f(z + i) : all_f(0.0f);
+        vf apart = all_f(0.0f);
         for (int k = 0; k < K; k++) {
             const ptrdiff_t ahead = i + FETCHED < positions ? FETCHED : c + K + k < classes ? K * step + FETCHED - positions : FETCHED;
             __builtin_prefetch(at + k * step + ahead);
             const vf v = load_f(at + k * step);
             const lanes is = same_i(lab, (int32_t)c + k);
             pick = replace_if(is, pick, v);
+            if (smoothed) apart += v - first;
             if (kept) {
                 vf e = exp_over_f(v, &zero, 1);
                 part = add_if((lanes)~is, part, e);
@@ -495,37 +513,46 @@ INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t cl
         store_f(sum + i, after);
         store_f(sum + positions + i, low - ((after - before) - part));
         store_f(sum + 2 * positions + i, pick);
+        if (smoothed) {
+            const vf earlier = load_f(sum + 3 * positions + i), all = earlier + apart;
+            store_f(sum + 3 * positions + i, all);
+            store_f(sum + 4 * positions + i, load_f(sum + 4 * positions + i) - ((all - earlier) - apart));
+        }
     }
 }
 INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum, double *others,
-                       double *target, float *kept)
+                       double *target, double *mean, float *kept, const int smoothed)
 {
-    memset(sum, 0, 3 * (size_t)positions * sizeof *sum);
+    memset(sum, 0, 5 * (size_t)positions * sizeof *sum);
     ptrdiff_t c = 0;
-    for (; c + 4 <= classes; c += 4) add_planes(z, step, c, classes, positions, label, sum, kept, 4);
-    for (; c < classes; c++) add_planes(z, step, c, classes, positions, label, sum, kept, 1);
+    for (; c + 4 <= classes; c += 4) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 4);
+    for (; c < classes; c++) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 1);
     for (ptrdiff_t i = 0; i < positions; i += WD) {
+        if (smoothed) store_d(mean + i, widen(z + i) + (widen(sum + 3 * positions + i) + widen(sum + 4 * positions + i)) / (double)classes);
         store_d(others + i, (widen(sum + i) + widen(sum + positions + i)) * (kept ? 1 / KEPT : 1 / SUMMED));
         store_d(target + i, widen(sum + 2 * positions + i));
     }
 }
-/* kept times factor, with -others times KEPT at the target where others is given; where the factor is 0 (ignored positions), 0 whatever was
-   kept. Streamed past the caches where asked; room (3, positions). */
+/* kept times factor plus `plus`, with `instead` in place of kept at the target; where the factor is 0 (ignored positions), 0 whatever was
+   kept. Without the latter two for probabilities. Streamed past the caches where asked; room (4, positions). */
 INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t kept_step, ptrdiff_t classes, ptrdiff_t positions,
-                         const int32_t *label, const double *factor, const double *others, float *room, const int stream)
+                         const int32_t *label, const double *factor, const double *plus, const double *instead, float *room,
+                         const int stream)
 {
-    float *high = room, *low = room + positions, *instead = room + 2 * positions;
+    float *high = room, *low = room + positions, *at_target = room + 2 * positions, *added = room + 3 * positions;
     for (ptrdiff_t i = 0; i < positions; i += W) {
         vf a, b;
         split(factor + i, &a, &b);
         store_f(high + i, a), store_f(low + i, b);
-        for (int k = 0; others && k < W; k += WD) narrow(instead + i + k, load_d(others + i + k) * -KEPT);
+        for (int k = 0; instead && k < W; k += WD)
+            narrow(at_target + i + k, load_d(instead + i + k)), narrow(added + i + k, load_d(plus + i + k));
     }
     for (ptrdiff_t c = 0; c < classes; c++)
         for (ptrdiff_t i = 0; i < positions; i += W) {
             vf e = load_f(kept + c * kept_step + i);
-            if (others) e = replace_if(same_i(*(const vi_anywhere *)(label + i), (int32_t)c), e, load_f(instead + i));
-            const vf a = load_f(high + i), out = select_f(eq_f(a, all_f(0.0f)), all_f(0.0f), mad_f(e, a, e * load_f(low + i)));
+            if (instead) e = replace_if(same_i(*(const vi_anywhere *)(label + i), (int32_t)c), e, load_f(at_target + i));
+            const vf a = load_f(high + i), b = mad_f(e, load_f(low + i), instead ? load_f(added + i) : all_f(0.0f));
+            const vf out = select_f(eq_f(a, all_f(0.0f)), all_f(0.0f), mad_f(e, a, b));
             float *at = to + c * step + i;
             if (stream)
                 stream_f(at, out);
@@ -537,7 +564,7 @@ INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t
 static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
-    const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j);
+    const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j), smoothed = j->smoothing != 0;
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
     memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
@@ -563,28 +590,35 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             z = (const float *)place(&j->z, n, s), apart = j->z.c / 4;
         else
             pack(x->given, j, &j->z, q, step);
-        if (wanted) {
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, kept);
+        if (wanted && smoothed)
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, kept, 1);
+        else if (wanted)
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0, kept, 0);
+        else if (smoothed)
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, 0, 1);
+        else
+            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0, 0, 0);
+        if (wanted)
             finish(j, x, i, step, 1);
-        } else {
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0);
+        else
             finish(j, x, i, step, 0);
-        }
         for (ptrdiff_t b = 0; j->prob.at && b < step; b += CHUNK) {
             const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK;
-            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, x->planes, 0);
+            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, 0, x->planes, 0);
             deliver(x->given, j, &j->prob, q + b, part);
         }
         if (j->grad.at && in_place_out && whole) {
             float *to = (float *)place(&j->grad, n, s);
             if (stream)
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, others, x->planes, 1);
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i, x->planes, 1);
             else
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, others, x->planes, 0);
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i, x->planes, 0);
         } else
             for (ptrdiff_t b = 0; j->grad.at && b < step; b += CHUNK) {
                 const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK, vectors = (part + W - 1) / W * W;
-                plane_slopes(x->given, CHUNK, kept + b, positions, classes, vectors, label + b, x->grad + i + b, others + b, x->planes, 0);
+                const ptrdiff_t q0 = i + b;
+                plane_slopes(x->given, CHUNK, kept + b, positions, classes, vectors, label + b, x->grad + q0, x->plus + q0, x->instead + q0,
+                             x->planes, 0);
                 deliver(x->given, j, &j->grad, q + b, part);
             }
         if (step < positions) memcpy(label + step, after, (size_t)(positions - step) * sizeof *after);
@@ -593,11 +627,11 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
 
 /* ---- Rows ---- */
 
-/* A row of exponentials on its way to the gradient: out[i] = e[i] * factor. */
+/* A row of exponentials on its way to the gradient: out[i] = e[i] * factor + plus. */
 typedef struct {
     const float *e;
     char *out; /* NULL: nothing */
-    float factor, low; /* the factor in two parts, as split() has it */
+    float factor, low, plus; /* the factor in two parts, as split() has it */
     ptrdiff_t done, most; /* written so far; up to where the reading of the next row may write, from `done` on in whole groups */
 } writing;
 
@@ -614,79 +648,93 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 #endif
 }
 /* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
-   `last` is written. */
-INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const reference *m, float *kept, writing *last)
+   `last` is written. Where `apart` is given, the sum of x - base is added to it. */
+INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const reference *m, float *kept, writing *last, double *apart, float base)
 {
     vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low[4] = {s[0], s[0], s[0], s[0]};
-    const ptrdiff_t apart = y >= 0 && y < count ? y / GROUP * GROUP : -1;
+    vd sum = all_d(0.0), apart_sum = sum; /* of groups: the slopes of a row whose mass lies in few classes would show more roundings */
+    const ptrdiff_t special = y >= 0 && y < count ? y / GROUP * GROUP : -1;
     const float *e = 0;
     float *out = 0;
     ptrdiff_t write = 0; /* from here on nothing is written */
-    vf factor = all_f(0.0f), rest = factor;
+    vf factor = all_f(0.0f), rest = factor, plus = factor;
     if (last && last->out) {
         write = (last->most - last->done) / GROUP * GROUP;
         if (write > (count + GROUP - 1) / GROUP * GROUP) write = (count + GROUP - 1) / GROUP * GROUP;
         e = last->e + last->done;
         out = (float *)last->out + last->done;
-        factor = all_f(last->factor), rest = all_f(last->low);
+        factor = all_f(last->factor), rest = all_f(last->low), plus = all_f(last->plus);
         last->done += write;
     }
     for (ptrdiff_t i = 0; i < count; i += GROUP) {
+        vf z[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)};
         if (last && i < write)
             for (int k = 0; k < 4; k++) {
                 vf p = load_f(e + i + k * W);
-                stream_f(out + i + k * W, mad_f(p, factor, p * rest));
+                stream_f(out + i + k * W, mad_f(p, factor, mad_f(p, rest, plus)));
             }
-        if (__builtin_expect(i == apart || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
+        if (__builtin_expect(i == special || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
             for (int k = 0; k < 4; k++) {
-                vf v = load_without(x + i + k * W, count - i - k * W, y - i - k * W);
+                const ptrdiff_t left = count - i - k * W;
+                vf v = load_without(x + i + k * W, left, y - i - k * W);
+                if (apart && left > 0) {
+                    const vf there = left < W ? load_part_f(x + i + k * W, left) : load_f(x + i + k * W);
+                    z[k] = left < W ? select_f(first_f(left), there - base, all_f(0.0f)) : there - base;
+                }
                 if (kept) {
                     vf p = exp_over_f(v, m, 1);
-                    s[k] += p;
+                    s[k] = p;
                     store_f(kept + i + k * W, p);
                 } else
                     add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
             }
+            if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+            if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
             continue;
         }
         for (int k = 0; k < GROUP; k += 16) __builtin_prefetch(x + i + AHEAD + k);
         for (int k = 0; k < 4; k++) {
             vf v = load_f(x + i + k * W);
+            if (apart) z[k] = v - base;
             if (kept) {
                 vf p = exp_over_f(v, m, 1);
-                s[k] += p;
+                s[k] = p;
                 store_f(kept + i + k * W, p);
             } else
                 add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
         }
+        if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+        if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
     }
-    vd sum = as_doubles((s[0] + s[1]) + (s[2] + s[3]));
-    return W == 16 && !kept ? sum + as_doubles((low[0] + low[1]) + (low[2] + low[3])) : sum;
+    if (apart) *apart += across_d(apart_sum);
+    if (!kept) sum = as_doubles((s[0] + s[1]) + (s[2] + s[3])) + as_doubles((low[0] + low[1]) + (low[2] + low[3]));
+    return sum;
 }
 /* What is left of a row on its way. */
 static void write_rest(writing *w)
 {
     if (!w->out) return;
     float *out = (float *)w->out;
-    const vf factor = all_f(w->factor), low = all_f(w->low);
+    const vf factor = all_f(w->factor), low = all_f(w->low), plus = all_f(w->plus);
     ptrdiff_t i = w->done;
-    for (; i + W <= w->most; i += W) stream_f(out + i, mad_f(load_f(w->e + i), factor, load_f(w->e + i) * low));
-    for (; i < w->most; i++) out[i] = w->e[i] * w->factor + w->e[i] * w->low;
+    for (; i + W <= w->most; i += W) stream_f(out + i, mad_f(load_f(w->e + i), factor, mad_f(load_f(w->e + i), low, plus)));
+    for (; i < w->most; i++) out[i] = w->e[i] * w->factor + (w->e[i] * w->low + w->plus);
     w->out = 0;
 }
 /* Begin to write a row of floats: up to the first whole vector of the output at once. */
-static writing begin(char *out, const float *e, double factor, ptrdiff_t classes)
+static writing begin(char *out, const float *e, double factor, double plus, ptrdiff_t classes)
 {
-    writing w = {e, out, (float)factor, (float)(factor - (float)factor), 0, classes};
+    writing w = {e, out, (float)factor, (float)(factor - (float)factor), (float)plus, 0, classes};
     float *to = (float *)out;
-    for (; (uintptr_t)(to + w.done) % (4 * W) && w.done < classes; w.done++) to[w.done] = e[w.done] * w.factor + e[w.done] * w.low;
+    for (; (uintptr_t)(to + w.done) % (4 * W) && w.done < classes; w.done++)
+        to[w.done] = e[w.done] * w.factor + (e[w.done] * w.low + w.plus);
     return w;
 }
-static void write_elsewhere(const softmax_array *a, char *to, const float *e, double factor, ptrdiff_t classes, float *block)
+static void write_elsewhere(const softmax_array *a, char *to, const float *e, double factor, double plus, ptrdiff_t classes, float *block)
 {
     for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
         const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
-        for (ptrdiff_t c = 0; c < part; c++) block[c] = (float)(e[b + c] * factor);
+        for (ptrdiff_t c = 0; c < part; c++) block[c] = (float)(e[b + c] * factor + plus);
         scatter_f(to + b * a->c, block, a->c, a->type, part);
     }
 }
@@ -705,7 +753,7 @@ static float *apart_from(const void *row, float *room)
 static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
-    const int wanted = j->grad.at || j->prob.at, direct = j->z.type == TYPE_F32 && j->z.c == 4;
+    const int smoothed = j->smoothing != 0, wanted = j->grad.at || j->prob.at, direct = j->z.type == TYPE_F32 && j->z.c == 4;
     const int stream = j->grad.at && j->grad.type == TYPE_F32 && j->grad.c == 4;
     writing last = {0};
     int turn = 0;
@@ -715,7 +763,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
         const int32_t y = x->label[i];
         const char *z = place(&j->z, n, s);
         if (y < 0) {
-            x->others[i] = 1, x->target[i] = 0, x->m[i] = 0;
+            x->others[i] = 1, x->target[i] = 0, x->m[i] = 0, x->mean[i] = 0;
             if (j->grad.at) fill_row(&j->grad, place(&j->grad, n, s), y == BAD ? NAN : 0.0f, classes, x->block);
             continue;
         }
@@ -729,37 +777,44 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             gather_f(x->block, z, j->z.c, j->z.type, classes < W ? classes : W);
             head = load_without(x->block, classes, y);
         }
-        const float top = peak_f(head) * LOG2E_F, m = top < -1e6f ? 0 : top > -120 ? top < 120 ? (float)(int)top : 120 : -120; /* -1e30: masked */
+        const float highest = peak_f(head), base = highest > -1e30f && highest < 1e30f ? highest : 0, top = highest * LOG2E_F;
+        const float m = top < -1e6f ? 0 : top > -120 ? top < 120 ? (float)(int)top : 120 : -120; /* -1e30: masked */
         const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
         vd sum = all_d(0.0);
+        double apart = 0;
         for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
             const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
             const float *from = (const float *)z + b;
             if (!direct) gather_f(x->block, z + b * j->z.c, j->z.c, j->z.type, part), from = x->block;
-            if (!wanted)
-                sum += block_sum(from, part, y - b, &about, 0, 0);
+            if (smoothed && wanted)
+                sum += block_sum(from, part, y - b, &about, kept + b, &last, &apart, base);
+            else if (smoothed)
+                sum += block_sum(from, part, y - b, &about, 0, 0, &apart, base);
+            else if (!wanted)
+                sum += block_sum(from, part, y - b, &about, 0, 0, 0, 0);
             else if (!last.out)
-                sum += block_sum(from, part, y - b, &about, kept + b, 0);
+                sum += block_sum(from, part, y - b, &about, kept + b, 0, 0, 0);
             else
-                sum += block_sum(from, part, y - b, &about, kept + b, &last);
+                sum += block_sum(from, part, y - b, &about, kept + b, &last, 0, 0);
         }
         double others = across_d(sum) / (wanted ? KEPT : SUMMED);
         if (W == 16 && !wanted) others *= 1 + (m + exponent(others)) * LN2_REST;
         x->others[i] = others, x->target[i] = (double)target, x->m[i] = (double)m;
+        x->mean[i] = base + apart / (double)classes;
         if (!wanted) continue;
         write_rest(&last);
         finish(j, x, i, 1, 1);
         if (j->prob.at) {
             kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
-            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], classes, x->block);
+            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);
         }
-        kept[y] = (float)(others * -KEPT);
+        kept[y] = (float)x->instead[i];
         if (stream) {
-            last = begin(place(&j->grad, n, s), kept, x->grad[i], classes);
+            last = begin(place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes);
             turn ^= 1;
         } else if (j->grad.at)
-            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, x->grad[i], classes, x->block);
+            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes, x->block);
     }
     write_rest(&last);
     x->agains = 0;

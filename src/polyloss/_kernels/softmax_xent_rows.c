@@ -77,13 +77,26 @@ static double sum_of_others(const double *z, double *e, ptrdiff_t classes, ptrdi
     return sum_d(sum) + near;
 }
 
-/* sum += v, with what the sums before lost [Kahan 1965]; once infinite it stays so */
-static void add(double *sum, double *lost, double v)
+/* Sums in every lane with what their roundings lost [Knuth, TAOCP 2, 4.2.2]; where one is infinite that is no number and does not count. */
+typedef struct {
+    vd high, low;
+} lane_sums;
+INLINE void add_lanes(lane_sums *s, vd v)
 {
-    double part = v - *lost, next = *sum + part;
-    *lost = isfinite(next) ? (next - *sum) - part : 0;
-    *sum = next;
+    const vd t = s->high + v, b = t - s->high;
+    s->low += (s->high - (t - b)) + (v - b);
+    s->high = t;
 }
+INLINE double across_lanes(const lane_sums *s)
+{
+    sum_t sum = {0, 0};
+    double high[WD], low[WD];
+    store_d(high, s->high), store_d(low, s->low);
+    for (int i = 0; i < WD; i++) add_to(&sum, high[i]), sum.low += low[i];
+    return sum.low - sum.low == 0 ? sum.high + sum.low : sum.high;
+}
+/* WD numbers at p, 0 in place of those from n on. */
+INLINE vd up_to(const double *p, ptrdiff_t n) { return n < WD ? load_part_d(p, n) : load_d(p); }
 /* One position: z (C,), e (C,) scratch, k (C,) or NULL; t (C,) or NULL with label y. Writes the outputs that aren't NULL. */
 static double general_position(const softmax_job *j, const double *z, double *e, const double *k, const double *t, int32_t y, double w,
                                double upstream, double *grad, double *prob, double *hess, double *lse)
@@ -112,13 +125,19 @@ static double general_position(const softmax_job *j, const double *z, double *e,
         sum_kt = K(y);
         loss = y == a ? 0 : sum_kt * (z[a] - z[y]);
     } else {
-        double lost_kt = 0, lost = 0;
-        for (ptrdiff_t c = 0; c < classes; c++) {
-            const double kt = KT(c);
-            add(&sum_kt, &lost_kt, kt);
-            if (kt != 0 && c != a) add(&loss, &lost, kt * (z[a] - z[c]));
+        lane_sums kt = {all_d(0.0), all_d(0.0)}, losses = kt, ts = kt;
+        for (ptrdiff_t c = 0; c < classes; c += WD) {
+            const ptrdiff_t left = classes - c;
+            const vd v = t ? up_to(t + c, left) : all_d(0.0);
+            vd w = keep * v + spread;
+            w = k ? w * up_to(k + c, left) : left < WD ? select_d(first_d(left), w, all_d(0.0)) : w;
+            add_lanes(&ts, v);
+            add_lanes(&kt, w);
+            add_lanes(&losses, times_d(w, z[a] - up_to(z + c, left)));
         }
-        for (ptrdiff_t c = 0; t && j->poly != 0 && c < classes; c++) sum_t = (c ? sum_t : 0) + t[c];
+        if (t) sum_t = across_lanes(&ts);
+        sum_kt = across_lanes(&kt), loss = across_lanes(&losses);
+        if (!t) sum_kt += keep * K(y), loss += y == a ? 0 : keep * K(y) * (z[a] - z[y]);
     }
     loss += sum_kt * above;
     if (others != others) loss = (double)NAN;
