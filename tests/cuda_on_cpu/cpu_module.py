@@ -29,6 +29,13 @@ class KernelError(RuntimeError):
     """The source does not compile, or the shim found an error while the kernel ran."""
 
 
+class _Stacks(ctypes.Structure):
+    _fields_ = [("at", ctypes.c_void_p), ("fences", ctypes.c_size_t)]
+
+
+_stacks = _Stacks()
+
+
 class RawModule:
     """Kernels compiled from one source.
 
@@ -124,7 +131,9 @@ def _build(code, options, names, racecheck):
                 _run([*flags, *[f"-I{f}" for f in folders], CHECKS, "-c", "-", "-o", f"{folder}/kernel.o"], source)
                 _run(["g++", "-shared", f"-Wl,-T,{HERE / 'shared.ld'}", f"{folder}/kernel.o", "-o", f"{folder}/kernel.so"])
                 os.rename(f"{folder}/kernel.so", library)
-    return ctypes.CDLL(str(library))
+    module = ctypes.CDLL(str(library))
+    module.shim_stacks(ctypes.byref(_stacks))
+    return module
 
 
 def _included(text, folders):

@@ -94,8 +94,12 @@ static dim3 block_dim, grid_dim;
 static unsigned threads, running, cluster;  // threads of a block, blocks that run together now, blocks that a cluster barrier asked for
 static unsigned order;
 static size_t shared_bytes;
-static char* stacks;
-static size_t fences;  // stacks that end in a page nobody may touch
+// Of all modules of a process together: a fence costs two of the 65530 mappings that Linux allows it.
+static struct Stacks {
+  char* at;
+  size_t fences;  // how many end in a page that nobody may touch
+} * stacks;
+extern "C" __attribute__((visibility("default"))) void shim_stacks(Stacks* shared) { stacks = shared; }
 static char signal_stack[64 << 10];
 static char shared_memory_of[kMaxCluster][kMaxShared + kCanary] __attribute__((aligned(128)));
 static char error[1024];
@@ -148,7 +152,7 @@ SHIM_OWN inline void give_way() { change(current, &main_fibre); }
 static void on_bad_address(int, siginfo_t* info, void*) {
   if (!current) abort();
   const bool own_stack =
-      static_cast<size_t>(static_cast<char*>(info->si_addr) - stacks) < static_cast<size_t>(kMaxCluster) * kMaxThreads * kStack;
+      static_cast<size_t>(static_cast<char*>(info->si_addr) - stacks->at) < static_cast<size_t>(kMaxCluster) * kMaxThreads * kStack;
   fail("%s %p", own_stack ? "stack overflow at" : "bad address", info->si_addr);
 }
 
@@ -286,9 +290,9 @@ SHIM_OWN inline void start_block(uint64_t linear) {
     f.warp = at / kWarp;
     f.lane = at % kWarp;
     f.tid = {t % block_dim.x, t / block_dim.x % block_dim.y, t / (block_dim.x * block_dim.y)};
-    // A stack that overflows meets this page. Only where a fibre runs: each one costs two of the 65530 mappings Linux allows a process.
-    for (; fences <= at; fences++) mprotect(stacks + fences * kStack, 4096, PROT_NONE);
-    prepare(f, stacks + at * static_cast<size_t>(kStack), entry);
+    // A stack that overflows meets this page. Only where a fibre runs.
+    for (; stacks->fences <= at; stacks->fences++) mprotect(stacks->at + stacks->fences * kStack, 4096, PROT_NONE);
+    prepare(f, stacks->at + at * static_cast<size_t>(kStack), entry);
   }
   SHIM_RACE(race_start(k);)
 }
@@ -354,7 +358,8 @@ SHIM_OWN inline const char* launch(const unsigned* grid, const unsigned* block, 
       grid[1] > 65535 || grid[2] > 65535)
     return "invalid launch configuration";
   const size_t all = static_cast<size_t>(kMaxCluster) * kMaxThreads * kStack;
-  if (!stacks) stacks = static_cast<char*>(mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (!stacks->at)
+    stacks->at = static_cast<char*>(mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   shared_bytes = shared;
   body = function;
   body_argument = argument;

@@ -80,7 +80,7 @@ SHIM_OWN inline Cell* cells_of(uintptr_t page) {
 }
 SHIM_OWN __attribute__((noinline)) static void race_access(void* p, size_t bytes, bool write, bool atomic, void* code) {
   uintptr_t a = reinterpret_cast<uintptr_t>(p);
-  if (!current || a - reinterpret_cast<uintptr_t>(stacks) < static_cast<size_t>(kMaxCluster) * kMaxThreads * kStack)
+  if (!current || a - reinterpret_cast<uintptr_t>(stacks->at) < static_cast<size_t>(kMaxCluster) * kMaxThreads * kStack)
     return;  // a thread's own variables
   const unsigned fibre = static_cast<unsigned>(current - fibres), own = static_cast<unsigned>(current->block - blocks);
   const uint3 tid = current->tid;
