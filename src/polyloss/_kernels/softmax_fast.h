@@ -127,7 +127,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
     vi e = (vi)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
-    vf t = (vf)(e + ((vi)u << 20) + ref->shift);
+    vf t = (vf)((vu)e + ((vu)u << 20) + (vu)ref->shift);
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
     if (exact) { /* what the table's entries lost is put back */

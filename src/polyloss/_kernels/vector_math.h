@@ -57,6 +57,7 @@ static inline void add_to(sum_t *s, double x)
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef double vd __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W))); /* the bits of a vf */
+typedef uint32_t vu __attribute__((vector_size(4 * W))); /* those again, where sums may wrap around */
 typedef int64_t vl __attribute__((vector_size(4 * W))); /* the bits of a vd */
 typedef uint64_t vul __attribute__((vector_size(4 * W)));
 typedef float vf_anywhere __attribute__((vector_size(4 * W), aligned(4)));
@@ -388,7 +389,7 @@ INLINE vf exp_scaled_f(vf x, vf d, vi shift, vi scale)
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
     vi e = (vi)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
-    vf t = (vf)(e + ((vi)u << 20) + shift);
+    vf t = (vf)((vu)e + ((vu)u << 20) + (vu)shift);
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
     q = mad_f(r * r, q, r);
