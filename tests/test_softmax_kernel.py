@@ -191,7 +191,7 @@ def test_number_of_classes(c, dtype, isa):
 @pytest.mark.parametrize("layout", ["C", "classes last", "strided"])
 @pytest.mark.parametrize("c", [2, 3, 10, 21, 65, 300, 1100])
 def test_smoothed_labels(c, layout, isa):
-    """In the fast loops, where no curvature is asked for: all outputs but that, then each alone; with masked classes the loss is infinite."""
+    """In the fast loops, where no curvature is asked for: outputs together, then each alone; with masked classes the loss is infinite."""
     rng = np.random.default_rng(c)
     for s in (1, 70):
         z, y = some((3, c, s), np.float32, rng) + rng.uniform(-60, 60, (3, 1, s)).astype(np.float32), rng.integers(0, c, (3, s))
