@@ -673,36 +673,29 @@ INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, const referenc
                 vf p = load_f(e + i + k * W);
                 stream_f(out + i + k * W, mad_f(p, factor, mad_f(p, rest, plus)));
             }
-        if (__builtin_expect(i == special || i + GROUP > count, 0)) { /* the target's group, and the last: what doesn't count is -inf */
+        vf v[4];
+        if (__builtin_expect(i == special || i + GROUP > count, 0)) /* the target's group, and the last: what doesn't count is -inf */
             for (int k = 0; k < 4; k++) {
                 const ptrdiff_t left = count - i - k * W;
-                vf v = load_without(x + i + k * W, left, y - i - k * W);
+                v[k] = load_without(x + i + k * W, left, y - i - k * W);
                 if (apart && left > 0) {
                     const vf there = left < W ? load_part_f(x + i + k * W, left) : load_f(x + i + k * W);
                     z[k] = left < W ? select_f(first_f(left), there - base, all_f(0.0f)) : there - base;
                 }
-                if (kept) {
-                    vf p = exp_over_f(v, m, 1);
-                    s[k] = p;
-                    store_f(kept + i + k * W, p);
-                } else
-                    add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
             }
-            if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
-            if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
-            continue;
+        else {
+            for (int k = 0; k < GROUP; k += 16) __builtin_prefetch(x + i + AHEAD + k);
+            for (int k = 0; k < 4; k++) {
+                v[k] = load_f(x + i + k * W);
+                if (apart) z[k] = v[k] - base;
+            }
         }
-        for (int k = 0; k < GROUP; k += 16) __builtin_prefetch(x + i + AHEAD + k);
-        for (int k = 0; k < 4; k++) {
-            vf v = load_f(x + i + k * W);
-            if (apart) z[k] = v - base;
+        for (int k = 0; k < 4; k++)
             if (kept) {
-                vf p = exp_over_f(v, m, 1);
-                s[k] = p;
-                store_f(kept + i + k * W, p);
+                s[k] = exp_over_f(v[k], m, 1);
+                store_f(kept + i + k * W, s[k]);
             } else
-                add_exp_f(v, m, EVERY, &s[k], &low[k], 0);
-        }
+                add_exp_f(v[k], m, EVERY, &s[k], &low[k], 0);
         if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
         if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
     }
