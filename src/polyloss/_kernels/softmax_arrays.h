@@ -2,10 +2,12 @@
 #ifndef POLYLOSS_SOFTMAX_ARRAYS_H
 #define POLYLOSS_SOFTMAX_ARRAYS_H
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include "softmax_xent.h"
 #include "vector_math.h"
 
+#define ROWS_AT_ONCE 16 /* positions gathered together where the classes lie apart: a cache line of floats */
 enum { IGNORED = -1, BAD = -2 };
 
 #define AS_IS(x) (x)
@@ -70,6 +72,19 @@ static void scatter_rows(char *to, const double *from, ptrdiff_t room, const sof
     }
 }
 INLINE char *place(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) { return a->at + n * a->n + s * a->s; }
+static double one(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) /* a weight, 1 where there is none */
+{
+    if (!a->at) return 1;
+    return a->type == TYPE_F32 ? (double)*(const float *)place(a, n, s) : *(const double *)place(a, n, s);
+}
+static void put(const softmax_array *a, ptrdiff_t n, ptrdiff_t s, double v)
+{
+    if (!a->at) return;
+    if (a->type == TYPE_F32)
+        *(float *)place(a, n, s) = (float)v;
+    else
+        *(double *)place(a, n, s) = v;
+}
 
 /* Labels of `count` neighbours along s as classes, IGNORED or BAD. Every integer is compared as the number it is: the ignore values that
    its type cannot hold were dropped, a negative one is above every class once it counts as unsigned. */
