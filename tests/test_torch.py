@@ -1,14 +1,19 @@
 """PyTorch: every loss in autograd's graph, under torch.func, forward mode, torch.compile, and what the graph keeps in memory."""
 
+import gc
 import inspect
+import math
+import threading
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import polyloss as pl
-from polyloss import _torch
+from polyloss import _routes, _torch
 from polyloss._block import LOSSES
 
 pytestmark = [
@@ -33,6 +38,13 @@ def sample(name, n=4, c=5, dtype=torch.float64, seed=0):
             t = t.round()
         return t.to(dtype), p.to(dtype)
     return torch.randint(0, c, (n,), generator=g), p.to(dtype)
+
+
+def through_backward(loss, z):
+    """The gradient by `backward`, since a reentrant checkpoint refuses `torch.autograd.grad`."""
+    z.grad = None
+    loss.backward()
+    return z.grad
 
 
 def asserted(found, wanted):
@@ -92,6 +104,41 @@ class TestEveryLoss:
                 (found,) = torch.autograd.grad(loss.sum(), p)
                 assert found.dtype is dtype
                 torch.testing.assert_close(found, gradient)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    def test_a_kept_gradient_is_scaled_once_and_found_again(self, monkeypatch, name, options, dtype):
+        """A scalar loss comes with its gradient: the kernel runs once in forward and backward, again only for a graph that is retained."""
+        t, p = sample(name, 7, 6, dtype)
+        p.requires_grad_()
+        runs, choose = [], _routes.choose
+        monkeypatch.setattr(_routes, "choose", lambda job: runs.append(job) or choose(job))
+        monkeypatch.setattr(_torch, "SMALL", 0)
+        _, gradient = pl.value_and_grad(name)(t, p, reduction="sum", **options)
+        scaled = pl.grad(name)(t, p.detach().double(), reduction="sum", **options).mul(-12345.6)
+        runs.clear()
+        loss = pl.get(name)(t, p, reduction="sum", **options)
+        (found,) = torch.autograd.grad(loss, p, retain_graph=True)
+        assert len(runs) == 1
+        assert torch.equal(found, gradient)
+        found.fill_(7)  # its memory is the receiver's
+        (again,) = torch.autograd.grad(loss, p, retain_graph=True)
+        assert len(runs) == 2
+        torch.testing.assert_close(again, gradient)
+        loss = pl.get(name)(t, p, reduction="sum", **options)
+        for _ in range(2):
+            (found,) = torch.autograd.grad(-12345.6 * loss, p, retain_graph=True)
+            rtol = {torch.float64: 1e-12, torch.float32: 3e-6}.get(dtype, torch.finfo(dtype).eps)
+            torch.testing.assert_close(found.double(), scaled.to(dtype).double(), rtol=rtol, atol=rtol * scaled.abs().max().item())
+        batch = torch.tensor([1.0, 0.0, -2.0], dtype=loss.dtype)
+        for _ in range(2):
+            (found,) = torch.autograd.grad(loss, p, batch, is_grads_batched=True, retain_graph=True)
+            torch.testing.assert_close(found, (batch[:, None, None] * gradient).to(dtype))
+        batch = torch.rand(3, 7).to(loss.dtype)
+        (found,) = torch.autograd.grad(pl.get(name)(t, p, **options | {"reduction": "none"}), p, batch, is_grads_batched=True)
+        torch.testing.assert_close(found, (batch[:, :, None] * gradient).to(dtype))
+        loss.backward()
+        with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+            loss.backward()
 
     def test_function_transforms(self, name, options):
         t, p = sample(name)
@@ -212,12 +259,96 @@ class TestGraph:
         pl.softmax_loss(self.y, z, reduction="none").mul(mask).nansum().backward()
         assert torch.isfinite(z.grad).all()
 
-    def test_nothing_of_the_predictions_size_is_kept(self):
+    @pytest.mark.parametrize("s", [1, 3])
+    def test_checkpoints_and_hooks_see_all_that_is_kept(self, s):
+        """Where torch drops or moves what a graph keeps, no gradient is kept beside it."""
+        z, y = (self.z, self.y) if s == 3 else (self.z[:, :, 0].detach().clone().requires_grad_(), self.y[:, 0].clone())
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-            pl.softmax_loss(self.y, self.z, ignore_label=1)
+            loss = pl.softmax_loss(y, z, ignore_label=1)
+        assert loss.grad_fn.gradient is None
         storages = {x.untyped_storage().data_ptr() for x in kept}
-        assert storages == {self.z.untyped_storage().data_ptr(), self.y.untyped_storage().data_ptr()}
+        assert storages == {z.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()}
+        wanted = pl.grad(pl.softmax_loss)(y, z, ignore_label=1)
+        asserted(torch.autograd.grad(loss, z)[0], wanted)
+        for reentrant in (False, True):
+            loss = torch.utils.checkpoint.checkpoint(lambda z: pl.softmax_loss(y, 2 * z, ignore_label=1), z / 2, use_reentrant=reentrant)
+            asserted(torch.autograd.grad(loss, z)[0] if not reentrant else through_backward(loss, z), wanted)
+
+    @pytest.mark.parametrize("n", [8, 3000])
+    def test_the_graph_of_a_loss_that_is_kept_holds_no_memory(self, n):
+        """Losses are summed up over an epoch without a detach: torch's own give their tensors back in backward."""
+        w, y = torch.randn(5, 40, requires_grad=True), torch.randint(0, 40, (n,))
+        z = torch.randn(n, 5) @ w
+        loss = pl.softmax_loss(y, z)
+        assert loss.grad_fn.gradient is not None
+        alive = weakref.ref(z)
+        loss.backward()
+        gc.disable()  # no reference cycle either
+        try:
+            del z
+            assert alive() is None
+        finally:
+            gc.enable()
+        assert getattr(loss.grad_fn, "gradient", None) is None
+
+    @pytest.mark.parametrize("n", [8, 3000])
+    @pytest.mark.parametrize("factor", [math.inf, -math.inf, math.nan])
+    def test_factors_without_end_leave_ignored_positions_at_zero(self, n, factor):
+        """A loss scale that overflowed must show in the gradient, and torch's is 0 where a label is ignored."""
+        z, y = torch.randn(n, 40, requires_grad=True), torch.arange(n) % 40
+        for reduction in ("sum", "normalize"):
+            loss = pl.softmax_loss(y, z, ignore_label=3, reduction=reduction)
+            for _ in range(2):
+                (found,) = torch.autograd.grad(factor * loss, z, retain_graph=True)
+                assert (found[y == 3] == 0).all()
+                assert not torch.isfinite(found[y != 3]).any()
+
+    def test_a_scale_against_underflow_reaches_the_gradient_before_it_is_rounded(self):
+        """In float16 the gradient of a mean over many is 0 by itself: `torch.amp.GradScaler` multiplies the loss."""
+        z, y = torch.zeros(4096, 32, dtype=torch.float16, requires_grad=True), torch.zeros(4096, dtype=torch.int64)
+        loss = pl.softmax_loss(y, z, denominator=4096.0 * 4096)
+        assert (pl.grad(pl.softmax_loss)(y, z, denominator=4096.0 * 4096)[:, 1:] == 0).all()
+        (found,) = torch.autograd.grad(65536 * loss, z)
+        torch.testing.assert_close(found[:, 1:], torch.full((4096, 31), 65536 / 32 / 4096**2, dtype=torch.float16))
+
+    @pytest.mark.parametrize("n", [8, 3000])
+    def test_gradients_add_up(self, n):
+        """In `.grad`, which takes the kept gradient's memory over, and through a graph that is retained or entered twice."""
+        z, y = torch.randn(n, 40, dtype=torch.float64, requires_grad=True), torch.randint(0, 40, (n,))
+        gradient = pl.grad(pl.softmax_loss)(y, z)
+        loss = pl.softmax_loss(y, z)
+        for k in range(1, 4):
+            loss.backward(retain_graph=True)
+            asserted(z.grad, k * gradient)
+        z.grad = None
+        (pl.softmax_loss(y, z) + pl.softmax_loss(y, z) / 4 + pl.softmax_loss(y, 1 * z)).backward()
+        asserted(z.grad, 2.25 * gradient)
+        z.grad = None
+        z.register_hook(lambda g: g.mul_(2))
+        loss.backward(retain_graph=True)
+        asserted(z.grad, 2 * gradient)
+        loss.backward()
+        asserted(z.grad, 4 * gradient)
+
+    @pytest.mark.parametrize("n", [8, 3000])
+    def test_threads_share_a_graph(self, n):
+        z, y = torch.randn(n, 40, dtype=torch.float64, requires_grad=True), torch.randint(0, 40, (n,))
+        gradient, failures = pl.grad(pl.softmax_loss)(y, z), []
+
+        def work(loss, k):
+            (found,) = torch.autograd.grad(k * loss, z, retain_graph=True)
+            if not torch.allclose(found, k * gradient, rtol=1e-9):
+                failures.append(k)
+
+        for _ in range(10):
+            loss = pl.softmax_loss(y, z)
+            threads = [threading.Thread(target=work, args=(loss, k)) for k in range(1, 5)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert not failures
 
     def test_inputs_changed_between_forward_and_backward_are_noticed(self):
         z = self.z.detach().clone().requires_grad_()

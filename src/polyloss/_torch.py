@@ -1,10 +1,10 @@
 """PyTorch: views of tensors for the kernels, and what autograd and torch.compile need. With torch.py the only file that imports torch.
 
-A call whose tensors need no gradient goes the road of every library. If the predictions need one, `Bridge` is its node in the graph:
-forward keeps predictions, targets and divisor, nothing else of the predictions' size; backward takes the gradient from the same kernels in
-one pass. Whatever more torch may differentiate (targets, weights, a second time, forward mode, function transforms) goes through the
-formula on torch's own operations, which autograd follows. A graph that is being compiled gets one operator for the loss and one for its
-gradient.
+A call whose tensors need no gradient goes the road of every library. If the predictions need one, `Bridge` is its node in the graph. On a
+CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
+keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Whatever more torch may
+differentiate (targets, weights, a second time, forward mode, function transforms) goes through the formula on torch's own operations,
+which autograd follows. A graph that is being compiled gets one operator for the loss and one for its gradient.
 """
 
 import math
@@ -47,18 +47,54 @@ class Bridge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, job, *tensors):
+        if _in_one_pass(job):
+            job.want = BOTH
         route, _ = _routes.choose(job)
         outcome = _checked(job, route.run(job))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        ctx.divisor = outcome.divisor
+        ctx.divisor, ctx.gradient = outcome.divisor, outcome.gradient
+        job.want = job.want._replace(gradient=False)
         ctx.job = _with_tensors(job, None, None, None, None)
         return _job.finish(job, outcome)
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
-        job = _with_tensors(ctx.job, *ctx.saved_tensors)
-        return None, _backward(job, upstream, upstream_prob, ctx.divisor), None, None, None
+        job = _with_tensors(ctx.job, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
+        kept = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
+        gradient = None if kept is None or upstream is None else _received(_tensor(kept, job.p), upstream)
+        if gradient is None:
+            gradient = _backward(job, upstream, upstream_prob, ctx.divisor)
+        return None, gradient, None, None, None
+
+
+def _in_one_pass(job):
+    """Whether the gradient is found and kept in the forward pass, which reads the predictions anyway.
+
+    Not on a GPU: one would have to wait to hear whether it is to be scaled.
+    """
+    return job.reduction != "none" and not job.want.prob and job.memory is not None and not _hooked()
+
+
+def _hooked():
+    """Whether torch was told what becomes of tensors that a graph keeps: dropped and computed again (checkpoints), stored elsewhere."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def _received(kept, upstream):
+    """A gradient that was kept, times what autograd hands down to the loss; None where it must be found again.
+
+    It is scaled in place, since its memory is the receiver's from now on: through a graph that was retained it is found again, too.
+    """
+    if torch.is_grad_enabled():  # the gradient will be differentiated, too
+        return None
+    exact = kept.itemsize > 2  # 16 bits would be rounded twice, or be 0 already where a factor of thousands is to prevent just that
+    if not concrete(upstream):  # a batch of them, under vmap
+        return kept * upstream if exact else None
+    factor = upstream.item()
+    if factor == 1:
+        return kept
+    return kept.mul_(upstream) if exact and math.isfinite(factor) else None  # 0 times infinity would be no 0
 
 
 def _backward(job, upstream, upstream_prob, divisor):
@@ -72,10 +108,11 @@ def _backward(job, upstream, upstream_prob, divisor):
 
 def _gradient(job, upstream, divisor):
     """The part of the gradient that comes by the loss."""
-    job, reduced = copy(job), job.reduction != "none"
+    job, reduced, batch, dtype = copy(job), job.reduction != "none", not concrete(upstream), job.p.dtype
     job.want, job.divisor, job.validate = GRADIENT, 1, False
-    if reduced and isinstance(divisor, (int, float)) and upstream.is_cpu and not torch.is_grad_enabled():
-        factor = upstream.item()  # a number for the kernel to scale by, where a weight for each position would cost a stream more
+    factor = upstream.item() if reduced and upstream.is_cpu and not (batch or torch.is_grad_enabled()) else math.nan
+    if isinstance(divisor, (int, float)) and math.isfinite(factor):
+        # A number for the kernel to scale by, where a weight for each position would cost a stream more.
         job.divisor = divisor / factor if factor else math.inf
     else:
         if reduced:
@@ -85,11 +122,14 @@ def _gradient(job, upstream, divisor):
             gradient = _formula.run(job).gradient * upstream[:, None, :]
             # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
             return torch.where(torch.tensor(True, device=job.device), gradient, job.p).to(job.gradient_dtype)
-        job.weight = upstream if job.weight is None else job.weight * upstream
+        if batch:  # of upstreams, under vmap, which multiply one gradient that is not rounded yet
+            job.p, job.gradient_dtype = job.p.to(job.dtype), job.dtype
+        else:
+            job.weight = upstream if job.weight is None else job.weight * upstream
     job.p = job.p.detach()
     route, _ = _routes.choose(job)
-    gradient = route.run(job).gradient
-    return wrap(gradient, job.p) if isinstance(gradient, np.ndarray) else gradient
+    gradient = _tensor(route.run(job).gradient, job.p)
+    return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
 
 
 def _softmax_gradient(job, upstream):
@@ -106,7 +146,13 @@ def _tensors(job):
 def _with_tensors(job, p, t, weight, class_weight):
     job = copy(job)
     job.p, job.t, job.weight, job.class_weight = p, t, weight, class_weight
+    job.viewed = None, None  # would keep the memory of other tensors
     return job
+
+
+def _tensor(x, like):
+    """A route's result as a tensor."""
+    return wrap(x, like) if isinstance(x, np.ndarray) else x
 
 
 def _checked(job, outcome):
@@ -143,6 +189,7 @@ def concrete(x):
         x.device.type != "meta"
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of upstream gradients, under is_grads_batched
         and not isinstance(x, torch._subclasses.FakeTensor)
     )
 
@@ -175,6 +222,8 @@ def shortcut(block, y_true, y_pred, want, out, arguments):
     if out is not None and (not _plain(out) or out.requires_grad):
         return None
     if y_pred.requires_grad and not want.gradient and torch.is_grad_enabled():
+        if _hooked():
+            return None
         results = block.small(y_true, y_pred, BOTH, arguments)
         return None if results is None else _record(y_pred, (*results, y_true, _versions(y_pred, y_true), block, arguments))
     results = block.small(y_true, y_pred, want, arguments, out)
@@ -197,22 +246,21 @@ class SmallBridge(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
+        if ctx.found is None:
+            raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
         y_pred, (*_, y_true, versions, block, arguments) = ctx.y_pred, ctx.found
+        kept = vars(ctx).pop("gradient", None)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.y_pred = ctx.found = None
         if versions != _versions(y_pred, y_true):
             raise RuntimeError("a variable needed for gradient computation has been modified by an inplace operation: y_true or y_pred")
-        if torch.is_grad_enabled():  # it will be differentiated again
+        if kept is None:  # through a graph that was retained
+            _, kept = block.small(y_true, y_pred, BOTH, arguments)
+        gradient = _received(torch.from_numpy(kept), upstream)
+        if gradient is None:
             job = prepare(block, y_true, y_pred, want=GRADIENT, out=None, **arguments)
-            return _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape), None
-        gradient, ctx.gradient = ctx.gradient, None  # its memory is the receiver's from now on
-        if gradient is None:  # again, through a graph that was retained
-            _, gradient = block.small(y_true, y_pred, BOTH, arguments)
-        try:
-            factor = upstream.item()
-        except RuntimeError:  # a batch of them, under vmap
-            return torch.from_numpy(gradient) * upstream, None
-        if factor != 1:
-            gradient *= factor
-        return torch.from_numpy(gradient), None
+            gradient = _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape)
+        return gradient, None
 
 
 # `Function.apply` itself looks for function transforms, which the shortcut has done: 1 µs.
