@@ -209,7 +209,8 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
         const one k = (one)(job->scale * (double)room.w[0]);
         const int t_lies = FORMULA(in_place)(t->kind, 0, 1, t->e, 0), p_lies = FORMULA(in_place)(p->kind, 0, 1, p->e, 0);
         const int g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->e, 0), h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->e, 0);
-        const ptrdiff_t step = t_lies && p_lies && k != 0 && (!gg || g_lies) && (!hh || h_lies) ? to - from : TILE;
+        const int outputs_lie = gg ? g_lies && (!hh || h_lies) : !hh; /* curvatures bring slopes along, which need a place too */
+        const ptrdiff_t step = t_lies && p_lies && k != 0 && outputs_lie ? to - from : TILE;
         double s = 0;
         for (ptrdiff_t l = from; l < to && (room.w[0] != 0 || gg || hh); l += step) {
             const ptrdiff_t n = step < to - l ? step : to - l;

@@ -57,7 +57,7 @@ static inline void add_to(sum_t *s, double x)
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef double vd __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W))); /* the bits of a vf */
-typedef uint32_t vu __attribute__((vector_size(4 * W))); /* those again, where sums may wrap around */
+typedef uint32_t vu __attribute__((vector_size(4 * W))); /* those again, where sums may wrap around: signed ones must not */
 typedef int64_t vl __attribute__((vector_size(4 * W))); /* the bits of a vd */
 typedef uint64_t vul __attribute__((vector_size(4 * W)));
 typedef float vf_anywhere __attribute__((vector_size(4 * W), aligned(4)));
@@ -66,6 +66,8 @@ typedef double vd_anywhere __attribute__((vector_size(4 * W), aligned(8)));
 INLINE vf all_f(float c) { return c - (vf){0}; }
 INLINE vd all_d(double c) { return c - (vd){0}; }
 INLINE vi all_i(int32_t c) { return c - (vi){0}; }
+INLINE vu all_u(uint32_t c) { return c - (vu){0}; }
+INLINE vul all_ul(uint64_t c) { return c - (vul){0}; }
 INLINE float lane_f(vf v) { return v[0]; }
 INLINE double lane_d(vd v) { return v[0]; }
 INLINE vf load_f(const float *p) { return *(const vf_anywhere *)p; }
@@ -380,7 +382,7 @@ INLINE vd exp_neg_d(vd x) { return exp8_d(x, x); }
 #else
 /* The power of two goes into the exponent's bits, 2^64 too large or too small so that it fits, and a product takes the 2^64 back; for
    x below every subnormal that factor is 0, since tiny products are slow. scale, shift: bits of the factor and of its inverse. */
-INLINE vf exp_scaled_f(vf x, vf d, vi shift, vi scale)
+INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale)
 {
 #if W == 8 /* x = (n + j/8) ln 2 + r; 2^(j/8) from a table in a register */
     static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3,
@@ -388,8 +390,8 @@ INLINE vf exp_scaled_f(vf x, vf d, vi shift, vi scale)
     vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
-    vi e = (vi)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
-    vf t = (vf)((vu)e + ((vu)u << 20) + (vu)shift);
+    vu e = (vu)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u);
+    vf t = (vf)(e + ((vu)u << 20) + shift);
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
     q = mad_f(r * r, q, r);
@@ -397,33 +399,33 @@ INLINE vf exp_scaled_f(vf x, vf d, vi shift, vi scale)
 #else
     vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
-    vf t = exp_poly_f(r) * (vf)(((vi)u << 23) + (127 << 23) + shift);
+    vf t = exp_poly_f(r) * (vf)(((vu)u << 23) + (127u << 23) + shift);
 #endif
-    return t * (vf)(scale & ~(vi)lt_f(x, all_f(-104.0f)));
+    return t * (vf)(scale & ~(vu)lt_f(x, all_f(-104.0f)));
 }
-INLINE vf exp_neg_f(vf x) { return exp_scaled_f(x, max_f(all_f(-104.0f), x), all_i(64 << 23), all_i((127 - 64) << 23)); }
+INLINE vf exp_neg_f(vf x) { return exp_scaled_f(x, max_f(all_f(-104.0f), x), all_u(64u << 23), all_u((127u - 64) << 23)); }
 INLINE vf exp_f(vf x)
 {
     vf d = min_f(all_f(89.0f), max_f(all_f(-104.0f), x));
-    vi up = (vi)lt_f(x, all_f(0.0f)) & (128 << 23);
-    return exp_scaled_f(x, d, up - (64 << 23), ((127 + 64) << 23) - up);
+    vu up = (vu)lt_f(x, all_f(0.0f)) & (128u << 23);
+    return exp_scaled_f(x, d, up - (64u << 23), ((127u + 64) << 23) - up);
 }
-INLINE vd exp_scaled_d(vd x, vd d, vl shift, vl scale)
+INLINE vd exp_scaled_d(vd x, vd d, vul shift, vul scale)
 {
     vd u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
     vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
-    vd t = exp_poly_d(r) * (vd)(((vl)u << 52) + (1023ll << 52) + shift);
-    return t * (vd)(scale & ~(vl)lt_d(x, all_d(-746.0)));
+    vd t = exp_poly_d(r) * (vd)(((vul)u << 52) + (1023ull << 52) + shift);
+    return t * (vd)(scale & ~(vul)lt_d(x, all_d(-746.0)));
 }
 INLINE vd exp_neg_d(vd x)
 {
-    return exp_scaled_d(x, max_d(all_d(-746.0), x), (512ll << 52) + (vl){0}, ((1023ll - 512) << 52) + (vl){0});
+    return exp_scaled_d(x, max_d(all_d(-746.0), x), all_ul(512ull << 52), all_ul((1023ull - 512) << 52));
 }
 INLINE vd exp_d(vd x)
 {
     vd d = min_d(all_d(710.0), max_d(all_d(-746.0), x));
-    vl up = (vl)lt_d(x, all_d(0.0)) & (1024ll << 52);
-    return exp_scaled_d(x, d, up - (512ll << 52), ((1023ll + 512) << 52) - up);
+    vul up = (vul)lt_d(x, all_d(0.0)) & (1024ull << 52);
+    return exp_scaled_d(x, d, up - (512ull << 52), ((1023ull + 512) << 52) - up);
 }
 #endif
 
@@ -444,7 +446,7 @@ INLINE vd expm1_neg_d(vd x)
     p = mad_d(p, r, all_d(0.5));
     p = mad_d(r * r, p, r);
     n = max_d(all_d(-1022.0), n);
-    vd two_n = (vd)(((vl)(n + ROUND_D) << 52) + (1023ll << 52));
+    vd two_n = (vd)(((vul)(n + ROUND_D) << 52) + (1023ull << 52));
     return mad_d(two_n, p, two_n - 1.0);
 }
 
@@ -530,12 +532,19 @@ INLINE vd log_edges_d(vd x, vd y)
     vd edge = select_d(eq_d(x, all_d(0.0)), all_d(-(double)INFINITY), select_d(lt_d(all_d(0.0), x), x, all_d((double)NAN)));
     return select_d(lt_d(all_d(0.0), x) & lt_d(x, all_d((double)INFINITY)), y, edge);
 }
+INLINE vi split_f(vf x, vf *m) /* e of x = m 2^e, sqrt(1/2) <= m < sqrt(2) */
+{
+    vi e = (vi)((vu)x - 0x3f3504f3) >> 23;
+    *m = (vf)((vu)x - ((vu)e << 23));
+    return e;
+}
 INLINE vf log_sum_f(vf u, vf v)
 {
     vi tiny = (vi)lt_f(u, all_f(0x1p-126f));
     vf up = (vf)((127 << 23) + (tiny & (32 << 23))), x = u * up; /* subnormal numbers times 2^32 */
-    vi e = ((vi)x - 0x3f3504f3) >> 23; /* the exponent of x / sqrt(1/2) */
-    vf m = (vf)((vi)x - (e << 23)), w = v * up * (0.5f * (vf)((128 - e) << 23));
+    vf m, w;
+    vi e = split_f(x, &m);
+    w = v * up * (0.5f * (vf)((128u - (vu)e) << 23));
     return log_edges_f(u, log_poly_f((m - 1.0f) + w, __builtin_convertvector(e - (tiny & 32), vf)));
 }
 INLINE vd log_sum_d(vd u, vd v)
@@ -545,7 +554,7 @@ INLINE vd log_sum_d(vd u, vd v)
     vl e = (vl)(((vul)x - 0x3fe6a09e667f3bcd + (1024ull << 52)) >> 52); /* + 1024: AVX2 has no arithmetic shift of 64 bits */
     vd n = (vd)(e + 0x4338000000000000 - (tiny & 64)) - (ROUND_D + 1024); /* nor a conversion */
     e -= 1024;
-    vd m = (vd)((vl)x - (e << 52)), w = v * up * (0.5 * (vd)((1024 - e) << 52));
+    vd m = (vd)((vul)x - ((vul)e << 52)), w = v * up * (0.5 * (vd)((1024u - (vul)e) << 52));
     return log_edges_d(u, log_poly_d((m - 1.0) + w, n));
 }
 INLINE vf log_f(vf x) { return log_sum_f(x, (vf){0}); }
@@ -563,8 +572,9 @@ static __attribute__((noinline, unused)) vf log_sum_slow_f(vf u, vf v) { return 
 INLINE vf log_near_f(vf u, vf v) /* the same; numbers that are neither 0, subnormal, inf nor NaN, the rule, go without the edges */
 {
     if (!every_f(le_f(all_f(0x1p-126f), u) & lt_f(u, all_f(INFINITY)))) return log_sum_slow_f(u, v);
-    vi e = ((vi)u - 0x3f3504f3) >> 23;
-    vf m = (vf)((vi)u - (e << 23)), w = v * (0.5f * (vf)((128 - e) << 23));
+    vf m, w;
+    vi e = split_f(u, &m);
+    w = v * (0.5f * (vf)((128u - (vu)e) << 23));
     return log_poly_f((m - 1.0f) + w, __builtin_convertvector(e, vf));
 }
 #endif
@@ -588,8 +598,9 @@ INLINE vf log_half_f(vf x) /* 0 <= x <= 1/2: far from 1, where the result is nea
 INLINE vf log_half_f(vf x)
 {
     if (!every_f(le_f(all_f(0x1p-126f), x))) return log_sum_slow_f(x, (vf){0});
-    vi e = ((vi)x - 0x3f3504f3) >> 23;
-    return log_poly_f((vf)((vi)x - (e << 23)) - 1.0f, __builtin_convertvector(e, vf));
+    vf m;
+    vi e = split_f(x, &m);
+    return log_poly_f(m - 1.0f, __builtin_convertvector(e, vf));
 }
 #endif
 INLINE vd log_half_d(vd x) { return log_d(x); }
