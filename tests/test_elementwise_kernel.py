@@ -7,40 +7,18 @@ import os
 import mpmath
 import numpy as np
 import pytest
+from kernels import ELEMENTWISE as PARAMETERS
+from kernels import arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
 from polyloss._kernels import elementwise
 
 os.environ.setdefault("KERAS_BACKEND", "numpy")
 EPSILON = 1e-7
-PARAMETERS = {
-    "mean_squared_error": (),
-    "mean_absolute_error": (),
-    "mean_absolute_percentage_error": (EPSILON,),
-    "mean_squared_logarithmic_error": (EPSILON,),
-    "hinge": (0.0,),
-    "squared_hinge": (0.0,),
-    "binary_crossentropy": (EPSILON, 0.0),
-    "binary_crossentropy_from_logits": (0.0,),
-    "floored_binary_crossentropy": (),
-    "huber": (1.0,),
-    "log_cosh": (),
-    "poisson": (),
-    "kl_divergence": (EPSILON,),
-    "kl_from_logarithms": (),
-    "kl_between_logarithms": (),
-    "binary_focal_crossentropy": (0.0, 0.25, 2.0, EPSILON, 0.0),
-    "binary_focal_crossentropy_from_logits": (0.0, 0.25, 2.0, 0.0),
-}
 NAMES = list(PARAMETERS)
 
 
-@pytest.fixture(params=elementwise.isas())
-def isa(request):
-    before = elementwise.isa()
-    elementwise.force(request.param)
-    yield request.param
-    elementwise.force(before)
+isa = every_isa(elementwise)
 
 
 def clip(x, low, high):
@@ -285,31 +263,12 @@ def test_infinite_and_missing_numbers(isa):
         assert one_by_one("poisson", np.array([0.0], dtype), np.array([-1.0], dtype))[0] == -1
 
 
-def arranged(x, layout):
-    """The same numbers in another place of memory."""
-    if layout == "c":
-        return np.ascontiguousarray(x)
-    if layout == "fortran":
-        return np.asfortranarray(x)
-    if layout == "reversed":
-        return np.ascontiguousarray(x[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
-    if layout == "strided":
-        wide = np.zeros(tuple(2 * n + 1 for n in x.shape), x.dtype)
-        wide[1::2, 1::2, 1::2] = x
-        return wide[1::2, 1::2, 1::2]
-    if layout == "offset":
-        flat = np.zeros(x.size + 3, x.dtype)
-        flat[3:] = x.ravel()
-        return flat[3:].reshape(x.shape)
-    return np.ascontiguousarray(x.transpose(0, 2, 1)).transpose(0, 2, 1)  # "channels last"
-
-
 LAYOUTS = ("c", "fortran", "reversed", "strided", "offset", "channels last")
 
 
 def check(name, t, p, *, combine="mean", weight=None, scale=1.0, bf16=False, threads=1, outputs="c", rtol=None):
     """One call against sums of single elements in float64."""
-    wide = (p.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if bf16 else p
+    wide = from_bits(p) if bf16 else p
     n, c, s = p.shape
     dtype = np.float64 if p.dtype == np.float64 else np.float32
     v, g, h = (x.reshape(n, c, s) for x in one_by_one(name, t.astype(np.float64).ravel(), wide.astype(np.float64).ravel()))
@@ -331,7 +290,7 @@ def check(name, t, p, *, combine="mean", weight=None, scale=1.0, bf16=False, thr
     assert total == pytest.approx(want.sum(), rel=rtol, abs=tiny)
     assert weights == pytest.approx(w.sum(), rel=1e-6)
     for got, exact in ((grad, slope), (hess, curvature)):
-        stored = (got.astype(np.uint32) << 16).view(np.float32) if bf16 else got
+        stored = from_bits(got) if bf16 else got
         rounding = 2.0**-8 if bf16 else 2.0**-10 if p.dtype == np.float16 else rtol
         floor = 3e-8 if p.dtype == np.float16 else 0  # half of its smallest number
         cancels = 0.2 * rtol * max(abs(exact).max(initial=0), 1e-30)  # soft targets
@@ -392,7 +351,7 @@ def test_every_loss_in_every_dtype(isa, name, dtype):
     for shape in ((40, 13, 1), (2, 3, 150)):
         t, p = numbers(name, shape, "f4" if dtype == "bf16" else dtype)
         if dtype == "bf16":
-            p = (p.view(np.uint32) >> 16).astype(np.uint16)
+            p = to_bits(p)
         weight = np.linspace(0, 2, shape[0] * shape[2]).reshape(shape[0], shape[2])
         check(name, t, p, weight=weight, bf16=dtype == "bf16")
         check(name, t, p, bf16=dtype == "bf16", outputs="strided")
@@ -424,9 +383,8 @@ def test_half_precision_is_rounded_once_to_nearest_even(isa):
     bits = (every.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     got = np.empty_like(bits)
     elementwise.run("mean_squared_error", zero, bits, grad=got, bf16=True, scale=0.5 * (1 + 2**-8))
-    wide = (bits.astype(np.uint32) << 16).view(np.float32) * np.float32(1 + 2**-8)
-    even = ((wide.view(np.uint32) + 0x7FFF + ((wide.view(np.uint32) >> 16) & 1)) >> 16).astype(np.uint16)
-    assert np.array_equal(got, even)
+    wide = from_bits(bits) * np.float32(1 + 2**-8)
+    assert np.array_equal(got, to_bits(wide))
 
 
 @pytest.mark.parametrize("name", NAMES)

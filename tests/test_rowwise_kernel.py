@@ -6,28 +6,17 @@ import os
 import mpmath
 import numpy as np
 import pytest
+from kernels import ROWWISE as PARAMETERS
+from kernels import arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
 from polyloss._kernels import rowwise
 
 os.environ.setdefault("KERAS_BACKEND", "numpy")
-PARAMETERS = {
-    "categorical_crossentropy": (1e-7, 0.0),
-    "categorical_focal_crossentropy": (0.25, 2.0, 1e-7, 0.0),
-    "categorical_focal_crossentropy_from_logits": (0.25, 2.0, 0.0),
-    "sparse_categorical_crossentropy": (1e-7,),
-    "categorical_hinge": (),
-    "cosine_similarity": (),
-}
 NAMES = list(PARAMETERS)
 
 
-@pytest.fixture(params=rowwise.isas())
-def isa(request):
-    before = rowwise.isa()
-    rowwise.force(request.param)
-    yield request.param
-    rowwise.force(before)
+isa = every_isa(rowwise)
 
 
 def definition(name, t, p, a):
@@ -163,21 +152,6 @@ def naive(name, t, p, a, weight, scale):
     return np.where(w == 0, 0, w * value), np.where((w == 0)[:, None], 0, slope * w[:, None] * scale)
 
 
-def arranged(x, layout):
-    """The same numbers in another place of memory."""
-    if layout == "fortran":
-        return np.asfortranarray(x)
-    if layout == "reversed":
-        return np.ascontiguousarray(x[(slice(None, None, -1),) * x.ndim])[(slice(None, None, -1),) * x.ndim]
-    if layout == "strided":
-        wide = np.zeros(tuple(2 * n + 1 for n in x.shape), x.dtype)
-        wide[(slice(1, None, 2),) * x.ndim] = x
-        return wide[(slice(1, None, 2),) * x.ndim]
-    if layout == "channels last":
-        return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-    return np.ascontiguousarray(x)
-
-
 LAYOUTS = ("c", "fortran", "reversed", "strided", "channels last")
 SHAPES = [(1, 1, 1), (1, 2, 1), (5, 3, 1), (3, 7, 4), (2, 17, 65), (70, 10, 1), (4, 1100, 1), (2, 900, 3), (1, 33, 130), (6, 1, 5)]
 
@@ -199,8 +173,8 @@ def test_shapes_layouts_and_dtypes(isa, shape, dtype):
         p = p.astype("f4" if dtype == "bf16" else dtype)
         bf16 = dtype == "bf16"
         if bf16:
-            p = (np.ascontiguousarray(p).view(np.uint32) >> 16).astype(np.uint16)
-        wide = (p.astype(np.uint32) << 16).view(np.float32) if bf16 else p
+            p = to_bits(p)
+        wide = from_bits(p) if bf16 else p
         weight = (None, weights, weights.astype("f8"), np.broadcast_to(np.float32(0.5), (n, s)))[k % 4]
         if name.startswith("sparse"):
             given = arranged(labels.astype(("i1", "u1", "i8", "u4")[k % 4] if c < 100 else "i4"), "strided")
@@ -215,7 +189,7 @@ def test_shapes_layouts_and_dtypes(isa, shape, dtype):
         before = given.tobytes(), laid.tobytes()
         total, weight_sum, kept, bad = rowwise.run(name, given, laid, PARAMETERS[name], losses=losses, grad=grad, scale=0.5, **arguments)
         assert (given.tobytes(), laid.tobytes()) == before
-        got = (grad.astype(np.uint32) << 16).view(np.float32) if bf16 else grad
+        got = from_bits(grad) if bf16 else grad
         exact = min(tolerance, 2e-6)
         largest = float(max(np.abs(want).max(), 1))
         np.testing.assert_allclose(losses, want.astype(float), exact, exact * largest)

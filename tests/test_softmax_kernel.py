@@ -1,13 +1,4 @@
-"""The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set.
-
-Under the sanitizers of gcc, from the repository's root:
-
-    export CFLAGS=-fsanitize=address,undefined LDFLAGS=-fsanitize=address,undefined
-    python setup.py build --build-base build/sanitized
-    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \\
-        UBSAN_OPTIONS=halt_on_error=1 PYTHONPATH=$(echo build/sanitized/lib.*) \\
-        python -m pytest --noconftest -s tests/test_softmax_kernel.py -k "not forked"
-"""
+"""The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set."""
 
 import multiprocessing
 import sys
@@ -15,6 +6,7 @@ import sys
 import mpmath
 import numpy as np
 import pytest
+from kernels import every_isa, from_bits, to_bits
 
 from polyloss._kernels import softmax_xent
 
@@ -24,22 +16,7 @@ FLOATS = [np.float32, np.float64, np.float16, "bfloat16"]
 EVERY = ("losses", "lse", "grad", "prob", "hess")
 
 
-@pytest.fixture(params=softmax_xent.isas())
-def isa(request):
-    before = softmax_xent.isa()
-    softmax_xent.force(request.param)
-    yield request.param
-    softmax_xent.force(before)
-
-
-def to_bits(x):
-    """float32 to the bits of bfloat16, to nearest even."""
-    u = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((u + 0x7FFF + (u >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def from_bits(b):
-    return (b.astype(np.uint32) << 16).view(np.float32)
+isa = every_isa(softmax_xent)
 
 
 def oracle(z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoothing=0.0, poly_epsilon=0.0, scale=1.0):

@@ -11,6 +11,7 @@ from importlib import import_module
 import mpmath
 import numpy as np
 import pytest
+from kernels import every_isa
 
 from polyloss._kernels import elementwise
 
@@ -37,12 +38,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.fixture(params=elementwise.isas())
-def isa(request):
-    before = elementwise.isa()
-    elementwise.force(request.param)
-    yield request.param
-    elementwise.force(before)
+isa = every_isa(elementwise)
 
 
 def errors(got, want, dtype):

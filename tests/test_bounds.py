@@ -1,0 +1,150 @@
+"""Kernels touch nothing outside of their arrays: each array ends, then begins, at a page that the system has taken away.
+
+So a wrong access ends the process, even where `make sanitize` has no eyes: masked and streaming accesses are intrinsics of the processor.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernels import ELEMENTWISE, ROWWISE, every_isa, fenced, to_bits
+
+from polyloss._kernels import elementwise, log_loss, rowwise, softmax_xent
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="it takes mprotect to take a page away")
+
+# (n, c, s): around a vector of 4, 8 and 16 numbers, and around the tiles of every kernel
+SHAPES = [(1, 1, 1), (3, 1, 1), (1, 5, 1), (7, 9, 1), (37, 10, 1), (3, 17, 1), (2, 3, 5), (1, 2, 33), (3, 21, 67)]
+SHAPES += [(2, 1030, 1), (1, 2, 1025)]
+ORDERS = (0, 1, 2), (0, 2, 1), (2, 1, 0)  # of the axes in memory: classes between, classes last, samples last
+SIDES = "end", "beginning"
+
+elementwise_isa, rowwise_isa = every_isa(elementwise), every_isa(rowwise)
+softmax_isa, log_loss_isa = every_isa(softmax_xent), every_isa(log_loss)
+
+
+def laid(x, order, side):
+    """A fenced copy with its axes in another order in memory."""
+    return fenced(np.ascontiguousarray(x.transpose(order)), side).transpose(np.argsort(order))
+
+
+def cases():
+    """Shape, order in memory and side of the fence; predictions, as numbers and as they are given, and the outputs' dtypes."""
+    rng = np.random.default_rng(0)
+    for k, (shape, order, side, dtype) in enumerate(itertools.product(SHAPES, ORDERS, SIDES, ("f4", "f8", "f2", "bf16"))):
+        p = rng.uniform(0.05, 0.95, shape)
+        given = laid(to_bits(p) if dtype == "bf16" else p.astype(dtype), order, side)
+        yield k, rng, order, side, given, {"bf16": dtype == "bf16"}, np.float64 if dtype == "f8" else np.float32
+
+
+def subsets(*names):
+    return [some for size in range(len(names) + 1) for some in itertools.combinations(names, size)]
+
+
+def outputs(names, p, order, side, real):
+    """Fenced outputs: (n, s) ones in the dtype of the computation, the others like p."""
+    n, _, s = p.shape
+    made = {name: np.empty((n, s), real) for name in ("losses", "lse")}
+    return {name: fenced(made[name], side) if name in made else laid(np.empty_like(p), order, side) for name in names}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise(elementwise_isa, name):
+    asked = subsets("grad", "hess", "losses")
+    for k, rng, order, side, p, bf16, real in cases():
+        n, _, s = p.shape
+        t = laid(rng.integers(0, 2, p.shape).astype(("f4", "f8", "i1", "i4")[k % 4]), order, side)
+        weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
+        some = outputs(asked[k % 7 + 1], p, order, side, real)
+        elementwise.run(name, t, p, ELEMENTWISE[name], weight=weight, **some, **bf16)
+
+
+@pytest.mark.parametrize("name", ["mean_squared_error", "binary_crossentropy"])
+def test_elementwise_past_the_caches(elementwise_isa, name):
+    """Outputs of 8 MB and more are written by streaming stores, which are aligned."""
+    for side, (n, c) in itertools.product(SIDES, ((1, (1 << 21) + 3), ((1 << 21) + 5, 1))):
+        t, p, grad = (fenced(np.full((n, c, 1), 0.5, np.float32), side) for _ in range(3))
+        elementwise.run(name, t, p, ELEMENTWISE[name], grad=grad)
+        elementwise.run(name, t, p, ELEMENTWISE[name], grad=grad, losses=fenced(np.empty((n, 1), np.float32), side))
+
+
+@pytest.mark.parametrize("name", ROWWISE)
+def test_rowwise(rowwise_isa, name):
+    asked = (), ("losses",), ("grad",), ("grad", "losses"), ("grad", "hess")
+    for k, rng, order, side, p, bf16, real in cases():
+        n, c, s = p.shape
+        if name.startswith("sparse"):
+            t = fenced(rng.integers(0, c, (n, s)).astype(("i2", "u4", "i8")[k % 3]), side)
+        else:
+            t = laid(rng.integers(0, 2, p.shape).astype(("f4", "f8", "i1", "i4")[k % 4]), order, side)
+        weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
+        some = outputs(asked[k % 5], p, order, side, real)
+        rowwise.run(name, t, p, ROWWISE[name], weight=weight, **some, **bf16)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_softmax(softmax_isa, soft, weighted):
+    asked = subsets("losses", "grad", "prob", "lse", "hess")
+    for k, rng, order, side, z, bf16, real in cases():
+        n, c, s = z.shape
+        labels = rng.integers(0, c, (n, s)).astype("bhiqBHIQ"[k % 8])
+        y = laid(rng.random(z.shape).astype(real), order, side) if soft else fenced(labels, side)
+        options = {"weight": fenced(rng.random((n, s)).astype(real), side)} if weighted else {}
+        if weighted and k % 2:
+            options["class_weight"] = fenced(rng.random(c).astype(real), side)
+        if k % 3 == 0:
+            options["smoothing"] = 0.1
+        for names in (asked[k % 32], asked[k % 6]):
+            softmax_xent.fused(z, y, **outputs(names, z, order, side, real), **options, **bf16)
+
+
+def test_small_softmax(softmax_isa):
+    rng = np.random.default_rng(1)
+    for n, c, side, dtype in itertools.product((1, 3, 16, 17, 32, 65), (1, 2, 9, 10, 16, 33, 1000), SIDES, ("f4", "f8")):
+        z, y = fenced(rng.random((n, c)).astype(dtype), side), fenced(rng.integers(0, c, n), side)
+        assert softmax_xent.small(y, z, None, True) is not None
+        assert softmax_xent.small(y, z, 0, False, True, fenced(np.empty_like(z), side)) is not None
+
+
+def test_log_loss(log_loss_isa):
+    rng = np.random.default_rng(2)
+    for (n, c), columns_first, side, dtype in itertools.product(
+        ((1, 1), (1, 2), (3, 3), (513, 1), (600, 2), (5, 7), (9, 8), (700, 17), (3, 1003), (2, 70_001)), (False, True), SIDES, ("f4", "f8")
+    ):
+        p = rng.uniform(0.1, 0.9, (n, c)).astype(dtype)
+        p = fenced(p[:, 0], side) if c == 1 else fenced(p.T.copy(), side).T if columns_first else fenced(p, side)
+        labels = fenced(rng.integers(0, max(c, 2), n).astype(np.int32), side)
+        seen, weight = fenced(np.zeros(max(c, 2), np.uint8), side), fenced(rng.random(n), side)
+        for rescale in (False, True):
+            log_loss.fused(p, labels, low=1e-7, rescale=rescale)
+            log_loss.fused(p, labels, low=1e-7, rescale=rescale, weight=weight, seen=seen)
+
+
+def ends(program):
+    """How a Python process ends, and what it says."""
+    head = "import numpy as np; from kernels import fenced; from polyloss._kernels import elementwise\n"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-c", head + program], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_fence_ends_the_process(side):
+    """`math` trusts the caller's sizes: one element too many is what a wrong kernel would read."""
+    one = f"x = fenced(np.zeros(1, np.float32), {side!r})"
+    assert ends(f"{one}; elementwise.math('exp', x)") == (0, "")
+    wrong = "np.broadcast_to(x, 2)" if side == "end" else "np.lib.stride_tricks.as_strided(x, (2,), (-4,))[::-1]"
+    assert ends(f"{one}; elementwise.math('exp', {wrong})")[0] != 0
+
+
+@pytest.mark.skipif(os.environ.get("POLYLOSS_SANITIZE") != "1", reason="make sanitize runs it, with kernels that check every access")
+def test_the_sanitizer_sees_one_element_too_many():
+    assert ends("elementwise.math('exp', np.zeros(8, np.float32))") == (0, "")
+    code, said = ends("elementwise.force('x86-64-v3'); elementwise.math('exp', np.broadcast_to(np.zeros(1, np.float32), 8))")
+    assert code != 0
+    assert "heap-buffer-overflow" in said
