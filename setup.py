@@ -31,6 +31,9 @@ X86_64_PROBE = """
 #endif
 int main(void) { return 0; }
 """
+# For `make sanitize`: every access and every operation is checked. Python's own flags say -fwrapv, under which no sum can overflow.
+SANITIZE = ["-O1", "-g", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE = SANITIZE if os.environ.get("POLYLOSS_SANITIZE") == "1" else []
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]  # gcc and clang; Apple's clang
 OPENMP_MSVC = [(["/openmp"], [])]
 OPENMP_PROBE = """
@@ -58,7 +61,7 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         # No debug information: it makes the wheel ten times as large.
-        self.common = ["/O2", "/std:c11"] if msvc else ["-O3", "-g0", "-fvisibility=hidden"]
+        self.common = ["/O2", "/std:c11"] if msvc else [*(SANITIZE or ["-O3", "-g0"]), "-fvisibility=hidden"]
         self.rows = self.common if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
         every = all(not msvc and self.compiles(X86_64_PROBE, flags) for flags in X86_64.values())
         self.isas = X86_64 if every else {"baseline": []}
@@ -87,7 +90,7 @@ class BuildKernels(build_ext):
                 )
         ext.define_macros += macros
         ext.extra_compile_args += [*self.common, *self.openmp[0]]
-        ext.extra_link_args += self.openmp[1]
+        ext.extra_link_args += [*self.openmp[1], *SANITIZE]
         super().build_extension(ext)
 
 
@@ -114,4 +117,5 @@ generated = f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}"
 setup(
     ext_modules=cythonize(kernels, build_dir=generated, compiler_directives=directives, include_path=[str(KERNELS)]),
     cmdclass={"build_ext": BuildKernels},
+    options={"build": {"build_base": "build/sanitized"}} if SANITIZE else {},
 )
