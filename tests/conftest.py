@@ -47,6 +47,16 @@ def restored_state():
         registry._loose_names.cache_clear()
 
 
+# --------------------------------------------------------------------------------------------------------------- selection
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("POLYLOSS_SLOW_TESTS", "0") == "0":
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; POLYLOSS_SLOW_TESTS=1 runs it"))
+
+
 # ------------------------------------------------------------------------------------------------------------------ report
 
 

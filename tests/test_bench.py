@@ -32,8 +32,6 @@ from benchmarks import cases, limits, timing  # noqa: E402
 import polyloss as pl  # noqa: E402
 from polyloss._block import LOSSES, Elementwise  # noqa: E402
 
-slow = pytest.mark.skipif(os.environ.get("POLYLOSS_SLOW_TESTS", "0") == "0", reason="takes minutes; POLYLOSS_SLOW_TESTS=1 runs it")
-
 # ----------------------------------------------------------------------------------------------------- what is measured
 
 
@@ -182,7 +180,7 @@ def test_gate_takes_suspects_again(monkeypatch):
     assert [name for name, verdict in verdicts.items() if verdict[2]] == ["slower"]
 
 
-@slow
+@pytest.mark.slow
 def test_gate_fails_on_a_slower_kernel(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
@@ -258,7 +256,7 @@ def test_site_loads_nothing_from_elsewhere():
         local_site.whole('<script src="https://example.org/unknown.js">')
 
 
-@slow
+@pytest.mark.slow
 def test_site_shows_graphs(tmp_path):
     if browser.CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")

@@ -3,7 +3,6 @@
 Building takes a minute and needs the docs extra; POLYLOSS_SLOW_TESTS=1 does it, and looks at pages in a browser.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 from polyloss._block import LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
-slow = pytest.mark.skipif(os.environ.get("POLYLOSS_SLOW_TESTS", "0") == "0", reason="takes minutes; POLYLOSS_SLOW_TESTS=1 runs it")
 in_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 
 # ------------------------------------------------------------------------------------------------------------------ reading
@@ -105,7 +103,7 @@ def site(docs):
     return docs / "_build"
 
 
-@slow
+@pytest.mark.slow
 def test_links_and_pictures(site):
     assert problems(site) == {}
     for page in (*(f"losses/{name}" for name in LOSSES), "benchmarks", "normalizations"):
@@ -113,7 +111,7 @@ def test_links_and_pictures(site):
         assert any(address.endswith(".svg") for address in loads), f"{page} has no picture"
 
 
-@slow
+@pytest.mark.slow
 @in_browser
 @pytest.mark.parametrize("page", ["index.html", "losses/huber.html", "benchmarks.html", "normalizations.html", "reference.html"])
 def test_page_in_a_browser(site, page, tmp_path):
@@ -123,7 +121,7 @@ def test_page_in_a_browser(site, page, tmp_path):
     assert errors == server.missed == []
 
 
-@slow
+@pytest.mark.slow
 @in_browser
 def test_search_finds(site, tmp_path):
     with browser.served(site) as server:
@@ -132,7 +130,7 @@ def test_search_finds(site, tmp_path):
     assert errors == server.missed == []
 
 
-@slow
+@pytest.mark.slow
 @in_browser
 def test_the_browser_tells_what_is_wrong(tmp_path):
     (tmp_path / "broken.html").write_text("<h1>x</h1><script>missing()</script><img src='x.png'>")
@@ -142,7 +140,7 @@ def test_the_browser_tells_what_is_wrong(tmp_path):
     assert server.missed == ["/x.png"]
 
 
-@slow
+@pytest.mark.slow
 def test_broken_references_fail_the_build(docs, site):
     page = docs / "changelog.md"
     before = page.read_text("utf-8")
