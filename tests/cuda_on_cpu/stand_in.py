@@ -111,15 +111,15 @@ def backend():
 
 
 @contextlib.contextmanager
-def device(shared=227 << 10, clusters=True, module=RawModule, **how):
+def device(shared=227 << 10, clusters=True, processors=132, module=RawModule, **how):
     """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`. Of a real device at
     most as much is used as is named here."""
     before = cuda.gpu
     if REAL:  # its kernels stay compiled
         real = before(0)
-        there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters)
+        there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters, processors=processors)
     else:
-        there = cuda.Gpu(functools.partial(module, **how), contextlib.nullcontext, shared, clusters)
+        there = cuda.Gpu(functools.partial(module, **how), contextlib.nullcontext, shared, clusters, processors)
     cuda.gpu = lambda number: there
     forget = (lambda: None) if REAL else cuda.kernel.cache_clear
     forget()
@@ -154,6 +154,7 @@ def torch_as_on_gpu():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_torch, "SMALL", -1)  # the short way of small tensors of this machine
+        patch.setattr(_torch, "_in_one_pass", lambda job: False)  # and the way of its large ones
         patch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
         patch.setattr(cuda, "_stream", lambda x: None)
         patch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])

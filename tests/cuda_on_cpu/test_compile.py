@@ -12,7 +12,7 @@ import pytest
 from polyloss._kernels import cuda
 
 ARCHS = ("75", "80", "90", "100", "120")
-THREADS = {"rows_warp": 128, "rows_block": 512, "rows_cluster": 512}  # of a launch of softmax_xent.cu, at most; of any other 256
+THREADS = {"rows_warp": 128, "rows_block": 512, "rows_cluster": 512, "finish": 512}  # of a launch, at most; of any other 256
 REGISTERS = 65536  # of a multiprocessor
 
 
@@ -24,7 +24,7 @@ def compiled(file, dtype, names, arch):
     parts = re.findall(said, report, re.DOTALL)
     assert len(parts) == len(names), report
     for name, stores, loads, registers in parts:
-        threads = next((n for kernel, n in THREADS.items() if file == "softmax_xent.cu" and kernel in name), 256)
+        threads = next((n for kernel, n in THREADS.items() if file in ("softmax_xent.cu", "launch.cuh") and kernel in name), 256)
         threads = min(threads, 256) if dtype == "float64" else threads
         assert (int(stores), int(loads)) == (0, 0), name
         assert int(registers) * threads <= REGISTERS, name
@@ -34,17 +34,17 @@ def kernels(file, dtype, arch):
     """The names of all kernels of a file."""
     real, pack = cuda.C_NAMES[dtype], 16 // cuda.SIZES[dtype]
     if file == "softmax_xent.cu":
-        names = [f"label_sums<{real}>"]
+        names = []
         for weighted in ("true", "false"):
             names += [f"rows_{way}<{real},{weighted}>" for way in ("warp", "block", "part", "rest")]
-            names += [f"spatial<{real},{weighted},{each}>" for each in (1, pack)]
+            names += [f"spatial<{real},{weighted},{each}>" for each in (1, min(pack, 4))]
             names += [f"rows_cluster<{real},{weighted},{size}>" for size in (2, 4, 8) if int(arch) >= 90]
         return names
     if file == "elementwise.cu":
         ways = ("flat<{},{}>", "rows<{},{}>", "columns<{},{},1>", f"columns<{{}},{{}},{pack}>")
-        return [f"not_binary<{real}>", f"weight_sums<{real}>", *(way.format(real, loss) for loss in cuda.formulas() for way in ways)]
+        return [f"not_binary<{real}>", *(way.format(real, loss) for loss in cuda.formulas() for way in ways)]
     ways, losses = ("rows_lanes<{},{}>", "rows_block<{},{}>", "columns<{},{}>"), cuda.formulas("rowwise_formulas.h")
-    return [f"position_sums<{real}>", *(way.format(real, loss) for loss in losses for way in ways)]
+    return [way.format(real, loss) for loss in losses for way in ways]
 
 
 @pytest.mark.skipif(os.environ.get("POLYLOSS_EXHAUSTIVE") != "1", reason="a quarter of an hour: POLYLOSS_EXHAUSTIVE=1 compiles everything")
@@ -64,7 +64,7 @@ SOFTMAX = [
     ("float64", "rows_block<double,true>"),
     ("float32", "rows_part<float,false>"),
     ("float32", "rows_rest<float,true>"),
-    ("float64", "label_sums<double>"),
+    ("bfloat16", "spatial<__nv_bfloat16,false,4>"),
 ]
 CLUSTERS = [("float32", "rows_cluster<float,false,8>"), ("float64", "rows_cluster<double,true,8>")]
 ELEMENTWISE = [
@@ -103,8 +103,9 @@ def test_rowwise(arch, dtype, name):
     compiled("rowwise.cu", dtype, [name], arch)
 
 
-def test_finish():
-    compiled("device.cuh", "float32", ["finish<float>"], "90")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums(dtype):
+    compiled("launch.cuh", dtype, [f"{name}<{cuda.C_NAMES[dtype]}>" for name in ("finish", "position_sums")], "90")
 
 
 @pytest.mark.parametrize(("dtype", "name"), [

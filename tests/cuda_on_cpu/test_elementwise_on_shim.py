@@ -240,7 +240,7 @@ def test_planted_fault_is_found(fault, tmp_path, monkeypatch):
 
 def test_the_job_has_one_layout():
     """Fields of ELEMENTS and of the kernels' Elements: names, offsets and sizes."""
-    fields = {name: offset for name, (_, offset, *_) in cuda.ELEMENTS.fields.items() if name != "_"}
+    fields = {name: offset for name, (_, offset, *_) in cuda.ELEMENTS.fields.items()}
     checks = "".join(f"static_assert(__builtin_offsetof(Elements<float>, {name}) == {offset});\n" for name, offset in fields.items())
-    checks += f"static_assert(sizeof(Elements<float>) == {cuda.ELEMENTS.itemsize} && kParameters == {cuda.MAX_PARAMETERS});\n"
+    checks += f"static_assert(sizeof(Elements<float>) == {cuda.ELEMENTS.itemsize});\n"
     device.holds("elementwise.cu", checks)

@@ -18,45 +18,28 @@ SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 INTEGERS = {"int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": -1, "uint16": -2, "uint32": -4, "uint64": -8}
 LABEL_KINDS = {**INTEGERS, "float32": 14, "float64": 18}
 MAX_IGNORES = 8
-MAX_CLASSES = 2**31 - 1
+MAX_CLASSES = 2**31 - 2**16  # kernels count them in 32 bits, and beyond the last by as many as a block takes at once
 
 SUMS = 32  # bytes of a block's report
 ROOM = 2560  # bytes of shared memory in which the threads of a block bring their sums together
-BLOCKS = 4096  # of a launch: each reports its sums, and one block adds them all up
+BLOCKS = 16384  # of a launch: each reports its sums, and one block adds them all up
+FINISH = 512  # threads of that block
 
-# The launch of softmax_xent.cu, and what suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
-GOOD_SHARED = 72 << 10
-FEW = 132  # blocks that leave multiprocessors idle
-HALF = FEW // 2  # and half of them: two launches cost less
-POINTERS = ("z", "y", "class_weight", "weight", "factor", "lse", "losses", "lse_out", "grad", "prob", "hess", "partials", "states")
-JOB = np.dtype(
-    [(name, np.uint64) for name in POINTERS]
-    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
-    + [("ignore", np.int64, MAX_IGNORES)]
-    + [(name, np.float64) for name in ("scale", "smoothing", "poly")]
-    + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")]
-)
+# What a launch is told: the fields of Launch in launch.cuh, and behind them those of the file.
+LAUNCH = [
+    *[(name, np.uint64) for name in ("z", "y", "class_weight", "weight", "factor", "losses", "grad", "hess", "partials")],
+    *[(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")],
+    ("ignore", np.int64, MAX_IGNORES),
+    ("scale", np.float64),
+    *[(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")],
+]
+POSITIONS = np.dtype(LAUNCH)
+SOFTMAX = np.dtype([*LAUNCH, ("prob", np.uint64), ("states", np.uint64), ("smoothing", np.float64), ("poly", np.float64)])
+ELEMENTS = np.dtype([*LAUNCH, ("survey", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
+ROWS = np.dtype([*LAUNCH, ("parameters", np.float64, 4)])
 
-# The launch of elementwise.cu.
-MAX_PARAMETERS = 8
-ELEMENT_POINTERS = ("p", "t", "weight", "factor", "survey", "losses", "grad", "hess", "partials")
-ELEMENTS = np.dtype(
-    [(name, np.uint64) for name in ELEMENT_POINTERS]
-    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
-    + [("parameters", np.float64, MAX_PARAMETERS)]
-    + [(name, np.float64) for name in ("mean", "scale")]
-    + [("lanes", np.int32), ("_", np.int32)]
-)
-
-# The launch of rowwise.cu.
-MAX_ROW_PARAMETERS = 4
-ROW_POINTERS = ("p", "y", "weight", "factor", "losses", "grad", "hess", "partials")
-ROWS = np.dtype(
-    [(name, np.uint64) for name in ROW_POINTERS]
-    + [(name, np.int64) for name in ("n", "c", "s", "weight_n", "weight_s")]
-    + [("ignore", np.int64, MAX_IGNORES), ("parameters", np.float64, MAX_ROW_PARAMETERS), ("scale", np.float64)]
-    + [(name, np.int32) for name in ("ignores", "label_kind", "lanes", "_")]
-)
+# What suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
+GOOD_POSITIONS = 72 << 10
 
 
 class Gpu(NamedTuple):
@@ -66,6 +49,7 @@ class Gpu(NamedTuple):
     context: object  # () -> a context in which the device is current
     shared: int  # bytes of shared memory that a block may ask for
     clusters: bool  # blocks can share their shared memory: compute capability 9.0
+    processors: int  # multiprocessors
 
 
 @cache
@@ -77,7 +61,9 @@ def gpu(number):
         raise RuntimeError("CuPy finds no CUDA driver")
     device = cupy.cuda.Device(number)
     current = partial(cupy.cuda.Device, number)  # a new one for each call: it remembers which device was current before
-    return Gpu(cupy.RawModule, current, device.attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability) >= 90)
+    there = device.attributes
+    clusters = int(device.compute_capability) >= 90
+    return Gpu(cupy.RawModule, current, there["MaxSharedMemoryPerBlockOptin"], clusters, there["MultiProcessorCount"])
 
 
 @cache
@@ -161,36 +147,50 @@ class Reduced(NamedTuple):
 
 
 class _Call:
-    """The launches of one call, in order, on the stream of its arrays, and the small arrays they share."""
+    """The launches of one call, in order, on the stream of its arrays, and what they are told alike."""
 
-    def __init__(self, xp, like, file, dtype, divisor, blocks):
-        self.number, self.file, self.dtype, self.divisor, self.blocks = number_of(like), file, dtype, divisor, blocks
-        self.device, self.stream = gpu(self.number), _stream(like)
+    def __init__(
+        self, xp, file, layout, dtype, z, y, blocks, *, weight, divisor, losses, grad, hess, lanes, kept=0, ignore=(), class_weight=None
+    ):  # fmt: skip
+        self.number, self.file, self.layout, self.dtype = number_of(z), file, layout, dtype
+        self.divisor, self.blocks = divisor, blocks
+        self.device, self.stream = gpu(self.number), _stream(z)
         self.real = "float64" if dtype == "float64" else "float32"
-        self._empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=like.device)
-        self.value, self.numbers = self._empty((), self.real), self._empty((6,), "float64")
-        self.partials = self._empty((blocks, SUMS // 8), "float64")
+        self.empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=z.device)
+        self.value, self.numbers = self.empty((), self.real), self.numbers_too()
+        self.partials = self.empty((blocks, SUMS // 8), "float64")
         self.named = divisor if isinstance(divisor, str) else None  # what the divisor is, if data decide it
         self.given = hasattr(divisor, "shape")  # the divisor is an array
-        self.scale = 1.0 if self.named or self.given else 1 / divisor if divisor else 0.0  # of derivatives
+        self.early = (self.named or self.given) and (grad is not None or hess is not None)  # it must be known before it is divided by
+        n, c, s = z.shape
+        self.positions = n * s
+        steps = (0, 0) if weight is None else strides(weight)
+        padded = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
+        self.told = {
+            "z": address(z), "y": address(y), "class_weight": address(class_weight), "weight": address(weight), "factor": 0,
+            "losses": address(losses), "grad": address(grad), "hess": address(hess), "partials": address(self.partials),
+            "n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "ignore": padded,
+            "scale": 1.0 if self.named or self.given else 1 / divisor if divisor else 0.0, "ignores": len(ignore),
+            "label_kind": LABEL_KINDS[_dtype_name(y)] if len(y.shape) == 2 else 0, "lanes": lanes, "kept": kept,
+        }  # fmt: skip
 
     def numbers_too(self):
-        """Room for the numbers of another launch."""
-        return self._empty((6,), "float64")
+        """Room for the numbers of a launch."""
+        return self.empty((6,), "float64")
 
-    def run(self, name, blocks, threads, arguments, shared=ROOM, file=None):
-        function = kernel(self.number, file or self.file, self.dtype, name)
-        function((blocks,), threads, arguments, shared_mem=shared, stream=self.stream)
+    def run(self, name, blocks, threads, shared=ROOM):
+        """Launch a kernel of the file."""
+        self._launch(self.file, self.dtype, name, blocks, threads, self._packed(self.layout), shared)
 
-    def early_divisor(self, wanted, name, positions, arguments, dtype):
-        """Where derivatives are wanted, the divisor must be known before they are written: sum it up by the kernel of that name."""
-        if not wanted or not (self.named or self.given):
+    def early_divisor(self):
+        """Sum up the divisor, where derivatives are divided by it."""
+        if not self.early:
             return
-        blocks = min(-(-positions // 256), self.blocks) if self.named else 0
+        blocks = min(-(-self.positions // 256), self.blocks) if self.named else 0
         if self.named:
-            self.run(name, blocks, (256,), _packed(arguments, dtype))
+            self._launch("launch.cuh", self.real, f"position_sums<{C_NAMES[self.real]}>", blocks, (256,), self._packed(POSITIONS))
         self.finish(blocks)
-        arguments["factor"] = address(self.numbers)
+        self.told["factor"] = address(self.numbers)
 
     def finish(self, blocks, value=None, numbers=None):
         """Add up the reports of the launch before this."""
@@ -204,17 +204,19 @@ class _Call:
             np.uint64(address(self.value if value is None else value)),
             np.uint64(address(self.numbers if numbers is None else numbers)),
         )
-        self.run(f"finish<{C_NAMES[self.real]}>", 1, (256,), arguments, file="device.cuh")
+        self._launch("launch.cuh", self.real, f"finish<{C_NAMES[self.real]}>", 1, (FINISH,), arguments)
+
+    def _packed(self, layout):
+        return (np.array(tuple(self.told[name] for name in layout.names), layout),)
+
+    def _launch(self, file, dtype, name, blocks, threads, arguments, shared=ROOM):
+        kernel(self.number, file, dtype, name)((blocks,), threads, arguments, shared_mem=shared, stream=self.stream)
 
 
-def _labels(y, ignore):
-    """What a launch is told of targets: labels (n, s), or (n, c, s)."""
-    padded = [v - 2**64 if v >= 2**63 else v for v in ignore] + [0] * (MAX_IGNORES - len(ignore))
-    return {"ignore": padded, "ignores": len(ignore), "label_kind": LABEL_KINDS[_dtype_name(y)] if len(y.shape) == 2 else 0}
-
-
-def _packed(arguments, dtype):
-    return (np.array(tuple(arguments[name] for name in dtype.names), dtype),)
+def _blocks(tasks, each=1):
+    """How many blocks take that many tasks, `each` of them together at one: none takes more than one task more than another."""
+    at_once = BLOCKS // each
+    return -(-tasks // -(-tasks // at_once)) * each
 
 
 # ---- softmax cross-entropy ---------------------------------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ class Launch(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def plan(n, c, s, dtype, weighted, twice, wide, shared, clusters):
+def plan(n, c, s, dtype, weighted, twice, wide, shared, clusters, processors):
     """How logits of shape (n, c, s) are spread over the device.
 
     Parameters
@@ -241,49 +243,52 @@ def plan(n, c, s, dtype, weighted, twice, wide, shared, clusters):
         Whether derivatives or probabilities are wanted: each logit is looked at twice, and kept in between.
     wide : bool
         Whether all addresses are multiples of 16.
-    shared, clusters
+    shared, clusters, processors
         As in `Gpu`.
     """
     size = SIZES[dtype]
     arguments = f"{C_NAMES[dtype]},{'true' if weighted else 'false'}"
     make = _rows if s == 1 else _spatial
-    return make(n, c, s, size, arguments, weighted, twice, wide, shared, clusters)
+    return make(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, processors)
 
 
-def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters):
+def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, processors):
     packs = -(-c * size // 16)
-    if packs <= 128:  # 2 KB: some lanes of a warp take a row
-        lanes = min(32, _power_of_two(packs))
+    if packs <= 256:  # 4 KB: some lanes of a warp take a row, each at least 8 packs of it, since a row costs a lane as much as 2 or 3 packs
+        lanes = min(32, max(2, _power_of_two(packs) // 8))
         rows = 128 // lanes
         kept = packs if twice else 0
-        return Launch(f"rows_warp<{arguments}>", min(-(-n // rows), BLOCKS), (128,), ROOM + rows * kept * 16, lanes, kept)
+        return Launch(f"rows_warp<{arguments}>", _blocks(-(-n // rows)), (128,), ROOM + rows * kept * 16, lanes, kept)
     cluster = 1
-    while clusters and cluster < 8 and ((twice and packs * 16 > GOOD_SHARED * cluster) or (n * cluster < FEW and packs > 2048 * cluster)):
+    while clusters and cluster < 8 and (
+        (twice and packs * 16 > GOOD_POSITIONS * cluster) or (n * cluster < processors and packs > 2048 * cluster)
+    ):  # fmt: skip
         cluster *= 2
-    if n * cluster <= HALF and packs > 2048:
-        parts = min(32, 2 * FEW // n, packs // 1024)
+    if n * cluster <= processors // 2 and packs > 2048:  # half of the multiprocessors would idle: two launches cost less
+        parts = min(32, 2 * processors // n, packs // 1024)
         return Launch(f"rows_part<{arguments}> rows_rest<{arguments}>", n * parts, (256,), ROOM, parts, 0)
     part = -(-packs // cluster)
     kept = min(part, (shared - ROOM) // 16) if twice else 0
-    alone = kept * 16 > GOOD_SHARED  # one block fills a multiprocessor's memory, so let it have more threads
-    threads = 512 if alone and size < 8 else min(256, max(64, _power_of_two(-(-part // 4))))
+    alone = kept * 16 > GOOD_POSITIONS  # one block fills a multiprocessor's memory, so let it have more threads
+    threads = 512 if alone and size < 8 else min(256, max(64, _power_of_two(-(-part // 8))))
     name = f"rows_cluster<{arguments},{cluster}>" if cluster > 1 else f"rows_block<{arguments}>"
-    return Launch(name, min(n, BLOCKS // cluster) * cluster, (threads,), ROOM + kept * 16, 0, kept)
+    return Launch(name, _blocks(n, cluster), (threads,), ROOM + kept * 16, 0, kept)
 
 
-def _spatial(n, c, s, size, arguments, weighted, twice, wide, shared, clusters):
-    each = 16 // size if wide and s % (16 // size) == 0 else 1  # positions per thread
+def _spatial(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, processors):
+    each = min(4, 16 // size)  # positions per thread; of 8, more would have to be known of them than a thread has registers
+    each = each if wide and s % each == 0 else 1
     vectors, across, deep = n * (s // each), 128, 1
-    while twice and across > 32 and across * each * size * c > GOOD_SHARED:
+    while twice and across > 32 and across * each * size * c > GOOD_POSITIONS:
         across //= 2
-    while across * deep < 256 and deep < 8 and deep * 4 < c and (across < 128 or -(-vectors // across) < FEW * 4):
+    while across * deep < 256 and deep < 8 and deep * 4 < c and (across < 128 or -(-vectors // across) < processors * 4):
         deep *= 2
     threads = across * deep
     merging = threads * each * (7 if weighted else 3) * max(size, 4) if deep > 1 else 0
     used = ROOM + -(-merging // 16) * 16
     kept = min(-(-c // deep), (shared - used) // (threads * each * size)) if twice else 0
     return Launch(
-        f"spatial<{arguments},{each}>", min(-(-vectors // across), BLOCKS), (across, deep), used + kept * threads * each * size, 0, kept
+        f"spatial<{arguments},{each}>", _blocks(-(-vectors // across)), (across, deep), used + kept * threads * each * size, 0, kept
     )
 
 
@@ -294,7 +299,7 @@ def _power_of_two(x):
 
 def softmax_xent(
     xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1, losses=None, grad=None,
-    prob=None, hess=None, lse_out=None, lse=None,
+    prob=None, hess=None,
 ):  # fmt: skip
     """Fused softmax cross-entropy of contiguous arrays on one GPU, without waiting for it.
 
@@ -315,36 +320,32 @@ def softmax_xent(
         Any strides. Both in the dtype of the computation.
     divisor : float, "count", "weights" or 0-d array
         What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
-    losses, lse_out : (n, s), optional
-        Receive weighted losses, and log Σ exp z (0 where skipped), in the dtype of the computation.
+    losses : (n, s), optional
+        Receives weighted losses in the dtype of the computation.
     grad, prob, hess : (n, c, s), optional
         Receive the derivatives of the sum over the divisor, and softmax(z), in the dtype of `z`.
-    lse : (n, s), optional
-        What an earlier call wrote to `lse_out`: the classes are looked at once.
 
     Returns
     -------
     Reduced
     """
     n, c, s = z.shape
-    labelled = len(y.shape) == 2
-    weighted = not labelled or class_weight is not None or smoothing != 0 or hess is not None
+    weighted = len(y.shape) == 3 or class_weight is not None or smoothing != 0 or hess is not None
     outputs = grad, prob, hess
-    twice, wide = lse is None and any(a is not None for a in outputs), all(address(a) % 16 == 0 for a in (z, *outputs))
+    twice, wide = any(a is not None for a in outputs), all(address(a) % 16 == 0 for a in (z, *outputs))
     device = gpu(number_of(z))
-    launch = plan(n, c, s, dtype, weighted, twice, wide, device.shared, device.clusters)
-    call = _Call(xp, z, "softmax_xent.cu", dtype, divisor, launch.blocks)
-    steps = strides(weight) if weight is not None else (0, 0)
+    launch = plan(n, c, s, dtype, weighted, twice, wide, device.shared, device.clusters, device.processors)
+    call = _Call(
+        xp, "softmax_xent.cu", SOFTMAX, dtype, z, y, launch.blocks, ignore=ignore, class_weight=class_weight, weight=weight,
+        divisor=divisor, losses=losses, grad=grad, hess=hess, lanes=launch.lanes, kept=launch.kept,
+    )  # fmt: skip
     names = launch.name.split()
-    states = xp.empty((launch.blocks, 7), dtype=xp.float64, device=z.device) if len(names) > 1 else None  # a State has 7 numbers at most
-    arrays = z, y, class_weight, weight, None, lse, losses, lse_out, grad, prob, hess, call.partials, states
-    arguments = dict(zip(POINTERS, map(address, arrays), strict=True))
-    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "scale": call.scale, "smoothing": smoothing}
-    arguments |= {"poly": poly_epsilon, "lanes": launch.lanes, "kept": launch.kept, **_labels(y, ignore)}
+    states = call.empty((launch.blocks, 7), "float64") if len(names) > 1 else None  # a State has 7 numbers at most
+    call.told |= {"prob": address(prob), "states": address(states), "smoothing": smoothing, "poly": poly_epsilon}
     with call.device.context():
-        call.early_divisor(grad is not None or hess is not None, f"label_sums<{C_NAMES[dtype]}>", n * s, arguments, JOB)
+        call.early_divisor()
         for name in names:
-            call.run(name, launch.blocks, launch.threads, _packed(arguments, JOB), launch.shared)
+            call.run(name, launch.blocks, launch.threads, launch.shared)
         call.finish(launch.blocks)
     return Reduced(call.value, call.numbers)
 
@@ -365,11 +366,11 @@ def plan_elements(n, c, s, dtype, alike, wide):
     loss of their own; `wide`: all addresses are multiples of 16."""
     size = SIZES[dtype]
     if alike:
-        return "flat<{},{}>", min(-(-n * c * s * size // (16 * 256)), BLOCKS), 256, 0
+        return "flat<{},{}>", _blocks(-(-n * c * s * size // (16 * 256))), 256, 0
     if s == 1:
         return "rows<{},{}>", *_sharing_rows(n, c * size)
     each = 16 // size if wide and s % (16 // size) == 0 else 1
-    return f"columns<{{}},{{}},{each}>", min(-(-n * (s // each) // 256), BLOCKS), 256, 0
+    return f"columns<{{}},{{}},{each}>", _blocks(-(-n * (s // each) // 256)), 256, 0
 
 
 def _sharing_rows(n, size):
@@ -377,7 +378,7 @@ def _sharing_rows(n, size):
     packs = -(-size // 16)
     lanes = min(32, _power_of_two(packs)) if packs <= 128 else 0
     threads = 256 if lanes else min(256, _power_of_two(-(-packs // 4)))
-    return min(-(-n // (threads // lanes if lanes else 1)), BLOCKS), threads, lanes
+    return _blocks(-(-n // (threads // lanes if lanes else 1))), threads, lanes
 
 
 def elementwise(
@@ -418,27 +419,27 @@ def elementwise(
     alone = n * s == 1  # the sum is the loss of the one position
     wide = all(address(a) % 16 == 0 for a in (p, t, grad, hess))
     name, blocks, threads, lanes = plan_elements(n, c, s, dtype, alone or (weight is None and losses is None), wide)
-    call = _Call(xp, p, "elementwise.cu", dtype, divisor, blocks)
-    steps = strides(weight) if weight is not None else (0, 0)
-    arrays = p, t, weight, None, None, None if alone else losses, grad, hess, call.partials
-    arguments = dict(zip(ELEMENT_POINTERS, map(address, arrays), strict=True))
-    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "lanes": lanes, "_": 0}
-    arguments |= {
-        "parameters": [*parameters, *[0.0] * (MAX_PARAMETERS - len(parameters))],
-        "mean": 1 / c if mean else 1.0,
-        "scale": call.scale,
-    }
+    call = _Call(
+        xp, "elementwise.cu", ELEMENTS, dtype, p, t, blocks, weight=weight, divisor=divisor, losses=None if alone else losses, grad=grad,
+        hess=hess, lanes=lanes,
+    )  # fmt: skip
+    call.told |= {"survey": 0, "parameters": _padded(parameters, ELEMENTS), "mean": 1 / c if mean else 1.0}
     real = C_NAMES[dtype]
     with call.device.context():
         if survey:
             counted = call.numbers_too()
-            call.run(f"not_binary<{real}>", blocks, (256,), _packed(arguments, ELEMENTS))
+            call.run(f"not_binary<{real}>", blocks, (256,))
             call.finish(blocks, numbers=counted)
-            arguments["survey"] = address(counted) + 3 * 8
-        call.early_divisor(grad is not None or hess is not None, f"weight_sums<{real}>", n * s, arguments, ELEMENTS)
-        call.run(name.format(real, loss), blocks, (threads,), _packed(arguments, ELEMENTS))
+            call.told["survey"] = address(counted) + 3 * 8
+        call.early_divisor()
+        call.run(name.format(real, loss), blocks, (threads,))
         call.finish(blocks, value=losses if alone else None)
     return Reduced(losses if alone and losses is not None else call.value, call.numbers)
+
+
+def _padded(parameters, layout):
+    """A loss's parameters, as many as the kernels' array holds."""
+    return [*parameters, *[0.0] * (layout["parameters"].shape[0] - len(parameters))]
 
 
 # ---- row-wise losses ---------------------------------------------------------------------------------------------------------------------
@@ -448,7 +449,7 @@ def elementwise(
 def plan_rows(n, c, s, dtype):
     """How predictions of shape (n, c, s) are spread: kernel, blocks, threads and lanes."""
     if s > 1:
-        return "columns<{},{}>", min(-(-n * s // 256), BLOCKS), 256, 0
+        return "columns<{},{}>", _blocks(-(-n * s // 256)), 256, 0
     blocks, threads, lanes = _sharing_rows(n, c * SIZES[dtype])
     return f"rows_{'lanes' if lanes else 'block'}<{{}},{{}}>", blocks, threads, lanes
 
@@ -489,14 +490,13 @@ def rowwise(
     """
     n, c, s = p.shape
     name, blocks, threads, lanes = plan_rows(n, c, s, dtype)
-    call = _Call(xp, p, "rowwise.cu", dtype, divisor, blocks)
-    steps = strides(weight) if weight is not None else (0, 0)
-    arrays = p, y, weight, None, losses, grad, hess, call.partials
-    arguments = dict(zip(ROW_POINTERS, map(address, arrays), strict=True))
-    arguments |= {"n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "lanes": lanes, "_": 0, "scale": call.scale}
-    arguments |= {"parameters": [*parameters, *[0.0] * (MAX_ROW_PARAMETERS - len(parameters))], **_labels(y, ignore)}
+    call = _Call(
+        xp, "rowwise.cu", ROWS, dtype, p, y, blocks, ignore=ignore, weight=weight, divisor=divisor, losses=losses, grad=grad, hess=hess,
+        lanes=lanes,
+    )  # fmt: skip
+    call.told |= {"parameters": _padded(parameters, ROWS)}
     with call.device.context():
-        call.early_divisor(grad is not None or hess is not None, f"position_sums<{C_NAMES[dtype]}>", n * s, arguments, ROWS)
-        call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,), _packed(arguments, ROWS))
+        call.early_divisor()
+        call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,))
         call.finish(blocks)
     return Reduced(call.value, call.numbers)

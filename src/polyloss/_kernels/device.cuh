@@ -1,4 +1,4 @@
-// What the CUDA kernels share: storage types, 16-byte packs, sums of a block in a fixed order, clusters.
+// What the CUDA kernels share of the device: storage types, 16-byte packs, threads that take a row together, clusters.
 //
 // NVRTC has no C++ standard library and no <math.h>; what little is needed of them stands here. Cooperative groups and CUB would do the
 // same and take 2 to 4 s to compile, this takes 0.1 s.
@@ -19,6 +19,12 @@ template <> struct Computed<double> {
   using Type = double;
 };
 template <class T> using Compute = typename Computed<T>::Type;
+template <bool B, class T, class F> struct Either {
+  using Type = T;
+};
+template <class T, class F> struct Either<false, T, F> {
+  using Type = F;
+};
 
 __device__ __forceinline__ float load(float x) { return x; }
 __device__ __forceinline__ double load(double x) { return x; }
@@ -29,6 +35,17 @@ __device__ __forceinline__ void store(double& to, double x) { to = x; }
 __device__ __forceinline__ void store(__half& to, float x) { to = __float2half_rn(x); }
 __device__ __forceinline__ void store(__nv_bfloat16& to, float x) { to = __float2bfloat16_rn(x); }
 
+// The first or the second of two 16-bit elements in a word.
+__device__ __forceinline__ float load_half_of(__nv_bfloat16, unsigned word, bool second) {
+  return __int_as_float(static_cast<int>(second ? word & 0xffff0000u : word << 16));
+}
+__device__ __forceinline__ float load_half_of(__half, unsigned word, bool second) {
+  const unsigned short bits = static_cast<unsigned short>(second ? word >> 16 : word);
+  __half x;
+  memcpy(&x, &bits, sizeof x);
+  return __half2float(x);
+}
+
 template <class A> __device__ __forceinline__ A infinity();
 template <> __device__ __forceinline__ float infinity<float>() { return __int_as_float(0x7f800000); }
 template <> __device__ __forceinline__ double infinity<double>() { return __longlong_as_double(0x7ff0000000000000ll); }
@@ -37,44 +54,34 @@ template <class A> __device__ __forceinline__ A nan_of() { return infinity<A>() 
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }  // the one that is no NaN
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
 
-// N elements in one memory access; 16 bytes is the widest.
+// N elements in one memory access; 16 bytes is the widest. Registers hold them as words: a pack seen as 16-bit elements is taken apart and
+// put together again by the compiler, two instructions for each.
 template <class T> constexpr int kPack = 16 / sizeof(T);
 template <class T, int N = kPack<T>> struct alignas(N * sizeof(T)) Pack {
-  T at[N];
+  static constexpr bool kPairs = sizeof(T) == 2 && N % 2 == 0;  // of 16-bit elements in a word
+  using Word = typename Either<kPairs, unsigned, T>::Type;
+  Word word[kPairs ? N / 2 : N];
 };
-template <class T> __device__ __forceinline__ bool aligned(const T* p) { return reinterpret_cast<unsigned long long>(p) % 16 == 0; }
-
-// The class of a position, kIgnored or kBad; `job` says of the labels where they are, their kind, and which of them are ignored. Integers
-// are compared in 64 bits, extended by their own sign, as the ignored values were; of these the caller left out those that the labels' dtype
-// does not have: nothing wraps.
-constexpr int kIgnores = 8;
-constexpr long long kIgnored = -1;  // in place of a class
-constexpr long long kBad = -2;
-template <class J> __device__ long long class_of(const J& job, long long i) {
-  long long y;
-  switch (job.label_kind) {  // 1, 2, 4, 8: bytes of a signed integer, negative: of an unsigned one; 14, 18: floats of 4 and 8
-    case 1: y = static_cast<const signed char*>(job.y)[i]; break;
-    case 2: y = static_cast<const short*>(job.y)[i]; break;
-    case 4: y = static_cast<const int*>(job.y)[i]; break;
-    case -1: y = static_cast<const unsigned char*>(job.y)[i]; break;
-    case -2: y = static_cast<const unsigned short*>(job.y)[i]; break;
-    case -4: y = static_cast<const unsigned*>(job.y)[i]; break;
-    case 14:
-    case 18: {
-      const double f = job.label_kind == 14 ? static_cast<const float*>(job.y)[i] : static_cast<const double*>(job.y)[i];
-      if (!(fabs(f) <= 9007199254740992.0) || f != floor(f)) return kBad;
-      y = static_cast<long long>(f);
-      break;
-    }
-    default: y = static_cast<const long long*>(job.y)[i];
+template <class T, int N, class A> __device__ __forceinline__ void unpack(const Pack<T, N>& pack, A (&x)[N]) {
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    if constexpr (Pack<T, N>::kPairs)
+      x[j] = load_half_of(T(), pack.word[j / 2], j % 2);
+    else
+      x[j] = load(pack.word[j]);
   }
-  for (int k = 0; k < job.ignores; k++)
-    if (y == job.ignore[k]) return kIgnored;
-  return static_cast<unsigned long long>(y) < static_cast<unsigned long long>(job.c) ? y : kBad;
 }
-// The weight of a position.
-template <class J> __device__ __forceinline__ auto weight_of(const J& job, long long n, long long s) {
-  return job.weight ? job.weight[n * job.weight_n + s * job.weight_s] : typename J::A(1);
+template <class T, int N> __device__ __forceinline__ Pack<T, N> filled_with(Compute<T> x) {
+  Pack<T, N> pack;
+  T each[2];
+  store(each[0], x);
+  store(each[1], x);
+#pragma unroll
+  for (int j = 0; j < static_cast<int>(sizeof pack / sizeof pack.word[0]); j++) memcpy(&pack.word[j], each, sizeof pack.word[0]);
+  return pack;
+}
+template <int BYTES, class T> __device__ __forceinline__ bool aligned(const T* p) {
+  return reinterpret_cast<unsigned long long>(p) % BYTES == 0;
 }
 
 // How a stretch of memory is visited: single elements up to the first address that is a multiple of 16, packs, single elements again.
@@ -91,18 +98,28 @@ template <class I> struct Stretch {
   __device__ I single(I e) const { return e < head ? e : e - head + tail; }
 };
 
-// N consecutive elements from or to anywhere; in packs where the address allows. The packs travel as uint4 through __ldg and __stcs:
+// N consecutive elements from or to anywhere; in packs where the address allows. The packs travel as words through __ldg and __stcs:
 // written as plain assignments both branches are the same to the compiler, which then keeps the slower one for both.
+template <int BYTES> struct Words {
+  using Type = uint4;
+};
+template <> struct Words<8> {
+  using Type = uint2;
+};
+template <class T, int N> constexpr int kAccess = N < kPack<T> ? N : kPack<T>;  // elements of one access
 template <int N, class T, class A> __device__ __forceinline__ void read(const T* p, A (&x)[N]) {
-  constexpr int P = kPack<T>;
-  if (N % P == 0 && aligned(p)) {
+  constexpr int P = kAccess<T, N>, BYTES = P * sizeof(T);
+  if (N % P == 0 && BYTES >= 8 && aligned<BYTES>(p)) {
+    using Word = typename Words<BYTES>::Type;
 #pragma unroll
     for (int k = 0; k < N / P; k++) {
-      const uint4 words = __ldg(reinterpret_cast<const uint4*>(p) + k);
-      Pack<T> pack;
-      memcpy(&pack, &words, sizeof pack);
+      const Word word = __ldg(reinterpret_cast<const Word*>(p) + k);
+      Pack<T, P> pack;
+      memcpy(&pack, &word, BYTES);
+      A part[P];
+      unpack(pack, part);
 #pragma unroll
-      for (int j = 0; j < P; j++) x[k * P + j] = load(pack.at[j]);
+      for (int j = 0; j < P; j++) x[k * P + j] = part[j];
     }
   } else {
 #pragma unroll
@@ -110,16 +127,17 @@ template <int N, class T, class A> __device__ __forceinline__ void read(const T*
   }
 }
 template <int N, class T, class A> __device__ __forceinline__ void write(T* p, const A (&x)[N]) {
-  constexpr int P = kPack<T>;
-  if (N % P == 0 && aligned(p)) {
+  constexpr int P = kAccess<T, N>, BYTES = P * sizeof(T);
+  if (N % P == 0 && BYTES >= 8 && aligned<BYTES>(p)) {
+    using Word = typename Words<BYTES>::Type;
 #pragma unroll
     for (int k = 0; k < N / P; k++) {
-      Pack<T> pack;
-      uint4 words;
+      T each[P];
+      Word word;
 #pragma unroll
-      for (int j = 0; j < P; j++) store(pack.at[j], x[k * P + j]);
-      memcpy(&words, &pack, sizeof words);
-      __stcs(reinterpret_cast<uint4*>(p) + k, words);
+      for (int j = 0; j < P; j++) store(each[j], x[k * P + j]);
+      memcpy(&word, each, BYTES);
+      __stcs(reinterpret_cast<Word*>(p) + k, word);
     }
   } else {
 #pragma unroll
@@ -177,7 +195,7 @@ template <class S> __device__ S merge_lanes(S state, int lanes) {
 
 // Who takes a row of classes. Each group says which rows and which classes of them are its own, and merges the states of its threads, which
 // know how to merge(); the result is in all of them. Shared memory begins with two rooms for that, of a state for each warp and one more;
-// behind them lies that of the block's Sums.
+// behind them lies that of the block's Sums (launch.cuh).
 constexpr int kStates = 1024;  // of a room: 17 states of at most 56 bytes
 constexpr int kRoom = 2 * kStates + 512;
 template <class S> __device__ __forceinline__ S* states(int turn) {
@@ -196,7 +214,7 @@ struct Lanes {  // a power of two, neighbours in a warp
   template <class S> __device__ S merge(S state, int, long long = 0) const { return merge_lanes(state, size); }
   __device__ void leave() const {}
 };
-struct Block {
+struct Block {  // of a power of two of threads, at least a warp
   static constexpr bool kColumn = false, kReads = true, kWrites = true;
   int size = blockDim.x, rank = threadIdx.x, index = 0;
   __device__ long long rows_at_once() const { return gridDim.x; }
@@ -210,56 +228,8 @@ struct Block {
     state = merge_lanes(state, kWarp);
     if (rank % kWarp == 0) room[rank / kWarp] = state;
     __syncthreads();
-    return merge_lanes(rank % kWarp < size / kWarp ? room[rank % kWarp] : S(), kWarp);
+    const int warps = size / kWarp;  // a power of two, as size is
+    return merge_lanes(room[rank & (warps - 1)], warps);
   }
   __device__ void leave() const {}
 };
-
-// What a block reports: sums over its positions in float64, and the first bad label.
-constexpr long long kNone = 0x7fffffffffffffffll;
-struct Sums {
-  double total = 0, weight = 0, count = 0;
-  long long bad = kNone;
-
-  __device__ void merge(const Sums& o) {
-    total += o.total;
-    weight += o.weight;
-    count += o.count;
-    bad = o.bad < bad ? o.bad : bad;
-  }
-};
-__device__ inline Sums* room_of_sums() { return reinterpret_cast<Sums*>(shared_memory<unsigned char>() + 2 * kStates); }
-// The sum over the block, in thread 0, always in the same order; `room` holds one Sums for each warp.
-__device__ inline Sums sum_of_block(Sums s, Sums* room) {
-  const int thread = threadIdx.x + blockDim.x * threadIdx.y, lane = thread % kWarp, warps = (blockDim.x * blockDim.y + kWarp - 1) / kWarp;
-  for (int level = 0; level < 2; level++) {
-    s = merge_lanes(s, kWarp);
-    if (level == 1) break;
-    __syncthreads();  // the room may still be in other use
-    if (lane == 0) room[thread / kWarp] = s;
-    __syncthreads();
-    s = lane < warps ? room[lane] : Sums();
-  }
-  return s;
-}
-
-// One block adds what all blocks of a launch reported. The divisor: a number, or by `kind` the count (1), the weights (2), *denominator
-// (3).
-template <class A>
-__global__ void __launch_bounds__(256, 1)
-    finish(const Sums* partials, int blocks, int kind, double divisor, const A* denominator, A* value, double* results) {
-  Sums sums;
-  for (int k = threadIdx.x; k < blocks; k += blockDim.x) sums.merge(partials[k]);
-  sums = sum_of_block(sums, room_of_sums());
-  if (threadIdx.x != 0) return;
-  if (kind == 1) divisor = sums.count > 1 ? sums.count : 1;
-  if (kind == 2) divisor = sums.weight;
-  if (kind == 3) divisor = *denominator;
-  *value = static_cast<A>(divisor == 0 ? 0 : sums.total / divisor);  // nothing counted, nothing lost
-  results[0] = divisor == 0 ? 0 : 1 / divisor;
-  results[1] = sums.total;
-  results[2] = sums.weight;
-  results[3] = sums.count;
-  results[4] = sums.bad == kNone ? -1 : static_cast<double>(sums.bad);
-  results[5] = divisor;
-}

@@ -6,10 +6,10 @@
 // flat      no loss of its own is asked for and all weights are the same: element by element, wherever it belongs.
 // rows      s = 1: some lanes of a warp, or a block, take a position.
 // columns   positions are contiguous: a thread takes as many as 16 bytes hold, and walks over their elements.
-// A block writes its sums to `partials`; finish() of device.cuh adds them in a fixed order. A position of weight 0 is skipped, not
+// A block writes its sums to `partials`; finish() of launch.cuh adds them in a fixed order. A position of weight 0 is skipped, not
 // multiplied: NaN behind it reaches neither a sum nor a derivative.
-#include "device.cuh"
 #include "formulas.cuh"
+#include "launch.cuh"
 
 constexpr int kParameters = 8;
 constexpr int kThreads = 256;
@@ -26,24 +26,10 @@ constexpr int kThreads = 256;
 FORMULAS(AS_TYPE)
 #undef AS_TYPE
 
-// One launch; cuda.py fills it by a dtype of the same fields.
-template <class T> struct Elements {
-  using A = Compute<T>;
-  const T* p;            // (n, c, s)
-  const A* t;            // (n, c, s)
-  const A* weight;       // (n, s) by its strides, or null: 1
-  const double* factor;  // (), or null: multiplies the derivatives, as scale does
+template <class T> struct Elements : Launch<T> {
   const double* survey;  // (), or null: the first parameter is 1 where this is 0, else 0
-  A* losses;             // (n, s), or null
-  T* grad;               // (n, c, s), or null
-  T* hess;               // (n, c, s), or null
-  Sums* partials;        // (blocks,)
-  long long n, c, s;
-  long long weight_n, weight_s;  // strides, in elements
   double parameters[kParameters];
-  double mean;   // 1 / c or 1: what a position's sum is multiplied by
-  double scale;  // of the derivatives, besides
-  int lanes;     // rows: lanes for each position, or 0: the block
+  double mean;  // 1 / c or 1: what a position's sum is multiplied by
 };
 
 // What the threads of a launch know alike.
@@ -52,7 +38,7 @@ template <class T, class Loss> struct Evaluation {
   const Elements<T>& job;
   A a[kParameters];
   double factor;
-  __device__ explicit Evaluation(const Elements<T>& j) : job(j), factor(j.mean * j.scale * (j.factor ? *j.factor : 1)) {
+  __device__ explicit Evaluation(const Elements<T>& j) : job(j), factor(j.mean * factor_of(j)) {
 #pragma unroll
     for (int k = 0; k < kParameters; k++) a[k] = static_cast<A>(job.parameters[k]);
     if (job.survey) a[0] = *job.survey == 0;
@@ -62,8 +48,8 @@ template <class T, class Loss> struct Evaluation {
   // N neighbours from offset `at`, of weights w: their values; their derivatives are written.
   template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], A (&value)[N]) const {
     A t[N], p[N], out[N];
-    read(job.t + at, t);
-    read(job.p + at, p);
+    read(static_cast<const A*>(job.y) + at, t);
+    read(job.z + at, p);
 #pragma unroll
     for (int j = 0; j < N; j++) value[j] = w[j] == 0 ? A(0) : Loss::value(t[j], p[j], a);
     if (job.grad) {
@@ -80,7 +66,7 @@ template <class T, class Loss> struct Evaluation {
   // The sum of the values of `length` elements from `at`, by `size` threads of which this is the one of that rank.
   __device__ double stretch(long long at, long long length, long long rank, long long size, A w) const {
     constexpr int V = kPack<T>;
-    const Stretch<long long> of(job.p + at, length);
+    const Stretch<long long> of(job.z + at, length);
     A weights[V], value[V], one[1], single[1] = {w};
 #pragma unroll
     for (int j = 0; j < V; j++) weights[j] = w;
@@ -107,11 +93,6 @@ template <class T> __device__ void report(const Elements<T>& job, long long i, d
   sums.weight += w;
   sums.count += 1;
 }
-template <class T> __device__ void hand_in(const Elements<T>& job, Sums sums) {
-  sums = sum_of_block(sums, room_of_sums());
-  if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
-}
-
 template <class T, class Loss> __global__ void __launch_bounds__(kThreads, 1) flat(const Elements<T> job) {
   const Evaluation<T, Loss> evaluation(job);
   const Compute<T> w = weight_of(job, 0, 0);
@@ -171,26 +152,15 @@ template <class T, class Loss, int V> __global__ void __launch_bounds__(kThreads
   hand_in(job, sums);
 }
 
-// Σ of the weights and the number of positions, before derivatives are divided by them.
-template <class T> __global__ void __launch_bounds__(kThreads, 1) weight_sums(const Elements<T> job) {
-  Sums sums;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < job.n * job.s;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    sums.weight += job.weight[i / job.s * job.weight_n + i % job.s * job.weight_s];
-    sums.count += 1;
-  }
-  hand_in(job, sums);
-}
-
 // How many targets are neither 0 nor 1, at positions of weight other than 0.
 template <class T> __global__ void __launch_bounds__(kThreads, 1) not_binary(const Elements<T> job) {
   Sums sums;
   const long long all = job.n * job.c * job.s, thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   for (long long i = thread; i < all; i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const Compute<T> t = job.t[i];
+    const Compute<T> t = static_cast<const Compute<T>*>(job.y)[i];
     if (t == 0 || t == 1) continue;
     const long long n = i / (job.c * job.s), s = i % job.s;
-    if (!job.weight || job.weight[n * job.weight_n + s * job.weight_s] != 0) sums.count += 1;
+    if (weight_of(job, n, s) != 0) sums.count += 1;
   }
   hand_in(job, sums);
 }

@@ -8,31 +8,14 @@
 // columns                  positions are contiguous: a thread takes one and walks over its classes, beside those of its neighbours.
 // The own term of a class is taken out of a sum where the difference would cancel: it must be the number that went into it, to the last bit.
 // So this file is compiled without fused multiply-adds. A position that is ignored or of weight 0 is not looked at.
-#include "device.cuh"
 #include "formulas.cuh"
+#include "launch.cuh"
 #include "softmax_state.cuh"
 
 constexpr int kThreads = 256;
 
-// One launch; cuda.py fills it by a dtype of the same fields.
-template <class T> struct Rows {
-  using A = Compute<T>;
-  const T* p;            // (n, c, s)
-  const void* y;         // (n, c, s) targets of type A, or (n, s) labels
-  const A* weight;       // (n, s) by its strides, or null: 1
-  const double* factor;  // (), or null: multiplies the derivatives, as scale does
-  A* losses;             // (n, s), or null
-  T* grad;               // (n, c, s), or null
-  T* hess;               // (n, c, s), or null
-  Sums* partials;        // (blocks,)
-  long long n, c, s;
-  long long weight_n, weight_s;  // strides, in elements
-  long long ignore[kIgnores];
+template <class T> struct Rows : Launch<T> {
   double parameters[ROWWISE_PARAMETERS];
-  double scale;  // of the derivatives
-  int ignores;
-  int label_kind;  // as class_of() knows them; 0: targets
-  int lanes;       // rows_lanes: lanes for each position
 };
 
 // ---- losses -----------------------------------------------------------------------------------------------------------------------------
@@ -297,34 +280,11 @@ template <class T> struct cosine_similarity {
 
 // ---- positions --------------------------------------------------------------------------------------------------------------------------
 
-template <class T> struct Position {
-  using A = Compute<T>;
-  A weight;   // of the sample
-  A fill;     // what a position gets that is skipped (0) or has a bad label (NaN)
-  int y;      // its class, kIgnored or kBad; 0 for targets
-  bool live;  // neither skipped nor bad
-
-  __device__ Position(const Rows<T>& job, long long i, bool inside) {
-    const long long c = !inside ? kIgnored : job.label_kind ? class_of(job, i) : 0;
-    weight = inside ? weight_of(job, i / job.s, i % job.s) : A(0);
-    fill = c == kBad ? nan_of<A>() : A(0);
-    y = static_cast<int>(c);
-    live = c >= 0 && weight != 0;
-  }
-  __device__ void report(const Rows<T>& job, double value, long long i, Sums& sums) const {
-    const double loss = live ? weight * value : fill;
-    if (job.losses) job.losses[i] = static_cast<A>(loss);
-    sums.total += loss;
-    sums.weight += y >= 0 ? static_cast<double>(weight) : 0.0;
-    sums.count += y >= 0;
-    if (y == kBad && i < sums.bad) sums.bad = i;
-  }
-};
-
 // The classes of a position, by the threads of a group: look(at, c, t, p) for neighbours from class c on, at offset `at`.
-template <class T, bool TARGETS, int N, class F> __device__ __forceinline__ void look_at(const Rows<T>& job, long long at, long long c, F& look) {
+template <class T, bool TARGETS, int N, class F>
+__device__ __forceinline__ void look_at(const Rows<T>& job, long long at, long long c, F& look) {
   Compute<T> t[N] = {}, p[N];
-  read(job.p + at, p);
+  read(job.z + at, p);
   if constexpr (TARGETS) read(static_cast<const Compute<T>*>(job.y) + at, t);
   look(at, c, t, p);
 }
@@ -337,7 +297,7 @@ __device__ __forceinline__ void visit(const Rows<T>& job, long long i, const Gro
     for (long long c = 0; c < job.c; c++, at += job.s) look_at<T, TARGETS, 1>(job, at, c, look);
   } else {
     const long long at = i * job.c;
-    const Stretch<long long> row(job.p + at, job.c);
+    const Stretch<long long> row(job.z + at, job.c);
     for (long long e = group.rank; e < row.singles; e += group.size) look_at<T, TARGETS, 1>(job, at + row.single(e), row.single(e), look);
 #pragma unroll 2
     for (long long k = group.rank; k < row.packs; k += group.size)
@@ -348,14 +308,14 @@ __device__ __forceinline__ void visit(const Rows<T>& job, long long i, const Gro
 template <class T, template <class> class Loss, class Group> __device__ void positions(const Rows<T>& job, const Group group) {
   using A = Compute<T>;
   constexpr bool TARGETS = !Loss<T>::kLabelled;
-  const double factor = job.factor ? job.scale * *job.factor : job.scale;
+  const double factor = factor_of(job);
   const long long all = job.n * job.s;
   Sums sums;
   int turn = 0;
   for (long long first = group.first_row(); first < all; first += group.rows_at_once()) {
     const long long i = first + group.index;
     const bool inside = i < all;
-    const Position<T> position(job, i, inside);
+    const Position<T> position(job, i / job.s, i % job.s, inside);
     Loss<T> loss(job, position.y);
 
     typename Loss<T>::Seen seen;
@@ -368,7 +328,7 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
     seen = group.merge(seen, turn);
     turn ^= 1;
     A p_y = 0;
-    if (Loss<T>::kLabelled && position.live) p_y = load(job.p[(i / job.s * job.c + position.y) * job.s + i % job.s]);
+    if (Loss<T>::kLabelled && position.live) p_y = load(job.z[(i / job.s * job.c + position.y) * job.s + i % job.s]);
     loss.know(seen, p_y);
 
     typename Loss<T>::Terms terms;
@@ -384,7 +344,7 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
     }
     const A k = static_cast<A>(factor * position.weight);
     const double value = loss.conclude(terms, k);
-    if (inside && group.leads()) position.report(job, value, i, sums);
+    if (inside && group.leads()) position.report(job, value, 1, i, sums);
     if (!inside || !(job.grad || job.hess)) continue;
 
     if (position.live && k != 0) {
@@ -410,8 +370,7 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
       }
     }
   }
-  sums = sum_of_block(sums, room_of_sums());
-  if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
+  hand_in(job, sums);
 }
 
 struct Column : Lanes {  // a thread, whose neighbours have the positions beside its own
@@ -426,20 +385,4 @@ template <class T, template <class> class Loss> __global__ void __launch_bounds_
 }
 template <class T, template <class> class Loss> __global__ void __launch_bounds__(kThreads, 1) columns(const Rows<T> job) {
   positions<T, Loss>(job, Column());
-}
-
-// Σ of the weights, the number of positions and the first bad label, from labels and weights alone: what a derivative is divided by must be
-// known before it is written.
-template <class T> __global__ void __launch_bounds__(kThreads, 1) position_sums(const Rows<T> job) {
-  Sums sums;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < job.n * job.s;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const long long c = job.label_kind ? class_of(job, i) : 0;
-    if (c == kBad && i < sums.bad) sums.bad = i;
-    if (c < 0) continue;
-    sums.count += 1;
-    sums.weight += weight_of(job, i / job.s, i % job.s);
-  }
-  sums = sum_of_block(sums, room_of_sums());
-  if (threadIdx.x == 0) job.partials[blockIdx.x] = sums;
 }
