@@ -32,6 +32,7 @@ ROWWISE = {
     "sparse_categorical_crossentropy": (1e-7,),
     "categorical_hinge": (),
     "cosine_similarity": (),
+    "floored_cosine_similarity": (1e-12,),
 }
 
 

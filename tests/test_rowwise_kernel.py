@@ -24,9 +24,10 @@ def definition(name, t, p, a):
     if name == "categorical_hinge":
         wrong, right = max((1 - x) * y for x, y in zip(t, p, strict=True)), sum(x * y for x, y in zip(t, p, strict=True))
         return max(wrong - right + 1, mpf(0))
-    if name == "cosine_similarity":
+    if name.endswith("cosine_similarity"):
         dot, tt, pp = sum(x * y for x, y in zip(t, p, strict=True)), sum(x * x for x in t), sum(y * y for y in p)
-        return -dot / mpmath.sqrt(tt * pp) if tt and pp else mpf(0)
+        epsilon = a[0] if a else mpf(0)
+        return -dot / mpmath.sqrt((tt + epsilon) * (pp + epsilon)) if tt and pp else mpf(0)
     if name.endswith("logits"):
         (alpha, gamma, smoothing), epsilon = a, mpf(0)
         p = [mpmath.exp(y) for y in p]
@@ -45,7 +46,7 @@ def rows(name, dtype):
     n, c = 12, 5
     p = rng.dirichlet(np.ones(c), n)
     t = np.eye(c)[rng.integers(0, c, n)]
-    if name == "cosine_similarity":
+    if name.endswith("cosine_similarity"):
         t, p = rng.normal(size=(n, c)), rng.normal(size=(n, c))
         t[4:8] *= 10.0 ** rng.uniform(-30, 30, (4, 1))
         p[6:10] *= 10.0 ** rng.uniform(-30, 30, (4, 1))
@@ -91,7 +92,7 @@ def test_against_mpmath(isa, name, parameters, dtype):
         a = [mpf(float(one(x))) for x in parameters]
         for i in range(len(p)):
             targets, predictions = [mpf(float(x)) for x in t[i]], [mpf(float(x)) for x in p[i]]
-            size = max(mpf(1), 1 / max(abs(x) for x in predictions)) if name == "cosine_similarity" else mpf(1)
+            size = max(mpf(1), 1 / max(abs(x) for x in predictions)) if name.endswith("cosine_similarity") else mpf(1)
             value = definition(name, targets, predictions, a)
             near = abs(value) if "cross" in name else max(abs(value), max(abs(x) for x in predictions) if "hinge" in name else mpf(1))
             gap = max(predictions) - sorted(predictions)[-2] if name.endswith("logits") else 0  # is rounded, and then exp is taken of it
@@ -112,7 +113,7 @@ def test_against_mpmath(isa, name, parameters, dtype):
                 if bends < float(np.finfo(dtype).max):
                     assert abs(mpf(float(hess[i, j])) - curvatures[j]) <= 30 * unit * bends + mpf(float(np.finfo(dtype).tiny))
                 terms = largest if soft else abs(slope)  # terms of several classes cancel
-                if name == "cosine_similarity":
+                if name.endswith("cosine_similarity"):
                     terms = 1 / mpmath.sqrt(sum(x * x for x in predictions))
                 assert abs(mpf(float(grad[i, j])) - slope) <= 8 * unit * terms * (1 + gap) + mpf(float(np.finfo(dtype).tiny)) * size
 
@@ -126,8 +127,9 @@ def naive(name, t, p, a, weight, scale):
         top = np.arange(c)[None, :, None] == wrong.argmax(1)[:, None]
         margin = wrong.max(1) - (t * p).sum(1) + 1
         value, slope = np.maximum(margin, 0), np.where(margin[:, None] > 0, top * (1 - t) - t, 0)
-    elif name == "cosine_similarity":
-        tn, pn = np.sqrt((t * t).sum(1, keepdims=True)), np.sqrt((p * p).sum(1, keepdims=True))
+    elif name.endswith("cosine_similarity"):
+        epsilon = a[0] if a else 0
+        tn, pn = np.sqrt((t * t).sum(1, keepdims=True) + epsilon), np.sqrt((p * p).sum(1, keepdims=True) + epsilon)
         cos = (t * p).sum(1, keepdims=True) / tn / pn
         value, slope = -cos[:, 0], (p / pn * cos - t / tn) / pn
     elif name.endswith("logits"):
@@ -281,6 +283,28 @@ def test_cosine_at_any_scale(isa, dtype):
     assert (slope == 0).all()
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_floored_cosine_of_tiny_vectors(isa, dtype):
+    """As torch has it: a zero vector has a cosine of 0 and a slope that points along the other."""
+    x, y, zero = (np.array([v], dtype) for v in ([3.0, 4.0], [4.0, 3.0], [0.0, 0.0]))
+    floor = float(np.dtype(dtype).type(1e-12))
+    for size in (1e-300, 1e-30, 1e-10, 1e-6, 1e-3):
+        tiny = (x * size).astype(dtype)
+        norm = np.sqrt((tiny.astype(np.longdouble) ** 2).sum() + floor)
+        value, slope, _ = run("floored_cosine_similarity", y, tiny)
+        unit = y.astype(np.longdouble) / np.sqrt(np.longdouble(25) + floor)
+        cosine = (unit * tiny).sum() / norm
+        np.testing.assert_allclose(value[0], float(-cosine), rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny)
+        wanted = (cosine * tiny / norm - unit) / norm
+        np.testing.assert_allclose(slope, wanted.astype("f8"), rtol=20 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps / float(norm))
+    value, slope, _ = run("floored_cosine_similarity", y, zero)
+    assert value == 0
+    np.testing.assert_allclose(slope, -unit.astype("f8") / floor**0.5, rtol=4 * np.finfo(dtype).eps)
+    value, slope, _ = run("floored_cosine_similarity", zero, x)
+    assert value == 0
+    assert (slope == 0).all()
+
+
 def dtype_of(dtype, x):
     return np.dtype(dtype).type(x)
 
@@ -301,7 +325,7 @@ def test_hinge_takes_the_first_of_several_largest():
     assert run("categorical_hinge", t, np.array([[-9.0, 9.0, -9.0, -9.0]]))[1].tolist() == [[0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "floored" not in name])
 def test_keras_numbers(name):
     import keras
 

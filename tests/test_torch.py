@@ -211,6 +211,30 @@ class TestGraph:
         assert torch.autograd.gradcheck(lambda k, z: pl.softmax_loss(self.y, z, class_weight=k), (k, self.z))
         assert torch.autograd.gradcheck(lambda d, z: pl.softmax_loss(self.y, z, denominator=d), (d, self.z))
 
+    @pytest.mark.parametrize("name", [name for name, block in LOSSES.items() if block.targets == "dense"])
+    def test_targets_that_may_change_places_get_their_gradient_from_the_kernel(self, monkeypatch, name):
+        block = LOSSES[name]
+        t, p = sample(name)
+        assert block.symmetric == torch.allclose(pl.get(name)(t, p), pl.get(name)(p, t), rtol=1e-12)
+        if not block.symmetric:
+            return
+        routes, choose = [], _routes.choose
+        monkeypatch.setattr(_routes, "choose", lambda job: routes.append(choose(job)[0].name) or choose(job))
+        w = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64)
+        for needed in ((True, True), (True, False)):
+            t, p = t.requires_grad_(needed[0]), p.requires_grad_(needed[1])
+            arguments = [x for x in (t, p) if x.requires_grad]
+            for reduction in block.reductions:
+                loss = pl.get(name)(t, p, sample_weight=w, reduction=reduction)
+                gradients = torch.autograd.grad(3 * loss.sum(), arguments)
+                asserted(gradients[0], 3 * pl.grad(name)(p, t, sample_weight=w, reduction=reduction))
+                if len(arguments) == 2:
+                    asserted(gradients[1], 3 * pl.grad(name)(t, p, sample_weight=w, reduction=reduction))
+        assert not any("formula" in route for route in routes)
+        both = (t.requires_grad_(), p.requires_grad_())
+        for reduction in ("none", "mean"):
+            assert torch.autograd.gradgradcheck(lambda t, p, r=reduction: pl.get(name)(t, p, sample_weight=w, reduction=r), both)
+
     def test_double_backward_where_the_first_upstream_is_zero(self):
         """The double-backward trick of forward mode differentiates by an upstream of zeros."""
         _, slope = torch.autograd.functional.jvp(lambda z: pl.softmax_loss(self.y, z), self.z, torch.ones_like(self.z) * self.z.detach())

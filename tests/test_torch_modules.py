@@ -167,16 +167,19 @@ class TestCrossEntropy:
 @pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.parametrize(
-    "name", ["CrossEntropyLoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "KLDivLoss", "BCELoss"]
-)
+    "name", ["CrossEntropyLoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "KLDivLoss", "BCELoss", "NLLLoss",
+             "CosineEmbeddingLoss", "SoftmaxLoss"]
+)  # fmt: skip
 def test_compiled_without_a_break(name):
     torch._dynamo.reset()
-    module = getattr(ours, name)()
+    module, theirs = getattr(ours, name)(), getattr(torch.nn, name, torch.nn.CrossEntropyLoss)()
     torch.manual_seed(0)
     input = torch.rand(6, 4, requires_grad=True)
-    target = torch.randint(0, 4, (6,)) if name == "CrossEntropyLoss" else torch.rand(6, 4)
+    target = [torch.randint(0, 4, (6,)) if name in ("CrossEntropyLoss", "NLLLoss", "SoftmaxLoss") else torch.rand(6, 4)]
+    if name == "CosineEmbeddingLoss":
+        target.append(torch.tensor([1, -1, 1, 1, -1, 1]))
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    found, wanted = (torch.autograd.grad(m(input, target), input)[0] for m in (compiled, getattr(torch.nn, name)()))
+    found, wanted = (torch.autograd.grad(m(input, *target), input)[0] for m in (compiled, theirs))
     torch.testing.assert_close(found, wanted)
 
 
@@ -248,6 +251,50 @@ class TestNLL:
     def test_bad_labels_are_torchs_errors(self):
         with pytest.raises(IndexError):
             ours.NLLLoss()(torch.rand(4, 3, requires_grad=True), torch.tensor([0, 3, 1, 0]))
+
+
+class TestCosineEmbedding:
+    def pairs(self, dtype, size=1.0):
+        g = torch.Generator().manual_seed(0)
+        a, b = (size * torch.randn(8, 5, generator=g, dtype=torch.float64) for _ in range(2))
+        b[2], b[3], a[4], b[5], a[6] = a[2], -a[3], 0, 0, 2 * b[6]
+        return a.to(dtype).requires_grad_(), b.to(dtype).requires_grad_(), torch.tensor([1, -1, -1, -1, 1, -1, 1, 3])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0, 1e4])
+    @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+    @pytest.mark.parametrize("margin", [0.0, 0.25, -0.5])
+    def test_numbers(self, margin, reduction, size, dtype):
+        """Parallel, opposite and zero vectors, targets that are neither 1 nor -1, and norms of the size of torch's 1e-12."""
+        options = dict(margin=margin, reduction=reduction)
+        arguments = self.pairs(dtype, size)
+        truth = outcome(torch.nn.CosineEmbeddingLoss(**options), [widened(x) for x in arguments])
+        found = outcome(ours.CosineEmbeddingLoss(**options), arguments)
+        for x, y in zip(flat(found), flat(truth), strict=True):
+            assert x.dtype is dtype
+            atol = 1e-6 if dtype is torch.float32 else 1e-13  # of the largest gradient of a row
+            torch.testing.assert_close(x.double(), y, rtol=1e-5 if dtype is torch.float32 else 1e-12, atol=atol * y.abs().max().item())
+
+    def test_second_derivatives(self):
+        a, b, target = self.pairs(torch.float64)
+        a, b, target = (x.detach()[[0, 1, 7]] for x in (a, b, target))
+        for reduction in ("none", "mean"):
+            loss = ours.CosineEmbeddingLoss(margin=-0.9, reduction=reduction)
+            assert torch.autograd.gradcheck(lambda a, b, f=loss: f(a, b, target), (a.requires_grad_(), b.requires_grad_()))
+            assert torch.autograd.gradgradcheck(lambda a, b, f=loss: f(a, b, target), (a, b))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_runs_on_the_kernel(self, monkeypatch, dtype):
+        a, b, target = self.pairs(dtype)
+        routes = ["rowwise kernel"] * (3 if dtype.itemsize > 2 else 2)  # 16 bits are widened for a target that needs a gradient, too
+        if dtype.itemsize > 2:
+            assert taken(monkeypatch, ours.CosineEmbeddingLoss(), a, b, target) == routes
+        assert taken(monkeypatch, ours.CosineEmbeddingLoss(), a.detach(), b, target) == routes[:2]
+
+    def test_what_torch_refuses(self):
+        for shapes in (((2, 3), (2, 3), ()), ((3,), (3,), (3,)), ((2, 3, 4), (2, 3, 4), (2, 3)), ((2, 3), (3,), (2,))):
+            arguments = [torch.ones(shape) for shape in shapes]
+            same(outcome(ours.CosineEmbeddingLoss(), arguments), outcome(torch.nn.CosineEmbeddingLoss(), arguments))
 
 
 class TestPosWeight:

@@ -43,6 +43,7 @@ class Block:
     targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"
     ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
+    symmetric = False  # targets and predictions may change places: so the derivative by targets is a slope, too
     combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True

@@ -32,22 +32,25 @@ SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "
 
 def call(job):
     """The results of a job whose arrays are tensors."""
-    others = [x for x in (job.t, job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
     if job.want.gradient or job.want.hessian:  # ours: no autograd framework takes part
         return _job.evaluate(_with_tensors(job, *(None if x is None else x.detach() for x in _tensors(job))))
-    if transformed(job.p, *others) or (torch.is_grad_enabled() and any(x.requires_grad for x in others)):
+    factors = [x for x in (job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
+    needed = torch.is_grad_enabled()
+    exchangeable = job.block.symmetric and job.t.dtype == job.dtype
+    by_formula = factors if exchangeable else [job.t, *factors]
+    if transformed(job.p, job.t, *factors) or (needed and any(x.requires_grad for x in by_formula)):
         return _job.finish(job, _checked(job, _formula.run(job)))
-    if job.p.requires_grad and torch.is_grad_enabled():
+    if needed and (job.p.requires_grad or job.t.requires_grad):
         return Bridge.apply(job, *_tensors(job))
     return _job.evaluate(job)
 
 
 class Bridge(torch.autograd.Function):
-    """A loss in autograd's graph, differentiable by its predictions."""
+    """A loss in autograd's graph, differentiable by its predictions, and by its targets where they may change places."""
 
     @staticmethod
     def forward(ctx, job, *tensors):
-        if _in_one_pass(job):
+        if ctx.needs_input_grad[1] and _in_one_pass(job):
             job.want = BOTH
         route, _ = _routes.choose(job)
         outcome = _checked(job, route.run(job))
@@ -62,10 +65,14 @@ class Bridge(torch.autograd.Function):
     def backward(ctx, upstream, upstream_prob=None):
         job = _with_tensors(ctx.job, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
         kept = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
-        gradient = None if kept is None or upstream is None else _received(_tensor(kept, job.p), upstream)
-        if gradient is None:
-            gradient = _backward(job, upstream, upstream_prob, ctx.divisor)
-        return None, gradient, None, None, None
+        by_p = by_t = None
+        if kept is not None and upstream is not None:
+            by_p = _received(_tensor(kept, job.p), upstream)
+        if by_p is None and ctx.needs_input_grad[1]:
+            by_p = _backward(job, upstream, upstream_prob, ctx.divisor)
+        if ctx.needs_input_grad[2]:
+            by_t = _backward(_exchanged(job), upstream, None, ctx.divisor)
+        return None, by_p, by_t, None, None
 
 
 def _in_one_pass(job):
@@ -148,6 +155,13 @@ def _with_tensors(job, p, t, weight, class_weight):
     job.p, job.t, job.weight, job.class_weight = p, t, weight, class_weight
     job.viewed = None, None  # would keep the memory of other tensors
     return job
+
+
+def _exchanged(job):
+    """A job whose targets and predictions have changed places."""
+    exchanged = _with_tensors(job, job.t, job.p.to(job.dtype), job.weight, job.class_weight)
+    exchanged.gradient_dtype = job.dtype
+    return exchanged
 
 
 def _tensor(x, like):

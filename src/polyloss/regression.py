@@ -12,6 +12,7 @@ class MeanSquaredError(Elementwise):
 
     aliases = ("mse", "MSE")
     kernel = "mean_squared_error"
+    symmetric = True
     worked = (dict(t=1.0, p=3.0, value=4.0, slope=4.0), dict(t=0.5, p=-1.0, value=2.25, slope=-3.0))
 
     def value(xp, t, p):
@@ -77,6 +78,7 @@ class MeanAbsoluteError(Elementwise):
 
     aliases = ("mae", "MAE")
     kernel = "mean_absolute_error"
+    symmetric = True
     worked = (dict(t=1.0, p=3.0, value=2.0, slope=1.0), dict(t=1.0, p=1.0, value=0.0, slope=0.0))
 
     def value(xp, t, p):
@@ -227,6 +229,7 @@ class MeanSquaredLogarithmicError(Elementwise):
     aliases = ("msle", "MSLE")
     params = {"epsilon": nonnegative}
     kernel = "mean_squared_logarithmic_error"
+    symmetric = True
     domain = "y_pred and y_true above -1; below epsilon they count as epsilon"
     worked = (dict(t=0.0, p=math.e - 1, epsilon=0.0, value=1.0, slope=2 / math.e),)
 
@@ -315,6 +318,7 @@ class Huber(Elementwise):
     aliases = ("Huber",)
     params = {"delta": positive}
     kernel = "huber"
+    symmetric = True
     worked = (dict(t=0.0, p=3.0, delta=1.0, value=2.5, slope=1.0), dict(t=0.0, p=-1.0, delta=2.0, value=0.5, slope=-1.0))
 
     def value(xp, t, p, delta):
@@ -390,6 +394,7 @@ class LogCosh(Elementwise):
 
     aliases = ("logcosh", "LogCosh")
     kernel = "log_cosh"
+    symmetric = True
     worked = (dict(t=1.0, p=1.0, value=0.0, slope=0.0), dict(t=0.0, p=math.log(2), value=math.log(1.25), slope=0.6))
 
     def value(xp, t, p):

@@ -98,6 +98,7 @@ class CosineSimilarity(Rowwise):
 
     aliases = ("cosine", "cosine_proximity", "CosineSimilarity")
     kernel = "cosine_similarity"
+    symmetric = True
     worked = (
         dict(t=[3.0, 4.0], p=[3.0, 4.0], value=-1.0, slope=[0.0, 0.0]),
         dict(t=[1.0, 0.0], p=[1.0, 1.0], value=-math.sqrt(0.5), slope=[-math.sqrt(2) / 4, math.sqrt(2) / 4]),

@@ -75,7 +75,7 @@ ELEMENTWISE = [
 ROWWISE = [
     ("float32", "rows_lanes<float,categorical_focal_crossentropy>"),
     ("bfloat16", "columns<__nv_bfloat16,sparse_categorical_crossentropy>"),
-    ("float64", "rows_block<double,cosine_similarity>"),
+    ("float64", "rows_block<double,floored_cosine_similarity>"),
 ]
 
 

@@ -8,6 +8,7 @@ from cpu_module import KernelError
 
 import polyloss as pl
 from polyloss._kernels import cuda
+from polyloss.torch import FlooredCosine
 
 LOSSES = cuda.formulas("rowwise_formulas.h")
 STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4"), "float64": np.dtype("f8")}
@@ -24,11 +25,11 @@ def sample(loss, shape, dtype="float32", weighted=False, labels="i8"):
     """Random predictions and targets in the loss's domain."""
     rng = np.random.default_rng([len(loss), *shape])
     n, c, s = shape
-    signed = loss in ("categorical_hinge", "cosine_similarity") or "logits" in loss
+    signed = loss == "categorical_hinge" or "cosine" in loss or "logits" in loss
     p = 2 * rng.standard_normal(shape) if signed else rng.uniform(0.05, 1, shape)
     y = rng.integers(0, c, (n, s))
     t = np.moveaxis(np.eye(c)[y], -1, 1)
-    if loss == "cosine_similarity":
+    if "cosine" in loss:
         t = rng.standard_normal(shape)
     elif loss != "categorical_hinge":
         t[1::2] = rng.dirichlet(np.ones(c), (n, s)).transpose(0, 2, 1)[1::2]
@@ -47,6 +48,8 @@ def truth(loss, p, y, dtype, parameters, ignore=(), weight=None, divisor=1.0):
     """What the kernel must give, by the public function on the formula's road, in float64."""
     given = dict(zip(LOSSES[loss], parameters, strict=True)) | ({"from_logits": True} if "logits" in loss else {})
     given |= {"ignore_class": ignore} if ignore else {}
+    if loss == "floored_cosine_similarity":  # of torch's module: no public function
+        return floored(given["epsilon"], y, p, weight, divisor)
     name = loss.removesuffix("_from_logits")
     y = y if loss == SPARSE else np.asarray(y, np.float64)
     options = {**given, "axis": 1, "validate": False, "sample_weight": None if weight is None else weight.astype(np.float64)}
@@ -56,6 +59,16 @@ def truth(loss, p, y, dtype, parameters, ignore=(), weight=None, divisor=1.0):
         kept = np.isin(y, ignore, invert=True) if loss == SPARSE else np.ones(losses.shape, bool)
         divisor = kept.sum() if divisor == "count" else ((1 if weight is None else weight) * kept).sum(dtype=np.float64)
     return {"losses": losses, "grad": grad / divisor, "hess": hess / divisor, "value": losses.sum() / divisor}
+
+
+def floored(epsilon, y, p, weight, divisor):
+    """The same by the block's formulas."""
+    y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
+    weight = np.ones((p.shape[0], p.shape[2])) if weight is None else np.asarray(weight, np.float64)
+    divisor = weight.sum() if isinstance(divisor, str) else divisor
+    losses, grad, hess = (f(np, y, p, epsilon) for f in (FlooredCosine.value, FlooredCosine.slope, FlooredCosine.curvature))
+    losses, grad, hess = losses * weight, grad * weight[:, None] / divisor, hess * weight[:, None] / divisor
+    return {"losses": losses, "grad": grad, "hess": hess, "value": losses.sum() / divisor}
 
 
 def formula(function, *arguments, **options):

@@ -229,8 +229,9 @@ template <class T> struct categorical_hinge {
   __device__ A curvature(A, A, long long) const { return 0; }
 };
 
-// -Σ t p / (‖t‖ ‖p‖); 0 where one is all zeros. Vectors whose squares could overflow or underflow are scaled by a power of two.
-template <class T> struct cosine_similarity {
+// -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or, if
+// not floored, underflow are scaled by a power of two.
+template <class T, bool FLOORED> struct Cosine {
   static constexpr bool kLabelled = false, kTerms = true;
   using A = Compute<T>;
   using F = Formulas<A>;
@@ -242,16 +243,17 @@ template <class T> struct cosine_similarity {
     double tt = 0, pp = 0, tp = 0;
     __device__ void merge(const Terms& o) { tt += o.tt, pp += o.pp, tp += o.tp; }
   };
+  double epsilon;
   int t_exponent, p_exponent;
   bool zero;
   A ratio, cosine, by_t, by_p, grad_factor, hess_factor, inverse;
 
-  __device__ cosine_similarity(const Rows<T>&, int) {}
+  __device__ Cosine(const Rows<T>& job, int) : epsilon(FLOORED ? job.parameters[0] : 0) {}
   __device__ static void see(Seen& seen, A t, A p, long long) { seen.merge({fabs(t), fabs(p)}); }
   __device__ static int exponent(double size) {
     const double limit = sizeof(A) == 4 ? 0x1p40 : 0x1p400;
     int e = 0;
-    if (size != 0 && size <= 0x1.fffffffffffffp1023 && !(size < limit && size > 1 / limit)) frexp(size, &e);
+    if (size != 0 && size <= 0x1.fffffffffffffp1023 && !(size < limit && (FLOORED || size > 1 / limit))) frexp(size, &e);
     return e;
   }
   __device__ void know(const Seen& seen, A) { t_exponent = exponent(seen.t), p_exponent = exponent(seen.p); }
@@ -261,9 +263,10 @@ template <class T> struct cosine_similarity {
     terms.merge({x * x, y * y, x * y});
   }
   __device__ double conclude(const Terms& terms, A k) {
-    const double t_norm = sqrt(terms.tt), p_norm = sqrt(terms.pp);
-    zero = terms.tt == 0 || terms.pp == 0;
-    ratio = static_cast<A>(terms.tp / terms.pp), cosine = static_cast<A>(terms.tp / t_norm / p_norm);
+    const double tt = terms.tt + ldexp(epsilon, -2 * t_exponent), pp = terms.pp + ldexp(epsilon, -2 * p_exponent);
+    const double t_norm = sqrt(tt), p_norm = sqrt(pp);
+    zero = tt == 0 || pp == 0;
+    ratio = static_cast<A>(terms.tp / pp), cosine = static_cast<A>(terms.tp / t_norm / p_norm);
     by_t = static_cast<A>(1 / t_norm), by_p = static_cast<A>(1 / p_norm);
     inverse = static_cast<A>(ldexp(1 / p_norm, -p_exponent));
     grad_factor = static_cast<A>(ldexp(k / p_norm, -p_exponent)), hess_factor = k * inverse;
@@ -276,6 +279,12 @@ template <class T> struct cosine_similarity {
     if (zero) return 0;
     return F::cosine_curvature(tame(t, t_exponent) * by_t, tame(p, p_exponent) * by_p, cosine) * inverse * hess_factor;
   }
+};
+template <class T> struct cosine_similarity : Cosine<T, false> {
+  using Cosine<T, false>::Cosine;
+};
+template <class T> struct floored_cosine_similarity : Cosine<T, true> {
+  using Cosine<T, true>::Cosine;
 };
 
 // ---- positions --------------------------------------------------------------------------------------------------------------------------

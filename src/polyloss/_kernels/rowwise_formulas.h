@@ -12,7 +12,8 @@
     X(categorical_focal_crossentropy_from_logits, "alpha gamma label_smoothing", 0)                                                        \
     X(sparse_categorical_crossentropy, "epsilon", 1)                                                                                       \
     X(categorical_hinge, "", 0)                                                                                                            \
-    X(cosine_similarity, "", 0)
+    X(cosine_similarity, "", 0)                                                                                                            \
+    X(floored_cosine_similarity, "epsilon", 0)
 #define ROWWISE_PARAMETERS 4 /* the most of any loss */
 #endif
 
@@ -99,7 +100,7 @@ FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real 
 /* What competes for the largest wrong class of the hinge. */
 FORMULA_INLINE real FORMULA(wrong)(real t, real p) { return (R(1) - t) * p; }
 
-/* -Σ t p / (‖t‖ ‖p‖): ratio is Σ t p / Σ p², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
+/* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
    even where the vectors are so small that by_p overflows. */
 FORMULA_INLINE real FORMULA(cosine_slope)(real t, real p, real ratio, real by_t, real by_p) { return TIMES((ratio * p - t) * by_t, by_p); }
 /* ‖p‖² times the curvature; t and p are the unit vectors' */

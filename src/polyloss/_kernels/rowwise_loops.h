@@ -176,8 +176,9 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     return margin;
 }
 
-/* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or underflow; else x itself. */
-static const one *FORMULA(tame)(const one *x, ptrdiff_t C, one *room, int *exponent)
+/* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or, if not floored, underflow; else x
+   itself. */
+static const one *FORMULA(tame)(const one *x, ptrdiff_t C, int floored, one *room, int *exponent)
 {
     real top = R(0);
     one lane[LANES], largest = 0;
@@ -186,20 +187,18 @@ static const one *FORMULA(tame)(const one *x, ptrdiff_t C, one *room, int *expon
     STORE(lane, top);
     for (int i = 0; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
     const double size = (double)largest, limit = sizeof(one) == 4 ? 0x1p40 : 0x1p400;
-    if (largest == 0 || !(size <= DBL_MAX) || (size < limit && size > 1 / limit)) return x;
+    if (largest == 0 || !(size <= DBL_MAX) || (size < limit && (floored || size > 1 / limit))) return x;
     frexp(size, exponent);
     for (ptrdiff_t c = 0; c < C; c++) room[c] = (one)ldexp((double)x[c], -*exponent);
     return room;
 }
-/* -Σ t p / (‖t‖ ‖p‖); 0 where one is all zeros. */
-static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+/* -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)); 0 where a factor is. */
+INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const one *p, one k, one *g, one *h, one *room)
 {
     int t_exponent, p_exponent;
     double tt = 0, pp = 0, tp = 0;
-    (void)a;
-    t = FORMULA(tame)(t, C, room, &t_exponent);
-    p = FORMULA(tame)(p, C, room + C, &p_exponent);
+    t = FORMULA(tame)(t, C, epsilon > 0, room, &t_exponent);
+    p = FORMULA(tame)(p, C, epsilon > 0, room + C, &p_exponent);
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
         real xx = R(0), yy = R(0), xy = R(0);
@@ -209,6 +208,7 @@ static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const on
         }
         tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
     }
+    tt += ldexp(epsilon, -2 * t_exponent), pp += ldexp(epsilon, -2 * p_exponent);
     if (tt == 0 || pp == 0) {
         for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
         for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
@@ -229,11 +229,23 @@ static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const on
     }
     return -tp / t_norm / p_norm;
 }
+static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    (void)a;
+    return FORMULA(cosine)(0, C, t, p, k, g, h, room);
+}
+static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    return FORMULA(cosine)((double)a[0], C, t, p, k, g, h, room);
+}
 
 /* In the order of ROWWISE; labels go to sparse, since they never pass through floats. */
 static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy),
                                               FORMULA(row_categorical_focal_crossentropy_from_logits), NULL,
-                                              FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity)};
+                                              FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity),
+                                              FORMULA(row_floored_cosine_similarity)};
 
 /* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
 static const one *FORMULA(gather)(const rowwise_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
