@@ -55,17 +55,21 @@ INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
 #define SUMMED 1.0
 #endif
 typedef struct {
-    vf low; /* below it the result is 0 */
+    vf low; /* below it the result is 0, of 8 lanes summed about 2^-126 */
 #if W == 16
     vf table[2]; /* KEPT 2^(j/16 - m); or SUMMED 2^(j/32 - m) */
 #else
     vf high;
-    vi shift;
+    vi shift; /* in the exponent's bits: of W = 8 summed -m with the table's, else 64 - m */
 #endif
 } reference;
+#if W == 8
+static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a,
+    0x3f7744fd, 0x3f7ac0c7}; /* 2^(j/8), j << 20 taken off */
+#endif
 INLINE reference reference_of(float m, const int kept)
 {
-    reference r = {.low = all_f((m - 151) * (float)LN2)};
+    reference r = {.low = all_f((m - (W == 8 && !kept ? 126 : 151)) * (float)LN2)};
 #if W == 16
     static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f814a37, 0x3f870399, 0x3f8cfddc, 0x3f933bdf, 0x3f99c0a2,
         0x3fa08f47, 0x3fa7ab13, 0x3faf1771, 0x3fb6d7f2, 0x3fbef04f, 0x3fc7646d, 0x3fd0385b, 0x3fd97057, 0x3fe310d0, 0x3fed1e65, 0x3ff79deb};
@@ -76,9 +80,11 @@ INLINE reference reference_of(float m, const int kept)
     for (int i = 0; i < 2; i++)
         r.table[i] = (vf)_mm512_scalef_ps(_mm512_load_ps(kept ? sixteenths : halves + 16 * i), (__m512)all_f(-m));
 #else
-    (void)kept;
     r.high = all_f((m + 62) * (float)LN2);
     r.shift = all_i((64 - (int32_t)m) * (1 << 23));
+#if W == 8
+    if (!kept) r.shift = (vi)((vu)_mm256_load_si256((const __m256i *)eighths) - ((vu){0} + (uint32_t)(int32_t)m) * (1u << 23));
+#endif
 #endif
     return r;
 }
@@ -97,8 +103,6 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
 #else
     vf d = min_f(ref->high, max_f(ref->low, x));
 #if W == 8
-    static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a,
-        0x3f7744fd, 0x3f7ac0c7};
     vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
@@ -123,7 +127,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
 #endif
 }
 /* The same added to high + low where `adds`, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of
-   the result: 2^(k + j/32) goes to one sum, its product with e^r - 1, |r| <= ln 2 / 64, to the other. ln 2 stands in one part: what that
+   the result: 2^(k + j/32), with AVX2 2^(k + j/8), goes to one sum, its product with e^r - 1 to the other. ln 2 stands in one part: what that
    lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts. */
 #define LN2_REST 0x1.05c61p-29
 INLINE double exponent(double x)
@@ -144,6 +148,15 @@ INLINE void add_exp_f(vf x, const reference *ref, lanes adds, vf *high, vf *low,
     t = _mm512_maskz_scalef_ps(kept, t, (__m512)n);
     *high = add_if(adds, *high, (vf)t);
     *low = (vf)_mm512_mask3_fmadd_ps(t, (__m512)q, (__m512)*low, kept & adds); /* q is NaN where x is -inf */
+#elif W == 8
+    vf d = min_f(ref->high, max_f(ref->low, x)), u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
+    vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
+    if (whole) r = mad_f(n, all_f((float)LN2_REST / 8), r);
+    vf t = (vf)((vu)_mm256_permutevar8x32_epi32((__m256i)ref->shift, (__m256i)u) + ((vu)u << 20));
+    vf q = mad_f(r * r, mad_f(r, all_f(0x1.555c86p-3f), all_f(0x1.00087ep-1f)), r);
+    t = (vf)((vi)t & adds);
+    *high += t;
+    *low = mad_f(t, q, *low);
 #else
     (void)low, (void)whole;
     *high = add_if(adds, *high, exp_over_f(x, ref, 0));

@@ -197,7 +197,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         store_d(x->loss + i, select_d(live, loss, fill));
         store_d(x->lse + i, above + target);
         /* A p that is a normal float keeps its digits where either exp(z_y) or the others are above 2^-20, and the factor is no tiny float. */
-        md fine = AND_MASK(AND_MASK(le_d(all_d(0x1p-100), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
+        md fine = AND_MASK(AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
         if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */

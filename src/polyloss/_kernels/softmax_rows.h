@@ -19,6 +19,9 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 #if W == 16
     const uint32_t there = n >= W ? 0xffffu : n > 0 ? (1u << n) - 1 : 0, target = y >= 0 && y < W ? 1u << y : 0;
     return (vf)_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(there & ~target), x);
+#elif W == 8
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7}, there = (lane < all_i(n < W ? (int32_t)n : W)) & (lane != all_i(y >= 0 && y < W ? (int32_t)y : W));
+    return select_f(there, (vf)_mm256_maskload_ps(x, (__m256i)there), all_f(-INFINITY));
 #else
     float part[W];
     for (int k = 0; k < W; k++) part[k] = k < n && k != y ? x[k] : -INFINITY;
@@ -30,7 +33,7 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahead, const reference *m, float *kept, writing *last, double *apart,
                     float base)
 {
-    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low[4] = {s[0], s[0], s[0], s[0]};
+    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low = s[0];
     vd sum = all_d(0.0), apart_sum = sum; /* of groups: the slopes of a row whose mass lies in few classes would show more roundings */
     const ptrdiff_t special = y >= 0 && y < count ? y / GROUP * GROUP : -1;
     const float *e = 0;
@@ -74,12 +77,12 @@ INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahea
                 s[k] = exp_over_f(v[k], m, 1);
                 store_f(kept + i + k * W, s[k]);
             } else
-                add_exp_f(v[k], m, EVERY, &s[k], &low[k], 0);
+                add_exp_f(v[k], m, EVERY, &s[k], &low, 0);
         if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
         if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
     }
     if (apart) *apart += across_d(apart_sum);
-    if (!kept) sum = as_doubles((s[0] + s[1]) + (s[2] + s[3])) + as_doubles((low[0] + low[1]) + (low[2] + low[3]));
+    if (!kept) sum = as_doubles((s[0] + s[1]) + (s[2] + s[3])) + as_doubles(low);
     return sum;
 }
 /* What is left of a row on its way. */
@@ -127,7 +130,7 @@ INLINE float power_near(float z)
 INLINE double others_of(vd sum, float m, const int wanted)
 {
     const double others = across_d(sum) / (wanted ? KEPT : SUMMED);
-    return W == 16 && !wanted ? others * (1 + (m + exponent(others)) * LN2_REST) : others;
+    return W >= 8 && !wanted ? others * (1 + (m + exponent(others)) * LN2_REST) : others;
 }
 /* Scratch half a page from the row: a load a page after a store to the same place in it would wait for the store. */
 static float *apart_from(const void *row, float *room)

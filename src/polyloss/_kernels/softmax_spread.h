@@ -305,7 +305,7 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
         }
         double apart = across_d(of_targets.apart), others_kt = across_d(of_targets.others), k_top = x->k ? x->k[a] : 1, kt = 0;
         if (soft) {
-            float at_top;
+            float at_top = 0;
             gather_f(&at_top, t + a * j->y.c, 0, j->y.type, 1);
             kt = k_top * at_top;
         } else if (y == a)
