@@ -44,7 +44,8 @@ sanitize: $(VENV)/installed
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc POLYLOSS_SANITIZE=1 PYTHONPATH=build/sanitized/site OMP_NUM_THREADS=1 \
 	$(BIN)/pytest --capture=sys $(SANITIZED_TESTS) $(PYTEST_ARGS)
 
-# GPU_PYTHON: an interpreter with CuPy, a torch with CUDA, pytest and ml_dtypes. It takes the package from where it is installed, else from src.
+# GPU_PYTHON: an interpreter with CuPy, a torch with CUDA, pytest, ml_dtypes and array-api-compat. It takes the package from where it is
+# installed, else from src.
 GPU_PYTHON ?= $(PYTHON)
 
 test-gpu:

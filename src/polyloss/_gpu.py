@@ -4,6 +4,8 @@ of labels.
 `_kernels.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
 """
 
+from functools import wraps
+
 from polyloss import _reduce
 from polyloss._formula import Outcome
 from polyloss._shapes import FLOATS, dtype_name, representable
@@ -92,6 +94,20 @@ def note():
     return f"CuPy {cupy.__version__}"
 
 
+def _on_its_device(run):
+    """The same with the device of the job's arrays current, whichever is for the caller: CuPy compiles, allocates and launches there."""
+
+    @wraps(run)
+    def there(job):
+        from polyloss._kernels import cuda
+
+        with cuda.gpu(cuda.number_of(job.p)).context():
+            return run(job)
+
+    return there
+
+
+@_on_its_device
 def run_softmax_xent(job):
     """The fused softmax cross-entropy."""
     from polyloss._kernels import cuda
@@ -116,6 +132,7 @@ def run_softmax_xent(job):
     return _outcome(job, reduced, divisor, losses, grad, hess, prob)
 
 
+@_on_its_device
 def run_elementwise(job):
     """The elementwise losses."""
     from polyloss._kernels import cuda
@@ -134,6 +151,7 @@ def run_elementwise(job):
     return _outcome(job, reduced, job.divisor, losses, grad, hess)
 
 
+@_on_its_device
 def run_rowwise(job):
     """The losses that consume the class axis, but for the softmax cross-entropies."""
     from polyloss._kernels import cuda

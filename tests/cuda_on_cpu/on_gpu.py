@@ -2,9 +2,9 @@
 
     python tests/cuda_on_cpu/on_gpu.py [results.json [tests memcheck racecheck initcheck synccheck]]
 
-It needs CuPy, a torch with CUDA, pytest and ml_dtypes; pytest-xdist makes it several times faster, since compiling the kernels takes most
-of the time. The laws of tests/test_laws.py take part where the libraries of the whole suite are installed. The package is taken from where
-it is installed, else from src. The file is written after each part: a run that is cut short leaves what it has.
+It needs CuPy, a torch with CUDA, pytest, ml_dtypes and array-api-compat; pytest-xdist makes it several times faster, since compiling the
+kernels takes most of the time. The laws of tests/test_laws.py take part where the libraries of the whole suite are installed. The package
+is taken from where it is installed, else from src. The file is written after each part: a run that is cut short leaves what it has.
 """
 
 import datetime
@@ -18,6 +18,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 HERE = Path(__file__).parent
+NEEDED = ("cupy", "torch", "pytest", "ml_dtypes", "array_api_compat")
 SUITE = ("array_api_strict", "dask", "hypothesis", "jax", "mpmath")  # what the laws import
 # Compiling without a device (which it does by taking CuPy's loader apart) and the shim's own tests have nothing to do here.
 ELSEWHERE = ("test_compile.py", "test_shim.py", "test_bench_on_shim.py")
@@ -28,6 +29,9 @@ PARTS = ("tests", "memcheck", "racecheck", "initcheck", "synccheck")
 
 def main(results="gpu-tests.json", *parts):
     """Run the parts, or all of them; 0 if all passed."""
+    if missing := lacking(NEEDED):
+        sys.stderr.write(f"not installed are {', '.join(missing)}\n")
+        return 2
     import cupy
 
     if not cupy.cuda.is_available():
@@ -40,7 +44,7 @@ def main(results="gpu-tests.json", *parts):
         "driver": cupy.cuda.runtime.driverGetVersion(),
         "cupy": cupy.__version__,
         "date": datetime.date.today().isoformat(),
-        "laws": "not run: not installed are " + ", ".join(missing) if (missing := lacking()) else "run",
+        "laws": "not run: not installed are " + ", ".join(missing) if (missing := lacking(SUITE)) else "run",
     }
     sanitizer = shutil.which("compute-sanitizer")
     if not sanitizer:
@@ -50,31 +54,32 @@ def main(results="gpu-tests.json", *parts):
             outcome[part] = tests([sys.executable], *(["-n", "8"] if importlib.util.find_spec("xdist") else []))
         elif sanitizer:
             command = [sanitizer, "--tool", part, "--error-exitcode", "9", "--target-processes", "all", sys.executable]
-            outcome[part] = tests(command, "-k", FEW)
+            outcome[part] = tests(command, "-k", FEW, POLYLOSS_TEST_ALONE="1")
         Path(results).write_text(json.dumps(outcome, indent=2) + "\n")
     sys.stdout.write(json.dumps(outcome, indent=2) + "\n")
     return 0 if all(part["exit code"] == 0 and part["passed"] for part in outcome.values() if isinstance(part, dict)) else 1
 
 
-def lacking():
-    """The libraries of the suite that are not installed."""
-    return [name for name in SUITE if importlib.util.find_spec(name) is None]
+def lacking(names):
+    """Those of the libraries that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def command_line(report):
     """pytest's arguments."""
     ignored = [f"--ignore={HERE / name}" for name in ELSEWHERE]
-    if lacking():
+    if lacking(SUITE):
         ignored += ["--noconftest", f"--ignore={HERE / 'test_laws_on_shim.py'}"]
-    # Of the package's kernels for a CPU nothing is asked here, so they need not be built.
-    return ["-m", "pytest", "-q", "-W", "ignore:polyloss runs on formulas:RuntimeWarning", f"--junitxml={report}", *ignored, str(HERE)]
+    # Warnings are errors where versions are known, not here. Nor is anything asked of the package's kernels for a CPU: they need not be built.
+    warnings = ["-W", "default", "-W", "ignore:polyloss runs on formulas:RuntimeWarning"]
+    return ["-m", "pytest", "-q", *warnings, f"--junitxml={report}", *ignored, str(HERE)]
 
 
-def tests(python, *options):
+def tests(python, *options, **environment):
     """Counts of one run of the tests."""
     report = Path("gpu-tests.xml")
     report.unlink(missing_ok=True)
-    environment = {**os.environ, "POLYLOSS_TEST_GPU": "1"}
+    environment = {**os.environ, "POLYLOSS_TEST_GPU": "1", **environment}
     if importlib.util.find_spec("polyloss") is None:
         environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = subprocess.run([*python, *command_line(report), *options], env=environment, check=False).returncode

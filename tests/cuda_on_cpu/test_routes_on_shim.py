@@ -1,15 +1,18 @@
 """The whole way from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import stand_in
+from cpu_module import Function
 
 import polyloss as pl
 from polyloss._block import LOSSES
 from polyloss._kernels import cuda
 
+STREAM = cuda._stream
 ELEMENTWISE = [name for name, block in LOSSES.items() if block.kernel in cuda.formulas()]
 
 
@@ -137,22 +140,6 @@ def test_bad_labels():
     np.testing.assert_array_equal(np.isnan(stand_in.host(losses)), [False, False, True, True])
 
 
-@stand_in.ON_SHIM
-def test_nothing_waits_for_the_device(monkeypatch):
-    """With validate=False no number of the device is looked at: `int` and `float` of an array are what would wait."""
-
-    def wait(self):
-        raise AssertionError("a number of the device was looked at")
-
-    y, z = np.arange(6) % 5, logits((6, 10))
-    far = stand_in.asarray(y), stand_in.asarray(z)
-    for name in ("__int__", "__float__", "__bool__", "__index__", "item", "tolist"):
-        monkeypatch.setattr(stand_in.Array, name, wait, raising=False)
-    for named in ({}, {"ignore_label": 3}, {"sample_weight": stand_in.asarray(np.ones(6, "f4"))}):
-        pl.value_and_grad(pl.softmax_loss)(*far, validate=False, **named)
-    pl.value_and_grad(pl.huber)(far[1], far[1] + 1, reduction="mean", validate=False)
-
-
 def test_obstacles_are_explained(monkeypatch):
     y, z = stand_in.asarray(np.arange(6)), stand_in.asarray(logits((6, 10)))
     name = "softmax_xent kernel for CUDA"
@@ -194,6 +181,26 @@ def test_torch_tensors(torch_on_gpu, dtype, reduction):
     (gradient,) = torch.autograd.grad((loss * 2).sum(), z)
     (expected,) = torch.autograd.grad((peer * 2).sum(), z)
     torch.testing.assert_close(gradient, expected)
+
+
+@stand_in.ON_SHIM
+def test_torch_kernels_go_to_its_current_stream(torch_on_gpu, monkeypatch):
+    torch, streams, launch = torch_on_gpu, [], Function.__call__
+    y, z = torch.arange(6) % 5, torch.asarray(logits((6, 10)))
+
+    def current_stream(device):
+        assert device == z.device
+        return SimpleNamespace(cuda_stream=1234)
+
+    def call(self, *arguments, stream, **named):
+        streams.append(stream.ptr)
+        return launch(self, *arguments, stream=stream, **named)
+
+    monkeypatch.setattr(cuda, "_stream", STREAM)
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    monkeypatch.setattr(Function, "__call__", call)
+    pl.value_and_grad(pl.softmax_loss)(y, z, ignore_label=3)
+    assert streams == [1234] * 4  # the divisor's sums and their end, the loss and its
 
 
 def test_torch_elementwise(torch_on_gpu):
@@ -263,6 +270,7 @@ def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
 
     def empty(shape, dtype, device=None):
         assert device in (second, "cpu")  # array-api-compat knows the stand-in's arrays as NumPy's
+        assert log.count("in") == log.count("out") + 1  # CuPy's own `empty` allocates on the device that is current
         return stand_in.empty(shape, dtype)
 
     z = stand_in.asarray(logits((6, 10)))
@@ -274,3 +282,43 @@ def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
     assert log[0] == "in"
     assert log[-1] == "out"
     assert log.count("compiled") == 2  # the loss, and the sums of its blocks
+
+
+@stand_in.ON_SHIM
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("softmax_loss", {}),
+        ("softmax_loss", {"sample_weight": np.arange(6, dtype="f4"), "ignore_label": 3}),
+        ("softmax_loss", {"denominator": np.array(3, "f4")}),
+        ("sparse_categorical_crossentropy", {"reduction": "mean", "ignore_class": 3}),
+        ("huber", {"reduction": "mean", "sample_weight": np.arange(6, dtype="f4")}),
+        ("hinge", {"reduction": "sum_over_batch_size"}),
+        ("cosine_similarity", {"reduction": "mean", "sample_weight": np.arange(6, dtype="f4")}),
+    ],
+)
+def test_a_second_call_can_be_captured(name, named, monkeypatch):
+    """What a capture of the stream into a CUDA graph forbids: to compile, to read a number of the device, to copy from the host.
+
+    Allocations are not among it: they come from a pool. That a real capture takes the launches, only a device can tell.
+    """
+    z = stand_in.asarray(np.abs(logits((6, 10))))
+    y = stand_in.asarray(np.arange(6) if "softmax" in name or "sparse" in name else np.eye(10, dtype="f4")[:6])
+    named = {key: stand_in.asarray(v) if isinstance(v, np.ndarray) else v for key, v in named.items()} | {"validate": False}
+    out = stand_in.empty((6, 10), "f4")
+    first, *_ = pl.value_and_grad(name)(y, z, out=out, **named)
+
+    def forbidden(*arguments, **named):
+        raise AssertionError("no capture allows this")
+
+    launches, launch = [], Function.__call__
+    monkeypatch.setattr(Function, "__call__", lambda self, *a, **k: launches.append(self._name) or launch(self, *a, **k))
+    there = cuda.gpu(0)._replace(module=forbidden)
+    monkeypatch.setattr(cuda, "gpu", lambda number: there)
+    monkeypatch.setattr(stand_in.namespace, "asarray", forbidden, raising=False)
+    for method in ("__int__", "__float__", "__bool__", "__index__", "item", "tolist"):
+        monkeypatch.setattr(stand_in.Array, method, forbidden, raising=False)
+    second, *_ = pl.value_and_grad(name)(y, z, out=out, **named)
+    monkeypatch.undo()
+    assert launches
+    assert second == first

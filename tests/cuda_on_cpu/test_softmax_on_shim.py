@@ -343,8 +343,8 @@ def test_small_losses_keep_their_digits(gap):
     with device.device():
         got = run(case, ("losses", "grad"))
     small = np.log1p(11 * np.exp(-np.float64(gap)))
-    np.testing.assert_allclose(got["losses"], small, rtol=3e-7)
-    np.testing.assert_allclose(got["grad"][:, 3], np.expm1(-small), rtol=3e-7)
+    np.testing.assert_allclose(got["losses"], small, rtol=6e-7)
+    np.testing.assert_allclose(got["grad"][:, 3], np.expm1(-small), rtol=6e-7)
 
 
 @pytest.mark.parametrize("shape", FEW, ids=str)

@@ -1,7 +1,7 @@
 """Kernels on a GPU: compiled by CuPy on first use, launched on the caller's stream, for CuPy arrays and torch tensors alike.
 
-Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothing here waits for the device. `gpu` is the one place that
-knows CuPy; tests put a CPU in its stead.
+Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothing here waits for the device. The device of the arrays must
+be current: CuPy allocates on no other. `gpu` is the one place that knows CuPy; tests put a CPU in its stead.
 """
 
 import re
@@ -154,7 +154,7 @@ class _Call:
     ):  # fmt: skip
         self.number, self.file, self.layout, self.dtype = number_of(z), file, layout, dtype
         self.divisor, self.blocks = divisor, blocks
-        self.device, self.stream = gpu(self.number), _stream(z)
+        self.stream = _stream(z)
         self.real = "float64" if dtype == "float64" else "float32"
         self.empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=z.device)
         self.value, self.numbers = self.empty((), self.real), self.numbers_too()
@@ -301,7 +301,7 @@ def softmax_xent(
     xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1, losses=None, grad=None,
     prob=None, hess=None,
 ):  # fmt: skip
-    """Fused softmax cross-entropy of contiguous arrays on one GPU, without waiting for it.
+    """Fused softmax cross-entropy of contiguous arrays on the current GPU, without waiting for it.
 
     Parameters
     ----------
@@ -342,11 +342,10 @@ def softmax_xent(
     names = launch.name.split()
     states = call.empty((launch.blocks, 7), "float64") if len(names) > 1 else None  # a State has 7 numbers at most
     call.told |= {"prob": address(prob), "states": address(states), "smoothing": smoothing, "poly": poly_epsilon}
-    with call.device.context():
-        call.early_divisor()
-        for name in names:
-            call.run(name, launch.blocks, launch.threads, launch.shared)
-        call.finish(launch.blocks)
+    call.early_divisor()
+    for name in names:
+        call.run(name, launch.blocks, launch.threads, launch.shared)
+    call.finish(launch.blocks)
     return Reduced(call.value, call.numbers)
 
 
@@ -384,7 +383,7 @@ def _sharing_rows(n, size):
 def elementwise(
     xp, p, t, *, loss, dtype, parameters=(), survey=False, mean=True, weight=None, divisor=1, losses=None, grad=None, hess=None
 ):  # fmt: skip
-    """An elementwise loss of contiguous arrays on one GPU, without waiting for it.
+    """An elementwise loss of contiguous arrays on the current GPU, without waiting for it.
 
     Parameters
     ----------
@@ -425,15 +424,14 @@ def elementwise(
     )  # fmt: skip
     call.told |= {"survey": 0, "parameters": _padded(parameters, ELEMENTS), "mean": 1 / c if mean else 1.0}
     real = C_NAMES[dtype]
-    with call.device.context():
-        if survey:
-            counted = call.numbers_too()
-            call.run(f"not_binary<{real}>", blocks, (256,))
-            call.finish(blocks, numbers=counted)
-            call.told["survey"] = address(counted) + 3 * 8
-        call.early_divisor()
-        call.run(name.format(real, loss), blocks, (threads,))
-        call.finish(blocks, value=losses if alone else None)
+    if survey:
+        counted = call.numbers_too()
+        call.run(f"not_binary<{real}>", blocks, (256,))
+        call.finish(blocks, numbers=counted)
+        call.told["survey"] = address(counted) + 3 * 8
+    call.early_divisor()
+    call.run(name.format(real, loss), blocks, (threads,))
+    call.finish(blocks, value=losses if alone else None)
     return Reduced(losses if alone and losses is not None else call.value, call.numbers)
 
 
@@ -457,7 +455,7 @@ def plan_rows(n, c, s, dtype):
 def rowwise(
     xp, p, y, *, loss, dtype, parameters=(), ignore=(), weight=None, divisor=1, losses=None, grad=None, hess=None
 ):  # fmt: skip
-    """A row-wise loss of contiguous arrays on one GPU, without waiting for it.
+    """A row-wise loss of contiguous arrays on the current GPU, without waiting for it.
 
     Parameters
     ----------
@@ -495,8 +493,7 @@ def rowwise(
         lanes=lanes,
     )  # fmt: skip
     call.told |= {"parameters": _padded(parameters, ROWS)}
-    with call.device.context():
-        call.early_divisor()
-        call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,))
-        call.finish(blocks)
+    call.early_divisor()
+    call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,))
+    call.finish(blocks)
     return Reduced(call.value, call.numbers)
