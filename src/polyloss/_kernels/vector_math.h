@@ -79,14 +79,16 @@ INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
 INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
 INLINE vd minus_abs_d(vd x) { return (vd)((vl)x | INT64_MIN); }
 
-/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. */
+/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. Mostly n is all of them: without masks a branch on
+   that is worth a factor of 10. */
 INLINE vf load_part_f(const float *p, ptrdiff_t n)
 {
 #if W == 16
     return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
+    if (n >= W) return load_f(p);
     float a[W] = {0};
-    for (ptrdiff_t i = 0; i < W && i < n; i++) a[i] = p[i];
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = p[i];
     return load_f(a);
 #endif
 }
@@ -95,8 +97,9 @@ INLINE vd load_part_d(const double *p, ptrdiff_t n)
 #if W == 16
     return (vd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
 #else
+    if (n >= WD) return load_d(p);
     double a[WD] = {0};
-    for (ptrdiff_t i = 0; i < WD && i < n; i++) a[i] = p[i];
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = p[i];
     return load_d(a);
 #endif
 }
@@ -105,7 +108,9 @@ INLINE void store_part_f(float *p, vf v, ptrdiff_t n)
 #if W == 16
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
-    for (ptrdiff_t i = 0; i < W && i < n; i++) p[i] = v[i];
+    if (n >= W) store_f(p, v);
+    else
+        for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 #endif
 }
 INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
@@ -113,7 +118,9 @@ INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
 #if W == 16
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 #else
-    for (ptrdiff_t i = 0; i < WD && i < n; i++) p[i] = v[i];
+    if (n >= WD) store_d(p, v);
+    else
+        for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 #endif
 }
 /* Past the caches, for outputs that are not read again; p aligned to the vector. fence() before another thread may read them. */
