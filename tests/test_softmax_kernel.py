@@ -1,5 +1,6 @@
 """The softmax cross-entropy kernel against the definition in extended precision: every type, layout, option, edge and instruction set."""
 
+import itertools
 import multiprocessing
 import sys
 
@@ -10,7 +11,8 @@ from kernels import every_isa, from_bits, to_bits
 
 from polyloss._kernels import softmax_xent
 
-CLASSES = [1, 2, 3, 7, 8, 10, 15, 16, 17, 21, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 2047, 2048, 2049, 4097]
+CLASSES = [1, 2, 3, 7, 8, 10, 15, 16, 17, 21, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513]
+CLASSES += [1000, 2047, 2048, 2049, 4097]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
 FLOATS = [np.float32, np.float64, np.float16, "bfloat16"]
 EVERY = ("losses", "lse", "grad", "prob", "hess")
@@ -249,6 +251,86 @@ def test_number_of_positions(s, c, isa):
         check(z, y, names=(), layout="classes last", ignore=(1,), want=want)
 
 
+def spread_targets(shape, dtype, rng):
+    """Soft targets that add up to 1, half of the classes at 0."""
+    t = rng.random(shape)
+    t[:, : shape[1] // 2] = 0
+    return (t / t.sum(1, keepdims=True)).astype(dtype)
+
+
+@pytest.mark.parametrize("layout", ["C", "classes last", "strided"])
+@pytest.mark.parametrize("c", [1, 2, 3, 5, 9, 21, 64, 66, 520])
+def test_number_of_positions_in_double(c, layout, isa):
+    """Panels full and not, within an image and across its end, in both kinds of position: with a label and with soft targets."""
+    rng = np.random.default_rng(c)
+    for n, s in ((1, 1), (3, 1), (8, 1), (9, 1), (67, 1), (7, 2), (3, 7), (2, 8), (2, 17), (1, 65)):
+        if n * s * c > 5000:
+            continue
+        z, y, t = some((n, c, s), np.float64, rng), rng.integers(0, c, (n, s)), spread_targets((n, c, s), np.float64, rng)
+        y[0, 0] = -1
+        weight, upstream = rng.random((n, s)), rng.random((n, s))
+        weight[-1, -1] = 0
+        options = {"weight": weight, "upstream": upstream, "scale": 0.5}
+        check(z, y, layout=layout, ignore=(-1,), **options)
+        check(z, t, layout=layout, **options)
+
+
+@pytest.mark.parametrize("c", [7, 40, 600])
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_every_set_of_outputs(dtype, c, isa):
+    rng = np.random.default_rng(c)
+    n, s = (9, 1) if c == 7 else (2, 11)
+    real = np.float64 if dtype == np.float64 else np.float32
+    z, y, t = some((n, c, s), dtype, rng), rng.integers(0, c, (n, s)), spread_targets((n, c, s), real, rng)
+    k = rng.random(c).astype(real)
+    for targets, options in (
+        (y, {}),
+        (y, {"smoothing": 0.1, "class_weight": k}),
+        (y, {"poly_epsilon": 0.7}),
+        (t, {}),
+        (t, {"poly_epsilon": 0.7, "class_weight": k}),
+    ):
+        want = oracle(z, targets, **options)
+        for many in range(len(EVERY) + 1):
+            for names in itertools.combinations(EVERY, many):
+                check(z, targets, names=names, want=want, ulp=4 if targets is y else 6, **options)
+
+
+@pytest.mark.parametrize("c", [3, 21, 700])
+@pytest.mark.parametrize("s", [1, 20])
+def test_double_far_from_0(s, c, isa):
+    """Logits of any size keep all digits of their differences."""
+    rng = np.random.default_rng(c)
+    z, y, t = some((12, c, s), np.float64, rng, 20), rng.integers(0, c, (12, s)), spread_targets((12, c, s), np.float64, rng)
+    offsets = (2000, 2048, 2100, 5e3, 1e5, 1e9)
+    z += np.concatenate([offsets, np.negative(offsets)])[:, None, None]
+    z[:, -1] -= 700
+    check(z, y)
+    check(z, t)
+
+
+def test_targets_and_outputs_laid_out_otherwise(isa):
+    rng = np.random.default_rng(3)
+    for shape in ((2, 11, 70), (30, 5, 1), (2, 600, 9)):
+        z, t = some(shape, np.float64, rng), spread_targets(shape, np.float64, rng)
+        want = oracle(z, t)
+        for there, back in itertools.permutations(("C", "F", "classes last", "strided"), 2):
+            out = outputs(z, EVERY, back, rng)
+            softmax_xent.fused(z, laid_out(t, there, rng), **out)
+            for name in EVERY:
+                assert_close(out[name], want[name], 6 if name != "hess" else 12, name, 1.0)
+
+
+def test_a_class_without_weight_costs_nothing(isa):
+    """Nor its poly term more than it does without weights, even where its logit is -inf."""
+    z, y = np.array([[0.5, -np.inf, 2.0]] * 20)[:, :, None], np.ones((20, 1), np.int64)
+    k = np.array([1.0, 0.0, 2.0])
+    for given in (z, z.astype(np.float32)):
+        got = check(given, y, class_weight=k.astype(given.dtype), poly_epsilon=1.0)[0]
+        assert got[:2] == (20.0, 0.0)
+        assert check(given, y, class_weight=k.astype(given.dtype))[0][:2] == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("layout", ["C", "F", "classes last", "reversed", "strided"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_layouts(layout, dtype, isa):
@@ -421,6 +503,15 @@ def test_threads_change_no_bit(dtype, isa):
             for name, value in out.items():
                 np.testing.assert_array_equal(value, first[1][name])
             assert softmax_xent.label_sums(y, c, threads=threads, ignore=(1,)) == got[1:]
+        targets = spread_targets(shape, np.float64 if dtype == np.float64 else np.float32, rng)
+        first = None
+        for threads in (1, 2, 3):
+            out = outputs(z, ("losses", "grad", "hess"))
+            got = softmax_xent.fused(z, targets, threads=threads, **out)
+            first = first or (got, out)
+            assert got == first[0]
+            for name, value in out.items():
+                np.testing.assert_array_equal(value, first[1][name])
 
 
 def test_outputs_agree_whichever_are_asked_for(isa):

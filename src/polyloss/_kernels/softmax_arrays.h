@@ -7,7 +7,6 @@
 #include "softmax_xent.h"
 #include "vector_math.h"
 
-#define ROWS_AT_ONCE 16 /* positions gathered together where the classes lie apart: a cache line of floats */
 enum { IGNORED = -1, BAD = -2 };
 
 #define AS_IS(x) (x)
@@ -45,45 +44,11 @@ enum { IGNORED = -1, BAD = -2 };
     }
 GATHERS(float, f)
 GATHERS(double, d)
-/* Rows of `room` doubles, one for each of `positions` neighbours along s. Where the classes lie apart the walk goes along the positions:
-   each cache line is then visited once. */
-static void gather_rows(double *to, ptrdiff_t room, const char *from, const softmax_array *a, ptrdiff_t classes, ptrdiff_t positions)
-{
-    if (positions == 1 || llabs(a->c) <= llabs(a->s))
-        for (ptrdiff_t i = 0; i < positions; i++) gather_d(to + i * room, from + i * a->s, a->c, a->type, classes);
-    else {
-        double line[ROWS_AT_ONCE];
-        for (ptrdiff_t c = 0; c < classes; c++) {
-            gather_d(line, from + c * a->c, a->s, a->type, positions);
-            for (ptrdiff_t i = 0; i < positions; i++) to[i * room + c] = line[i];
-        }
-    }
-}
-static void scatter_rows(char *to, const double *from, ptrdiff_t room, const softmax_array *a, ptrdiff_t classes, ptrdiff_t positions)
-{
-    if (positions == 1 || llabs(a->c) <= llabs(a->s))
-        for (ptrdiff_t i = 0; i < positions; i++) scatter_d(to + i * a->s, from + i * room, a->c, a->type, classes);
-    else {
-        double line[ROWS_AT_ONCE];
-        for (ptrdiff_t c = 0; c < classes; c++) {
-            for (ptrdiff_t i = 0; i < positions; i++) line[i] = from[i * room + c];
-            scatter_d(to + c * a->c, line, a->s, a->type, positions);
-        }
-    }
-}
 INLINE char *place(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) { return a->at + n * a->n + s * a->s; }
 static double one(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) /* a weight, 1 where there is none */
 {
     if (!a->at) return 1;
     return a->type == TYPE_F32 ? (double)*(const float *)place(a, n, s) : *(const double *)place(a, n, s);
-}
-static void put(const softmax_array *a, ptrdiff_t n, ptrdiff_t s, double v)
-{
-    if (!a->at) return;
-    if (a->type == TYPE_F32)
-        *(float *)place(a, n, s) = (float)v;
-    else
-        *(double *)place(a, n, s) = v;
 }
 
 /* Labels of `count` neighbours along s as classes, IGNORED or BAD. Every integer is compared as the number it is: the ignore values that

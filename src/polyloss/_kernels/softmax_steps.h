@@ -10,9 +10,9 @@
 #ifdef __cplusplus /* CUDA: in the type of its computation */
 #define STEP template <class REAL> __device__ __forceinline__
 #else
-#include <math.h>
-#define STEP static inline
-#define REAL double
+#include "vector_math.h"
+#define STEP INLINE
+#define REAL vd
 #endif
 
 /* d loss / d z = K p - k t', where at the top class p = 1 - rest, rest = others / (1 + others) */

@@ -38,11 +38,12 @@ static void run(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at
 }
 static void labels(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
 {
-    int32_t *label = at;
+    int32_t label[TOGETHER];
+    (void)at;
     *sums = (softmax_sums){.bad = -1};
     for (ptrdiff_t q = first, step; q < first + count; q += step) {
         const ptrdiff_t n = q / j->s, s = q % j->s;
-        step = ROWS_AT_ONCE;
+        step = TOGETHER;
         if (step > j->s - s) step = j->s - s;
         if (step > first + count - q) step = first + count - q;
         read_labels(label, j, n, s, step);

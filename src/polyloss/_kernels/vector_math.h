@@ -37,6 +37,11 @@ static inline void add_to(sum_t *s, double x)
     s->high = t;
 }
 
+#define LN2_HI_D 0x1.62e42feep-1 /* 31 bits: times n <= 2^22 exact without FMA */
+#define LN2_LO_D 0x1.a39ef35793c76p-33
+#define LOG2E_D 0x1.71547652b82fep+0
+#define ROUND_D 0x1.8p+52 /* adding it rounds to whole numbers, which then stand in the low bits */
+
 #if defined __GNUC__ && !defined POLYLOSS_ONE_LANE
 
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -326,12 +331,8 @@ static __attribute__((unused)) sum_t sum_row_d(const double *x, ptrdiff_t n)
 
 #define LN2_HI_F 0x1.62e4p-1f /* 15 bits: times n <= 512 exact without FMA */
 #define LN2_LO_F 0x1.7f7d1cp-20f
-#define LN2_HI_D 0x1.62e42feep-1 /* 31 bits */
-#define LN2_LO_D 0x1.a39ef35793c76p-33
 #define LOG2E_F 0x1.715476p+0f
-#define LOG2E_D 0x1.71547652b82fep+0
-#define ROUND_F 0x1.8p+23f /* adding it rounds to whole numbers, which then stand in the low bits */
-#define ROUND_D 0x1.8p+52
+#define ROUND_F 0x1.8p+23f
 
 /* 1 + r + r² P(r), |r| <= ln 2 / 2 */
 INLINE vf exp_poly_f(vf r)
