@@ -125,33 +125,40 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
    of the time of those that are right to the last place of a double. */
 INLINE vd quick_exp_d(vd x)
 {
-#if W == 16
     vd u = mad_d(x, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D, r = mad_d(n, all_d(-LN2), x);
     vd p = mad_d(r, all_d(0x1.6a2435f4e8617p-10), all_d(0x1.1239e27dea5e8p-7));
     p = mad_d(p, r, all_d(0x1.5558f179f386fp-5));
     p = mad_d(p, r, all_d(0x1.55549154636f4p-3));
     p = mad_d(p, r, all_d(0x1.fffffb9a5d5c6p-2));
-    return (vd)_mm512_scalef_pd((__m512d)(1.0 + mad_d(r * r, p, r)), (__m512d)n);
+    p = 1.0 + mad_d(r * r, p, r);
+#if W == 16
+    return (vd)_mm512_scalef_pd((__m512d)p, (__m512d)n);
 #else
-    return exp_d(x);
+    return p * (vd)(((vul)u << 52) + (1023ull << 52));
 #endif
 }
 INLINE vd quick_log1p_d(vd x)
 {
-#if W == 16 /* 1 + x = 2^n (1 + f), log(1 + f) = 2 artanh(s), s = f / (2 + f) <= 1/3; where n = 0, f = x keeps its digits */
-    vd u = 1.0 + x, n = (vd)_mm512_getexp_pd((__m512d)u);
-    vd f = (vd)_mm512_getmant_pd((__m512d)u, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan) - 1.0;
+    /* 1 + x = 2^n (1 + f), log(1 + f) = 2 artanh(s), s = f / (2 + f) <= 1/3; where n = 0, f = x keeps its digits */
+    vd u = 1.0 + x;
+#if W == 16
+    vd n = (vd)_mm512_getexp_pd((__m512d)u), f = (vd)_mm512_getmant_pd((__m512d)u, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan) - 1.0;
+#else
+    vd n = (vd)(((vul)u >> 52) | 0x4330000000000000) - (0x1p52 + 1023), f = (vd)(((vl)u & 0xfffffffffffff) | 0x3ff0000000000000) - 1.0;
+#endif
     f = select_d(lt_d(u, all_d(2.0)), x, f);
-    vd g = 2.0 + f, inverse = (vd)_mm512_rcp14_pd((__m512d)g), s = f * inverse;
+    vd g = 2.0 + f;
+#if W == 16
+    vd inverse = (vd)_mm512_rcp14_pd((__m512d)g), s = f * inverse;
     s = mad_d(mad_d(-s, g, f), inverse, s);
+#else
+    vd s = f / g;
+#endif
     vd z = s * s, p = mad_d(z, all_d(0x1.1ef7a57937736p-2), all_d(0x1.1eb641d827760p-2));
     p = mad_d(p, z, all_d(0x1.99d2780062cc9p-2));
     p = mad_d(p, z, all_d(0x1.5555004d3d87ap-1));
     p = mad_d(p, z, all_d(2.0));
     return mad_d(n, all_d(LN2), s * p);
-#else
-    return log1p_d(x);
-#endif
 }
 /* From others, z_y and m of positions i, i+1, …: the losses, lse, and what turns exp(z) / 2^m into p and into the gradient. A position is
    noted for another turn where its sum is lost to the range of floats, or where it has no target and p or lse are wanted. */
