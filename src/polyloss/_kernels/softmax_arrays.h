@@ -24,7 +24,7 @@ enum { IGNORED = -1, BAD = -2 };
         for (ptrdiff_t i = 0; i < count; i++) *(TYPE *)(to + i * stride) = (TYPE)CONVERT(from[i]);                                         \
     break
 #define GATHERS(real, x)                                                                                                                   \
-    static inline void gather_##x(real *to, const char *from, ptrdiff_t stride, int type, ptrdiff_t count)                                        \
+    static inline void gather_##x(real *to, const char *from, ptrdiff_t stride, int type, ptrdiff_t count)                                 \
     {                                                                                                                                      \
         switch (type) {                                                                                                                    \
         case TYPE_F32: GATHER(float, AS_IS);                                                                                               \
@@ -33,7 +33,7 @@ enum { IGNORED = -1, BAD = -2 };
         case TYPE_BF16: GATHER(uint16_t, bf16_to_float);                                                                                 \
         }                                                                                                                                  \
     }                                                                                                                                      \
-    static inline void scatter_##x(char *to, const real *from, ptrdiff_t stride, int type, ptrdiff_t count)                                       \
+    static inline void scatter_##x(char *to, const real *from, ptrdiff_t stride, int type, ptrdiff_t count)                                \
     {                                                                                                                                      \
         switch (type) {                                                                                                                    \
         case TYPE_F32: SCATTER(float, AS_IS);                                                                                              \

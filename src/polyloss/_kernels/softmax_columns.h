@@ -138,10 +138,10 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
 }
 
 /* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (5, positions):
-   the sum of exp(z) without the target, its low part, the target's logit, where smoothed the sum of z - z_0 and its low part. Exponentials are kept in
-   (C, positions) where asked. */
-INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum,
-                       float *kept, const int smoothed, const int K)
+   the sum of exp(z) without the target, its low part, the target's logit, where smoothed the sum of z - z_0 and its low part. Exponentials
+   are kept in (C, positions) where asked. */
+INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label,
+                       float *sum, float *kept, const int smoothed, const int K)
 {
     const reference zero = reference_of(0, !!kept);
     for (ptrdiff_t i = 0; i < positions; i += W) {
@@ -176,8 +176,8 @@ INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t cl
         }
     }
 }
-INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum, double *others,
-                       double *target, double *mean, float *kept, const int smoothed)
+INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum,
+                       double *others, double *target, double *mean, float *kept, const int smoothed)
 {
     memset(sum, 0, 5 * (size_t)positions * sizeof *sum);
     ptrdiff_t c = 0;
@@ -260,15 +260,18 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             finish(j, x, i, step, 0);
         for (ptrdiff_t b = 0; j->prob.at && b < step; b += CHUNK) {
             const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK;
-            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, 0, x->planes, 0);
+            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, 0, x->planes,
+                         0);
             deliver(x->given, j, &j->prob, q + b, part);
         }
         if (j->grad.at && in_place_out && whole) {
             float *to = (float *)place(&j->grad, n, s);
             if (stream)
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i, x->planes, 1);
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i,
+                             x->planes, 1);
             else
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i, x->planes, 0);
+                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i,
+                             x->planes, 0);
         } else
             for (ptrdiff_t b = 0; j->grad.at && b < step; b += CHUNK) {
                 const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK, vectors = (part + W - 1) / W * W;

@@ -127,9 +127,9 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
 #endif
 }
 /* The same added to high + low where `adds`, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of
-   the result: 2^(k + j/32), with AVX2 2^(k + j/8), goes to one sum, its product with e^r - 1 to the other. ln 2 stands in one part: what that
-   lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts, and
-   one term more of e^r. */
+   the result: 2^(k + j/32), with AVX2 2^(k + j/8), goes to one sum, its product with e^r - 1 to the other. ln 2 stands in one part: what
+   that lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two
+   parts, and one term more of e^r. */
 #define LN2_REST 0x1.05c61p-29
 INLINE double exponent(double x)
 {

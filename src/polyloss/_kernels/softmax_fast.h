@@ -6,8 +6,9 @@
    reduces z itself and only the power of two changes; exp(z - max) would lose |z - max| / 2 units in the last place to the subtraction.
 
    softmax_columns.h and softmax_rows.h have the loops for labels, softmax_spread.h those for soft targets and class weights with smoothing.
-   Smoothed by e, the loss is that of the target plus e (z_y - mean of z), and its slopes are p_c - e / C, at the target p_y - 1 + e - e / C.
-   A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is done again by general(). */
+   Smoothed by e, the loss is that of the target plus e (z_y - mean of z), and its slopes are p_c - e / C, at the target
+   p_y - 1 + e - e / C. A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is done again by
+   general(). */
 #ifndef POLYLOSS_SOFTMAX_FAST_H
 #define POLYLOSS_SOFTMAX_FAST_H
 
@@ -30,7 +31,7 @@ typedef struct {
     double *mean; /* of its logits, where labels are smoothed */
     double *prob, *grad, *plus, *instead; /* factors; what is added to every slope, and what to multiply at the target; */
     double *more, *left, *counted; /* of spread targets: added to the loss; K - w_a; added to sums->weight; plus is -g, instead a slope */
-    double sum_k; /* of all class weights */
+    double keep, share, sum_k; /* 1 - e, e / C of the smoothing e; the sum of all class weights */
     double *lse; /* the logarithm of the whole sum */
     int32_t *again; /* positions to be done again, and how many */
     ptrdiff_t agains;
@@ -170,7 +171,8 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         vd others = load_d(x->others + i), target = load_d(x->target + i);
         vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over));
         vd inverse = quick ? quick_exp_d(d) : exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
-        vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d), loss = weighted ? load_d(x->w_k + i) * above : above;
+        vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d);
+        vd loss = weighted ? load_d(x->w_k + i) * above : above;
         vd y = __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
@@ -191,7 +193,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
                 plus = -load_d(x->g + i);
                 instead = select_d(live, -(plus * load_d(x->left + i)) - g * (odds / (1.0 + odds)), fill);
             } else if (j->smoothing != 0) {
-                plus = g * (-j->smoothing / (double)j->c);
+                plus = g * -x->share;
                 instead += j->smoothing * (others + 1.0 / inverse) * KEPT;
             }
             store_d(x->instead + i, instead);
@@ -203,8 +205,10 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (j->poly != 0) loss += j->poly * (weighted ? load_d(x->w + i) : all_d(1.0)) * (odds / (1.0 + odds));
         store_d(x->loss + i, select_d(live, loss, fill));
         store_d(x->lse + i, above + target);
-        /* A p that is a normal float keeps its digits where either exp(z_y) or the others are above 2^-20, and the factor is no tiny float. */
-        md fine = AND_MASK(AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58))), lt_d(target, all_d((double)INFINITY)));
+        /* Masked classes add up to 2^-106 with AVX2, where only the value is wanted. A p that is a normal float keeps its digits where
+           either exp(z_y) or the others are above 2^-20, and the factor is no tiny float. */
+        md fine = AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58)));
+        fine = AND_MASK(fine, lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
         if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
@@ -243,7 +247,7 @@ static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *a
     fast_scratch x;
     fast_layout(j, at, &x);
     read_tile(j, first, count, &x, sums);
-    x.sum_k = (double)j->c;
+    x.keep = 1 - j->smoothing, x.share = j->smoothing / (double)j->c, x.sum_k = (double)j->c;
     if (x.k) {
         gather_f(x.k, j->class_weight.at, j->class_weight.c, j->class_weight.type, j->c);
         x.sum_k = 0;

@@ -20,7 +20,8 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
     const uint32_t there = n >= W ? 0xffffu : n > 0 ? (1u << n) - 1 : 0, target = y >= 0 && y < W ? 1u << y : 0;
     return (vf)_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(there & ~target), x);
 #elif W == 8
-    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7}, there = (lane < all_i(n < W ? (int32_t)n : W)) & (lane != all_i(y >= 0 && y < W ? (int32_t)y : W));
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7}, before = all_i(n < W ? (int32_t)n : W), target = all_i(y >= 0 && y < W ? (int32_t)y : W);
+    const vi there = (lane < before) & (lane != target);
     return select_f(there, (vf)_mm256_maskload_ps(x, (__m256i)there), all_f(-INFINITY));
 #else
     float part[W];
@@ -30,8 +31,8 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 }
 /* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
    `last` is written, and the logits `ahead` of these are fetched. Where `apart` is given, the sum of x - base is added to it. */
-INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahead, const reference *m, float *kept, writing *last, double *apart,
-                    float base)
+INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahead, const reference *m, float *kept, writing *last,
+                    double *apart, float base)
 {
     vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low = s[0];
     vd sum = all_d(0.0), apart_sum = sum; /* of groups: the slopes of a row whose mass lies in few classes would show more roundings */

@@ -18,10 +18,9 @@ INLINE vf mad_unless_0_f(vf a, vf b, vf sum)
 #endif
 }
 /* What the sums over the targets of positions i and on are made into: of w (z_a - z), of k t without the top class, and its k t and k. */
-INLINE void finish_targets(const softmax_job *j, fast_scratch *x, ptrdiff_t i, vd apart, vd others_kt, vd kt, vd k)
+INLINE void finish_targets(fast_scratch *x, ptrdiff_t i, vd apart, vd others_kt, vd kt, vd k)
 {
-    const double keep = 1 - j->smoothing, spread = j->smoothing / (double)j->c;
-    const vd left = keep * others_kt + spread * (x->sum_k - k), sum_kt = left + (keep * kt + spread * k), w = load_d(x->w + i);
+    const vd left = x->keep * others_kt + x->share * (x->sum_k - k), sum_kt = left + (x->keep * kt + x->share * k), w = load_d(x->w + i);
     const md live = le_d(all_d(0.0), __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd));
     store_d(x->counted + i, select_d(live, w * (others_kt + kt), all_d(0.0)));
     store_d(x->left + i, left);
@@ -49,11 +48,11 @@ INLINE vf plane_target(const fast_scratch *x, ptrdiff_t first, ptrdiff_t c, ptrd
     return zero_if((lanes)~same_i(*(const vi_anywhere *)(x->label + first + i), (int32_t)c), all_f(1.0f));
 }
 /* The top class of each position and the sums around it, `kept` the exponentials (C, positions). Of 8 classes the sums are plain. */
-INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t first, ptrdiff_t count, int32_t *top, float *kept, const int soft,
-                              const int weighted)
+INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t first, ptrdiff_t count, int32_t *top, float *kept,
+                              const int soft, const int weighted)
 {
     const ptrdiff_t classes = j->c, positions = (count + W - 1) / W * W;
-    const vf keep = all_f((float)(1 - j->smoothing)), spread = all_f((float)(j->smoothing / (double)classes));
+    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
     const reference zero = reference_of(0, !!kept);
     for (ptrdiff_t i = 0; i < count; i += W) {
         const float *z = x->given + i;
@@ -71,7 +70,7 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
             vf e_part = all_f(0.0f), e_low = e_part, apart_part = e_part, kt_part = e_part;
             for (ptrdiff_t c = b; c < classes && c < b + 8; c++) {
                 const vf v = load_f(z + c * CHUNK), t = plane_target(x, first, c, i, soft), k = all_f(weighted ? x->k[c] : 1.0f);
-                const vf w = mad_f(t, keep, spread), kt = weighted ? t * k : t;
+                const vf w = mad_f(t, keep, share), kt = weighted ? t * k : t;
                 const lanes is = same_i(a, (int32_t)c);
                 if (kept) {
                     const vf e = exp_over_f(v, &zero, 1);
@@ -98,17 +97,17 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
             store_d(x->others + q, (widen(of[0] + l) + widen(of[1] + l)) * (kept ? 1 / KEPT : 1 / SUMMED));
             store_d(x->target + q, widen(most + l));
             store_d(x->m + q, all_d(0.0));
-            finish_targets(j, x, q, widen(of[2] + l) + widen(of[3] + l), widen(of[4] + l) + widen(of[5] + l), widen(of[6] + l),
+            finish_targets(x, q, widen(of[2] + l) + widen(of[3] + l), widen(of[4] + l) + widen(of[5] + l), widen(of[6] + l),
                            widen(of[7] + l));
         }
     }
 }
 /* From the exponentials the slopes (C, CHUNK): K g p - g w, at the top class what keeps its digits; 0 where g is. */
-INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptrdiff_t first, ptrdiff_t positions, const int32_t *top, float *to,
-                                const int soft, const int weighted)
+INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptrdiff_t first, ptrdiff_t positions, const int32_t *top,
+                                float *to, const int soft, const int weighted)
 {
     const float *kept = x->kept[0];
-    const vf keep = all_f((float)(1 - j->smoothing)), spread = all_f((float)(j->smoothing / (double)j->c));
+    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
     for (ptrdiff_t i = 0; i < positions; i += W) {
         float at_top[W];
         for (int l = 0; l < W; l += WD) narrow(at_top + l, load_d(x->instead + first + i + l));
@@ -116,9 +115,10 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
         split(x->grad + first + i, &factor, &low), split(x->plus + first + i, &minus_g, &minus_low);
         const vi a = *(const vi_anywhere *)(top + i);
         for (ptrdiff_t c = 0; c < j->c; c++) {
-            vf w = mad_f(plane_target(x, first, c, i, soft), keep, spread), e = load_f(kept + c * positions + i);
+            vf w = mad_f(plane_target(x, first, c, i, soft), keep, share), e = load_f(kept + c * positions + i);
             if (weighted) w *= all_f(x->k[c]);
-            const vf slope = replace_if(same_i(a, (int32_t)c), mad_f(e, factor, mad_f(w, minus_g, mad_f(e, low, w * minus_low))), load_f(at_top));
+            vf slope = mad_f(e, factor, mad_f(w, minus_g, mad_f(e, low, w * minus_low)));
+            slope = replace_if(same_i(a, (int32_t)c), slope, load_f(at_top));
             store_f(to + c * CHUNK + i, select_f(eq_f(minus_g, all_f(0.0f)), all_f(0.0f), slope));
         }
     }
@@ -184,15 +184,16 @@ static ptrdiff_t row_top(const float *z, ptrdiff_t count)
 typedef struct {
     vd apart, others; /* of w (z_a - z), of k t without the top class */
 } row_sums;
-INLINE void block_targets(const float *z, const float *t, const float *k, ptrdiff_t count, ptrdiff_t a, float highest, float keep, float spread,
-                          row_sums *sums)
+INLINE void block_targets(const fast_scratch *x, const float *z, const float *t, const float *k, ptrdiff_t count, ptrdiff_t a,
+                          float highest, row_sums *sums)
 {
+    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
     vf apart[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, others[4] = {apart[0], apart[0], apart[0], apart[0]};
     const ptrdiff_t special = a >= 0 && a < count ? a / GROUP * GROUP : -1;
     for (ptrdiff_t i = 0; i < count; i += GROUP)
         for (int l = 0; l < 4; l++) {
             const ptrdiff_t at = i + l * W, left = count - at;
-            vf v, kt = all_f(0.0f), w = all_f(spread);
+            vf v, kt = all_f(0.0f), w = share;
             if (__builtin_expect(i == special || i + GROUP > count, 0)) {
                 if (left <= 0) break;
                 v = left < W ? load_part_f(z + at, left) : load_f(z + at);
@@ -201,7 +202,7 @@ INLINE void block_targets(const float *z, const float *t, const float *k, ptrdif
                     const vf f = left < W ? load_part_f(k + at, left) : load_f(k + at);
                     kt *= f, w *= f;
                 }
-                if (t) w = mad_f(kt, all_f(keep), w);
+                if (t) w = mad_f(kt, keep, w);
                 if (left < W) w = select_f(first_f(left), w, all_f(0.0f));
                 apart[l] = mad_unless_0_f(w, highest - v, apart[l]);
                 float terms[W];
@@ -219,7 +220,7 @@ INLINE void block_targets(const float *z, const float *t, const float *k, ptrdif
                 const vf f = load_f(k + at);
                 kt *= f, w *= f;
             }
-            if (t) w = mad_f(kt, all_f(keep), w);
+            if (t) w = mad_f(kt, keep, w);
             apart[l] = mad_unless_0_f(w, highest - v, apart[l]);
             if (t) others[l] += kt;
         }
@@ -232,22 +233,24 @@ typedef struct {
     float slope;
 } known_slope;
 /* out = e factor - g w over `count` classes; whole vectors past the caches. */
-INLINE void block_slopes(float *out, const float *e, const float *t, const float *k, ptrdiff_t count, double factor, double minus_g, float keep,
-                         float spread, const known_slope *known, int knowns)
+INLINE void block_slopes(const fast_scratch *x, ptrdiff_t position, float *out, const float *e, const float *t, const float *k,
+                         ptrdiff_t count, const known_slope *known, int knowns)
 {
+    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
+    const double factor = x->grad[position], minus_g = x->plus[position];
     const vf f = all_f((float)factor), f_low = all_f((float)(factor - (float)factor));
     const vf g = all_f((float)minus_g), g_low = all_f((float)(minus_g - (float)minus_g));
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         step = W - (ptrdiff_t)((uintptr_t)(out + i) / 4 % W);
         if (step > count - i) step = count - i;
 #define LOAD(from) (step == W ? load_f(from + i) : load_part_f(from + i, step))
-        vf w = all_f(spread), kt = t ? LOAD(t) : all_f(0.0f), p = LOAD(e);
+        vf w = share, kt = t ? LOAD(t) : all_f(0.0f), p = LOAD(e);
         if (k) {
             const vf v = LOAD(k);
             kt *= v, w *= v;
         }
 #undef LOAD
-        if (t) w = mad_f(kt, all_f(keep), w);
+        if (t) w = mad_f(kt, keep, w);
         p = mad_f(p, f, mad_f(w, g, mad_f(p, f_low, w * g_low)));
         for (int l = 0; l < knowns; l++)
             if (__builtin_expect((size_t)(known[l].c - i) < (size_t)step, 0)) {
@@ -269,7 +272,6 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
     const int targets_in_place = !soft || (j->y.type == TYPE_F32 && j->y.c == 4);
     const int direct = targets_in_place && j->grad.type == TYPE_F32 && j->grad.c == 4;
     const ptrdiff_t next = in_place && j->s > 1 ? j->z.s / 4 : AHEAD; /* a row's exponentials take longer than to fetch the next row */
-    const double keep = 1 - j->smoothing, spread = j->smoothing / (double)classes;
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
     for (ptrdiff_t i = 0; i < count; i++) {
         if (++s == j->s) s = 0, n++;
@@ -297,11 +299,11 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             else
                 sum += block_sum(z + b, part, a - b, next, &about, 0, 0, 0, 0);
             if (soft && k)
-                block_targets(z + b, block, k, part, a - b, highest, (float)keep, (float)spread, &of_targets);
+                block_targets(x, z + b, block, k, part, a - b, highest, &of_targets);
             else if (soft)
-                block_targets(z + b, block, 0, part, a - b, highest, (float)keep, (float)spread, &of_targets);
+                block_targets(x, z + b, block, 0, part, a - b, highest, &of_targets);
             else
-                block_targets(z + b, 0, k, part, a - b, highest, (float)keep, (float)spread, &of_targets);
+                block_targets(x, z + b, 0, k, part, a - b, highest, &of_targets);
         }
         double apart = across_d(of_targets.apart), others_kt = across_d(of_targets.others), k_top = x->k ? x->k[a] : 1, kt = 0;
         if (soft) {
@@ -311,9 +313,9 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
         } else if (y == a)
             kt = k_top;
         else
-            others_kt = x->k[y], apart += keep * x->k[y] * ((double)highest - z[y]);
+            others_kt = x->k[y], apart += x->keep * x->k[y] * ((double)highest - z[y]);
         x->others[i] = others_of(sum, m, wanted), x->target[i] = (double)highest, x->m[i] = (double)m;
-        finish_targets(j, x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
+        finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
         if (!wanted) continue;
         finish(j, x, i, 1, 1);
         if (j->prob.at) {
@@ -329,13 +331,13 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             float *slopes = direct ? (float *)to : x->slopes;
             known_slope known[2] = {{a - b, (float)x->instead[i]}};
             if (soft && k)
-                block_slopes(slopes, kept + b, block, k, part, x->grad[i], x->plus[i], (float)keep, (float)spread, known, 1);
+                block_slopes(x, i, slopes, kept + b, block, k, part, known, 1);
             else if (soft)
-                block_slopes(slopes, kept + b, block, 0, part, x->grad[i], x->plus[i], (float)keep, (float)spread, known, 1);
+                block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1);
             else {
                 known[1] = known[0]; /* the top class last: it may be the label */
-                known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->k[y] * (keep + spread))};
-                block_slopes(slopes, kept + b, 0, k, part, x->grad[i], x->plus[i], (float)keep, (float)spread, known, 2);
+                known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->k[y] * (x->keep + x->share))};
+                block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2);
             }
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);
         }
