@@ -13,7 +13,7 @@ import torch
 import torch.utils.checkpoint
 
 import polyloss as pl
-from polyloss import _routes, _torch
+from polyloss import _job, _routes, _torch
 from polyloss._block import LOSSES
 
 pytestmark = [
@@ -25,6 +25,19 @@ LOGITS = [name for name, block in LOSSES.items() if "from_logits" in block.param
 CASES = [(name, {}) for name in LOSSES] + [(name, {"from_logits": True}) for name in LOGITS]
 CASES += [("softmax_loss", dict(label_smoothing=0.1, ignore_label=1)), ("softmax_loss", dict(axis=-1, normalization="full"))]
 IDS = [name + "".join(f"-{key}" for key in options) for name, options in CASES]
+
+# Of predictions (4, 6, 7, 5): axis of the classes, and what is made of them.
+VIEWS = {
+    "next tokens": (-1, lambda x: x[0, :, :-1]),
+    "images of other planes": (-1, lambda x: x[:, :, 0][:, ::2]),
+    "classes first in memory": (1, lambda x: x[:, 0].movedim(-1, 1)),
+    "channels last": (1, lambda x: x.movedim(-1, 1)),
+    "rows of images": (1, lambda x: x.movedim(-1, 1)[:, :, 1:]),
+    "every other image": (-1, lambda x: x[::2]),
+    "some classes": (-1, lambda x: x[..., :3]),
+    "transposed": (0, lambda x: x[0].transpose(0, 2)[:, :, ::3].transpose(1, 2)),
+    "tokens before sequences": (-1, lambda x: x[:, :, 0].transpose(0, 1)),
+}
 
 
 def sample(name, n=4, c=5, dtype=torch.float64, seed=0):
@@ -177,18 +190,84 @@ class TestEveryLoss:
         torch.testing.assert_close(torch.autograd.grad(loss, p)[0], pl.grad(name)(t, p, reduction="sum", **options))
         assert [node.target for node in graphs[0].graph.nodes if "polyloss" in str(node.target)] == [torch.ops.polyloss.loss]
 
-    def test_inference_and_autocast(self, name, options):
-        t, p = sample(name, dtype=torch.bfloat16)
+    def test_inference_mode(self, monkeypatch, name, options):
+        """No node in a graph is made, and no gradient."""
+        t, p = sample(name, dtype=torch.float32)
+        wanted, gradient = pl.value_and_grad(name)(t, p, reduction="sum", **options)
+        for node in ("Bridge", "_record"):
+            monkeypatch.setattr(_torch, node, None)
+        with torch.no_grad():
+            assert pl.get(name)(t, p.clone().requires_grad_(), reduction="sum", **options).grad_fn is None
         with torch.inference_mode():
-            loss = pl.get(name)(t, p.clone().requires_grad_(), reduction="sum", **options)
-        assert not loss.requires_grad
-        with torch.autocast("cpu", torch.bfloat16):
-            p.requires_grad_()
-            under = pl.get(name)(t, p, reduction="sum", **options)
-            (gradient,) = torch.autograd.grad(under, p)
-        assert under.dtype is torch.float32
-        assert gradient.dtype is torch.bfloat16
-        assert under.detach() == loss
+            for predictions in (p.clone().requires_grad_(), p.clone()):
+                loss = pl.get(name)(t, predictions, reduction="sum", **options)
+                assert loss.is_inference()
+                assert not loss.requires_grad
+                torch.testing.assert_close(loss, wanted)
+                assert torch.equal(pl.grad(name)(t, predictions, reduction="sum", **options), gradient)
+            targets = t.clone()
+        monkeypatch.undo()
+        p.requires_grad_()
+        if targets.is_floating_point():  # torch keeps none of them for a backward pass
+            with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+                pl.get(name)(targets, p, reduction="sum", **options)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_autocast(self, name, options, dtype):
+        """Losses are float32 there, as torch's own, and gradients come back in the predictions' type."""
+        t, p = sample(name, 6, 5, dtype)
+        t = t.float() if t.is_floating_point() else t
+        wanted, slope = pl.value_and_grad(name)(t, p.float(), reduction="sum", **options)
+        wide = p.double().requires_grad_()
+        p.requires_grad_()
+        with torch.autocast("cpu", dtype):
+            loss = pl.get(name)(t, p, reduction="sum", **options)
+            of_double = pl.get(name)(t, wide, reduction="sum", **options)
+            (gradient,) = torch.autograd.grad(loss, p)
+            (of_linear,) = torch.autograd.grad(pl.get(name)(t, p @ torch.eye(5), reduction="sum", **options), p)
+        assert (loss.dtype, of_double.dtype) == (torch.float32, torch.float64)
+        assert gradient.dtype is dtype
+        torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, slope.to(dtype))
+        torch.testing.assert_close(of_linear, slope.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_no_layout_is_copied(self, monkeypatch, name, options, view):
+        """The kernel gets the memory of tensors and arrays, whatever their strides; the gradient is an ordinary tensor."""
+        axis, make = VIEWS[view]
+        options = {key: x for key, x in options.items() if key != "axis"} | {"axis": axis, "reduction": "sum"}
+        whole_t, whole_p = sample(name, 4 * 6 * 7, 5)
+        p = make(whole_p.reshape(4, 6, 7, 5))
+        at = axis % p.ndim
+        places = whole_t.reshape(4, 6, 7, -1) if LOSSES[name].targets == "dense" else whole_t.reshape(4, 6, 7, 1).expand(4, 6, 7, 5)
+        t = make(places) if LOSSES[name].targets == "dense" else make(places % p.shape[at]).select(at, 0)
+        dense_t, dense_p = (x.clone(memory_format=torch.contiguous_format) for x in (t, p))
+        value, gradient = pl.value_and_grad(name)(dense_t, dense_p, **options)
+        jobs, choose = [], _routes.choose
+        monkeypatch.setattr(_routes, "choose", lambda job: jobs.append(job) or choose(job))
+        monkeypatch.setattr(_torch, "SMALL", 0)
+        leaf = p.detach().requires_grad_()
+        function = pl.value_and_grad(name)
+        out = torch.full_like(dense_p, torch.nan)
+        for found in (
+            function(t, p, **options),
+            function(t.numpy(), p.numpy(), **options),
+            function(t, p, out=out, **options),
+            (loss := pl.get(name)(t, leaf, **options), torch.autograd.grad(loss, leaf)[0]),
+        ):
+            asserted(torch.as_tensor(found[0]), value)
+            asserted(torch.as_tensor(found[1]), gradient)
+            if isinstance(found[1], torch.Tensor):
+                assert found[1].is_contiguous()
+        assert len(jobs) == 4
+        for job in jobs:
+            assert np.shares_memory(job.memory.p, p.detach().numpy())
+            assert np.shares_memory(job.memory.t, t.numpy())
+            assert (job.memory.out is None) == (job is not jobs[2])
+        losses = pl.get(name)(t, p, **options | {"reduction": "none"})
+        asserted(losses, pl.get(name)(dense_t, dense_p, **options | {"reduction": "none"}))
+        w = torch.linspace(0, 2, losses.numel(), dtype=torch.float64).reshape(losses.shape)
+        asserted(function(t, p, sample_weight=w, **options), function(dense_t, dense_p, sample_weight=w, **options))
 
 
 class TestGraph:
@@ -542,16 +621,23 @@ class TestCompiled:
         with pytest.raises(ValueError, match=r"y_true\[3, 1\] is -1"):
             loss(self.y, self.z)
 
-    def test_operators(self):
-        options = repr(("softmax_loss", (True, False, False, False), defaults("softmax_loss")))
-        arguments = self.y, self.z, torch.rand(4, 3), torch.rand(5), None, options
-        torch.library.opcheck(torch.ops.polyloss.loss.default, arguments)
-        divisor = torch.ops.polyloss.loss(*arguments)[3]
-        arguments = self.y, self.z.detach(), *arguments[2:], torch.tensor(2.0), torch.rand_like(self.z), divisor
-        torch.library.opcheck(torch.ops.polyloss.loss_gradient.default, arguments)
+    @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+    def test_operators(self, name, options):
+        """torch's own check of an operator: schema, aliasing, fakes with dynamic shapes, autograd."""
+        t, p = sample(name, dtype=torch.float32)
+        softmax = name == "softmax_loss"
+        arrays = torch.rand(4), torch.rand(5) if softmax else None, None
+        for more in (dict(reduction="sum"), dict(reduction="none"), *([dict(return_prob=True)] if softmax else [])):
+            described = repr((name, tuple(_job.VALUE), defaults(name) | options | more))
+            torch.library.opcheck(torch.ops.polyloss.loss.default, (t, p.requires_grad_(), *arrays, described))
+            value, prob, _, divisor = torch.ops.polyloss.loss(t, p, *arrays, described)
+            upstream = torch.rand_like(value), torch.rand_like(prob) if prob.numel() else None
+            arguments = t, p.detach(), *arrays, described, *upstream, divisor
+            torch.library.opcheck(torch.ops.polyloss.loss_gradient.default, arguments)
 
 
 def defaults(name):
-    parameters = inspect.signature(pl.get(name)).parameters.values()
+    """Options of a loss as the operators take them: labels to ignore as a tuple."""
+    block, parameters = LOSSES[name], inspect.signature(pl.get(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _torch.ARRAYS}
-    return options | {"ignore_label": ()}
+    return options | ({block.ignores: ()} if block.ignores else {})

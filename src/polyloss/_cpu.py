@@ -80,15 +80,18 @@ class Outputs:
         m, want = job.memory, job.want
         self.dtype = np.dtype(dtype_name(job.dtype))
         self.losses = np.empty((job.layout.n, job.layout.s), self.dtype) if want.value and job.reduction == "none" else None
-        self.gradient = _output(want.gradient, m.out, m.p)
-        self.hessian = _output(want.hessian, m.out_hessian, m.p)
-        self.prob = _output(want.prob, None, m.p)
+        self.gradient = _output(job, want.gradient, m.out)
+        self.hessian = _output(job, want.hessian, m.out_hessian)
+        self.prob = _output(job, want.prob, None)
 
 
-def _output(wanted, given, like):
+def _output(job, wanted, given):
     if not wanted:
         return None
-    return empty(like.shape, like.dtype) if given is None else given
+    if given is not None:
+        return given
+    lay = job.layout
+    return lay.canonical(np, empty(lay.shape, job.memory.p.dtype))
 
 
 def _scale(divisor):

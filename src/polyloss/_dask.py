@@ -105,7 +105,7 @@ def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want)
     """The road for the arrays of one block."""
     n, c, s = p.shape
     backend, xp, device, _ = gathered({job.fields["name"]: p})
-    lay = job.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s)
+    lay = job.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s, cut=1)
     targeting = dict(job.targeting) if survey is None else {**job.targeting, "survey": survey}
     part = _job.Job(
         **job.fields, xp=xp, backend=backend, device=device, layout=lay, p=p, t=t, targeting=targeting, weight=weight,

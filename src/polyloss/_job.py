@@ -91,7 +91,7 @@ class Job:
     def _canonical(self, x):
         """An output as (n, c, s) over the same memory; None where only a copy in the end can fill it."""
         try:
-            return None if x is None or not (x.flags.aligned and x.dtype.isnative) else np.reshape(x, self.p.shape, copy=False)
+            return None if x is None or not (x.flags.aligned and x.dtype.isnative) else self.layout.canonical(np, x, copy=False)
         except ValueError:
             return None
 
@@ -107,18 +107,18 @@ def evaluate(job):
 
 def finish(job, outcome):
     """Reduce, and give back what was asked for in the caller's shape and kind."""
-    lay, results = job.layout, []
+    results = []
     if job.want.value:
         value = reduced(job, outcome)
-        results.append((value, restored(job, outcome.prob, lay.shape)) if job.want.prob else value)
+        results.append((value, restored(job, outcome.prob)) if job.want.prob else value)
     elif job.want.prob:
-        results.append(restored(job, outcome.prob, lay.shape))
+        results.append(restored(job, outcome.prob))
     for wanted, x, given in (
         (job.want.gradient, outcome.gradient, job.out[0]),
         (job.want.hessian, outcome.hessian, job.out[1]),
     ):
         if wanted:
-            results.append(restored(job, x, lay.shape, given))
+            results.append(restored(job, x, given))
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -126,7 +126,7 @@ def reduced(job, outcome):
     """The value of the reduction, in the dtype of the computation."""
     xp = job.xp
     if job.reduction == "none":
-        return restored(job, outcome.losses, job.layout.losses)
+        return restored(job, outcome.losses)
     if outcome.value is not None:
         return outcome.value
     if isinstance(outcome.total, float):  # a kernel's sum, in float64
@@ -146,13 +146,13 @@ def scalar(job, x):
     return job.xp.asarray(x, dtype=job.dtype, device=job.device)
 
 
-def restored(job, x, shape, given=None):
+def restored(job, x, given=None):
     """A result in the caller's shape and kind; written to the array the caller gave, if one was given."""
     if given is not None and x is given:
         return given
     if isinstance(x, np.ndarray) and job.backend.wrap is not None:  # a kernel's result; bfloat16 comes as bits
         x = job.backend.wrap(x, job.p)
-    x = job.xp.reshape(x, shape)
+    x = job.layout.restored(job.xp, x)
     if given is None:
         return x
     if not shares_memory(job, x, given):

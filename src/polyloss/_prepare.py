@@ -56,6 +56,9 @@ def prepare(
     if dtype_name(y_pred.dtype) not in FLOATS:
         y_pred = xp.astype(y_pred, dtype)
     lay = layout(predicted, axis, name, block.combine is None)
+    view = backend.memory(y_pred) if len(lay.losses) > 1 and backend.memory is not None else None
+    if view is not None and not view.flags.c_contiguous:
+        lay = lay.viewing(view.strides)
     labelled = _labelled(loss, y_true, lay)
     _check_numeric("y_true", y_true)
     if labelled:
@@ -68,7 +71,7 @@ def prepare(
             raise ValueError(f"{loss.ignores} is {params[loss.ignores]!r}, but y_true holds soft targets, which no label names")
         same_shape(y_true, lay, name)
         narrow = dtype_name(y_true.dtype) in ("float16", "bfloat16", "bool")
-        t = xp.reshape(xp.astype(y_true, dtype) if narrow else y_true, (lay.n, lay.c, lay.s))
+        t = lay.canonical(xp, xp.astype(y_true, dtype) if narrow else y_true)
 
     weight = arrays["sample_weight"]
     if weight is not None:
@@ -95,7 +98,7 @@ def prepare(
             raise ValueError("denominator is 0, but the loss is divided by it")
 
     job = Job(
-        loss, block, xp, backend, device, name, axis, lay, xp.reshape(y_pred, (lay.n, lay.c, lay.s)), t, labelled, shape, dtype,
+        loss, block, xp, backend, device, name, axis, lay, lay.canonical(xp, y_pred), t, labelled, shape, dtype,
         gradient_dtype, values, targeting, ignore, weight, class_weight, reduction, normalization, denominator, want,
         (None, None), validate,
     )  # fmt: skip

@@ -6,6 +6,7 @@ losses, which lack the class axis, as (n, s).
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,11 @@ def dtype_name(dtype):
 
 
 class Layout(NamedTuple):
-    """How predictions of one shape are seen with their classes on one axis."""
+    """How predictions of one shape are seen with their classes on one axis.
+
+    Usually the axes before the classes are one axis n, and those behind them s. Any other cut between two axes of positions is as good: the
+    losses keep their order.
+    """
 
     shape: tuple  # of the predictions
     axis: int  # counted from the front; -1 if the predictions are 0-d
@@ -32,6 +37,33 @@ class Layout(NamedTuple):
     n: int
     c: int
     s: int
+    cut: int  # so many axes of positions make n
+
+    def canonical(self, xp, x, **options):
+        """Predictions, or what has their shape, as (n, c, s)."""
+        if self.cut != self.axis:
+            x = xp.moveaxis(x, self.axis, self.cut)
+        return xp.reshape(x, (self.n, self.c, self.s), **options)
+
+    def restored(self, xp, x):
+        """What is (n, c, s), or (n, s), in the shape of predictions, or losses."""
+        if x.ndim == 2:
+            return xp.reshape(x, self.losses)
+        if self.cut == self.axis:
+            return xp.reshape(x, self.shape)
+        return xp.moveaxis(xp.reshape(x, (*self.losses[: self.cut], self.c, *self.losses[self.cut :])), self.cut, self.axis)
+
+    def viewing(self, strides):
+        """The layout that sees predictions of these strides where they lie, if there is one: [:, :-1] of (N, L, C) as (N, C, L - 1)."""
+        if self.axis < 0:
+            return self
+        steps = strides[: self.axis] + strides[self.axis + 1 :]
+        long = [i for i, length in enumerate(self.losses) if length > 1]
+        apart = [(i, j) for i, j in pairwise(long) if steps[i] != steps[j] * self.losses[j]]
+        if len(apart) != 1 or apart[0][0] < self.axis <= apart[0][1]:
+            return self
+        cut = apart[0][1]
+        return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut)
 
 
 @lru_cache(maxsize=1024, typed=True)  # 1.0 and True are not 1
@@ -41,14 +73,14 @@ def layout(shape, axis, name, rowwise):
         raise TypeError(f"axis is {axis!r}, but must be an integer")
     ndim, axis = len(shape), axis.__index__()
     if ndim == 0 and not rowwise and axis in (0, -1):  # one number is one sample of one element
-        return Layout((), -1, (), 1, 1, 1)
+        return Layout((), -1, (), 1, 1, 1, -1)
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis is {axis}, but {name} {has(name)} {ndim} {'axis' if ndim == 1 else 'axes'}: its shape is {shape}")
     at = axis % ndim
     before, after = shape[:at], shape[at + 1 :]
     if shape[at] == 0:
         raise ValueError(f"{name} {has(name)} shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
-    return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after))
+    return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after), at)
 
 
 def known_shape(name, x):

@@ -142,7 +142,7 @@ def _gradient(job, upstream, divisor):
 def _softmax_gradient(job, upstream):
     """The part that comes by the probabilities: p (u - Σ u p)."""
     prob = log_softmax(job.xp, job.p.to(job.dtype))[1]
-    upstream = upstream.reshape(prob.shape).to(job.dtype)
+    upstream = job.layout.canonical(job.xp, upstream).to(job.dtype)
     return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(job.p.dtype)
 
 
@@ -273,7 +273,7 @@ class SmallBridge(torch.autograd.Function):
         gradient = _received(torch.from_numpy(kept), upstream)
         if gradient is None:
             job = prepare(block, y_true, y_pred, want=GRADIENT, out=None, **arguments)
-            gradient = _gradient(job, upstream, _formula.run(job).divisor).reshape(y_pred.shape)
+            gradient = job.layout.restored(job.xp, _gradient(job, upstream, _formula.run(job).divisor))
         return gradient, None
 
 
@@ -348,7 +348,7 @@ def _loss(*arguments):
     outcome = _checked(job, route.run(job))
     value = _job.reduced(job, outcome) if job.want.value else job.p.new_empty(0)
     arrays = outcome.prob, outcome.gradient
-    prob, gradient = (job.p.new_empty(0) if x is None else _job.restored(job, x, job.layout.shape) for x in arrays)
+    prob, gradient = (job.p.new_empty(0) if x is None else _job.restored(job, x).contiguous() for x in arrays)
     return value, prob, gradient, torch.as_tensor(outcome.divisor, device=job.device).to(torch.float64, copy=True)
 
 
@@ -367,7 +367,7 @@ def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options
 def _loss_gradient(*arguments):
     *call, upstream, upstream_prob, divisor = arguments
     job = _prepared(*call)
-    return _backward(job, upstream, upstream_prob, divisor).reshape(job.layout.shape)
+    return job.layout.restored(job.xp, _backward(job, upstream, upstream_prob, divisor)).contiguous()
 
 
 def _keep(ctx, inputs, output):
