@@ -365,3 +365,32 @@ def test_memory_layouts_are_jaxlibs(tmp_path):
     command = ["gcc", "-std=gnu11", "-fsyntax-only", f"-I{jax.ffi.include_dir()}", f"-I{kernels}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_plain_formulas_stay_with_xla_for_longer():
+    """Eight times as many predictions as others; `explain` says so of what is being traced."""
+    said = {}
+
+    def trace(name, n):
+        jax.eval_shape(lambda p: said.update({(name, n): pl.explain(name, p, p).route}) or p, jnp.zeros((n, 8)))
+
+    for name in ("mse", "bce"):
+        for n in (512, 1024, 8191, 8192):
+            trace(name, n)
+    assert [said["bce", n] for n in (512, 1024)] == ["formula", "elementwise kernel"]
+    assert [said["mse", n] for n in (1024, 8191, 8192)] == ["formula", "formula", "elementwise kernel"]
+
+
+def test_export_takes_the_formula_where_it_is_forced(monkeypatch):
+    z, y = jnp.linspace(-3, 3, 128 * 128).reshape(128, 128), jnp.arange(128) % 100
+
+    def step(y, z):
+        return jax.value_and_grad(lambda z: pl.softmax_loss(y, z))(z)
+
+    wanted = step(y, z)
+    monkeypatch.setenv("POLYLOSS_ROUTE", "formula")
+    exported = jax.export.export(jax.jit(step))(y, z)
+    assert "custom_call @polyloss" not in exported.mlir_module()
+    value, gradient = exported.call(y, z)
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=1e-4, atol=1e-9)
