@@ -1,5 +1,4 @@
 /* The fast softmax loss where positions are neighbours in memory, or classes few: vectors of positions go through the classes, 4 at a time.
-   Included by softmax_fast.h.
 
    Where positions are neighbours in memory (spatial labels) they are read in place, 4 planes beside each other as far as the tile goes,
    which the hardware's prefetcher follows, or for derivatives as far as the exponentials fit into the first-level cache; else, for few
@@ -7,6 +6,7 @@
    double. */
 #ifndef POLYLOSS_SOFTMAX_COLUMNS_H
 #define POLYLOSS_SOFTMAX_COLUMNS_H
+#include "softmax_tile.h"
 
 #if defined __SSE2__
 /* Four vectors, whose 128-bit parts hold 4 x 4 numbers each, transposed part by part. */

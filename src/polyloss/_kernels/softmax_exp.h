@@ -1,6 +1,9 @@
-/* Sums of exponentials in float32 against a reference, and the vectors they need beside vector_math.h. Included by softmax_fast.h. */
+/* Sums of exponentials in float32 against a reference, and the vectors they need beside vector_math.h. */
 #ifndef POLYLOSS_SOFTMAX_EXP_H
 #define POLYLOSS_SOFTMAX_EXP_H
+#include "vector_math.h"
+
+#define LN2 0x1.62e42fefa39efp-1
 
 typedef float vh __attribute__((vector_size(2 * W))); /* as many floats as a vd has doubles */
 typedef float vh_anywhere __attribute__((vector_size(2 * W), aligned(4)));

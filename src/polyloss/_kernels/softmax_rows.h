@@ -1,9 +1,10 @@
-/* The fast softmax loss where the classes of a position are neighbours in memory, and many. Included by softmax_fast.h.
+/* The fast softmax loss where the classes of a position are neighbours in memory, and many.
 
    One pass, the reference m from the row's first vector. For a gradient the exponentials are kept in a scratch row in the second-level
    cache, and row r is written while row r+1 is read, so that both directions of the memory are busy. */
 #ifndef POLYLOSS_SOFTMAX_ROWS_H
 #define POLYLOSS_SOFTMAX_ROWS_H
+#include "softmax_tile.h"
 
 /* A row of exponentials on its way to the gradient: out[i] = e[i] * factor + plus. */
 typedef struct {
@@ -140,6 +141,15 @@ static float *apart_from(const void *row, float *room)
     return (float *)((char *)room + off);
 }
 
+/* All positions once more: those without a target were passed over. */
+static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, int wanted)
+{
+    x->agains = 0;
+    if (wanted)
+        finish(j, x, 0, count, 1);
+    else
+        finish(j, x, 0, count, 0);
+}
 static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
@@ -203,10 +213,6 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             write_elsewhere(&j->grad, place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes, x->block);
     }
     write_rest(&last);
-    x->agains = 0;
-    if (wanted)
-        finish(j, x, 0, count, 1);
-    else
-        finish(j, x, 0, count, 0);
+    finish_rows(j, x, count, wanted);
 }
 #endif

@@ -1,5 +1,4 @@
-/* The fast softmax loss of targets spread over the classes: soft targets, and labels smoothed under class weights. Included by
-   softmax_fast.h, whose numbers it completes.
+/* The fast softmax loss of targets spread over the classes: soft targets, and labels smoothed under class weights.
 
    With w_c = k_c ((1 - e) t_c + e / C), the class weights k, the smoothing e, and a the top class in the target's place,
        loss = K log1p(odds) + sum over c of w_c (z_a - z_c),  K = sum of w_c,  slopes K p_c - w_c, at a (K - w_a) - K (1 - p_a)
@@ -7,6 +6,8 @@
    cache after the first: for its top, for the exponentials, and for its targets; for slopes once more. */
 #ifndef POLYLOSS_SOFTMAX_SPREAD_H
 #define POLYLOSS_SOFTMAX_SPREAD_H
+#include "softmax_columns.h"
+#include "softmax_rows.h"
 
 /* a * b + sum where a is not 0: an impossible class without a target counts for nothing. */
 INLINE vf mad_unless_0_f(vf a, vf b, vf sum)
@@ -342,10 +343,6 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);
         }
     }
-    x->agains = 0;
-    if (wanted)
-        finish(j, x, 0, count, 1);
-    else
-        finish(j, x, 0, count, 0);
+    finish_rows(j, x, count, wanted);
 }
 #endif

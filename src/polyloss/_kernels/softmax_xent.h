@@ -19,6 +19,13 @@ typedef struct {
     double smoothing, poly, scale;
 } softmax_job;
 
+/* Positions in a tile: half a megabyte of floats, a multiple of every chunk. */
+static inline ptrdiff_t softmax_tile(const softmax_job *j)
+{
+    const ptrdiff_t t = 131072 / (j->c + 1) / 64 * 64;
+    return t < 16 ? 16 : t > 1024 ? 1024 : t;
+}
+
 typedef struct {
     double total, weight; /* sum of w * loss; sum of w * k[label] */
     int64_t count, bad; /* positions not ignored; the first bad label's position, or -1 */

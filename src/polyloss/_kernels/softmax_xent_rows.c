@@ -1,17 +1,9 @@
 /* Softmax cross-entropy: the loops over one tile of positions. Compiled once per instruction set (setup.py, isa.h). */
 #include "isa.h"
 #include "softmax_arrays.h"
-#include "softmax_double.h"
+#include "softmax_fast.h"
 #include "softmax_xent.h"
 #include "vector_math.h"
-
-/* Positions in a tile: half a megabyte of floats, a multiple of every chunk. */
-static ptrdiff_t tile(const softmax_job *j)
-{
-    ptrdiff_t t = 131072 / (j->c + 1) / 64 * 64;
-    return t < 16 ? 16 : t > 1024 ? 1024 : t;
-}
-#include "softmax_fast.h"
 
 /* ---- What the module calls ---- */
 
@@ -60,4 +52,4 @@ static void labels(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void 
         }
     }
 }
-const softmax_xent_rows WITH_ISA(softmax_xent_rows) = {tile, scratch, run, labels};
+const softmax_xent_rows WITH_ISA(softmax_xent_rows) = {softmax_tile, scratch, run, labels};
