@@ -25,7 +25,7 @@ import polyloss as pl
 
 DEVICE = "cuda"
 ELEMENTS = 1 << 28  # logits of a line: 1 GB of float32, many times the caches; less where memory is short
-FLUSHED = 1 << 29  # bytes overwritten before a sample: ten times the largest second-level cache, 0.1 to 1 ms
+FLUSHED = 1 << 31  # bytes overwritten before a sample: many times the largest second-level cache, 0.3 ms or more to prepare launches in
 SETS = 2  # of inputs, visited in turn
 ROUNDS = 30
 ROWS = (1000, 4096, 32000, 50257, 128256, 262144)  # classes; as many rows as make ELEMENTS

@@ -170,7 +170,7 @@ class DeviceArray:
     dtype = property(lambda self: self.host.dtype)
     ndim = property(lambda self: self.host.ndim)
     size = property(lambda self: self.host.size)
-    T = property(lambda self: DeviceArray(self.host.T))
+    T = property(lambda self: type(self)(self.host.T))
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
@@ -179,7 +179,7 @@ class DeviceArray:
         return DEVICE_NAMESPACE
 
     def __getitem__(self, index):
-        return DeviceArray(self.host[_host(index)])
+        return type(self)(self.host[_host(index)])
 
     def __setitem__(self, index, value):
         self.host[_host(index)] = _host(value)
@@ -197,7 +197,7 @@ class DeviceArray:
         return self.host.__index__()
 
     def __repr__(self):
-        return f"DeviceArray({self.host!r})"
+        return f"{type(self).__name__}({self.host!r})"
 
 
 def _host(x):
@@ -211,31 +211,35 @@ def _host(x):
     return x
 
 
-def _on_device(function):
+def _on_device(function, kind=None):
     def called(*args, **kwargs):
-        assert kwargs.pop("device", DeviceArray.device) == DeviceArray.device
-        return _device(function(*map(_host, args), **{name: _host(x) for name, x in kwargs.items()}))
+        made = kind or type(args[0])
+        assert kwargs.pop("device", made.device) == made.device
+        return _device(made, function(*map(_host, args), **{name: _host(x) for name, x in kwargs.items()}))
 
     return called
 
 
-def _device(x):
+def _device(kind, x):
     if isinstance(x, tuple):
-        return tuple(map(_device, x))
-    return DeviceArray(x) if isinstance(x, (np.ndarray, np.generic)) else x
+        return tuple(_device(kind, y) for y in x)
+    return kind(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
-class _DeviceNamespace:
-    """NumPy's functions on such arrays."""
+class DeviceNamespace:
+    """NumPy's functions on such arrays, of one kind."""
 
     __name__ = "stand_in"
 
+    def __init__(self, kind):
+        self.kind = kind
+
     def __getattr__(self, name):
         found = getattr(np, name)
-        return found if isinstance(found, type) or not callable(found) else _on_device(found)
+        return found if isinstance(found, type) or not callable(found) else _on_device(found, self.kind)
 
 
-DEVICE_NAMESPACE = _DeviceNamespace()
+DEVICE_NAMESPACE = DeviceNamespace(DeviceArray)
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "radd", "rsub", "rmul", "rtruediv", "rpow", "eq", "ne", "lt", "le",
               "gt", "ge", "and", "or", "xor", "invert", "neg", "abs", "iadd", "isub", "imul", "itruediv"):
     setattr(DeviceArray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))

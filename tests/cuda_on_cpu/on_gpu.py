@@ -70,7 +70,7 @@ def command_line(report):
     ignored = [f"--ignore={HERE / name}" for name in ELSEWHERE]
     if lacking(SUITE):
         ignored += ["--noconftest", f"--ignore={HERE / 'test_laws_on_shim.py'}"]
-    # Warnings are errors where versions are known, not here. Nor is anything asked of the package's kernels for a CPU: they need not be built.
+    # Warnings are errors where versions are known, not here. And the package's kernels for a CPU need not be built.
     warnings = ["-W", "default", "-W", "ignore:polyloss runs on formulas:RuntimeWarning"]
     return ["-m", "pytest", "-q", *warnings, f"--junitxml={report}", *ignored, str(HERE)]
 

@@ -4,6 +4,8 @@ CUDA device, through CuPy."""
 import contextlib
 import functools
 import os
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -18,40 +20,6 @@ REAL = os.environ.get("POLYLOSS_TEST_GPU") == "1"
 ON_SHIM = pytest.mark.skipif(REAL, reason="this is about the shim: orders of execution, races, planted faults")
 
 
-class _Device(NamedTuple):
-    id: int
-
-
-class _Array(np.ndarray):
-    """What the kernels' host code asks of a CuPy array: an address and a device."""
-
-    data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
-    device = property(lambda self: _Device(0))
-
-
-class _Namespace:
-    """NumPy's functions, with results on the device."""
-
-    __name__ = "stand_in"
-
-    def __getattr__(self, name):
-        thing = getattr(np, name)
-        if not callable(thing) or isinstance(thing, type):
-            return thing
-
-        def function(*arguments, device=None, **named):
-            result = thing(*arguments, **named)
-            return asarray(result) if isinstance(result, (np.ndarray, np.generic)) and not isinstance(result, Array) else result
-
-        return function
-
-    def empty(self, shape, dtype, device=None):
-        return empty(shape, dtype)
-
-    def asarray(self, x, dtype=None, device=None):
-        return asarray(np.asarray(x, dtype))
-
-
 if REAL:
     import array_api_compat.cupy as namespace
     import cupy
@@ -60,14 +28,47 @@ if REAL:
     if os.environ.get("POLYLOSS_TEST_ALONE") == "1":  # each array an allocation of its own, at whose end a sanitizer looks
         cupy.cuda.set_allocator(None)
 else:
-    namespace, Array = _Namespace(), _Array
+    sys.path.append(str(Path(__file__).parent.parent))
+    import libraries
+
+    class Device(NamedTuple):
+        id: int
+
+    class Array(libraries.DeviceArray):
+        """What the kernels' host code asks of a CuPy array besides: an address, a device, a layout."""
+
+        device = Device(0)
+        data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+        flags = property(lambda self: self.host.flags)
+        strides = property(lambda self: self.host.strides)
+        itemsize = property(lambda self: self.host.itemsize)
+
+        def copy(self, order):
+            return Array(self.host.copy(order))
+
+        def reshape(self, shape):
+            return Array(self.host.reshape(shape))
+
+        def tobytes(self):
+            return self.host.tobytes()
+
+    class Namespace(libraries.DeviceNamespace):
+        """NumPy's functions, with results on the device."""
+
+        def empty(self, shape, dtype, device=None):
+            return empty(shape, dtype)
+
+        def asarray(self, x, dtype=None, device=None):
+            return asarray(np.asarray(x, dtype))
+
+    namespace = Namespace(Array)
 
 
 def empty(shape, dtype):
     """Poisoned memory; on the stand-in fenced at its end. bfloat16 is there as its bits."""
     dtype = np.dtype("u2") if np.dtype(dtype).name == "bfloat16" and REAL else np.dtype(dtype)
     if not REAL:
-        return fenced(shape, dtype).view(Array)
+        return Array(fenced(shape, dtype))
     out = cupy.empty(shape, dtype)
     out.reshape(-1).view(np.uint8)[...] = 0xFF
     return out
@@ -76,8 +77,10 @@ def empty(shape, dtype):
 def fill(array, x):
     """Copy values of this machine into an array of the device."""
     x = np.asarray(x)
-    x = x.view(array.dtype) if x.dtype.name == "bfloat16" else x
-    array[...] = cupy.asarray(x) if REAL else x  # CuPy refuses to fill an array from one of this machine
+    if REAL:
+        array[...] = cupy.asarray(x.view(array.dtype) if x.dtype.name == "bfloat16" else x)
+    else:
+        array.host[...] = x
 
 
 def asarray(x):
@@ -90,7 +93,7 @@ def asarray(x):
 
 def host(x, dtype=None):
     """A copy on this machine, in which bits are bfloat16 again."""
-    x = cupy.asnumpy(x) if REAL else np.array(x)
+    x = cupy.asnumpy(x) if REAL else x.host.copy()
     return x if dtype is None else x.view(dtype)
 
 
@@ -98,7 +101,7 @@ def as_strided(x, shape, strides):
     """A view of any strides."""
     if REAL:
         return cupy.lib.stride_tricks.as_strided(x, shape, strides)
-    return np.lib.stride_tricks.as_strided(x, shape, strides, subok=True)
+    return Array(np.lib.stride_tricks.as_strided(x.host, shape, strides))
 
 
 @contextlib.contextmanager

@@ -259,7 +259,7 @@ def test_the_same_bits_in_every_order():
 def test_more_elements_than_31_bits_count():
     """Only the last of 130 rows of 2^24 classes is read; the others are ignored, and their memory is never touched."""
     n, c = 130, 1 << 24
-    p = device.namespace.zeros((n, c, 1), dtype=np.float16) if device.REAL else np.zeros((n, c, 1), np.float16).view(device.Array)
+    p = device.namespace.zeros((n, c, 1), dtype=np.float16) if device.REAL else device.Array(np.zeros((n, c, 1), np.float16))
     p[-1, 5] = p[-1, 7] = 3.0
     y = device.asarray(np.where(np.arange(n) == n - 1, 5, -1)[:, None])
     losses = device.empty((n, 1), "f4")
