@@ -7,7 +7,8 @@
 //
 // What is found: barriers that only some threads reach, deadlocks, bad masks, shuffles from lanes that do not take part (they give a NaN),
 // shared memory read before it is written (NaN), shared and global memory out of bounds, misaligned vectors, integer overflow, failed
-// asserts, stack overflow; with racecheck.h also data races. An error ends the launch and comes back as a string.
+// asserts, stack overflow; with racecheck.h also data races. An error ends the launch and comes back as a string. CuPy compiles everything
+// with -ftz=true, so subnormal floats count as 0 here, too.
 //
 // What is not modelled: inline PTX (a kernel puts it behind `#ifdef __CUDACC__`, the replacements are at the end), cooperative groups,
 // tensor memory and asynchronous copies, grid-wide barriers, the order in which other blocks see writes, registers, speed.
@@ -348,8 +349,21 @@ SHIM_OWN inline unsigned run_blocks(uint64_t first) {  // runs one block, or one
       }
   return running;
 }
-SHIM_OWN inline const char* launch(const unsigned* grid, const unsigned* block, size_t shared, unsigned seed, void (*function)(void*),
-                                   void* argument) {
+// Numbers below the least normal one count as 0 while this lives, as -ftz=true has it.
+struct Flush {
+#ifdef __x86_64__
+  unsigned before = __builtin_ia32_stmxcsr();
+  SHIM_OWN explicit Flush(bool wanted) {
+    if (wanted) __builtin_ia32_ldmxcsr(before | 0x8040);
+  }
+  SHIM_OWN ~Flush() { __builtin_ia32_ldmxcsr(before); }
+#else
+  explicit Flush(bool) {}
+#endif
+};
+SHIM_OWN inline const char* launch(const unsigned* grid, const unsigned* block, size_t shared, unsigned seed, bool flush,
+                                   void (*function)(void*), void* argument) {
+  const Flush flushing(flush);
   error[0] = 0;
   grid_dim = {grid[0], grid[1], grid[2]};
   block_dim = {block[0], block[1], block[2]};
@@ -392,9 +406,10 @@ template <class... A> struct Call {
   SHIM_OWN static void run(void* self) { static_cast<Call*>(self)->go(std::index_sequence_for<A...>()); }
 };
 template <class... A>
-const char* call(void (*kernel)(A...), const unsigned* grid, const unsigned* block, size_t shared, unsigned seed, void** arguments) {
+const char* call(void (*kernel)(A...), const unsigned* grid, const unsigned* block, size_t shared, unsigned seed, bool flush,
+                 void** arguments) {
   Call<A...> c{kernel, arguments};
-  return launch(grid, block, shared, seed, &Call<A...>::run, &c);
+  return launch(grid, block, shared, seed, flush, &Call<A...>::run, &c);
 }
 static char description[1 << 10];
 template <class T> int describe(char* out, size_t room) {  // "*f4", "*const i8", "u4", "V96": as NumPy writes it
@@ -443,8 +458,8 @@ template <class T, class F> SHIM_OWN T atomically(T* p, F change_of) {
 
 #define SHIM_EXPORT(N, ...)                                                                                                               \
   extern "C" __attribute__((visibility("default"))) const char* shim_call_##N(const unsigned* grid, const unsigned* block, size_t shared, \
-                                                                              unsigned seed, void** arguments) {                          \
-    return shim::call(&__VA_ARGS__, grid, block, shared, seed, arguments);                                                                \
+                                                                              unsigned seed, bool flush, void** arguments) {              \
+    return shim::call(&__VA_ARGS__, grid, block, shared, seed, flush, arguments);                                                         \
   }                                                                                                                                       \
   extern "C" __attribute__((visibility("default"))) const char* shim_signature_##N() { return shim::signature(&__VA_ARGS__); }
 

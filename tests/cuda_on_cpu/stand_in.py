@@ -46,8 +46,8 @@ else:
         def copy(self, order):
             return Array(self.host.copy(order))
 
-        def reshape(self, shape):
-            return Array(self.host.reshape(shape))
+        def reshape(self, *shape):
+            return Array(self.host.reshape(*shape))
 
         def tobytes(self):
             return self.host.tobytes()
@@ -141,7 +141,7 @@ def holds(file, checks):
     """Compile static assertions about a file's structures."""
     with device():
         cuda.gpu(0).module(
-            code=f'#include "{file}"\n{checks}', options=cuda.options(file, "float32"), name_expressions=("finish<float>",)
+            code=f'#include "{file}"\n{checks}', options=cuda.options(file), name_expressions=("finish<float>",)
         ).get_function("finish<float>")
 
 

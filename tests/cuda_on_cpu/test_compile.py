@@ -18,7 +18,7 @@ REGISTERS = 65536  # of a multiprocessor
 
 def compiled(file, dtype, names, arch):
     """Compile; no kernel may spill registers, and its largest launch must fit into a multiprocessor."""
-    cubin, report = nvrtc_compile.compiled(cuda.source(file), cuda.options(file, dtype), arch, names)
+    cubin, report = nvrtc_compile.compiled(cuda.source(file), cuda.options(file), arch, names)
     assert cubin[:4] == b"\x7fELF"
     said = r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     parts = re.findall(said, report, re.DOTALL)
@@ -113,7 +113,7 @@ def test_sums(dtype):
 ])  # fmt: skip
 def test_memory_is_accessed_by_16_bytes(dtype, name):
     """Logits come and gradients go in packs; a compiler that merges two branches of one effect takes that away silently."""
-    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options("softmax_xent.cu", dtype), "90", [name])
+    code = nvrtc_compile.ptx(cuda.source("softmax_xent.cu"), cuda.options("softmax_xent.cu"), "90", [name])
     assert len(re.findall(r"ld\.global\S*\.v4", code)) >= 4
     assert len(re.findall(r"st\.global\S*\.v4", code)) >= 2
 
@@ -121,7 +121,7 @@ def test_memory_is_accessed_by_16_bytes(dtype, name):
 def test_clusters_are_declared():
     """The size of a cluster is a property of the kernel; CuPy's launch does not know it."""
     file = "softmax_xent.cu"
-    code = nvrtc_compile.ptx(cuda.source(file), cuda.options(file, "float32"), "90", ["rows_cluster<float,false,4>"])
+    code = nvrtc_compile.ptx(cuda.source(file), cuda.options(file), "90", ["rows_cluster<float,false,4>"])
     assert re.search(r"\.reqnctapercluster 4, 1, 1|\.explicitcluster", code)
     assert "mapa.shared::cluster" in code
 

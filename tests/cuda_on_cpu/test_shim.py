@@ -1,5 +1,7 @@
 """The shim itself: what it must execute as a GPU does, and the planted faults that it must find."""
 
+import platform
+
 import numpy as np
 import pytest
 from cpu_module import KernelError, RawModule, fenced
@@ -267,3 +269,16 @@ def test_wrong_arguments_are_named(faults):
         launch(faults, "lost_update", out, shared=50000)
     with pytest.raises(KernelError, match="invalid launch"):
         launch(faults, "lost_update", out, block=2000)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the shim flushes by the flags of x86-64's processors")
+@pytest.mark.parametrize(("kind", "kept"), [("float", False), ("double", True)])
+def test_subnormal_floats_count_as_0(kind, kept):
+    """As CuPy compiles; the caller's own arithmetic is as before."""
+    name = f"halve<{kind}>"
+    code = "template <class A> __global__ void halve(A* p) { p[0] = p[0] * A(0.5); }"
+    tiny = np.finfo("f4" if kind == "float" else "f8").smallest_normal
+    p = np.array([tiny])
+    RawModule(code=code, name_expressions=(name,)).get_function(name)((1,), (1,), (p,))
+    assert p[0] == (tiny / 2 if kept else 0)
+    assert tiny / 2 > 0

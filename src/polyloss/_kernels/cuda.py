@@ -75,18 +75,17 @@ def source(file):
     return f'#include "{file}"\n// {hashlib.sha256(b"".join(p.read_bytes() for p in headers)).hexdigest()}\n'
 
 
-def options(file, dtype):
-    """What NVRTC is told. 16-bit storage may flush numbers below 1e-38 to 0, which spares two instructions for each exponential. The
-    row-wise losses take terms out of sums again, and a fused multiply-add would not give the same term twice."""
-    flush = SIZES[dtype] == 2 and file != "rowwise.cu"
-    return ("-std=c++17", f"-I{FOLDER}", *(("-ftz=true",) if flush else ()), *(("-fmad=false",) if file == "rowwise.cu" else ()))
+def options(file):
+    """What NVRTC is told. CuPy adds -ftz=true: floats below 1.2e-38 count as 0. The row-wise losses take terms out of sums again, and a
+    fused multiply-add would not give the same term twice."""
+    return ("-std=c++17", f"-I{FOLDER}", *(("-fmad=false",) if file == "rowwise.cu" else ()))
 
 
 @cache
 def kernel(number, file, dtype, name):
     """One kernel of one dtype on one device, compiled when it is first wanted (0.1 to 1.5 s, then from CuPy's disk cache)."""
     device = gpu(number)
-    function = device.module(code=source(file), options=options(file, dtype), name_expressions=(name,)).get_function(name)
+    function = device.module(code=source(file), options=options(file), name_expressions=(name,)).get_function(name)
     function.max_dynamic_shared_size_bytes = device.shared
     return function
 

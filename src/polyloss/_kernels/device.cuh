@@ -54,6 +54,20 @@ template <class A> __device__ __forceinline__ A nan_of() { return infinity<A>() 
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }  // the one that is no NaN
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
 
+// A number that is computed here: where it is one side of a select, the compiler would else branch around an exponential, for each number.
+#ifdef __CUDACC__
+__device__ __forceinline__ float here(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
+__device__ __forceinline__ double here(double x) {
+  asm volatile("" : "+d"(x));
+  return x;
+}
+#else
+template <class A> inline A here(A x) { return x; }
+#endif
+
 // N elements in one memory access; 16 bytes is the widest. Registers hold them as words: a pack seen as 16-bit elements is taken apart and
 // put together again by the compiler, two instructions for each.
 template <class T> constexpr int kPack = 16 / sizeof(T);
@@ -126,23 +140,29 @@ template <int N, class T, class A> __device__ __forceinline__ void read(const T*
     for (int j = 0; j < N; j++) x[j] = load(p[j]);
   }
 }
+template <int N, class T, class A> __device__ __forceinline__ void write_packs(T* p, const A (&x)[N]) {  // p is aligned
+  constexpr int P = kAccess<T, N>, BYTES = P * sizeof(T);
+  using Word = typename Words<BYTES>::Type;
+#pragma unroll
+  for (int k = 0; k < N / P; k++) {
+    T each[P];
+    Word word;
+#pragma unroll
+    for (int j = 0; j < P; j++) store(each[j], x[k * P + j]);
+    memcpy(&word, each, BYTES);
+    __stcs(reinterpret_cast<Word*>(p) + k, word);
+  }
+}
 template <int N, class T, class A> __device__ __forceinline__ void write(T* p, const A (&x)[N]) {
   constexpr int P = kAccess<T, N>, BYTES = P * sizeof(T);
-  if (N % P == 0 && BYTES >= 8 && aligned<BYTES>(p)) {
-    using Word = typename Words<BYTES>::Type;
-#pragma unroll
-    for (int k = 0; k < N / P; k++) {
-      T each[P];
-      Word word;
-#pragma unroll
-      for (int j = 0; j < P; j++) store(each[j], x[k * P + j]);
-      memcpy(&word, each, BYTES);
-      __stcs(reinterpret_cast<Word*>(p) + k, word);
+  if constexpr (N % P == 0 && BYTES >= 8) {
+    if (aligned<BYTES>(p)) {
+      write_packs(p, x);
+      return;
     }
-  } else {
-#pragma unroll
-    for (int j = 0; j < N; j++) store(p[j], x[j]);
   }
+#pragma unroll
+  for (int j = 0; j < N; j++) store(p[j], x[j]);
 }
 
 // Shared memory of this launch, and blocks that share theirs. The shim that runs the kernels on a CPU brings its own.

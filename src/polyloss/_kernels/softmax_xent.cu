@@ -155,14 +155,15 @@ template <bool FIRST> struct Part : Block {  // of a row, in the first launch of
   }
 };
 
-template <class T, bool WEIGHTED, int N>  // the derivatives of N neighbours in a row, from class c on
+// The derivatives of N neighbours in a row, from class c on. SIMPLE: only the gradient is wanted, of a live position, at an aligned address.
+template <bool SIMPLE, class T, bool WEIGHTED, int N>
 __device__ __forceinline__ void emit_row(const Job<T>& job, const Softmax<T, WEIGHTED>& position, long long row, int c,
                                          const Compute<T> (&z)[N]) {
   const long long at = row * job.c + c;
   Compute<T> e[N], out[N];
 #pragma unroll
   for (int j = 0; j < N; j++) e[j] = position.power(z[j]);
-  if (job.prob) {
+  if (!SIMPLE && job.prob) {
 #pragma unroll
     for (int j = 0; j < N; j++) out[j] = e[j] * position.inverse;
     write(job.prob + at, out);
@@ -177,14 +178,18 @@ __device__ __forceinline__ void emit_row(const Job<T>& job, const Softmax<T, WEI
     for (int j = 0; j < N; j++) out[j] = position.curvature(z[j], e[j] * position.inverse, of.t[j]);
     write(job.hess + at, out);
   } else {
-    if (!job.grad) return;
+    if (!SIMPLE && !job.grad) return;
+    const bool live = SIMPLE || position.live;
 #pragma unroll
     for (int j = 0; j < N; j++) out[j] = e[j] * position.scaled;
-    if (!position.live || static_cast<unsigned>(position.y - c) < N) {  // the rare ones, behind one comparison for N classes
+    if (!live || static_cast<unsigned>(position.y - c) < N) {  // the rare ones, behind one comparison for N classes
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = !position.live ? position.fill : c + j == position.y ? position.at_label : out[j];
+      for (int j = 0; j < N; j++) out[j] = !live ? position.fill : c + j == position.y ? position.at_label : out[j];
     }
-    write(job.grad + at, out);
+    if constexpr (SIMPLE)
+      write_packs(job.grad + at, out);
+    else
+      write(job.grad + at, out);
   }
 }
 
@@ -255,7 +260,18 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     for (int e = group.rank; e < of_row.singles; e += group.size) {
       const int c = of_row.single(e);
       const A z[1] = {looks ? load(job.z[offset + c]) : A(0)};
-      emit_row(job, position, row, low + c, z);
+      emit_row<false>(job, position, row, low + c, z);
+    }
+    if constexpr (!WEIGHTED) {
+      if (position.live && job.grad && !job.prob && of_row.packs <= job.kept && aligned<16>(job.grad + offset + of_row.head)) {
+#pragma unroll kUnroll<T>
+        for (int i = group.rank; i < of_row.packs; i += group.size) {
+          A z[V];
+          unpack(kept[i], z);
+          emit_row<true>(job, position, row, low + of_row.head + i * V, z);
+        }
+        continue;
+      }
     }
 #pragma unroll kUnroll<T>
     for (int i = group.rank; i < of_row.packs; i += group.size) {
@@ -263,7 +279,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
       if (looks) pack = i < job.kept ? kept[i] : from[i];
       A z[V];
       unpack(pack, z);
-      emit_row(job, position, row, low + of_row.head + i * V, z);
+      emit_row<false>(job, position, row, low + of_row.head + i * V, z);
     }
   }
   if (!Group::kWrites) return;
@@ -382,6 +398,23 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
     }
     if (!(job.grad || job.prob || job.hess)) continue;
 
+    if constexpr (!WEIGHTED && V > 1) {  // only the gradient is wanted, all is live, kept and aligned
+      if (all_live && job.grad && !job.prob && (classes + deep - 1) / deep <= job.kept && aligned<V * sizeof(T)>(job.grad + offset)) {
+        T* to = job.grad + offset + threadIdx.y * job.s;
+        const Pack<T, V>* from = kept;
+#pragma unroll 2
+        for (int c = threadIdx.y; c < classes; c += deep, to += deep * job.s, from += threads) {
+          A z[V], g[V];
+          unpack(*from, z);
+#pragma unroll
+          for (int v = 0; v < V; v++) g[v] = here(position[v].power(z[v]) * position[v].scaled);
+#pragma unroll
+          for (int v = 0; v < V; v++) g[v] = c == position[v].y ? position[v].at_label : g[v];
+          write_packs(to, g);
+        }
+        continue;
+      }
+    }
 #pragma unroll kUnroll<T>
     for (int c = threadIdx.y, k = 0; c < classes; c += deep, k++) {
       const long long at = offset + c * job.s;
