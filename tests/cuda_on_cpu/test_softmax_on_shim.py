@@ -457,6 +457,10 @@ FAULTS = {
     "a block leaves while others read it": Fault("leave() const { cluster_sync<N>(); }", "leave() const {}", CLUSTER),
     "half of a warp is not merged": Fault("by > 0; by /= 2) sums", "by > 1; by /= 2) sums", LANES, file="softmax_state.cuh"),
     "lanes do not agree on the largest": Fault("by > 0; by /= 2) top", "by > 1; by /= 2) top", LANES, file="softmax_state.cuh"),
+    "the last class is not written": Fault("c < classes; c += deep, to", "c < classes - 1; c += deep, to", (2, 22, 64)),
+    "the label is looked for elsewhere": Fault(
+        "emit_row<true>(job, position, row, low + of_row.head +", "emit_row<true>(job, position, row, low +", LANES
+    ),
     "one class too many": Fault("c < classes; c += deep, k++", "c <= classes; c += deep, k++", (2, 22, 64)),
     "elements after the last pack are left out": Fault("singles = head + length - tail", "singles = head", LANES, file="device.cuh"),
     "packs are read where they are not aligned": Fault("head = before < length ? before : length", "head = 0", LANES, file="device.cuh"),
@@ -472,9 +476,7 @@ FAULTS = {
     "the first row is everyone's": Fault(
         "first_row() const { return blockIdx.x; }", "first_row() const { return 0; }", BLOCK, file="device.cuh"
     ),
-    "ignored logits are multiplied": Fault(
-        "!position.live ? position.fill : c + j", "!position.live ? position.fill * out[j] : c + j", LANES
-    ),
+    "ignored logits are multiplied": Fault("!live ? position.fill : c + j", "!live ? position.fill * out[j] : c + j", LANES),
     "labels are cut to 32 bits": Fault(
         "y = static_cast<const long long*>(job.y)[i]", "y = static_cast<const int*>(job.y)[2 * i]", (40, 10, 1), file="launch.cuh"
     ),
