@@ -15,7 +15,7 @@
 #include "softmax_arrays.h"
 #include "softmax_steps.h"
 
-#define FEW_D 512 /* classes up to which rows are transposed: a panel of 32 KB with AVX-512 */
+#define FEW_D 128 /* classes up to which rows are transposed: rows of 64 would take twice as long as they lie, of 256 as long */
 #define TOGETHER 64 /* positions whose labels and weights are read at once, a multiple of WD */
 #define FAR_FROM_0 2048.0
 
@@ -28,11 +28,20 @@ INLINE vd exp_over_d(vd x, vd m, vd low)
     if (!(x >= low)) return x < low ? 0 : x;
     const double n = floor(x * LOG2E_D + 0.5);
     return ldexp(exp(fma(n, -LN2_LO_D, fma(n, -LN2_HI_D, x))), (int)(n - m));
-#elif W == 16
-    const vd n = mad_d(x, all_d(LOG2E_D), all_d(ROUND_D)) - ROUND_D;
+#elif W == 16 /* x = (n + j/16) ln 2 + r; 2^(j/16) from a table in two registers; scalef takes the floor of n + j/16 */
+    static const double sixteenths[16] __attribute__((aligned(64))) = {0x1p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0,
+        0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0,
+        0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
+        0x1.ea4afa2a490dap+0};
+    const vd u = mad_d(x, all_d(LOG2E_D), all_d(ROUND_D / 16)), n = u - ROUND_D / 16;
     const vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), x));
+    const vd t = (vd)_mm512_permutex2var_pd(_mm512_load_pd(sixteenths), (__m512i)u, _mm512_load_pd(sixteenths + 8));
+    vd q = mad_d(r, all_d(0x1.6c14cc2abf4c4p-10), all_d(0x1.11123aaf9dccap-7));
+    q = mad_d(q, r, all_d(0x1.55555558f732fp-5));
+    q = mad_d(q, r, all_d(0x1.555555548f879p-3));
+    q = mad_d(q, r, all_d(0x1.fffffffffffb9p-2));
     const __mmask8 kept = _mm512_cmp_pd_mask((__m512d)x, (__m512d)low, _CMP_NLT_UQ);
-    return (vd)_mm512_maskz_scalef_pd(kept, (__m512d)exp_poly_d(r), (__m512d)(n - m));
+    return (vd)_mm512_maskz_scalef_pd(kept, (__m512d)mad_d(t, mad_d(r * r, q, r), t), (__m512d)(n - m));
 #else /* as exp_scaled_d in vector_math.h */
     const vd d = max_d(low, x), u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
     const vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
@@ -41,6 +50,15 @@ INLINE vd exp_over_d(vd x, vd m, vd low)
     return t * (vd)(((1023ll - 512) << 52) & ~(vl)lt_d(x, low));
 #endif
 }
+
+/* Lanes that are not equal, NaN among them; and b added to a where a mask says so. */
+#if W == 16
+INLINE md ne_d(vd a, vd b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NEQ_UQ); }
+INLINE vd add_if_d(md m, vd a, vd b) { return (vd)_mm512_mask_add_pd((__m512d)a, m, (__m512d)a, (__m512d)b); }
+#else
+INLINE md ne_d(vd a, vd b) { return a != b; }
+INLINE vd add_if_d(md m, vd a, vd b) { return a + select_d(m, b, all_d(0.0)); }
+#endif
 
 /* Sums in every lane with what their roundings lost [Knuth, TAOCP 2, 4.2.2]; where one is infinite that is no number and does not count. */
 typedef struct {
@@ -98,31 +116,28 @@ INLINE void transpose_d(vd v[WD])
 
 /* ---- Panels: columns of up to WD positions, (C, WD), from anywhere and back ---- */
 
-typedef struct {
-    char *at[WD]; /* where each position lies; of a panel that is not full, the last one again */
-    int live, planes; /* positions; whether they are WD neighbours to be read together, class by class */
-} places;
-static places places_of(const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
+INLINE int in_place(const softmax_array *a) { return a->type == TYPE_F64 && a->c == sizeof(double); } /* its classes, as doubles */
+/* Whether WD neighbours are to be read together, class by class. */
+INLINE int are_planes(const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
-    places p = {.live = (int)(positions < WD ? positions : WD)};
+    return positions >= WD && q % j->s + WD <= j->s && llabs(a->s) < llabs(a->c);
+}
+/* Where each position lies; of a panel that is not full, the last one again. */
+INLINE void places_of(char *at[WD], const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
+{
     ptrdiff_t n = q / j->s, s = q % j->s;
-    p.planes = p.live == WD && s + WD <= j->s && llabs(a->s) < llabs(a->c);
     for (int i = 0; i < WD; i++) {
-        p.at[i] = place(a, n, s);
-        if (i + 1 < p.live && ++s == j->s) s = 0, n++;
+        at[i] = place(a, n, s);
+        if (i + 1 < positions && ++s == j->s) s = 0, n++;
     }
-    return p;
 }
 #define IN_BLOCK 64 /* classes of each position converted together */
-#define FETCHED_D 512 /* bytes of a plane prefetched ahead */
 static void pack_panel(double *to, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
     const ptrdiff_t classes = j->c;
-    const places p = places_of(j, a, q, positions);
-    if (p.planes) {
-        for (ptrdiff_t c = 0; c < classes; c++) {
-            const char *from = p.at[0] + c * a->c;
-            __builtin_prefetch(from + FETCHED_D);
+    if (are_planes(j, a, q, positions)) {
+        const char *from = place(a, q / j->s, q % j->s);
+        for (ptrdiff_t c = 0; c < classes; c++, from += a->c) {
             if (a->type == TYPE_F64 && a->s == sizeof(double))
                 store_d(to + c * WD, load_d((const double *)from));
             else
@@ -130,13 +145,15 @@ static void pack_panel(double *to, const softmax_job *j, const softmax_array *a,
         }
         return;
     }
-    const int direct = a->type == TYPE_F64 && a->c == sizeof(double);
+    const int direct = in_place(a);
+    char *at[WD];
+    places_of(at, j, a, q, positions);
     for (ptrdiff_t b = 0; b < classes; b += IN_BLOCK) {
         const ptrdiff_t part = classes - b < IN_BLOCK ? classes - b : IN_BLOCK;
         double block[WD][IN_BLOCK];
         const double *row[WD];
         for (int i = 0; i < WD; i++) {
-            const char *from = p.at[i] + b * a->c;
+            const char *from = at[i] + b * a->c;
             row[i] = direct ? (const double *)from : block[i];
             if (!direct) gather_d(block[i], from, a->c, a->type, part);
         }
@@ -152,10 +169,9 @@ static void pack_panel(double *to, const softmax_job *j, const softmax_array *a,
 static void deliver_panel(const double *from, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
     const ptrdiff_t classes = j->c;
-    const places p = places_of(j, a, q, positions);
-    if (p.planes) {
-        for (ptrdiff_t c = 0; c < classes; c++) {
-            char *to = p.at[0] + c * a->c;
+    if (are_planes(j, a, q, positions)) {
+        char *to = place(a, q / j->s, q % j->s);
+        for (ptrdiff_t c = 0; c < classes; c++, to += a->c) {
             if (a->type == TYPE_F64 && a->s == sizeof(double))
                 store_d((double *)to, load_d(from + c * WD));
             else
@@ -163,7 +179,9 @@ static void deliver_panel(const double *from, const softmax_job *j, const softma
         }
         return;
     }
-    const int direct = a->type == TYPE_F64 && a->c == sizeof(double);
+    const int direct = in_place(a);
+    char *at[WD];
+    places_of(at, j, a, q, positions);
     for (ptrdiff_t b = 0; b < classes; b += IN_BLOCK) {
         const ptrdiff_t part = classes - b < IN_BLOCK ? classes - b : IN_BLOCK;
         double block[WD][IN_BLOCK];
@@ -172,24 +190,30 @@ static void deliver_panel(const double *from, const softmax_job *j, const softma
             if (c > part - WD && part >= WD) c = part - WD;
             for (int i = 0; i < WD; i++) v[i] = c + i < part ? load_d(from + (b + c + i) * WD) : all_d(0.0);
             transpose_d(v);
-            for (int i = 0; i < p.live; i++) {
-                double *to = (direct ? (double *)p.at[i] + b : block[i]) + c;
+            for (int i = 0; i < WD && i < positions; i++) {
+                double *to = (direct ? (double *)at[i] + b : block[i]) + c;
                 if (part < WD)
                     store_part_d(to, v[i], part);
                 else
                     store_d(to, v[i]);
             }
         }
-        for (int i = 0; !direct && i < p.live; i++) scatter_d(p.at[i] + b * a->c, block[i], a->c, a->type, part);
+        for (int i = 0; !direct && i < WD && i < positions; i++) scatter_d(at[i] + b * a->c, block[i], a->c, a->type, part);
     }
 }
 
 /* ---- Positions in vectors ---- */
 
+/* Addresses at a stride. */
+typedef struct {
+    const char *at;
+    ptrdiff_t step;
+} walk;
 typedef struct {
     const double *z, *t, *k; /* n logits; n targets or NULL; k (C,) or NULL */
     double *e; /* n, in whole vectors, or NULL: nothing is kept; may be z */
     ptrdiff_t n; /* C of a row, C * WD of columns */
+    walk next_z, next_t; /* what will be read next, fetched meanwhile */
     vd y, target, k_y; /* where labels: the label, its logit and class weight, the latter two 0 where it is no class */
     vd w, upstream;
 } vectors;
@@ -230,10 +254,10 @@ INLINE vd top_of(const vectors *x, const int row)
     return row ? all_d(top_d(top)) : top;
 }
 
-/* What pass 2 adds up: exponentials but those of top classes, which are counted; k t, t, and k t' (top - z), where targets are spread. */
+/* What pass 2 adds up: exponentials but those of top classes, and how many; k t, t, and k t' (top - z), where targets are spread. */
 typedef struct {
     lane_sums others, kt, t, losses;
-    vd ties;
+    vd below;
 } class_sums;
 /* G vectors in plain sums, those with compensation. */
 INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, const int row,
@@ -243,12 +267,14 @@ INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_
     const double keep = 1 - j->smoothing, each = j->smoothing / (double)j->c;
     vd others = zero, sum_kt = zero, sum_t = zero, losses = zero;
     for (int g = 0; g < G; g++, i += WD) {
+        __builtin_prefetch(x->next_z.at + i / WD * x->next_z.step);
         const vd v = vector_at(x->z, i, x->n, whole, -(double)INFINITY), e = exp_at(p, v);
-        const md is_top = eq_d(v, p->top);
+        const md below = ne_d(v, p->top);
         if (x->e) store_d(x->e + i, e);
-        others += select_d(is_top, zero, e);
-        s->ties += select_d(is_top, all_d(1.0), zero);
+        others = add_if_d(below, others, e);
+        s->below = add_if_d(below, s->below, all_d(1.0));
         if (!spread) continue;
+        __builtin_prefetch(x->next_t.at + i / WD * x->next_t.step);
         const vd t = x->t ? vector_at(x->t, i, x->n, whole, 0) : zero, k = class_weights_at(x, i, row, whole);
         if (x->t) sum_kt += k * t;
         if (x->t && x->k) sum_t += t;
@@ -264,21 +290,27 @@ INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_
 /* 1 - p, from e = p (top_e + others); as exact where p is near 1. */
 INLINE vd complement(const positions_d *p, vd e) { return select_d(le_d(p->top_e, e), p->rest, 1.0 - e * p->inverse); }
 
-/* All that there is to know of the positions; sum_k: of all classes. */
-INLINE void measure(const softmax_job *j, const vectors *x, positions_d *p, double sum_k, const int row, const int spread)
+INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class_sums *s, const int row, const int spread)
 {
-    const vd zero = all_d(0.0), one = all_d(1.0);
+    const vd zero = all_d(0.0);
     p->top = top_of(x, row);
     p->base = select_d(lt_d(abs_d(p->top), all_d(FAR_FROM_0)), zero, p->top);
     p->m = mad_d(p->top - p->base, all_d(LOG2E_D), all_d(ROUND_D)) - ROUND_D;
     p->low = (p->m - 1077.0) * (LN2_HI_D + LN2_LO_D);
     p->top_e = exp_at(p, p->top);
-    class_sums s = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}, zero};
+    class_sums sums = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}, zero};
     ptrdiff_t i = 0;
-    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &s, i, row, spread, 1, 4);
-    for (; i < x->n; i += WD) add_vectors(j, x, p, &s, i, row, spread, !row, 1);
-    const vd ties = row ? all_d(sum_d(s.ties)) : s.ties;
-    p->others = sums_of(&s.others, row) + (ties - 1.0) * p->top_e + (p->top - p->top); /* NaN where the top is infinite */
+    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &sums, i, row, spread, 1, 4);
+    for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, row, spread, !row, 1);
+    *s = sums;
+}
+/* All else that there is to know of the positions; sum_k: of all classes. */
+INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, const class_sums *s, double sum_k, const int row, const int spread)
+{
+    const vd zero = all_d(0.0), one = all_d(1.0);
+    const double vectors_of = (double)((x->n + WD - 1) / WD);
+    const vd ties = row ? all_d(vectors_of * WD - sum_d(s->below)) : vectors_of - s->below; /* top classes, one of them not among the others */
+    p->others = sums_of(&s->others, row) + (ties - 1.0) * p->top_e + (p->top - p->top); /* NaN where the top is infinite */
     p->inverse = 1.0 / (p->top_e + p->others);
     p->rest = p->others * p->inverse;
     const vd above = log1p_d(p->others / p->top_e); /* lse - top */
@@ -288,10 +320,10 @@ INLINE void measure(const softmax_job *j, const vectors *x, positions_d *p, doub
     p->sum_t = one;
     p->loss = times_d(x->k_y, p->top - x->target);
     if (spread) {
-        p->loss = sums_of(&s.losses, row);
+        p->loss = sums_of(&s->losses, row);
         if (x->t) {
-            sum_kt = sums_of(&s.kt, row);
-            p->sum_t = x->k ? sums_of(&s.t, row) : sum_kt;
+            sum_kt = sums_of(&s->kt, row);
+            p->sum_t = x->k ? sums_of(&s->t, row) : sum_kt;
         } else
             p->loss += times_d((1 - j->smoothing) * x->k_y, p->top - x->target);
     }
@@ -300,7 +332,7 @@ INLINE void measure(const softmax_job *j, const vectors *x, positions_d *p, doub
     p->miss = zero;
     if (j->poly != 0) {
         lane_sums miss = {zero, zero};
-        for (i = 0; x->t && i < x->n; i += WD)
+        for (ptrdiff_t i = 0; x->t && i < x->n; i += WD)
             add_lanes(&miss, vector_at(x->t, i, x->n, !row, 0) * complement(p, vector_at(x->e, i, x->n, !row, 0)));
         p->miss = x->t ? sums_of(&miss, row) : complement(p, exp_at(p, x->target));
         p->loss += j->poly * ((1.0 - p->sum_t) + p->miss);
@@ -353,8 +385,8 @@ INLINE void write_vectors(const softmax_job *j, const vectors *x, const position
     }
 }
 /* An output at the labels, where the target is 1; out (C,) of a row or (C, WD). */
-INLINE void write_labels(const softmax_job *j, const vectors *x, const positions_d *p, const int32_t *label, int positions, double *out,
-                         const int row, const int what)
+INLINE void write_labels(const softmax_job *j, const vectors *x, const positions_d *p, const int32_t *label, ptrdiff_t positions,
+                         double *out, const int row, const int what)
 {
     const vd e = exp_at(p, x->target);
     vd v = output_at(j, p, e, x->k_y, all_d(1.0), what == SLOPE_OF_LABEL ? SLOPE : what);
@@ -365,7 +397,7 @@ INLINE void write_labels(const softmax_job *j, const vectors *x, const positions
     }
     double at_label[WD];
     store_d(at_label, v);
-    for (int i = 0; i < positions; i++)
+    for (int i = 0; i < (row ? 1 : WD) && i < positions; i++)
         if (label[i] >= 0) out[row ? label[i] : label[i] * WD + i] = at_label[i];
 }
 
@@ -375,16 +407,39 @@ typedef struct {
     double *z, *t, *out, *k; /* a panel or a row each, and (C,); t, out, k only where needed */
     double sum_k;
 } general_scratch;
+#define PANELS (TOGETHER / WD < 8 ? TOGETHER / WD : 8) /* at once, while they fit into the first-level cache */
+INLINE int panels_of(const softmax_job *j)
+{
+    const ptrdiff_t fit = 32768 / ((j->c + 1) * WD * (ptrdiff_t)sizeof(double) * (j->soft ? 2 : 1));
+    return fit < 1 ? 1 : fit > PANELS ? PANELS : (int)fit;
+}
 INLINE int in_columns(const softmax_job *j) { return j->c <= FEW_D || (j->s >= WD && llabs(j->z.s) < llabs(j->z.c)); }
 static ptrdiff_t general_layout(const softmax_job *j, char *at, general_scratch *x)
 {
-    const ptrdiff_t row = (j->c + WD - 1) / WD * WD, room = in_columns(j) ? j->c * WD : row;
+    const ptrdiff_t row = (j->c + WD - 1) / WD * WD, panel = in_columns(j) && j->c * WD > row ? j->c * WD : row;
+    const ptrdiff_t room = in_columns(j) ? panels_of(j) * panel : panel;
     double *d = (double *)at;
-    x->z = d, d += room > row ? room : row;
-    x->t = d, d += j->soft ? room > row ? room : row : 0;
-    x->out = d, d += j->grad.at || j->prob.at || j->hess.at ? room > row ? room : row : 0;
+    x->z = d, d += room;
+    x->t = d, d += j->soft ? room : 0;
+    x->out = d, d += j->grad.at || j->prob.at || j->hess.at ? panel : 0;
     x->k = j->class_weight.at ? d : 0, d += j->class_weight.at ? row : 0;
     return (char *)d - at;
+}
+/* The classes of position q as doubles, where they lie or gathered into `room`. */
+INLINE const double *row_of(const softmax_job *j, const softmax_array *a, ptrdiff_t q, double *room)
+{
+    const char *from = place(a, q / j->s, q % j->s);
+    if (in_place(a)) return (const double *)from;
+    gather_d(room, from, a->c, a->type, j->c);
+    return room;
+}
+/* Where `ahead` positions behind q lie: planes, or a row that may wait in the second-level cache; else `any` place. */
+INLINE walk next_of(const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t ahead, const double *any, const int row)
+{
+    const char *from = place(a, q / j->s, q % j->s);
+    if (row && in_place(a) && j->c <= 65536) return (walk){from + a->s, WD * sizeof(double)};
+    if (!row && are_planes(j, a, q, WD)) return (walk){from + ahead * a->s, a->c};
+    return (walk){(const char *)any, 0};
 }
 /* What is known of TOGETHER positions without their logits, and what becomes of them. */
 typedef struct {
@@ -415,78 +470,88 @@ static void write_batch(const softmax_job *j, const softmax_array *a, ptrdiff_t 
         scatter_d(place(a, n, s), from + i, a->s, a->type, step);
     }
 }
-INLINE int in_place(const softmax_array *a) { return a->type == TYPE_F64 && a->c == sizeof(double); }
-/* One position in a row, or up to WD in columns: q is the first, i its place in the batch. */
+/* One position in a row, or up to `panels` of WD in columns; q is the first, i its place in the batch. Panels are finished together: a
+   division waits for the one before it in the same panel, but not for those of others. */
 INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums, const int row,
                  const int spread)
 {
-    const ptrdiff_t classes = j->c, n = q / j->s, s = q % j->s;
-    const int outputs = j->grad.at || j->prob.at || j->hess.at;
-    const int32_t *label = b->label + i;
-    vectors v = {.z = x->z, .t = j->soft ? x->t : 0, .k = x->k, .n = row ? classes : classes * WD};
-    if (!row) {
-        pack_panel(x->z, j, &j->z, q, positions);
-        if (j->soft) pack_panel(x->t, j, &j->y, q, positions);
-    } else {
-        if (in_place(&j->z))
-            v.z = (const double *)place(&j->z, n, s);
+    const ptrdiff_t classes = j->c, room = row ? classes : classes * WD;
+    const int outputs = j->grad.at || j->prob.at || j->hess.at, panels = row ? 1 : (positions + WD - 1) / WD;
+    vectors v[PANELS];
+    positions_d p[PANELS];
+    class_sums s[PANELS];
+    for (int g = 0; g < panels; g++) {
+        const int at = g * WD;
+        const int32_t *label = b->label + i + at;
+        double *z = x->z + g * room, *t = j->soft ? x->t + g * room : 0;
+        v[g].z = z, v[g].t = t, v[g].k = x->k, v[g].n = room;
+        v[g].next_z = next_of(j, &j->z, q + at, panels * WD, z, row);
+        v[g].next_t = j->soft ? next_of(j, &j->y, q + at, panels * WD, t, row) : v[g].next_z;
+        if (!row) {
+            pack_panel(z, j, &j->z, q + at, positions - at);
+            if (j->soft) pack_panel(t, j, &j->y, q + at, positions - at);
+        } else {
+            v[g].z = row_of(j, &j->z, q, z);
+            if (j->soft) v[g].t = row_of(j, &j->y, q, t);
+        }
+        v[g].e = outputs || (j->soft && j->poly != 0) ? z : 0;
+        double target[WD], k_y[WD];
+        for (int l = 0; l < WD; l++) {
+            const int32_t y = label[row ? 0 : l];
+            const int known = !j->soft && y >= 0;
+            target[l] = known ? v[g].z[row ? y : y * WD + l] : 0;
+            k_y[l] = known ? x->k ? x->k[y] : 1 : 0;
+        }
+        add_up(j, &v[g], &p[g], &s[g], row, spread);
+        v[g].target = load_d(target);
+        v[g].k_y = load_d(k_y);
+    }
+    for (int g = 0; g < panels; g++) {
+        const int at = i + g * WD;
+        const vd zero = all_d(0.0);
+        const md there = first_d(positions - g * WD < WD ? positions - g * WD : WD);
+        v[g].y = row ? all_d(b->y[at]) : load_d(b->y + at);
+        v[g].w = row ? all_d(b->w[at]) : load_d(b->w + at);
+        v[g].upstream = row ? all_d(b->upstream[at]) : load_d(b->upstream + at);
+        finish_d(j, &v[g], &p[g], &s[g], x->sum_k, row, spread);
+        const vd is_counted = select_d(eq_d(v[g].y, all_d((double)IGNORED)), zero, all_d(1.0));
+        add_lanes(&sums->loss, select_d(there, p[g].loss, zero));
+        add_lanes(&sums->weight, select_d(there, p[g].weight, zero));
+        sums->count += select_d(there, is_counted, zero);
+        if (row)
+            b->loss[at] = lane_d(p[g].loss), b->lse[at] = lane_d(p[g].lse);
         else
-            gather_d(x->z, place(&j->z, n, s), j->z.c, j->z.type, classes);
-        if (j->soft && in_place(&j->y))
-            v.t = (const double *)place(&j->y, n, s);
-        else if (j->soft)
-            gather_d(x->t, place(&j->y, n, s), j->y.c, j->y.type, classes);
+            store_d(b->loss + at, p[g].loss), store_d(b->lse + at, p[g].lse);
     }
-    v.e = outputs || (j->soft && j->poly != 0) ? x->z : 0;
-    double target[WD], k_y[WD];
-    for (int l = 0; l < WD; l++) {
-        const int32_t y = label[row ? 0 : l];
-        const int known = !j->soft && y >= 0;
-        target[l] = known ? v.z[row ? y : y * WD + l] : 0;
-        k_y[l] = known ? x->k ? x->k[y] : 1 : 0;
-    }
-    v.y = row ? all_d(b->y[i]) : load_d(b->y + i);
-    v.w = row ? all_d(b->w[i]) : load_d(b->w + i);
-    v.upstream = row ? all_d(b->upstream[i]) : load_d(b->upstream + i);
-    v.target = load_d(target);
-    v.k_y = load_d(k_y);
-
-    positions_d p;
-    measure(j, &v, &p, x->sum_k, row, spread);
-    const md there = first_d(positions);
-    const vd zero = all_d(0.0), is_counted = select_d(eq_d(v.y, all_d((double)IGNORED)), zero, all_d(1.0));
-    add_lanes(&sums->loss, select_d(there, p.loss, zero));
-    add_lanes(&sums->weight, select_d(there, p.weight, zero));
-    sums->count += select_d(there, is_counted, zero);
-    if (row)
-        b->loss[i] = lane_d(p.loss), b->lse[i] = lane_d(p.lse);
-    else
-        store_d(b->loss + i, p.loss), store_d(b->lse + i, p.lse);
+    for (int g = 0; outputs && g < panels; g++) {
+        const ptrdiff_t first = q + g * WD, left = positions - g * WD;
+        const int32_t *label = b->label + i + g * WD;
 #define OUTPUT(array, what, at_label)                                                                                                      \
     if (array.at) {                                                                                                                        \
-        double *out = row && in_place(&array) ? (double *)place(&array, n, s) : x->out;                                                    \
-        write_vectors(j, &v, &p, out, row, what);                                                                                          \
-        if (at_label) write_labels(j, &v, &p, label, positions, out, row, what);                                                           \
+        double *out = row && in_place(&array) ? (double *)place(&array, q / j->s, q % j->s) : x->out;                                      \
+        write_vectors(j, &v[g], &p[g], out, row, what);                                                                                    \
+        if (at_label) write_labels(j, &v[g], &p[g], label, left, out, row, what);                                                          \
         if (!row)                                                                                                                          \
-            deliver_panel(out, j, &array, q, positions);                                                                                   \
+            deliver_panel(out, j, &array, first, left);                                                                                    \
         else if (out == x->out)                                                                                                            \
-            scatter_d(place(&array, n, s), out, array.c, array.type, classes);                                                             \
+            scatter_d(place(&array, q / j->s, q % j->s), out, array.c, array.type, classes);                                               \
     }
-    OUTPUT(j->prob, PROB, 0)
-    if (spread || j->poly != 0) {
-        OUTPUT(j->grad, SLOPE, !j->soft)
-    } else {
-        OUTPUT(j->grad, SLOPE_OF_LABEL, 1)
+        OUTPUT(j->prob, PROB, 0)
+        if (spread || j->poly != 0) {
+            OUTPUT(j->grad, SLOPE, !j->soft)
+        } else {
+            OUTPUT(j->grad, SLOPE_OF_LABEL, 1)
+        }
+        OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
     }
-    OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
 #undef OUTPUT
 }
-static void take_row(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums)
+static void take_row(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, tile_sums *sums)
 {
     if (j->soft || j->smoothing != 0)
-        take(j, x, b, q, i, positions, sums, 1, 1);
+        take(j, x, b, q, i, 1, sums, 1, 1);
     else
-        take(j, x, b, q, i, positions, sums, 1, 0);
+        take(j, x, b, q, i, 1, sums, 1, 0);
 }
 static void take_columns(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums)
 {
@@ -506,17 +571,17 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
         const sum_t sum = sum_row_d(x.k, j->c);
         x.sum_k = sum.high + sum.low;
     }
-    const int row = count == 1 || !in_columns(j);
+    const int row = count == 1 || !in_columns(j), at_once = row ? 1 : panels_of(j) * WD;
     tile_sums tile = {{zero, zero}, {zero, zero}, zero};
     batch b;
     for (ptrdiff_t q = first, step; q < first + count; q += step) {
         step = first + count - q < TOGETHER ? first + count - q : TOGETHER;
         read_batch(j, q, step, &b);
-        for (int i = 0; i < step; i += row ? 1 : WD)
+        for (int i = 0; i < step; i += at_once)
             if (row)
-                take_row(j, &x, &b, q + i, i, 1, &tile);
+                take_row(j, &x, &b, q + i, i, &tile);
             else
-                take_columns(j, &x, &b, q + i, i, (int)(step - i < WD ? step - i : WD), &tile);
+                take_columns(j, &x, &b, q + i, i, (int)(step - i < at_once ? step - i : at_once), &tile);
         write_batch(j, &j->losses, q, step, b.loss);
         write_batch(j, &j->lse, q, step, b.lse);
         for (int i = 0; sums->bad < 0 && i < step; i++)
