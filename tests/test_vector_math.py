@@ -1,7 +1,7 @@
 """The vector functions, on every instruction set this machine executes, against float64, long double and mpmath.
 
 A sample of all float32 bit patterns is taken. `POLYLOSS_EXHAUSTIVE=1 pytest -s -k bit_patterns` takes every one and prints the worst errors:
-40 minutes on one core for three instruction sets.
+25 minutes on a busy core for three instruction sets.
 """
 
 import os
@@ -30,12 +30,12 @@ FUNCTIONS = {
     "exp": (np.exp, (-np.inf, np.inf), 1.0, 1.0),
     "exp_neg": (np.exp, (-np.inf, 44.0), 1.0, 1.0),
     "log": (np.log, (-np.inf, np.inf), 0.95, 1.0),
-    "log1p": (np.log1p, (-np.inf, np.inf), 1.5, 1.35),
-    "log1p_01": (np.log1p, (0.0, 1.0), 1.4, 1.35),
-    "log_half": (np.log, (0.0, 0.5), 1.5, 1.0),
-    "log1m_half": (lambda x: np.log1p(-x), (0.0, 0.5), 1.3, 1.35),
-    "log_cosh": (log_cosh, (0.0, np.inf), 2.0, 6.0),
-    "tanh": (np.tanh, (0.0, np.inf), 2.55, 3.3),
+    "log1p": (np.log1p, (-np.inf, np.inf), 1.55, 1.35),
+    "log1p_01": (np.log1p, (0.0, 1.0), 1.6, 1.35),
+    "log_half": (np.log, (0.0, 0.5), 1.05, 1.0),
+    "log1m_half": (lambda x: np.log1p(-x), (0.0, 0.5), 1.1, 1.35),
+    "log_cosh": (log_cosh, (0.0, np.inf), 2.1, 2.0),
+    "tanh": (np.tanh, (0.0, np.inf), 2.6, 3.3),
 }
 
 

@@ -14,6 +14,10 @@
        LOG_NEAR(u, v)    log(u + v) for |v| no more than half of the last place of u; v may be lost unless 3/4 <= u < 3/2
        LOG_COSH TANH     of x >= 0          TIMES(x, y)   x * y, 0 where x is 0
        POWER(u, n)       u**n for u >= 0, n the same in all lanes; 0 at u = 0 even where n < 0, 1 where n = 0
+       POWER_SUM(u, v, n)       (u + v)**n, v far below u
+       EXP_NEG_LOW(x, low)      EXP_NEG in two parts: *low, which may be 0, receives what rounding took
+       MAD(a, b, c)      a * b + c, in one rounding where the machine has it
+       RESIDUAL(a, b, c)        c - a * b near 0, to its last digits
        HARD(a)           whether it is known that every t is 0 or 1 and that there is no label smoothing
    The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
    compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
@@ -58,6 +62,9 @@
 #define MINUS_ABS(x) (-fabs(x))
 #define SQRT(x) sqrt(x)
 #define EXP_NEG(x) exp(x)
+#define EXP_NEG_LOW(x, low) (*(low) = R(0), exp(x))
+#define MAD(a, b, c) fma(a, b, c)
+#define RESIDUAL(a, b, c) fma(-(a), b, c)
 #define HARD(a) 0
 #define LOG(x) log(x)
 #define LOG1P(x) log1p(x)
@@ -70,6 +77,7 @@
 #define TIMES(x, y) ((x) == R(0) ? R(0) : (x) * (y))
 #define LOG_NEAR(u, v) ((u) > R(0) ? log(u) + (v) / (u) : log(u))
 #define POWER(u, n) ((n) == R(0) ? R(1) : (n) == R(2) ? (u) * (u) : (u) == R(0) ? R(0) : pow(u, n))
+#define POWER_SUM(u, v, n) ((n) == R(2) ? fma(u, u, ((u) + (u)) * (v)) : POWER(u, n) + TIMES(v, (n) * POWER(u, (n) - R(1))))
 #endif
 #ifndef FORMULA_INLINE
 #define FORMULA_INLINE INLINE
@@ -338,33 +346,34 @@ FORMULA_INLINE real FORMULA(miss)(real t, real z)
     real up = SELECT(LT(R(0), z), n, e * n), down = SELECT(LT(R(0), z), e * n, n);
     return t * down + (R(1) - t) * up;
 }
-/* If targets are hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. */
+/* If a target is hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. What u loses
+   in rounding counts thrice in the slope: it is u + low, the exponential's, the sum's and the division's losses put together. */
 FORMULA_INLINE real FORMULA(other_logit)(real t, real z) { return SELECT(EQ(t, R(0)), z, -z); }
-FORMULA_INLINE real FORMULA(hard_focal_value)(real x, real gamma)
+FORMULA_INLINE real FORMULA(hard_focal)(real x, real gamma, real *slope)
 {
-    real e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e), u = SELECT(LT(R(0), x), n, e * n);
-    return TIMES(POWER(u, gamma), MAX(R(0), x) + LOG1P_01(e));
-}
-FORMULA_INLINE real FORMULA(hard_focal_slope)(real x, real gamma)
-{
-    real e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e), u = SELECT(LT(R(0), x), n, e * n), rest = SELECT(LT(R(0), x), e * n, n);
-    return POWER(u, gamma) * (gamma * TIMES(rest, MAX(R(0), x) + LOG1P_01(e)) + u);
+    real e_low, e = EXP_NEG_LOW(MINUS_ABS(x), &e_low), n = R(1) / (R(1) + e);
+    real over = SELECT(LT(R(0), x), R(1), e), over_low = SELECT(LT(R(0), x), R(0), e_low), u = over * n;
+    real low = (RESIDUAL(u, e, over - u) + over_low) * n; /* over - u has no error */
+    real f = POWER_SUM(u, low, gamma), b = MAX(R(0), x) + LOG1P_01(e);
+    if (slope) *slope = f * MAD(gamma, TIMES(SELECT(LT(R(0), x), e * n, n), b), u);
+    return TIMES(f, b);
 }
 LOSS(binary_focal_crossentropy_from_logits, value)
 {
-    if (HARD(a)) return FORMULA(balance)(t, a[0], a[1], 1) * FORMULA(hard_focal_value)(FORMULA(other_logit)(t, p), a[2]);
-    real s = FORMULA(smoothed)(t, a[3]), f = FORMULA(balance)(s, a[0], a[1], HARD(a)) * POWER(FORMULA(miss)(s, p), a[2]);
-    return TIMES(f, FORMULA(logit_value)(s, p));
+    real s = FORMULA(smoothed)(t, a[3]), hard = FORMULA(balance)(s, a[0], a[1], 1) * FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0);
+    if (HARD(a)) return hard;
+    real f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p), a[2]);
+    return SELECT(EQ(s * s - s, R(0)), hard, TIMES(f, FORMULA(logit_value)(s, p)));
 }
 LOSS(binary_focal_crossentropy_from_logits, slope)
 {
-    if (HARD(a)) {
-        real g = FORMULA(balance)(t, a[0], a[1], 1) * FORMULA(hard_focal_slope)(FORMULA(other_logit)(t, p), a[2]);
-        return SELECT(EQ(t, R(0)), g, -g);
-    }
-    real s = FORMULA(smoothed)(t, a[3]), u1 = (R(1) - R(2) * s) * FORMULA(logit_curvature)(p);
+    real s = FORMULA(smoothed)(t, a[3]), hard;
+    FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], &hard);
+    hard = FORMULA(balance)(s, a[0], a[1], 1) * SELECT(EQ(s, R(0)), hard, -hard);
+    if (HARD(a)) return hard;
+    real u1 = (R(1) - R(2) * s) * FORMULA(logit_curvature)(p);
     real g = FORMULA(focal_slope)(FORMULA(miss)(s, p), u1, FORMULA(logit_value)(s, p), FORMULA(logit_slope)(s, p), a[2]);
-    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * g;
+    return SELECT(EQ(s * s - s, R(0)), hard, FORMULA(balance)(s, a[0], a[1], 0) * g);
 }
 LOSS(binary_focal_crossentropy_from_logits, curvature)
 {

@@ -16,6 +16,7 @@
 #undef MINUS_ABS
 #undef SQRT
 #undef EXP_NEG
+#undef EXP_NEG_LOW
 #undef LOG
 #undef LOG1P
 #undef LOG1P_01
@@ -24,6 +25,9 @@
 #undef LOG_NEAR
 #undef TIMES
 #undef POWER
+#undef POWER_SUM
+#undef MAD
+#undef RESIDUAL
 #undef LOG_COSH
 #undef TANH
 #undef EVERY

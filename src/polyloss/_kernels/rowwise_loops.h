@@ -59,6 +59,12 @@ static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one
 {
     return FORMULA(shares)(1, C, t, p, a, k, g, h, room);
 }
+/* exp(z - largest). What the difference loses in rounding, low, is a share of that size of the exponential [Knuth, TAOCP 2, 4.2.2]. */
+INLINE real FORMULA(exp_below)(real z, real largest)
+{
+    const real d = z - largest, back = d - z, low = (z - (d - back)) - (largest + back), e = EXP_NEG(d);
+    return SELECT(EQ(e, R(0)), R(0), e + e * low); /* of -inf low is NaN */
+}
 /* Σ of -α t (1 - softmax(z))^γ log softmax(z). The largest logit's own term stays out of the sum, so that its 1 - p keeps its digits. */
 static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z, const one *a, one k, one *g,
                                  one *h, one *room)
@@ -75,9 +81,10 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
         real sum = R(0), ties = R(0);
         FOR_LANES (i, m, n) {
-            const real d = LOAD_PART(z + b + i, m) - R(largest);
-            sum += SELECT(FIRST(m), SELECT(EQ(d, R(0)), R(0), EXP_NEG(d)), R(0));
-            ties += SELECT(FIRST(m), SELECT(EQ(d, R(0)), R(1), R(0)), R(0));
+            const real x = LOAD_PART(z + b + i, m);
+            const MASK tie = EQ(x, R(largest));
+            sum += SELECT(FIRST(m), SELECT(tie, R(0), FORMULA(exp_below)(x, R(largest))), R(0));
+            ties += SELECT(FIRST(m), SELECT(tie, R(1), R(0)), R(0));
         }
         others += SUM(ties);
         tail += SUM(sum);
@@ -87,8 +94,8 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
         real losses = R(0), firsts = R(0), seconds = R(0);
         FOR_LANES (i, m, n) {
-            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, d = LOAD_PART(z + b + i, m) - R(largest);
-            const real l = d - log_sum, p = EXP_NEG(d) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, x = LOAD_PART(z + b + i, m), d = x - R(largest);
+            const real l = d - log_sum, p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
             losses += SELECT(FIRST(m), FORMULA(logits_value)(target, l, q, alpha, gamma), R(0));
             if (!g) continue;
             const real first = FORMULA(logits_first)(target, l, p, q, alpha, gamma);
@@ -106,8 +113,8 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     const real sum_first = R((one)all_first), sum_second = R((one)all_second);
     if (!g) return total;
     FOR_LANES (i, m, C) {
-        const real d = LOAD_PART(z + i, m) - R(largest), first = LOAD_PART(room + i, m);
-        const real p = EXP_NEG(d) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+        const real x = LOAD_PART(z + i, m), d = x - R(largest), first = LOAD_PART(room + i, m);
+        const real p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
         STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, sum_first), m);
         if (!h) continue;
         const real second = LOAD_PART(room + C + i, m);

@@ -4,17 +4,17 @@
    compilers without them get W = 1 and libm. Intrinsics stand only where C cannot say it: maximum, blends, masks, getexp/scalef.
    Suffixes: _f for floats, _d for doubles; mf, md are what a comparison gives.
 
-   Worst errors in units of the last place with AVX-512 / AVX2 / SSE2 (floats: samples of 1.4e7 to 7e7 bit patterns spread over all;
-   doubles: 4e5 random arguments each):
+   Worst errors in units of the last place with AVX-512 / AVX2 / SSE4.2 (floats: of every bit pattern in the domain; doubles: 4e5 random
+   arguments each):
                      floats              doubles
-     exp, exp_neg    0.99  0.92  0.97    0.98  0.98  0.95
-     log             0.90  0.90  0.88    0.96  0.88  0.88
-     log1p           0.89  1.42  1.49    0.95  1.30  1.30
-     log_half        1.02  0.84  0.81    as log
-     log1p_01        1.05  1.05  1.32    as log1p
-     log1m_half      0.85  0.85  0.95    as log1p
-     log_cosh        1.99  1.99  1.99    5.97  5.97  5.15
-     tanh            2.50  2.49  2.06    3.20  3.20  3.20
+     exp, exp_neg    0.99  0.93  0.99    0.98  0.98  0.95
+     log             0.93  0.93  0.93    0.96  0.88  0.88
+     log1p           1.27  1.48  1.53    0.95  1.30  1.30
+     log_half        1.02  0.87  0.82    as log
+     log1p_01        1.16  1.16  1.58    as log1p
+     log1m_half      0.90  0.90  1.05    as log1p
+     log_cosh        2.08  2.08  2.08    1.88  1.88  1.94
+     tanh            2.53  2.58  2.13    3.20  3.20  3.20
    Coefficients: least maximum of the relative error, rounded one by one from the lowest, each refitted after the last was rounded.
    The reductions are textbook: x = n ln 2 + r with ln 2 in two parts; x = 2^n (1 + f) with 1 + f around 1 [Muller, Elementary Functions];
    log1p(x) = log(u + v) with u + v = 1 + x exact [Dekker 1971]; doubles: log(1 + f) = 2 artanh(f / (2 + f)). */
@@ -264,6 +264,23 @@ INLINE vd sqrt_d(vd x)
 }
 #endif
 
+/* c - a * b where that is near 0, to its last digits. */
+#if W == 4 /* products of halves of the digits are exact [Dekker 1971] */
+INLINE vf residual_f(vf a, vf b, vf c)
+{
+    const vf x = (vf)((vi)a & ~0xfff), y = (vf)((vi)b & ~0xfff);
+    return ((c - x * y) - (x * (b - y) + (a - x) * y)) - (a - x) * (b - y);
+}
+INLINE vd residual_d(vd a, vd b, vd c)
+{
+    const vd x = (vd)((vl)a & ~0x7ffffffll), y = (vd)((vl)b & ~0x7ffffffll);
+    return ((c - x * y) - (x * (b - y) + (a - x) * y)) - (a - x) * (b - y);
+}
+#else
+INLINE vf residual_f(vf a, vf b, vf c) { return mad_f(-a, b, c); }
+INLINE vd residual_d(vd a, vd b, vd c) { return mad_d(-a, b, c); }
+#endif
+
 /* Across the lanes, in an order that does not change. */
 INLINE double sum_f(vf v) /* in double: 16 floats lose nothing more */
 {
@@ -334,16 +351,29 @@ static __attribute__((unused)) sum_t sum_row_d(const double *x, ptrdiff_t n)
 #define LOG2E_F 0x1.715476p+0f
 #define ROUND_F 0x1.8p+23f
 
+/* 1 + q; where low is given, that receives what the sum's rounding took. */
+INLINE vf one_plus_f(vf q, vf *low)
+{
+    vf sum = 1.0f + q;
+    if (low) *low = q - (sum - 1.0f);
+    return sum;
+}
+INLINE vd one_plus_d(vd q, vd *low)
+{
+    vd sum = 1.0 + q;
+    if (low) *low = q - (sum - 1.0);
+    return sum;
+}
 /* 1 + r + r² P(r), |r| <= ln 2 / 2 */
-INLINE vf exp_poly_f(vf r)
+INLINE vf exp_poly_low_f(vf r, vf *low)
 {
     vf p = mad_f(r, all_f(0x1.6a5164p-10f), all_f(0x1.12397ap-7f));
     p = mad_f(p, r, all_f(0x1.5558acp-5f));
     p = mad_f(p, r, all_f(0x1.555492p-3f));
     p = mad_f(p, r, all_f(0x1.fffffcp-2f));
-    return 1.0f + mad_f(r * r, p, r);
+    return one_plus_f(mad_f(r * r, p, r), low);
 }
-INLINE vd exp_poly_d(vd r)
+INLINE vd exp_poly_low_d(vd r, vd *low)
 {
     vd p = mad_d(r, all_d(0x1.adb3396b72e43p-26), all_d(0x1.28addb4f805e6p-22));
     p = mad_d(p, r, all_d(0x1.71df03078cc17p-19));
@@ -354,47 +384,62 @@ INLINE vd exp_poly_d(vd r)
     p = mad_d(p, r, all_d(0x1.55555555506e3p-5));
     p = mad_d(p, r, all_d(0x1.5555555555508p-3));
     p = mad_d(p, r, all_d(0x1.000000000000ap-1));
-    return 1.0 + mad_d(r * r, p, r);
+    return one_plus_d(mad_d(r * r, p, r), low);
 }
 
+INLINE vf exp_poly_f(vf r) { return exp_poly_low_f(r, NULL); }
+INLINE vd exp_poly_d(vd r) { return exp_poly_low_d(r, NULL); }
+
 /* exp(x). exp: every x. exp_neg: x <= 44 (as in sums against a reference), cheaper; +inf and more give nonsense or NaN, never a trap.
-   Both: exp(-inf) = 0, NaN stays NaN, subnormal results are right. */
+   Both: exp(-inf) = 0, NaN stays NaN, subnormal results are right. exp_neg_low: *low receives the rest of a sum of two numbers that is right to
+   0.1 units in the last place of the first; for what takes powers and differences of it. */
 #if W == 16
 /* x = (n + j/16) ln 2 + r; 2^(j/16) from a table in a register, 7 multiply-adds in all; scalef takes the floor of n + j/16. */
-INLINE vf exp16_f(vf x, vf d)
+INLINE vf exp16_f(vf x, vf d, vf *low)
 {
     static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3,
         0x3f9837f0, 0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf,
         0x3feac0c7, 0x3ff5257d};
+    static const float rests[16] __attribute__((aligned(64))) = {0.0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f, 0x1.125002p-25f,
+        0x1.370be4p-25f, -0x1.0a3550p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
+        -0x1.f9c304p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f}; /* 2^(j/16) divided by its table entry, - 1 */
     vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
     vf r = mad_f(n, all_f(-0x1.62e43p-1f), d);
     r = mad_f(n, all_f(0x1.05c61p-29f), r);
     vf t = (vf)_mm512_permutexvar_epi32((__m512i)u, _mm512_load_si512(sixteenths));
     vf q = mad_f(r, all_f(0x1.555664p-3f), all_f(0x1.00022p-1f));
-    q = mad_f(r * r, q, r);
-    t = mad_f(t, q, t);
+    q = mad_f(r * r, q, low ? r + (vf)_mm512_permutexvar_ps((__m512i)u, _mm512_load_ps(rests)) : r);
     __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-104.0f), _CMP_NLT_UQ); /* masked lanes raise no underflow */
-    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
+    if (!low) return (vf)_mm512_maskz_scalef_ps(kept, (__m512)mad_f(t, q, t), (__m512)n);
+    t = (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
+    vf y = (vf)_mm512_maskz_fmadd_ps(kept, (__m512)t, (__m512)q, (__m512)t); /* q of -inf is NaN */
+    *low = (vf)_mm512_maskz_fmadd_ps(kept, (__m512)t, (__m512)q, (__m512)(t - y));
+    return y;
 }
-INLINE vf exp_f(vf x) { return exp16_f(x, min_f(all_f(89.0f), x)); }
-INLINE vf exp_neg_f(vf x) { return exp16_f(x, x); }
-INLINE vd exp8_d(vd x, vd d)
+INLINE vf exp_f(vf x) { return exp16_f(x, min_f(all_f(89.0f), x), NULL); }
+INLINE vf exp_neg_low_f(vf x, vf *low) { return exp16_f(x, x, low); }
+INLINE vd exp8_d(vd x, vd d, vd *low)
 {
     vd u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
     vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
     __mmask8 kept = _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(-746.0), _CMP_NLT_UQ);
-    return (vd)_mm512_maskz_scalef_pd(kept, (__m512d)exp_poly_d(r), (__m512d)n);
+    vd y = exp_poly_low_d(r, low);
+    if (low) *low = (vd)_mm512_maskz_scalef_pd(kept, (__m512d)*low, (__m512d)n);
+    return (vd)_mm512_maskz_scalef_pd(kept, (__m512d)y, (__m512d)n);
 }
-INLINE vd exp_d(vd x) { return exp8_d(x, min_d(all_d(710.0), x)); }
-INLINE vd exp_neg_d(vd x) { return exp8_d(x, x); }
+INLINE vd exp_d(vd x) { return exp8_d(x, min_d(all_d(710.0), x), NULL); }
+INLINE vd exp_neg_low_d(vd x, vd *low) { return exp8_d(x, x, low); }
 #else
 /* The power of two goes into the exponent's bits, 2^64 too large or too small so that it fits, and a product takes the 2^64 back; for
    x below every subnormal that factor is 0, since tiny products are slow. scale, shift: bits of the factor and of its inverse. */
-INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale)
+INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale, vf *low)
 {
+    const vf factor = (vf)(scale & ~(vu)lt_f(x, all_f(-104.0f)));
 #if W == 8 /* x = (n + j/8) ln 2 + r; 2^(j/8) from a table in a register */
     static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3,
         0x3f75672a, 0x3f7744fd, 0x3f7ac0c7}; /* j << 20 taken off */
+    static const float rests[8] __attribute__((aligned(32))) = {0.0f, -0x1.9c0c22p-27f, 0x1.125002p-25f, -0x1.0a3550p-25f, 0x1.26055cp-26f,
+        0x1.67a1cap-28f, -0x1.f9c304p-27f, -0x1.a5217cp-28f}; /* 2^(j/8) divided by its table entry, - 1 */
     vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
@@ -402,40 +447,52 @@ INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale)
     vf t = (vf)(e + ((vu)u << 20) + shift);
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
-    q = mad_f(r * r, q, r);
-    t = mad_f(t, q, t);
+    q = mad_f(r * r, q, low ? r + (vf)_mm256_permutevar8x32_ps(_mm256_load_ps(rests), (__m256i)u) : r);
+    vf y = mad_f(t, q, t);
+    if (low) *low = mad_f(t, q, t - y) * factor;
 #else
     vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
-    vf t = exp_poly_f(r) * (vf)(((vu)u << 23) + (127u << 23) + shift);
+    const vf power = (vf)(((vu)u << 23) + (127u << 23) + shift);
+    vf y = exp_poly_low_f(r, low) * power;
+    if (low) *low = *low * power * factor;
 #endif
-    return t * (vf)(scale & ~(vu)lt_f(x, all_f(-104.0f)));
+    return y * factor;
 }
-INLINE vf exp_neg_f(vf x) { return exp_scaled_f(x, max_f(all_f(-104.0f), x), all_u(64u << 23), all_u((127u - 64) << 23)); }
+INLINE vf exp_neg_low_f(vf x, vf *low)
+{
+    return exp_scaled_f(x, max_f(all_f(-104.0f), x), all_u(64u << 23), all_u((127u - 64) << 23), low);
+}
 INLINE vf exp_f(vf x)
 {
     vf d = min_f(all_f(89.0f), max_f(all_f(-104.0f), x));
     vu up = (vu)lt_f(x, all_f(0.0f)) & (128u << 23);
-    return exp_scaled_f(x, d, up - (64u << 23), ((127u + 64) << 23) - up);
+    return exp_scaled_f(x, d, up - (64u << 23), ((127u + 64) << 23) - up, NULL);
 }
-INLINE vd exp_scaled_d(vd x, vd d, vul shift, vul scale)
+INLINE vd exp_scaled_d(vd x, vd d, vul shift, vul scale, vd *low)
 {
+    const vd factor = (vd)(scale & ~(vul)lt_d(x, all_d(-746.0)));
     vd u = mad_d(d, all_d(LOG2E_D), all_d(ROUND_D)), n = u - ROUND_D;
     vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), d));
-    vd t = exp_poly_d(r) * (vd)(((vul)u << 52) + (1023ull << 52) + shift);
-    return t * (vd)(scale & ~(vul)lt_d(x, all_d(-746.0)));
+    const vd power = (vd)(((vul)u << 52) + (1023ull << 52) + shift);
+    vd y = exp_poly_low_d(r, low) * power;
+    if (low) *low = *low * power * factor;
+    return y * factor;
 }
-INLINE vd exp_neg_d(vd x)
+INLINE vd exp_neg_low_d(vd x, vd *low)
 {
-    return exp_scaled_d(x, max_d(all_d(-746.0), x), all_ul(512ull << 52), all_ul((1023ull - 512) << 52));
+    return exp_scaled_d(x, max_d(all_d(-746.0), x), all_ul(512ull << 52), all_ul((1023ull - 512) << 52), low);
 }
 INLINE vd exp_d(vd x)
 {
     vd d = min_d(all_d(710.0), max_d(all_d(-746.0), x));
     vul up = (vul)lt_d(x, all_d(0.0)) & (1024ull << 52);
-    return exp_scaled_d(x, d, up - (512ull << 52), ((1023ull + 512) << 52) - up);
+    return exp_scaled_d(x, d, up - (512ull << 52), ((1023ull + 512) << 52) - up, NULL);
 }
 #endif
+
+INLINE vf exp_neg_f(vf x) { return exp_neg_low_f(x, NULL); }
+INLINE vd exp_neg_d(vd x) { return exp_neg_low_d(x, NULL); }
 
 /* expm1(x) for x <= 709: 2^n (e^r - 1) + (2^n - 1), |r| <= ln 2 / 2. Tiny x keep their relative error. */
 INLINE vd expm1_neg_d(vd x)
@@ -675,10 +732,33 @@ INLINE vf tanh_f(vf d)
 }
 INLINE vd log1p_01_d(vd x) { return log1p_d(x); }
 INLINE vd log1m_half_d(vd x) { return log1p_d(-x); }
-INLINE vd log_cosh_d(vd d) /* near 0 cosh d = 1 + 2 sinh²(d/2) = 1 + m² / (2 + 2m), m = exp(-d) - 1 */
+INLINE vd log_cosh_d(vd d)
 {
-    vd m = expm1_neg_d(-d), e = 1.0 + m, far = (d - LN2_HI_D) - LN2_LO_D;
-    return select_d(lt_d(d, all_d(1.0)), (vd){0}, far) + log1p_01_d(select_d(lt_d(d, all_d(1.0)), m * m / (2.0 * e), e * e));
+    vd e = exp_neg_d(-2.0 * d), x = d * d;
+    vd p = mad_d(x, all_d(0x1.eb4e0b5d6bd5cp-28), all_d(-0x1.386af928bec45p-24));
+    p = mad_d(p, x, all_d(0x1.9391e8afedc0bp-22));
+    p = mad_d(p, x, all_d(-0x1.708c1c0f135efp-20));
+    p = mad_d(p, x, all_d(0x1.1903a1f06ae43p-18));
+    p = mad_d(p, x, all_d(-0x1.8cb9a68a0e82bp-17));
+    p = mad_d(p, x, all_d(0x1.12785c75d9dbdp-15));
+    p = mad_d(p, x, all_d(-0x1.7d8e51181c0eep-14));
+    p = mad_d(p, x, all_d(0x1.0d0a17899eac1p-12));
+    p = mad_d(p, x, all_d(-0x1.833d830d5487dp-11));
+    p = mad_d(p, x, all_d(0x1.1ea5d2ef5e14cp-9));
+    p = mad_d(p, x, all_d(-0x1.ba1ba1b495b38p-8));
+    p = mad_d(p, x, all_d(0x1.6c16c16c0ada3p-6));
+    p = mad_d(p, x, all_d(-0x1.55555555554b3p-4));
+    p = mad_d(p, x, all_d(0x1.0000000000000p-1));
+    vd q = mad_d(e, all_d(0x1.9c0682e244c10p-5), all_d(-0x1.6f235a151bacbp-4));
+    q = mad_d(q, e, all_d(0x1.c0bd325646672p-4));
+    q = mad_d(q, e, all_d(-0x1.ff685874ff392p-4));
+    q = mad_d(q, e, all_d(0x1.248dde00842b0p-3));
+    q = mad_d(q, e, all_d(-0x1.55552ce8f46c1p-3));
+    q = mad_d(q, e, all_d(0x1.999998c429a6fp-3));
+    q = mad_d(q, e, all_d(-0x1.fffffffdc1b6bp-3));
+    q = mad_d(q, e, all_d(0x1.555555555428dp-2));
+    q = mad_d(q, e, all_d(-0x1.ffffffffffffdp-2)); /* log1p of 0 <= e <= exp(-2) */
+    return select_d(lt_d(d, all_d(1.0)), x * p, ((d - LN2_HI_D) - LN2_LO_D) + mad_d(e * e, q, e));
 }
 INLINE vd tanh_d(vd d)
 {
@@ -721,6 +801,15 @@ static __attribute__((noinline, unused)) vd power_any_d(vd u, double n)
 }
 INLINE vf power_f(vf u, vf n) { return n[0] == 2 ? u * u : n[0] == 1 ? u : n[0] == 0 ? all_f(1.0f) : power_any_f(u, n[0]); }
 INLINE vd power_d(vd u, vd n) { return n[0] == 2 ? u * u : n[0] == 1 ? u : n[0] == 0 ? all_d(1.0) : power_any_d(u, n[0]); }
+/* (u + v)**n, v far below u */
+INLINE vf power_sum_f(vf u, vf v, vf n)
+{
+    return n[0] == 2 ? mad_f(u, u, (u + u) * v) : mad_f(all_f(1.0f), power_f(u, n), times_f(v, n * power_f(u, n - 1.0f)));
+}
+INLINE vd power_sum_d(vd u, vd v, vd n)
+{
+    return n[0] == 2 ? mad_d(u, u, (u + u) * v) : mad_d(all_d(1.0), power_d(u, n), times_d(v, n * power_d(u, n - 1.0)));
+}
 
 #else /* no vector extensions: one lane, libm */
 
@@ -757,8 +846,10 @@ typedef int md;
     INLINE real minus_abs_##x(real v) { return -FABS(v); }                                                                                 \
     INLINE real sqrt_##x(real v) { return SQRT(v); }                                                                                       \
     INLINE real mad_##x(real a, real b, real c) { return FMA(a, b, c); }                                                                   \
+    INLINE real residual_##x(real a, real b, real c) { return FMA(-a, b, c); }                                                             \
     INLINE real exp_##x(real v) { return EXP(v); }                                                                                         \
     INLINE real exp_neg_##x(real v) { return EXP(v); }                                                                                     \
+    INLINE real exp_neg_low_##x(real v, real *low) { return *low = 0, EXP(v); }                                                            \
     INLINE real log_##x(real v) { return LOG(v); }                                                                                         \
     INLINE real log1p_##x(real v) { return LOG1P(v); }                                                                                     \
     INLINE real log1p_01_##x(real v) { return LOG1P(v); }                                                                                  \
@@ -773,7 +864,8 @@ typedef int md;
         real m = EXPM1(-v), e = 1 + m;                                                                                                     \
         return v < 1 ? LOG1P(m * m / (2 * e)) : v - (real)0.693147180559945309417 + LOG1P(e * e);                                          \
     }                                                                                                                                      \
-    INLINE real power_##x(real u, real n) { return u == 0 ? n == 0 : POW(u, n); }
+    INLINE real power_##x(real u, real n) { return u == 0 ? n == 0 : POW(u, n); }                                                          \
+    INLINE real power_sum_##x(real u, real v, real n) { return power_##x(u, n) + times_##x(v, n * power_##x(u, n - 1)); }
 ONE_LANE(float, f, fabsf, sqrtf, fmaf, expf, expm1f, logf, log1pf, powf, tanhf)
 ONE_LANE(double, d, fabs, sqrt, fma, exp, expm1, log, log1p, pow, tanh)
 #undef ONE_LANE
