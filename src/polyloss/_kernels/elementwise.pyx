@@ -14,6 +14,7 @@ import numpy as np
 
 include "isa.pxi"
 include "arrays.pxi"
+include "losses.pxi"
 
 cnp.import_array()
 
@@ -45,25 +46,20 @@ cdef extern from *:
     #include "formulas.h"
     #define ELEMENTWISE_TABLE_(isa) &elementwise_rows_##isa,
     static const elementwise_rows *const elementwise_tables[] = {POLYLOSS_ISAS(ELEMENTWISE_TABLE_)};
-    #define ELEMENTWISE_NAME_(name, count, names) {#name, names},
-    static const struct { const char *name, *parameters; } elementwise_formulas[] = {FORMULAS(ELEMENTWISE_NAME_)};
+    #define ELEMENTWISE_NAME_(name, count, names) {#name, names, 0},
+    static const listed_loss elementwise_formulas[] = {FORMULAS(ELEMENTWISE_NAME_)};
     enum { ELEMENTWISE_FORMULAS = sizeof elementwise_formulas / sizeof *elementwise_formulas };
     """
     const elementwise_rows *const *elementwise_tables
     int ELEMENTWISE_FORMULAS
-
-    ctypedef struct elementwise_formula:
-        const char *name
-        const char *parameters
-    const elementwise_formula *elementwise_formulas
+    const listed_loss *elementwise_formulas
 
 cdef enum:
     THREADS_FROM = 1 << 18  # elements: below, threads cost more than they bring
     STREAM_FROM = 1 << 23  # bytes of output that no cache should be filled with
 
-FORMULAS = {elementwise_formulas[i].name.decode(): i for i in range(ELEMENTWISE_FORMULAS)}
-PARAMETERS = {elementwise_formulas[i].name.decode(): tuple(elementwise_formulas[i].parameters.decode().split())
-              for i in range(ELEMENTWISE_FORMULAS)}
+FORMULAS = numbers_of(elementwise_formulas, ELEMENTWISE_FORMULAS)
+PARAMETERS = parameters_of(elementwise_formulas, ELEMENTWISE_FORMULAS)
 MATH = {name: i for i, name in enumerate(
     ("exp", "exp_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "log_cosh", "tanh", "power", "max", "min"))}
 
@@ -202,22 +198,13 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     describe(&arrays[5], hess, "ncs", (N, C, S), "hess", bf16)
     job.formula = FORMULAS[name]
     job.doubles = arrays[1].type == TYPE_F64
-    if len(parameters) != len(PARAMETERS[name]):
-        raise TypeError(f"{name} takes the parameters {PARAMETERS[name]}, not {len(parameters)}")
-    cdef bint look = "zero_one" in PARAMETERS[name] and parameters[0] is None
+    check_types(arrays[1].type, arrays[2].type, arrays[3].type, p, weight, losses, grad, hess)
+    cdef bint look = "zero_one" in PARAMETERS[name] and len(parameters) == 1 and parameters[0] is None
     if look and (t.dtype == np.float64 != p.dtype or any_not_binary(t[:64, :64, :1])):  # doubles could be rounded to 1; a first look
         look, parameters = False, (not any_not_binary(t, weight=weight, threads=threads),)
     if look:  # 2: taken for granted, and the sum is NaN if a target says otherwise
         parameters = (2.0,)
-    for k in range(8):
-        job.parameters[k] = parameters[k] if k < len(parameters) else 0.0
-    if arrays[1].type > TYPE_BF16 or (weight is not None and arrays[2].type > TYPE_F64):
-        raise TypeError(f"predictions are {p.dtype} and weights {None if weight is None else weight.dtype}, but must be floating")
-    if losses is not None and arrays[3].type != (TYPE_F64 if job.doubles else TYPE_F32):
-        raise TypeError(f"losses are {losses.dtype}, but must have the dtype of the computation")
-    for k, x in ((4, grad), (5, hess)):
-        if x is not None and (arrays[k].type != arrays[1].type or not x.flags.writeable):
-            raise TypeError(f"derivatives are {x.dtype}, but must be writeable arrays of {p.dtype}")
+    take_parameters(job.parameters, 8, name, PARAMETERS[name], parameters)
     if N * C * S == 0:
         if losses is not None:
             losses[...] = 0

@@ -14,6 +14,7 @@ import numpy as np
 
 include "isa.pxi"
 include "arrays.pxi"
+include "losses.pxi"
 
 cnp.import_array()
 
@@ -46,24 +47,19 @@ cdef extern from *:
     #define ROWWISE_TABLE_(isa) &rowwise_rows_##isa,
     static const rowwise_rows *const rowwise_tables[] = {POLYLOSS_ISAS(ROWWISE_TABLE_)};
     #define ROWWISE_NAME_(name, parameters, labels) {#name, parameters, labels},
-    static const struct { const char *name, *parameters; int labels; } rowwise_losses[] = {ROWWISE(ROWWISE_NAME_)};
+    static const listed_loss rowwise_losses[] = {ROWWISE(ROWWISE_NAME_)};
     enum { ROWWISE_LOSSES = sizeof rowwise_losses / sizeof *rowwise_losses };
     """
     const rowwise_rows *const *rowwise_tables
     int ROWWISE_LOSSES
-
-    ctypedef struct rowwise_loss:
-        const char *name
-        const char *parameters
-        int labels
-    const rowwise_loss *rowwise_losses
+    const listed_loss *rowwise_losses
 
 cdef enum:
     TASK = 1 << 15  # elements of a task
     THREADS_FROM = 1 << 17  # elements: below, threads cost more than they bring
 
-LOSSES = {rowwise_losses[i].name.decode(): i for i in range(ROWWISE_LOSSES)}
-PARAMETERS = {rowwise_losses[i].name.decode(): tuple(rowwise_losses[i].parameters.decode().split()) for i in range(ROWWISE_LOSSES)}
+LOSSES = numbers_of(rowwise_losses, ROWWISE_LOSSES)
+PARAMETERS = parameters_of(rowwise_losses, ROWWISE_LOSSES)
 
 
 cdef int _place(rowwise_array *to, bint s_outside, x, str axes, tuple shape, str name, bint bf16=False) except -1:
@@ -142,10 +138,7 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     N, C, S = p.shape[0], p.shape[1], p.shape[2]
     job.loss = LOSSES[name]
     cdef bint labelled = rowwise_losses[job.loss].labels
-    if len(parameters) != len(PARAMETERS[name]):
-        raise TypeError(f"{name} takes the parameters {PARAMETERS[name]}, not {len(parameters)}")
-    for k in range(4):
-        job.parameters[k] = parameters[k] if k < len(parameters) else 0.0
+    take_parameters(job.parameters, 4, name, PARAMETERS[name], parameters)
 
     # b is the inner one of the axes of positions.
     cdef bint s_outside = N > 1 and (S == 1 or abs(cnp.PyArray_STRIDES(p)[0]) < abs(cnp.PyArray_STRIDES(p)[2]))
@@ -164,15 +157,9 @@ def run(str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=Fals
     _place(&job.grad, s_outside, grad, "ncs", (N, C, S), "grad", bf16)
     _place(&job.hess, s_outside, hess, "ncs", (N, C, S), "hess", bf16)
     job.doubles = job.p.kind == TYPE_F64
-    if job.p.kind > TYPE_BF16 or job.weight.kind > TYPE_F64:
-        raise TypeError(f"predictions are {p.dtype} and weights {None if weight is None else weight.dtype}, but must be floating")
+    check_types(job.p.kind, job.weight.kind, job.losses.kind, p, weight, losses, grad, hess)
     if labelled and job.t.kind < TYPE_I8:
         raise TypeError(f"t has dtype {t.dtype}, but labels are integers")
-    if losses is not None and job.losses.kind != (TYPE_F64 if job.doubles else TYPE_F32):
-        raise TypeError(f"losses are {losses.dtype}, but must have the dtype of the computation")
-    for key, x in (("grad", grad), ("hess", hess)):
-        if x is not None and (x.dtype != p.dtype or not x.flags.writeable):
-            raise TypeError(f"{key} is an array of {x.dtype}, but must be a writeable one of {p.dtype}")
     if hess is not None and grad is None:
         raise TypeError("hess is given without grad")
     job.scale = scale
