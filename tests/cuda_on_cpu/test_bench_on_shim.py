@@ -100,7 +100,7 @@ def test_what_is_wrong_is_not_timed(bench, tmp_path, monkeypatch):
 def test_what_runs_on_a_device_is_found(monkeypatch, tmp_path):
     """The tests that `make test-gpu` names can be collected on a machine without the suite's other libraries."""
     monkeypatch.setattr(on_gpu, "lacking", lambda names: ["jax"])
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"} | {"POLYLOSS_TEST_GPU": "1"}
     command = [sys.executable, *on_gpu.command_line(tmp_path / "report.xml"), "--collect-only", "-p", "no:xdist"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
