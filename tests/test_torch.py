@@ -592,6 +592,20 @@ class TestCompiled:
             torch.testing.assert_close(out, pl.softmax_loss(y, z, ignore_label=1, label_smoothing=0.1, reduction="none"))
             out.sum().backward()
 
+    def test_batches_of_any_size_take_two_graphs(self):
+        """One for the first size, and one for all others, as torch's own loss."""
+        graphs = []
+
+        def counting(graph, inputs):
+            graphs.append(graph)
+            return graph
+
+        loss = torch.compile(lambda y, z: pl.softmax_loss(y, z, ignore_label=1), fullgraph=True, backend=counting)
+        for n in (4, 5, 9, 17, 4, 33):
+            z, y = torch.randn(n, 5, requires_grad=True), torch.randint(0, 5, (n,))
+            torch.testing.assert_close(loss(y, z), pl.softmax_loss(y, z, ignore_label=1))
+        assert len(graphs) == 2
+
     def test_value_and_grad(self):
         function = pl.value_and_grad(pl.softmax_loss)
         found, wanted = self.compiled(function)(self.y, self.z), function(self.y, self.z)

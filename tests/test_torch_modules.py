@@ -253,6 +253,22 @@ class TestNLL:
             ours.NLLLoss()(torch.rand(4, 3, requires_grad=True), torch.tensor([0, 3, 1, 0]))
 
 
+@pytest.mark.parametrize("name", ours.__all__)
+def test_modules_are_copied_and_pickled(name):
+    import copy
+    import pickle
+
+    weighted = {"class_weight": torch.rand(4)} if name == "SoftmaxLoss" else {"weight": torch.rand(4)}
+    loss = getattr(ours, name)(**weighted if name in ("SoftmaxLoss", "CrossEntropyLoss", "NLLLoss", "BCELoss") else {})
+    labelled = name in ("CrossEntropyLoss", "NLLLoss", "SoftmaxLoss")
+    target = [torch.randint(0, 4, (6,)) if labelled else torch.rand(6, 4), *([torch.ones(6)] if "Cosine" in name else [])]
+    input = torch.rand(6, 4, requires_grad=True)
+    wanted = loss(input, *target)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        torch.testing.assert_close(twin(input, *target), wanted)
+        assert repr(twin) == repr(loss)
+
+
 class TestCosineEmbedding:
     def pairs(self, dtype, size=1.0):
         g = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import weakref
 
 import numpy as np
 
-FROM = 1 << 25  # bytes; below, malloc keeps what is freed
+FROM = 1 << 25  # bytes; below, malloc keeps what is freed, and more than one: two gradients of 16 MB in turns would take twice as long
 
 _kept: list[mmap.mmap] = []
 

@@ -17,8 +17,9 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
     kind, results = type(y_pred), None
     if kind not in _shortcuts:
         _shortcuts[kind] = _shortcut(kind)
-    if _shortcuts[kind] is not None:
-        results = _shortcuts[kind](block, y_true, y_pred, want, out, arguments)
+    shortcut = _shortcuts[kind]
+    if shortcut is not None:
+        results = shortcut(block, y_true, y_pred, want, out, arguments)
     elif block.small is not None:
         results = block.small(y_true, y_pred, want, arguments, out)
     if results is not None:

@@ -105,7 +105,7 @@ def _functions(block, want, name):
             kwargs = bound
         if kwargs.get("return_prob") and not want.value:
             raise TypeError(f"return_prob=True goes with the loss and with value_and_grad, not with {name}")
-        return call(block, *args, want=want, out=out, **{**defaults, **kwargs})
+        return call(block, *args, want=want, out=out, **({**defaults, **kwargs} if kwargs else defaults))
 
     derived.__name__ = derived.__qualname__ = f"{name}({block.name})"
     derived.__doc__ = f"`{name}` of `{block.name}`: takes what it takes, and ``out``."
