@@ -1,7 +1,7 @@
 """The vector functions, on every instruction set this machine executes, against float64, long double and mpmath.
 
-A sample of all float32 bit patterns is taken. `POLYLOSS_EXHAUSTIVE=1 pytest -s -k bit_patterns` takes every one and prints the worst errors:
-25 minutes on a busy core for three instruction sets.
+A sample of all float32 bit patterns is taken. `POLYLOSS_EXHAUSTIVE=1 pytest -s -k bit_patterns` takes all and prints the worst errors: 25
+minutes on a busy core for three instruction sets.
 """
 
 import os

@@ -674,7 +674,11 @@ INLINE vd log_half_d(vd x) { return log_d(x); }
 INLINE vf log1p_f(vf x)
 {
     vf u = 1.0f + x;
+#if W == 16
     return log_sum_f(u, x - (u - 1.0f));
+#else
+    return log_near_f(u, x - (u - 1.0f));
+#endif
 }
 INLINE vd log1p_d(vd x)
 {
