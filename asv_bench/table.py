@@ -120,6 +120,27 @@ def softmax_gradient(case):
     }
 
 
+def other_softmax_lines():
+    """The softmax loss in float64, and of soft targets, beside torch."""
+    for case in cases.OTHERS:
+        goal = 3 if case.shape == (4096, 1000) else 4
+        for gradient in (False, True):
+            group = "softmax, float64 and soft targets: " + ("value and gradient" if gradient else "value")
+            ours = "out=" if gradient else "polyloss"
+            why = "as named, classes on axis 1"
+            yield Line(group, case.name, why, partial(other_softmax, case, gradient), ((ours, "torch", goal),))
+
+
+def other_softmax(case, gradient):
+    """Ours and torch's."""
+    targets, logits = case.arrays()
+    out, value_and_grad = np.zeros_like(logits), pl.value_and_grad(pl.softmax_loss)
+    value, step = peers.softmax_by_torch(targets, logits)
+    if gradient:
+        return {"out=": lambda: value_and_grad(targets, logits, out=out), "torch": step}
+    return {"polyloss": lambda: pl.softmax_loss(targets, logits), "torch": value}
+
+
 def elementwise_lines():
     """Every elementwise loss of the registry."""
     size = "×".join(map(str, cases.PAIRS))
@@ -230,7 +251,7 @@ def log_loss_contenders(labels, proba):
 
 def lines():
     """The whole table."""
-    for part in (softmax_lines, elementwise_lines, jax_lines, log_loss_lines):
+    for part in (softmax_lines, other_softmax_lines, elementwise_lines, jax_lines, log_loss_lines):
         yield from sorted(part(), key=lambda line: line.group)
 
 

@@ -57,7 +57,7 @@ def test_every_loss_is_measured():
     assert {call.loss for call in cases.calls()} == set(LOSSES) == set(pl.names()) - {"log_loss"}
     measured = {line.name for line in table.lines()}
     assert {call.name for call in cases.calls(Elementwise)} <= measured
-    assert {case.name for case in cases.SOFTMAX} <= measured
+    assert {case.name for case in (*cases.SOFTMAX, *cases.OTHERS)} <= measured
 
 
 SHAPES = [cases.Softmax((6, 5), ""), cases.Softmax((3, 4, 2, 5), "", ignore=0), cases.SMALL]
@@ -67,6 +67,14 @@ SHAPES = [cases.Softmax((6, 5), ""), cases.Softmax((3, 4, 2, 5), "", ignore=0), 
 @pytest.mark.parametrize("contenders", [table.softmax_value, table.softmax_gradient])
 def test_softmax_contenders_agree(case, contenders):
     agree(contenders(case))
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    "case", [cases.Other(shape, case.dtype, case.soft) for shape in ((6, 5), (3, 4, 2, 5)) for case in cases.OTHERS[:3]]
+)
+def test_contenders_of_other_batches_agree(case, gradient):
+    agree(table.other_softmax(case, gradient))
 
 
 @pytest.mark.parametrize("call", list(cases.calls(Elementwise)), ids=lambda call: call.name)

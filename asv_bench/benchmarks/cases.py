@@ -38,6 +38,35 @@ SOFTMAX = (
     Softmax((8, 21, 512, 512), "segmentation (Pascal VOC's classes): classes a megabyte apart, 176 MB", ignore=0),
     SMALL,
 )
+
+
+class Other(NamedTuple):
+    """One batch for the softmax losses in another dtype, or with soft targets; classes on axis 1."""
+
+    shape: tuple
+    dtype: str
+    soft: bool
+
+    @property
+    def name(self):
+        """As in tables: "4096×1000, float64, soft targets"."""
+        return "×".join(map(str, self.shape)) + f", {self.dtype}, {'soft targets' if self.soft else 'labels'}"
+
+    def arrays(self):
+        """Labels (int64) or soft targets, and logits."""
+        rng = np.random.default_rng(0)
+        logits = (3 * rng.standard_normal(self.shape)).astype(self.dtype)
+        if not self.soft:
+            return rng.integers(0, self.shape[1], (self.shape[0], *self.shape[2:])), logits
+        targets = rng.random(self.shape)
+        return (targets / targets.sum(axis=1, keepdims=True)).astype(self.dtype), logits
+
+
+OTHERS = tuple(
+    Other(shape, dtype, soft)
+    for shape in ((65536, 10), (4096, 1000), (2, 21, 256, 256))
+    for dtype, soft in (("float64", False), ("float64", True), ("float32", True))
+)
 PAIRS = (4096, 4096)  # 16.8 M float32 pairs, 134 MB: out of the caches of most machines
 
 

@@ -55,6 +55,17 @@ def softmax_gradients(case, labels, logits):
     }
 
 
+def softmax_by_torch(targets, logits):
+    """Mean cross-entropy by torch, of labels or soft targets: two functions without arguments, of the value and of value and gradient."""
+    import torch
+    from torch.nn import functional
+
+    same_threads()
+    x, t = torch.from_numpy(logits), torch.from_numpy(targets)
+    leaf = x.clone().requires_grad_()
+    return lambda: functional.cross_entropy(x, t), lambda: torch_step(functional.cross_entropy(leaf, t), leaf)
+
+
 def _ignored(case):
     return -100 if case.ignore is None else case.ignore  # torch's default
 
