@@ -321,6 +321,25 @@ def test_targets_and_outputs_laid_out_otherwise(isa):
                 assert_close(out[name], want[name], 6 if name != "hess" else 12, name, 1.0)
 
 
+@pytest.mark.parametrize("shape", [(1, 21, 6400), (2, 21, 3203), (66, 2005, 1)], ids=str)
+def test_large_outputs_in_double(shape, isa):
+    """Past the caches, wherever in a line of the cache they begin: the same numbers as of few positions."""
+    rng = np.random.default_rng(4)
+    n, c, s = shape
+    z, y, t = some(shape, np.float64, rng), rng.integers(0, c, (n, s)), spread_targets(shape, np.float64, rng)
+    for targets in (y, t):
+        few = outputs(z, ("grad", "hess"))
+        for i in range(n):
+            for b in range(0, s, 1000):
+                part = np.s_[i : i + 1, ..., b : b + 1000]
+                softmax_xent.fused(z[part], targets[part], **{name: few[name][part] for name in few})
+        for off in (0, 1, 5):
+            out = {name: np.full(z.size + 8, 77.0)[off : off + z.size].reshape(shape) for name in few}
+            softmax_xent.fused(z, targets, threads=2, **out)
+            for name, value in out.items():
+                assert_close(value, few[name].astype(np.longdouble), 4, name, 2.0**-60)
+
+
 def test_a_class_without_weight_costs_nothing(isa):
     """Nor its poly term more than it does without weights, even where its logit is -inf."""
     z, y = np.array([[0.5, -np.inf, 2.0]] * 20)[:, :, None], np.ones((20, 1), np.int64)

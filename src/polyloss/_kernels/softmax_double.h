@@ -3,13 +3,14 @@
 
    A vector holds one class of WD positions (columns), or WD classes of one position (a row): the loops over vectors are the same, only what
    is a number per position stands in every lane of a row. Few classes, and classes that lie apart while positions are neighbours in memory,
-   go in columns: a panel (C, WD) of doubles is read from planes as it lies, or transposed from rows. Long rows of doubles are read in place.
+   go in columns: a panel (C, WD) of doubles is read from planes as it lies, or transposed from rows. Long rows of doubles are read in
+   place.
 
-   Pass 1 finds the top logit. Pass 2 takes the exponentials and adds up what the loss needs; they stay in the panel, or in a row of scratch,
-   where an output is as large as the logits, and each output is a loop over them. The definitions are in softmax_steps.h.
-   Exponentials are divided by 2^m, m = log2 of the top one rounded to a whole number, which only changes their exponents: exp(z - top) would
-   lose |z - top| / 2 units in the last place to the subtraction. Logits far from 0 are taken relative to the top; those whose exponential
-   is not 0 are then within a factor of 2 of it, and their difference is exact [Sterbenz 1974]. */
+   Pass 1 finds the top logit. Pass 2 takes the exponentials and adds up what the loss needs, and fetches what comes next; they stay in the
+   panel, or in a row of scratch, where an output is as large as the logits, and each output is a loop over them. The definitions are in
+   softmax_steps.h. Exponentials are divided by 2^m, m = log2 of the top one rounded to a whole number, which only changes their exponents:
+   exp(z - top) would lose |z - top| / 2 units in the last place to the subtraction. Logits far from 0 are taken relative to the top; those
+   whose exponential is not 0 are then within a factor of 2 of it, and their difference is exact [Sterbenz 1974]. */
 #ifndef POLYLOSS_SOFTMAX_DOUBLE_H
 #define POLYLOSS_SOFTMAX_DOUBLE_H
 #include "softmax_arrays.h"
@@ -131,6 +132,14 @@ INLINE void places_of(char *at[WD], const softmax_job *j, const softmax_array *a
         if (i + 1 < positions && ++s == j->s) s = 0, n++;
     }
 }
+/* Positions from q to where planes of doubles begin a line of the cache, if all do so at once; -1 where they don't, or where a vector is no
+   line: a line streamed by parts costs four times as much. */
+static ptrdiff_t to_line(const softmax_job *j, const softmax_array *a, ptrdiff_t q)
+{
+    const uintptr_t at = (uintptr_t)place(a, q / j->s, q % j->s);
+    if (WD * sizeof(double) != 64 || a->type != TYPE_F64 || a->s != sizeof(double) || a->c % 64 || at % sizeof(double)) return -1;
+    return (ptrdiff_t)(-at % 64 / sizeof(double));
+}
 #define IN_BLOCK 64 /* classes of each position converted together */
 static void pack_panel(double *to, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
 {
@@ -166,13 +175,16 @@ static void pack_panel(double *to, const softmax_job *j, const softmax_array *a,
         }
     }
 }
-static void deliver_panel(const double *from, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions)
+static void deliver_panel(const double *from, const softmax_job *j, const softmax_array *a, ptrdiff_t q, ptrdiff_t positions, int stream)
 {
     const ptrdiff_t classes = j->c;
     if (are_planes(j, a, q, positions)) {
         char *to = place(a, q / j->s, q % j->s);
+        stream = stream && to_line(j, a, q) == 0;
         for (ptrdiff_t c = 0; c < classes; c++, to += a->c) {
-            if (a->type == TYPE_F64 && a->s == sizeof(double))
+            if (stream)
+                stream_d((double *)to, load_d(from + c * WD));
+            else if (a->type == TYPE_F64 && a->s == sizeof(double))
                 store_d((double *)to, load_d(from + c * WD));
             else
                 scatter_d(to, from + c * WD, a->s, a->type, WD);
@@ -305,11 +317,12 @@ INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class
     *s = sums;
 }
 /* All else that there is to know of the positions; sum_k: of all classes. */
-INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, const class_sums *s, double sum_k, const int row, const int spread)
+INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, const class_sums *s, double sum_k, const int row,
+                     const int spread)
 {
     const vd zero = all_d(0.0), one = all_d(1.0);
     const double vectors_of = (double)((x->n + WD - 1) / WD);
-    const vd ties = row ? all_d(vectors_of * WD - sum_d(s->below)) : vectors_of - s->below; /* top classes, one of them not among the others */
+    const vd ties = row ? all_d(vectors_of * WD - sum_d(s->below)) : vectors_of - s->below; /* top classes: all but one are others */
     p->others = sums_of(&s->others, row) + (ties - 1.0) * p->top_e + (p->top - p->top); /* NaN where the top is infinite */
     p->inverse = 1.0 / (p->top_e + p->others);
     p->rest = p->others * p->inverse;
@@ -372,33 +385,36 @@ INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t
     }
     return select_d(p->shown, p->scale * d, p->fill);
 }
-INLINE void write_vectors(const softmax_job *j, const vectors *x, const positions_d *p, double *out, const int row, const int what)
+INLINE vd output_vector(const softmax_job *j, const vectors *x, const positions_d *p, ptrdiff_t i, const int row, const int whole,
+                        const int what)
 {
-    for (ptrdiff_t i = 0; i < x->n; i += WD) {
-        const vd k = what >= SLOPE ? class_weights_at(x, i, row, !row) : all_d(1.0);
-        const vd t = what >= SLOPE && x->t ? vector_at(x->t, i, x->n, !row, 0) : all_d(0.0);
-        const vd v = output_at(j, p, load_d(x->e + i), k, t, what);
-        if (!row || i + WD <= x->n)
-            store_d(out + i, v);
-        else
-            store_part_d(out + i, v, x->n - i);
-    }
+    const vd k = what >= SLOPE ? class_weights_at(x, i, row, whole) : all_d(1.0);
+    const vd t = what >= SLOPE && x->t ? vector_at(x->t, i, x->n, whole, 0) : all_d(0.0);
+    return output_at(j, p, load_d(x->e + i), k, t, what);
 }
-/* An output at the labels, where the target is 1; out (C,) of a row or (C, WD). */
-INLINE void write_labels(const softmax_job *j, const vectors *x, const positions_d *p, const int32_t *label, ptrdiff_t positions,
-                         double *out, const int row, const int what)
+/* Products, where asked, go past the caches from the first whole line on; a vector begins before it, and one ends after the last. Not so
+   what is more than a product: the compiler may round it otherwise in each place, and no bit is to depend on where an output lies. */
+INLINE void write_vectors(const softmax_job *j, const vectors *x, const positions_d *p, double *out, const int stream, const int row,
+                          const int what)
 {
-    const vd e = exp_at(p, x->target);
-    vd v = output_at(j, p, e, x->k_y, all_d(1.0), what == SLOPE_OF_LABEL ? SLOPE : what);
-    if (what == SLOPE_OF_LABEL) { /* K p - K, K = k_y */
-        const vd factor = p->scale * p->sum_kt;
-        v = select_d(le_d(p->top_e, e), -factor * p->rest, factor * (e * p->inverse) - factor);
-        v = select_d(p->shown, v, p->fill);
+    ptrdiff_t i = 0;
+    if (row && stream && what <= SLOPE_OF_LABEL && x->n >= 2 * WD && (uintptr_t)out % sizeof(double) == 0) {
+        store_d(out, output_vector(j, x, p, 0, row, 1, what));
+        for (i = WD - (ptrdiff_t)((uintptr_t)out / sizeof(double) % WD); i + WD <= x->n; i += WD)
+            stream_d(out + i, output_vector(j, x, p, i, row, 1, what));
+        if (i < x->n) store_d(out + x->n - WD, output_vector(j, x, p, x->n - WD, row, 1, what));
+        return;
     }
+    for (; i + WD <= x->n; i += WD) store_d(out + i, output_vector(j, x, p, i, row, 1, what));
+    if (i < x->n) store_part_d(out + i, output_vector(j, x, p, i, row, 0, what), x->n - i);
+}
+/* Numbers of the labels' classes, in a row or in columns. */
+INLINE void put_at_labels(double *to, vd v, const int32_t *label, ptrdiff_t positions, const int row)
+{
     double at_label[WD];
     store_d(at_label, v);
     for (int i = 0; i < (row ? 1 : WD) && i < positions; i++)
-        if (label[i] >= 0) out[row ? label[i] : label[i] * WD + i] = at_label[i];
+        if (label[i] >= 0) to[row ? label[i] : label[i] * WD + i] = at_label[i];
 }
 
 /* ---- A tile ---- */
@@ -406,6 +422,7 @@ INLINE void write_labels(const softmax_job *j, const vectors *x, const positions
 typedef struct {
     double *z, *t, *out, *k; /* a panel or a row each, and (C,); t, out, k only where needed */
     double sum_k;
+    int stream; /* outputs are too large to be found in a cache by who reads them */
 } general_scratch;
 #define PANELS (TOGETHER / WD < 8 ? TOGETHER / WD : 8) /* at once, while they fit into the first-level cache */
 INLINE int panels_of(const softmax_job *j)
@@ -472,8 +489,8 @@ static void write_batch(const softmax_job *j, const softmax_array *a, ptrdiff_t 
 }
 /* One position in a row, or up to `panels` of WD in columns; q is the first, i its place in the batch. Panels are finished together: a
    division waits for the one before it in the same panel, but not for those of others. */
-INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums, const int row,
-                 const int spread)
+INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums,
+                 const int row, const int spread)
 {
     const ptrdiff_t classes = j->c, room = row ? classes : classes * WD;
     const int outputs = j->grad.at || j->prob.at || j->hess.at, panels = row ? 1 : (positions + WD - 1) / WD;
@@ -529,20 +546,23 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
 #define OUTPUT(array, what, at_label)                                                                                                      \
     if (array.at) {                                                                                                                        \
         double *out = row && in_place(&array) ? (double *)place(&array, q / j->s, q % j->s) : x->out;                                      \
-        write_vectors(j, &v[g], &p[g], out, row, what);                                                                                    \
-        if (at_label) write_labels(j, &v[g], &p[g], label, left, out, row, what);                                                          \
+        write_vectors(j, &v[g], &p[g], out, x->stream && out != x->out, row, what);                                                        \
+        if (at_label) put_at_labels(out, output_at(j, &p[g], e, v[g].k_y, all_d(1.0), what), label, left, row);                            \
         if (!row)                                                                                                                          \
-            deliver_panel(out, j, &array, first, left);                                                                                    \
+            deliver_panel(out, j, &array, first, left, x->stream);                                                                         \
         else if (out == x->out)                                                                                                            \
             scatter_d(place(&array, q / j->s, q % j->s), out, array.c, array.type, classes);                                               \
     }
+        const vd e = j->soft ? all_d(0.0) : exp_at(&p[g], v[g].target);
         OUTPUT(j->prob, PROB, 0)
+        OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
         if (spread || j->poly != 0) {
             OUTPUT(j->grad, SLOPE, !j->soft)
-        } else {
-            OUTPUT(j->grad, SLOPE_OF_LABEL, 1)
+        } else if (j->grad.at) { /* K (p - 1) at the label: a product, too, with what is e - (top_e + others) */
+            const vd instead = select_d(le_d(p[g].top_e, e), -p[g].others, e - (p[g].top_e + p[g].others));
+            put_at_labels(v[g].e, instead, label, left, row);
+            OUTPUT(j->grad, SLOPE_OF_LABEL, 0)
         }
-        OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
     }
 #undef OUTPUT
 }
@@ -566,6 +586,7 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
     general_scratch x;
     general_layout(j, scratch, &x);
     x.sum_k = (double)j->c;
+    x.stream = j->n * j->s * j->c > 1 << 17;
     if (x.k) {
         gather_d(x.k, j->class_weight.at, j->class_weight.c, j->class_weight.type, j->c);
         const sum_t sum = sum_row_d(x.k, j->c);
@@ -576,6 +597,10 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
     batch b;
     for (ptrdiff_t q = first, step; q < first + count; q += step) {
         step = first + count - q < TOGETHER ? first + count - q : TOGETHER;
+        if (x.stream && !row && j->grad.at) { /* begin at a line */
+            const ptrdiff_t off = to_line(j, &j->grad, q);
+            if (off > 0 && off < step) step = off;
+        }
         read_batch(j, q, step, &b);
         for (int i = 0; i < step; i += at_once)
             if (row)
@@ -587,6 +612,7 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
         for (int i = 0; sums->bad < 0 && i < step; i++)
             if (b.label[i] == BAD) sums->bad = q + i;
     }
+    fence();
     sums->total += across_lanes(&tile.loss);
     sums->weight += across_lanes(&tile.weight);
     sums->count += (int64_t)sum_d(tile.count);
