@@ -124,7 +124,7 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
     (void)exact;
     vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-LN2_LO_F), mad_f(n, all_f(-LN2_HI_F), d));
-    vf t = exp_poly_f(r) * (vf)(((vi)u << 23) + (127 << 23) + ref->shift);
+    vf t = exp_poly_f(r) * (vf)(((vu)u << 23) + (127u << 23) + (vu)ref->shift);
 #endif
     return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
 #endif

@@ -71,6 +71,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     x->slopes = f, f += x->spread && !columns ? BLOCK : 0;
     x->k = x->spread && j->class_weight.at ? f : 0, f += x->k ? j->c : 0;
     x->planes = f, f += columns ? 5 * most : 0;
+    f += (f - (float *)at) % 2; /* doubles follow */
     x->general = (char *)f;
     return (char *)f - at;
 }
