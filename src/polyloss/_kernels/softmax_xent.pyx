@@ -219,7 +219,7 @@ cdef int _label_type(int numpy_type) noexcept:
 
 
 cdef tuple _tensors = ()  # types of tensors whose memory `small` may read, by what torch tells of them
-cdef dict _tensor_types = {}  # their dtypes -> number of NumPy's type
+cdef dict _tensor_types = {}  # their dtypes -> number of NumPy's type, bytes of an element
 
 
 def take_tensors(kinds, dtypes):
@@ -229,7 +229,7 @@ def take_tensors(kinds, dtypes):
     """
     global _tensors
     _tensors = tuple(kinds)
-    _tensor_types.update({dtype: np.dtype(like).num for dtype, like in dtypes.items()})
+    _tensor_types.update({dtype: (np.dtype(like).num, np.dtype(like).itemsize) for dtype, like in dtypes.items()})
 
 
 cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shape, int *number) except -1:
@@ -246,15 +246,18 @@ cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shap
             shape[i] = cnp.PyArray_DIM(array, i)
         to.at, to.s, number[0] = <char *>cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0), cnp.PyArray_TYPE(array)
         return True
-    if type(x) not in _tensors or x.dim() != ndim or not x.is_contiguous():
+    if type(x) not in _tensors or not x.is_contiguous():
         return False
-    kind = _tensor_types.get(x.dtype)
-    if kind is None:
+    known = _tensor_types.get(x.dtype)
+    places = <tuple>x.shape
+    if known is None or len(places) != ndim:
         return False
     for i in range(ndim):
-        shape[i] = x.size(i)
-    number[0] = kind
-    to.at, to.s = <char *><size_t>x.data_ptr(), x.element_size() * (shape[1] if ndim == 2 else 1)
+        shape[i] = places[i]
+    number[0], to.s = <tuple>known
+    to.at = <char *><size_t>x.data_ptr()
+    if ndim == 2:
+        to.s *= shape[1]
     return True
 
 
