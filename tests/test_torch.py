@@ -539,6 +539,72 @@ class TestGraph:
         assert torch.isnan(losses).nonzero().tolist() == [[4, 2]]
 
 
+@pytest.mark.parametrize("size", [4, 4000])
+def test_a_denominator_that_is_written_to(size):
+    """Gradients are those of what it was in the forward pass, also where they are found again."""
+    z, y = torch.randn(size, 5, requires_grad=True), torch.randint(0, 5, (size,))
+    denominator = torch.tensor(4.0)
+    loss = pl.softmax_loss(y, z, denominator=denominator)
+    first = torch.autograd.grad(loss, z, retain_graph=True)
+    denominator.fill_(8.0)
+    torch.testing.assert_close(torch.autograd.grad(loss, z), first)
+
+
+class TestRecorded:
+    """By other tracers than that of torch.compile: what they record on one input is right for others."""
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+    def test_jit(self, name, options):
+        here, there = sample(name), sample(name, n=7, seed=1)
+        recorded = torch.jit.trace(lambda t, p: pl.get(name)(t, p, reduction="sum", **options), here)
+        torch.testing.assert_close(recorded(*there), pl.get(name)(*there, reduction="sum", **options))
+
+    @pytest.mark.parametrize("mode", ["real", "symbolic"])
+    @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+    def test_make_fx(self, name, options, mode):
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        loss = pl.get(name)
+
+        def both(t, p):
+            ours = pl.grad(loss)(t, p, **options)
+            p = p.detach().requires_grad_()
+            return ours, torch.autograd.grad(loss(t, p, **options).sum(), p)[0]
+
+        here, there = sample(name), sample(name, n=7 if mode == "symbolic" else 4, seed=1)
+        torch.testing.assert_close(make_fx(both, tracing_mode=mode)(*here)(*there), both(*there))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_lengths_left_open(name, options):
+    """Fake tensors whose lengths are symbols: shapes alone are computed."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    arrays = sample(name)
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=False) as mode:
+        t, p = map(mode.from_tensor, arrays)
+        p.requires_grad_()
+        for reduction in ("none", "sum"):
+            loss = pl.get(name)(t, p, reduction=reduction, **options)
+            assert loss.shape == (p.shape[:1] if reduction == "none" else ())
+            assert torch.autograd.grad(loss.sum(), p)[0].shape == p.shape
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_tensors_with_operations_of_their_own(name, options):
+    """As distributed ones, which have no memory to show: the formula runs on their operations."""
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    t, p = sample(name)
+    loss, options = pl.get(name), dict(options, reduction="sum")
+    both, gradient = TwoTensor(p, p / 2).requires_grad_(), pl.grad(loss)
+    wanted = gradient(t, p, **options), gradient(t, p / 2, **options)
+    for found in (torch.autograd.grad(loss(t, both, **options), both)[0], gradient(t, both, **options)):
+        torch.testing.assert_close((found.a, found.b), wanted)
+
+
 class TestCompiled:
     def setup_method(self):
         torch._dynamo.reset()

@@ -248,9 +248,94 @@ class TestNLL:
         y = torch.tensor([0, 2, 1, 0])
         assert torch.autograd.gradgradcheck(lambda p: ours.NLLLoss()(p.log(), y), p)
 
+    @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+    def test_batches_of_upstreams(self, reduction):
+        p = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+        y = torch.tensor([0, 2, -100, 0])
+        assert torch.autograd.gradcheck(lambda p: ours.NLLLoss(reduction=reduction)(p, y), p, check_batched_grad=True)
+
     def test_bad_labels_are_torchs_errors(self):
         with pytest.raises(IndexError):
             ours.NLLLoss()(torch.rand(4, 3, requires_grad=True), torch.tensor([0, 3, 1, 0]))
+
+
+def arguments_of(name, n=6):
+    """An input that the module of that name allows, and its targets."""
+    input = torch.rand(n, 4)
+    if name in ("CrossEntropyLoss", "NLLLoss"):
+        return input, torch.randint(0, 4, (n,))
+    return (input, torch.rand(n, 4), torch.randint(0, 2, (n,)) * 2 - 1) if "Cosine" in name else (input, torch.rand(n, 4))
+
+
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODULES.values())
+def test_meta(name, dtype):
+    arguments = [x.to("meta", dtype) if x.is_floating_point() else x.to("meta") for x in arguments_of(name)]
+    arguments[0].requires_grad_()
+    for reduction in ("none", "sum", "mean"):
+        found, wanted = (getattr(m, name)(reduction=reduction)(*arguments) for m in (ours, torch.nn))
+        assert (found.shape, found.dtype, found.device) == (wanted.shape, wanted.dtype, wanted.device)
+        found.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")  # as torch's own
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.parametrize("name", MODULES.values())
+def test_vmap_of_targets(name):
+    """With an input of their own autograd graph, outside of what is mapped."""
+    input, *target = arguments_of(name)
+    batch = [torch.stack([x, x.flip(0)]) for x in target]
+
+    def mapped(module):
+        z = input.detach().requires_grad_()
+        losses = torch.func.vmap(lambda *t: module(z, *t))(*batch)
+        return losses, torch.autograd.grad(losses.sum(), z)[0]
+
+    torch.testing.assert_close(mapped(getattr(ours, name)()), mapped(getattr(torch.nn, name)()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of torch's own modules, whose checks of shapes are not recorded
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.parametrize("name", MODULES.values())
+def test_recorded(name):
+    """What is recorded on one input is right for others."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    calling = Calling(getattr(ours, name)())
+    here, there = arguments_of(name), arguments_of(name)
+    wanted = getattr(torch.nn, name)()(*there)
+    torch.testing.assert_close(torch.jit.trace(calling, here)(*there), wanted)
+    torch.testing.assert_close(make_fx(calling)(*here)(*there), wanted)
+    more = arguments_of(name, 9)
+    sized = make_fx(calling, tracing_mode="symbolic")(*here)
+    torch.testing.assert_close(sized(*more), getattr(torch.nn, name)()(*more))
+    lengths = tuple({0: torch.export.Dim("n", min=2)} for _ in here)
+    exported = torch.export.export(calling, here, dynamic_shapes=(lengths,), strict=False).module()
+    torch.testing.assert_close(exported(*more), getattr(torch.nn, name)()(*more))
+
+
+class Calling(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments):
+        return self.module(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.parametrize("name", MODULES.values())
+def test_tensors_with_operations_of_their_own(name):
+    """As distributed ones: what torch's module makes of them."""
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    input, *target = arguments_of(name)
+    found, wanted = (getattr(m, name)()(TwoTensor(input, input / 2), *target) for m in (ours, torch.nn))
+    assert type(found) is TwoTensor
+    torch.testing.assert_close((found.a, found.b), (wanted.a, wanted.b))
 
 
 @pytest.mark.parametrize("name", ours.__all__)

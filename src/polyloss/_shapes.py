@@ -66,9 +66,16 @@ class Layout(NamedTuple):
         return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut)
 
 
-@lru_cache(maxsize=1024, typed=True)  # 1.0 and True are not 1
 def layout(shape, axis, name, rowwise):
     """The layout, or an error if `axis` does not exist or holds nothing."""
+    try:
+        return _layout(shape, axis, name, rowwise)
+    except TypeError:  # a length that torch has left open has no hash
+        return _layout.__wrapped__(shape, axis, name, rowwise)
+
+
+@lru_cache(maxsize=1024, typed=True)  # 1.0 and True are not 1
+def _layout(shape, axis, name, rowwise):
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis is {axis!r}, but must be an integer")
     ndim, axis = len(shape), axis.__index__()

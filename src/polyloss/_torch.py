@@ -27,6 +27,7 @@ from polyloss._prepare import prepare
 GRADIENT = _job.Want(value=False, gradient=True)
 BOTH = _job.Want(value=True, gradient=True)
 SMALL = 65536  # predictions; from here on the kernels' time outweighs the road's
+PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1"}
 
 
@@ -57,6 +58,8 @@ class Bridge(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.divisor, ctx.gradient = outcome.divisor, outcome.gradient
+        if ctx.divisor is job.denominator and isinstance(ctx.divisor, torch.Tensor):  # the caller's, who may write to it
+            ctx.divisor = ctx.divisor.clone()
         job.want = job.want._replace(gradient=False)
         ctx.job = _with_tensors(job, None, None, None, None)
         return _job.finish(job, outcome)
@@ -177,9 +180,19 @@ def _checked(job, outcome):
 
 def transformed(*tensors):
     """Whether a function transform (grad, vmap, jvp of torch.func), forward-mode differentiation or a tracer looks at the tensors."""
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if traced() or forward_ad._current_level >= 0:
         return True
     return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
+
+
+def traced():
+    """Whether operations are being recorded, so that what torch does not see would be a constant: compiled, exported, `make_fx`, `jit`."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(PROXY) is not None
+
+
+def foreign(x):
+    """Whether a tensor's class has its own way to do torch's operations, and its memory is elsewhere: distributed, masked, fake ones."""
+    return type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def namespace(x):
@@ -201,10 +214,10 @@ def concrete(x):
     """Whether a tensor's values are at hand: not under a function transform, a trace, or on the meta device."""
     return (
         x.device.type != "meta"
-        and not torch.compiler.is_compiling()
+        and not traced()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # of upstream gradients, under is_grads_batched
-        and not isinstance(x, torch._subclasses.FakeTensor)
+        and not foreign(x)
     )
 
 
@@ -226,8 +239,8 @@ def wrap(x, like):
 
 
 def shortcut(block, y_true, y_pred, want, out, arguments):
-    """The results of a call that is being compiled, or of an ordinary small one; None where the road is to be taken."""
-    if torch.compiler.is_compiling():
+    """The results of a call that is being traced, or of an ordinary small one; None where the road is to be taken."""
+    if traced():
         return None if out is not None else _operator(block, y_true, y_pred, want, arguments)
     if block.small is None or not (_plain(y_pred) and _plain(y_true)) or y_pred.numel() > SMALL:
         return None

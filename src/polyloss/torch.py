@@ -18,7 +18,7 @@ from torch.nn.functional import nll_loss
 from polyloss._block import Elementwise, Rowwise
 from polyloss._call import call
 from polyloss._params import positive
-from polyloss._torch import concrete, memory, transformed, wrap
+from polyloss._torch import concrete, foreign, memory, transformed, wrap
 from polyloss.classification import binary_crossentropy
 from polyloss.regression import huber, mean_absolute_error, mean_squared_error
 from polyloss.softmax import softmax_loss
@@ -82,7 +82,7 @@ class NLLLoss(nn.NLLLoss):
     def forward(self, input, target):
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
         needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
-        if not needed or input.numel() < SMALL or not input.is_cpu or transformed(input):
+        if not needed or input.numel() < SMALL or not input.is_cpu or transformed(input, target):
             return super().forward(input, target)
         return Picked.apply(input, target, self.weight, self.ignore_index, self.reduction)
 
@@ -109,9 +109,12 @@ class Picked(torch.autograd.Function):
         total = torch.where(ignored, 0, factor).sum() if ctx.options["reduction"] == "mean" else 1
         factor = torch.where(ignored, 0, -factor * upstream / total).to(input.dtype)
         axis = min(input.ndim - 1, 1)
+        places = axis, label.unsqueeze(axis), factor.unsqueeze(axis)
+        if not concrete(upstream):  # a batch of them, under vmap, which writes to nothing in place
+            return torch.zeros_like(input).scatter(*places), None, None, None, None
         view = memory(input)
         gradient = wrap(np.zeros(view.shape, view.dtype), input)  # huge pages, already 0 when the system maps them
-        return gradient.scatter_(axis, label.unsqueeze(axis), factor.unsqueeze(axis)), None, None, None, None
+        return gradient.scatter_(*places), None, None, None, None
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -155,7 +158,8 @@ class BCELoss(nn.BCELoss):
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
         weight = self.weight
         usable = _matched(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
-        if not usable or not concrete(input) or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
+        usable = usable and concrete(input) and concrete(target)
+        if not usable or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
             return super().forward(input, target)
         loss = _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
         # What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions.
@@ -237,7 +241,7 @@ class KLDivLoss(nn.KLDivLoss):
 
     def forward(self, input, target):
         """The loss of `input`, logarithms of probabilities, and `target`, of one shape."""
-        if not _matched(input, target) or target.requires_grad or (self.reduction == "batchmean" and not input.ndim):
+        if not _matched(input, target) or target.requires_grad or transformed(input, target):
             return super().forward(input, target)
         reduction = "sum" if self.reduction == "batchmean" else self.reduction
         loss = _elementwise(KLBetweenLogarithms if self.log_target else KLFromLogarithms, input, target, reduction)
@@ -340,7 +344,8 @@ class SoftmaxLoss(nn.Module):
 
 def _usable(x):
     """Whether a tensor is one of ours: real floating numbers in strided memory, and not none."""
-    return isinstance(x, torch.Tensor) and x.is_floating_point() and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
+    known = isinstance(x, torch.Tensor) and not foreign(x) and not torch.jit.is_tracing()  # where lengths are tensors
+    return known and x.is_floating_point() and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
 
 
 def _matched(input, target):
@@ -369,4 +374,5 @@ def _elementwise(loss, input, target, reduction, weight=None, divisor=1, **param
 
 def _like(loss, input):
     """The loss in the input's dtype; under autocast in float32, as torch's."""
-    return loss if torch.is_autocast_enabled(input.device.type) else loss.to(input.dtype)
+    kind = input.device.type
+    return loss if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) else loss.to(input.dtype)
