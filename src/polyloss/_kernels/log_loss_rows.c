@@ -37,9 +37,8 @@ INLINE double one(const char *at, int single) { return single ? (double)*(const 
 /* The next WD probabilities as doubles. */
 INLINE vd load(const char *at, int single)
 {
-#if defined __GNUC__ && !defined POLYLOSS_ONE_LANE
-    typedef float half __attribute__((vector_size(2 * W), aligned(4)));
-    return single ? __builtin_convertvector(*(const half *)at, vd) : load_d((const double *)at);
+#if W > 1
+    return single ? widen((const float *)at) : load_d((const double *)at);
 #else
     return one(at, single);
 #endif
@@ -48,7 +47,7 @@ INLINE vd load(const char *at, int single)
 typedef struct {
     vd least, most;
 } range;
-INLINE void widen(range *r, vd v)
+INLINE void stretch(range *r, vd v)
 {
     r->least = min_d(r->least, v);
     r->most = max_d(r->most, v);
@@ -118,18 +117,18 @@ INLINE double read_row(const char *at, ptrdiff_t columns, int single, range r[4]
             vd v = load(q + i * step, single);
             READ_ONCE(v);
             sum[i] += v;
-            widen(&r[i], v);
+            stretch(&r[i], v);
         }
     }
     for (; k + WD <= columns; k += WD) {
         vd v = load(at + k * item, single);
         READ_ONCE(v);
         sum[0] += v;
-        widen(&r[0], v);
+        stretch(&r[0], v);
     }
     double total = sum_d((sum[0] + sum[1]) + (sum[2] + sum[3]));
     if (k < columns) { /* the last lanes of a vector that reaches back */
-        widen(&r[1], load(at + (columns - WD) * item, single));
+        stretch(&r[1], load(at + (columns - WD) * item, single));
         for (; k < columns; k++) total += one(at + k * item, single);
     }
     return total;
@@ -145,14 +144,14 @@ INLINE void read_column(const char *at, ptrdiff_t rows, ptrdiff_t stride, int si
     if (stride == item)
         for (; i + WD <= rows; i += WD) {
             vd v = load(at + i * item, single);
-            widen(r, v);
+            stretch(r, v);
             store_d(sums + i, first ? v : load_d(sums + i) + v);
         }
     for (ptrdiff_t k = i; k < rows; k++) line[k] = one(at + k * stride, single);
     for (ptrdiff_t k = rows; k % WD; k++) line[k] = line[rows - 1];
     for (; i < rows; i += WD) {
         vd v = load_d(line + i);
-        widen(r, v);
+        stretch(r, v);
         store_d(sums + i, first ? v : load_d(sums + i) + v);
     }
 }
@@ -173,10 +172,10 @@ INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t
         picked[i] = classes[i] ? second : first;
     }
     ptrdiff_t i = 0;
-    for (; i + WD <= 2 * rows; i += WD) widen(r, load_d(pairs + i));
+    for (; i + WD <= 2 * rows; i += WD) stretch(r, load_d(pairs + i));
     if (i < 2 * rows) {
         for (ptrdiff_t l = 0; l < WD; l++) rest[l] = pairs[i + l < 2 * rows ? i + l : 0];
-        widen(r, load_d(rest));
+        stretch(r, load_d(rest));
     }
 }
 

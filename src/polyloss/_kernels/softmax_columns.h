@@ -38,13 +38,14 @@ typedef float v4_anywhere __attribute__((vector_size(16), aligned(4)));
 /* Rows of floats, `step` bytes apart, to columns and back, as many as make whole vectors; at least 4 classes. */
 static void rows_to_columns(float *to, const char *from, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions)
 {
-    for (ptrdiff_t k = 0; k + W <= positions; k += W)
+    for (ptrdiff_t k = 0; k + W <= positions; k += W, from += W * step)
         for (ptrdiff_t c = 0; c < classes; c += 4) {
             if (c > classes - 4) c = classes - 4;
             vf v[4];
-            for (int i = 0; i < 4; i++) {
+            const char *at = from + 4 * c;
+            for (int i = 0; i < 4; i++, at += step) {
                 v4 part[W / 4];
-                for (int b = 0; b < W / 4; b++) part[b] = *(const v4_anywhere *)(from + (k + i + 4 * b) * step + 4 * c);
+                for (int b = 0; b < W / 4; b++) part[b] = *(const v4_anywhere *)(at + b * (4 * step));
 #if W == 16
                 __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512((__m128)part[0]), (__m128)part[1], 1);
                 v[i] = (vf)_mm512_insertf32x4(_mm512_insertf32x4(a, (__m128)part[2], 2), (__m128)part[3], 3);
@@ -154,15 +155,15 @@ INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t cl
             const ptrdiff_t ahead = i + FETCHED < positions ? FETCHED : c + K + k < classes ? K * step + FETCHED - positions : FETCHED;
             __builtin_prefetch(at + k * step + ahead);
             const vf v = load_f(at + k * step);
-            const lanes is = same_i(lab, (int32_t)c + k);
-            pick = replace_if(is, pick, v);
+            const lanes other = other_i(lab, (int32_t)c + k);
+            pick = replace_if(other, v, pick);
             if (smoothed) apart += v - first;
             if (kept) {
                 vf e = exp_over_f(v, &zero, 1);
-                part = add_if((lanes)~is, part, e);
+                part = add_if(other, part, e);
                 store_f(kept + (c + k) * positions + i, e);
             } else
-                add_exp_f(v, &zero, (lanes)~is, &part, &low, 1);
+                add_exp_f(v, &zero, other, &part, &low, 1);
         }
         /* K classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
         const vf after = before + part;
@@ -179,11 +180,13 @@ INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t cl
 INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, float *sum,
                        double *others, double *target, double *mean, float *kept, const int smoothed)
 {
-    memset(sum, 0, 5 * (size_t)positions * sizeof *sum);
+    memset(sum, 0, (smoothed ? 5 : 3) * (size_t)positions * sizeof *sum);
     ptrdiff_t c = 0;
-    for (; c + 4 <= classes; c += 4) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 4);
-    for (; c < classes; c++) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 1);
-    for (ptrdiff_t i = 0; i < positions; i += WD) {
+    for (; classes - c >= 4; c += 4) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 4);
+    if (c + 1 == classes) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 1);
+    if (c + 2 == classes) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 2);
+    if (c + 3 == classes) add_planes(z, step, c, classes, positions, label, sum, kept, smoothed, 3);
+    for (ptrdiff_t i = 0; others && i < positions; i += WD) {
         if (smoothed) store_d(mean + i, widen(z + i) + (widen(sum + 3 * positions + i) + widen(sum + 4 * positions + i)) / (double)classes);
         store_d(others + i, (widen(sum + i) + widen(sum + positions + i)) * (kept ? 1 / KEPT : 1 / SUMMED));
         store_d(target + i, widen(sum + 2 * positions + i));
@@ -206,7 +209,7 @@ INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t
     for (ptrdiff_t c = 0; c < classes; c++)
         for (ptrdiff_t i = 0; i < positions; i += W) {
             vf e = load_f(kept + c * kept_step + i);
-            if (instead) e = replace_if(same_i(*(const vi_anywhere *)(label + i), (int32_t)c), e, load_f(at_target + i));
+            if (instead) e = replace_if(other_i(*(const vi_anywhere *)(label + i), (int32_t)c), load_f(at_target + i), e);
             const vf a = load_f(high + i), b = mad_f(e, load_f(low + i), instead ? load_f(added + i) : all_f(0.0f));
             const vf out = select_f(eq_f(a, all_f(0.0f)), all_f(0.0f), mad_f(e, a, b));
             float *at = to + c * step + i;
@@ -222,7 +225,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
     const ptrdiff_t classes = j->c;
     const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j), smoothed = j->smoothing != 0;
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
-    memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
+    if (!x->summed) memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s, left = count - i < j->s - s ? count - i : j->s - s;
         int stream = 0, whole = in_place && left >= CHUNK;
@@ -253,9 +256,11 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
         else if (smoothed)
             plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, 0, 1);
         else
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0, 0, 0);
+            plane_sums(z, apart, classes, positions, label, x->planes, x->summed ? 0 : others, target, 0, 0, 0);
         if (wanted)
             finish(j, x, i, step, 1);
+        else if (x->summed)
+            add_losses(x, i, positions, x->planes);
         else
             finish(j, x, i, step, 0);
         for (ptrdiff_t b = 0; j->prob.at && b < step; b += CHUNK) {

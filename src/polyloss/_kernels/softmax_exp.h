@@ -5,12 +5,7 @@
 
 #define LN2 0x1.62e42fefa39efp-1
 
-typedef float vh __attribute__((vector_size(2 * W))); /* as many floats as a vd has doubles */
-typedef float vh_anywhere __attribute__((vector_size(2 * W), aligned(4)));
-typedef int32_t vhi_anywhere __attribute__((vector_size(2 * W), aligned(4)));
 typedef int32_t vi_anywhere __attribute__((vector_size(4 * W), aligned(4)));
-INLINE vd widen(const float *p) { return __builtin_convertvector(*(const vh_anywhere *)p, vd); }
-INLINE void narrow(float *p, vd v) { *(vh_anywhere *)p = __builtin_convertvector(v, vh); }
 INLINE vd as_doubles(vf v)
 {
     float a[W];
@@ -34,13 +29,13 @@ INLINE float peak_f(vf v) { return top_f(v); }
 
 #if W == 16
 typedef __mmask16 lanes;
-INLINE lanes same_i(vi a, int32_t b) { return _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
+INLINE lanes other_i(vi a, int32_t b) { return _mm512_cmpneq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
 INLINE vf add_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, m, (__m512)a, (__m512)b); }
 INLINE vf zero_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps((__mmask16)~m, (__m512)v); }
 INLINE vf replace_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_mov_ps((__m512)a, m, (__m512)b); }
 #else
 typedef vi lanes;
-INLINE lanes same_i(vi a, int32_t b) { return a == b; }
+INLINE lanes other_i(vi a, int32_t b) { return a != b; }
 INLINE vf add_if(lanes m, vf a, vf b) { return a + (vf)((vi)b & m); }
 INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
 INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
@@ -149,10 +144,10 @@ INLINE void add_exp_f(vf x, const reference *ref, lanes adds, vf *high, vf *low,
     __m512 t = _mm512_permutex2var_ps((__m512)ref->table[0], (__m512i)u, (__m512)ref->table[1]);
     vf q = r * mad_f(r, all_f(0x1.fffffep-2f), all_f(0x1.0000f6p+0f));
     if (whole) q = mad_f(r * r, mad_f(r, all_f(0x1.555556p-3f), all_f(0.5f)), r);
-    __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
+    __mmask16 kept = _mm512_mask_cmp_ps_mask(adds, (__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
     t = _mm512_maskz_scalef_ps(kept, t, (__m512)n);
-    *high = add_if(adds, *high, (vf)t);
-    *low = (vf)_mm512_mask3_fmadd_ps(t, (__m512)q, (__m512)*low, kept & adds); /* q is NaN where x is -inf */
+    *high += (vf)t;
+    *low = (vf)_mm512_mask3_fmadd_ps(t, (__m512)q, (__m512)*low, kept); /* q is NaN where x is -inf */
 #elif W == 8
     vf d = min_f(ref->high, max_f(ref->low, x)), u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);

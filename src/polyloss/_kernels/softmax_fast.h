@@ -15,7 +15,10 @@ static void again(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
     for (ptrdiff_t i = 0; i < x->agains; i++) {
         softmax_sums sums = {.bad = -1};
         general(j, first + x->again[i], 1, x->general, &sums);
-        x->loss[x->again[i]] = sums.total;
+        if (x->summed)
+            x->total += sums.total;
+        else
+            x->loss[x->again[i]] = sums.total;
     }
     x->agains = 0;
 }
@@ -42,7 +45,7 @@ static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *a
     put_tile(j, &j->lse, first, count, x.lse);
     again(j, first, &x);
     put_tile(j, &j->losses, first, count, x.loss);
-    sums->total = sum_row(x.loss, count);
+    sums->total = x.summed ? x.total : sum_row(x.loss, count);
     if (x.spread) sums->weight = sum_row(x.counted, count);
     fence();
 }

@@ -22,7 +22,7 @@ INLINE vf mad_unless_0_f(vf a, vf b, vf sum)
 INLINE void finish_targets(fast_scratch *x, ptrdiff_t i, vd apart, vd others_kt, vd kt, vd k)
 {
     const vd left = x->keep * others_kt + x->share * (x->sum_k - k), sum_kt = left + (x->keep * kt + x->share * k), w = load_d(x->w + i);
-    const md live = le_d(all_d(0.0), __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd));
+    const md live = le_d(all_d(0.0), widen_i(x->label + i));
     store_d(x->counted + i, select_d(live, w * (others_kt + kt), all_d(0.0)));
     store_d(x->left + i, left);
     store_d(x->more + i, w * apart);
@@ -46,7 +46,7 @@ INLINE void add_to_f(lane_sum_f *s, vf x)
 INLINE vf plane_target(const fast_scratch *x, ptrdiff_t first, ptrdiff_t c, ptrdiff_t i, const int soft)
 {
     if (soft) return load_f(x->targets + c * CHUNK + i);
-    return zero_if((lanes)~same_i(*(const vi_anywhere *)(x->label + first + i), (int32_t)c), all_f(1.0f));
+    return zero_if(other_i(*(const vi_anywhere *)(x->label + first + i), (int32_t)c), all_f(1.0f));
 }
 /* The top class of each position and the sums around it, `kept` the exponentials (C, positions). Of 8 classes the sums are plain. */
 INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t first, ptrdiff_t count, int32_t *top, float *kept,
@@ -72,17 +72,17 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
             for (ptrdiff_t c = b; c < classes && c < b + 8; c++) {
                 const vf v = load_f(z + c * CHUNK), t = plane_target(x, first, c, i, soft), k = all_f(weighted ? x->k[c] : 1.0f);
                 const vf w = mad_f(t, keep, share), kt = weighted ? t * k : t;
-                const lanes is = same_i(a, (int32_t)c);
+                const lanes other = other_i(a, (int32_t)c);
                 if (kept) {
                     const vf e = exp_over_f(v, &zero, 1);
-                    e_part = add_if((lanes)~is, e_part, e);
+                    e_part = add_if(other, e_part, e);
                     store_f(kept + c * positions + i, e);
                 } else
-                    add_exp_f(v, &zero, (lanes)~is, &e_part, &e_low, 1);
+                    add_exp_f(v, &zero, other, &e_part, &e_low, 1);
                 apart_part = mad_unless_0_f(weighted ? w * k : w, highest - v, apart_part);
-                kt_part = add_if((lanes)~is, kt_part, kt);
-                kt_top = replace_if(is, kt_top, kt);
-                if (weighted) k_top = replace_if(is, k_top, k);
+                kt_part = add_if(other, kt_part, kt);
+                kt_top = replace_if(other, kt, kt_top);
+                if (weighted) k_top = replace_if(other, k, k_top);
             }
             add_to_f(&others, e_part);
             others.low += e_low;
@@ -119,7 +119,7 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
             vf w = mad_f(plane_target(x, first, c, i, soft), keep, share), e = load_f(kept + c * positions + i);
             if (weighted) w *= all_f(x->k[c]);
             vf slope = mad_f(e, factor, mad_f(w, minus_g, mad_f(e, low, w * minus_low)));
-            slope = replace_if(same_i(a, (int32_t)c), slope, load_f(at_top));
+            slope = replace_if(other_i(a, (int32_t)c), load_f(at_top), slope);
             store_f(to + c * CHUNK + i, select_f(eq_f(minus_g, all_f(0.0f)), all_f(0.0f), slope));
         }
     }

@@ -37,7 +37,8 @@ typedef struct {
     float *given, *targets, *planes; /* a tile of columns, and of its targets; five numbers for each of its positions */
     float *row, *slopes, *k; /* of spread targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
     char *general;
-    int weighted, spread;
+    int weighted, spread, summed;
+    double total; /* where summed: the losses alone are wanted, and those in one sum */
 } fast_scratch;
 enum { SKIPPED = -3 };
 
@@ -101,7 +102,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         x->sum_k = 0;
         for (ptrdiff_t c = 0; c < j->c; c++) x->sum_k += (double)x->k[c];
     }
-    ptrdiff_t live = 0, bad = 0;
+    int live = 0, bad = 0;
     for (ptrdiff_t i = 0; i < count; i++) live += x->label[i] != IGNORED, bad += x->label[i] == BAD;
     sums->count = live;
     sums->weight = (double)(live - bad);
@@ -109,6 +110,9 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
     x->weighted = k->at || j->weight.at || j->upstream.at || x->spread;
+    x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0;
+    if (j->losses.at || j->lse.at || j->grad.at || j->prob.at) x->summed = 0;
+    x->total = 0;
     if (!x->weighted) return;
     sums->weight = 0;
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
@@ -125,6 +129,15 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         x->g_k[i] = g * ky;
         if (w == 0 || (ky == 0 && j->poly == 0)) x->label[i] = SKIPPED;
     }
+}
+
+/* Of positions i, i+1, …, `count` at most, those that are to be done again: not 0 in `lost`. */
+INLINE void note_again(fast_scratch *x, ptrdiff_t i, ptrdiff_t count, vd lost)
+{
+    double which[WD];
+    store_d(which, lost);
+    for (int l = 0; l < WD && l < count; l++)
+        if (which[l] != 0) x->again[x->agains++] = (int32_t)(i + l);
 }
 
 /* exp(x), |x| <= 700, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
@@ -166,6 +179,26 @@ INLINE vd quick_log1p_d(vd x)
     p = mad_d(p, z, all_d(2.0));
     return mad_d(n, all_d(LN2), s * p);
 }
+/* The sum of the losses of positions i, i+1, …, where m is 0 and nothing else is wanted, from the sums of columns (3, positions) that
+   add_planes leaves. 1 + odds are multiplied, so that eight vectors share a logarithm; what grows is the product less 1, in which small
+   odds keep their digits. */
+INLINE void add_losses(fast_scratch *x, ptrdiff_t i, ptrdiff_t positions, const float *sum)
+{
+    const vd none = all_d(0.0);
+    vd total = none, grown = none;
+    for (ptrdiff_t k = 0; k < positions; k += WD) {
+        const vd others = (widen(sum + k) + widen(sum + positions + k)) * (1 / SUMMED), target = widen(sum + 2 * positions + k);
+        const md live = le_d(none, widen_i(x->label + i + k));
+        /* not NaN, not infinite, and no product of eight is */
+        const md fine = AND_MASK(AND_MASK(le_d(all_d(0x1p-60), others), lt_d(others, all_d(0x1p58))), le_d(abs_d(target), all_d(48.0)));
+        const vd odds = select_d(AND_MASK(live, fine), others * quick_exp_d(-target), none);
+        grown = mad_d(grown, odds, odds) + grown;
+        if (k % (8 * WD) == 7 * WD) total += quick_log1p_d(grown), grown = none;
+        const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), none);
+        if (any_d(lt_d(none, lost))) note_again(x, i + k, WD, lost);
+    }
+    x->total += across_d(total + quick_log1p_d(grown));
+}
 /* From others, z_y and m of positions i, i+1, …: the losses, lse, and what turns exp(z) / 2^m into p and into the gradient. A position is
    noted for another turn where its sum is lost to the range of floats, or where it has no target and p or lse are wanted. */
 INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t count, const int wanted)
@@ -178,7 +211,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         vd inverse = quick ? quick_exp_d(d) : exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
         vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d);
         vd loss = weighted ? load_d(x->w_k + i) * above : above;
-        vd y = __builtin_convertvector(*(const vhi_anywhere *)(x->label + i), vd);
+        vd y = widen_i(x->label + i);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
         vd prob = all_d(1.0), gap = none;
@@ -219,12 +252,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
         fine = AND_MASK(fine, le_d(all_d(-(double)INFINITY), gap)); /* not NaN: -inf at the target and elsewhere */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
-        if (any_d(lt_d(none, lost))) {
-            double which[WD];
-            store_d(which, lost);
-            for (int l = 0; l < WD && i + l < end; l++)
-                if (which[l] != 0) x->again[x->agains++] = (int32_t)(i + l);
-        }
+        if (any_d(lt_d(none, lost))) note_again(x, i, end - i, lost);
     }
 }
 #endif

@@ -79,6 +79,23 @@ INLINE vf load_f(const float *p) { return *(const vf_anywhere *)p; }
 INLINE vd load_d(const double *p) { return *(const vd_anywhere *)p; }
 INLINE void store_f(float *p, vf v) { *(vf_anywhere *)p = v; }
 INLINE void store_d(double *p, vd v) { *(vd_anywhere *)p = v; }
+/* As many floats or integers as a vd has doubles, to doubles and back. Not __builtin_convertvector where a register takes them all: gcc 12
+   converts by halves, in six instructions for one. */
+#if W == 16
+INLINE vd widen(const float *p) { return (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+INLINE vd widen_i(const int32_t *p) { return (vd)_mm512_cvtepi32_pd(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE void narrow(float *p, vd v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps((__m512d)v)); }
+#elif W == 8
+INLINE vd widen(const float *p) { return (vd)_mm256_cvtps_pd(_mm_loadu_ps(p)); }
+INLINE vd widen_i(const int32_t *p) { return (vd)_mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)p)); }
+INLINE void narrow(float *p, vd v) { _mm_storeu_ps(p, _mm256_cvtpd_ps((__m256d)v)); }
+#else
+typedef float half_f __attribute__((vector_size(2 * W), aligned(4)));
+typedef int32_t half_i __attribute__((vector_size(2 * W), aligned(4)));
+INLINE vd widen(const float *p) { return __builtin_convertvector(*(const half_f *)p, vd); }
+INLINE vd widen_i(const int32_t *p) { return __builtin_convertvector(*(const half_i *)p, vd); }
+INLINE void narrow(float *p, vd v) { *(half_f *)p = __builtin_convertvector(v, half_f); }
+#endif
 INLINE vf abs_f(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
 INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
@@ -311,14 +328,12 @@ INLINE double top_d(vd v)
    added as doubles, doubles with the error of every sum [Knuth, TAOCP 2, 4.2.2]. */
 static __attribute__((unused)) sum_t sum_row_f(const float *x, ptrdiff_t n)
 {
-    typedef float half __attribute__((vector_size(2 * W)));
-    typedef float half_anywhere __attribute__((vector_size(2 * W), aligned(4)));
     vd s[4] = {all_d(0), all_d(0), all_d(0), all_d(0)};
     sum_t sum = {0, 0};
     ptrdiff_t i = 0;
     for (; i + 4 * WD <= n; i += 4 * WD) {
         __builtin_prefetch(x + i + 1024);
-        for (int j = 0; j < 4; j++) s[j] += __builtin_convertvector((half) * (const half_anywhere *)(x + i + j * WD), vd);
+        for (int j = 0; j < 4; j++) s[j] += widen(x + i + j * WD);
     }
     add_to(&sum, sum_d((s[0] + s[1]) + (s[2] + s[3])));
     for (; i < n; i++) add_to(&sum, (double)x[i]);
