@@ -248,6 +248,17 @@ class TestNLL:
         y = torch.tensor([0, 2, 1, 0])
         assert torch.autograd.gradgradcheck(lambda p: ours.NLLLoss()(p.log(), y), p)
 
+    @pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0, 1.0])])
+    def test_labels_of_a_byte(self, weight):
+        """As many as classes, so that they could be a mask of these."""
+        arguments = torch.rand(3, 3, requires_grad=True), torch.tensor([2, 0, 1], dtype=torch.uint8)
+        same(outcome(ours.NLLLoss(weight), arguments), outcome(torch.nn.NLLLoss(weight), arguments))
+
+    def test_weight_that_needs_a_gradient(self):
+        loss = ours.NLLLoss(torch.ones(3, requires_grad=True))
+        with pytest.raises(RuntimeError, match="not differentiable with respect to argument 'weight'"):
+            loss(torch.rand(4, 3, requires_grad=True), torch.tensor([0, 2, 1, 0]))
+
     @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
     def test_batches_of_upstreams(self, reduction):
         p = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)

@@ -82,6 +82,7 @@ class NLLLoss(nn.NLLLoss):
     def forward(self, input, target):
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
         needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
+        needed = needed and not (self.weight is not None and self.weight.requires_grad)  # torch's error
         if not needed or input.numel() < SMALL or not input.is_cpu or transformed(input, target):
             return super().forward(input, target)
         return Picked.apply(input, target, self.weight, self.ignore_index, self.reduction)
@@ -103,7 +104,7 @@ class Picked(torch.autograd.Function):
             loss = nll_loss(input, target, weight, **ctx.options)
             return *torch.autograd.grad(loss, input, upstream, create_graph=True), None, None, None, None
         ignored = target == ctx.options["ignore_index"]
-        label = torch.where(ignored, 0, target)
+        label = torch.where(ignored, 0, target).long()
         wide = torch.promote_types(input.dtype, torch.float32)
         factor = torch.ones_like(label, dtype=wide) if weight is None else weight[label].to(wide)
         total = torch.where(ignored, 0, factor).sum() if ctx.options["reduction"] == "mean" else 1
