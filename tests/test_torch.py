@@ -550,6 +550,19 @@ def test_a_denominator_that_is_written_to(size):
     torch.testing.assert_close(torch.autograd.grad(loss, z), first)
 
 
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_zeros_that_have_no_memory(name, options):
+    """What torch makes of a derivative that is 0: a tensor without an address."""
+    t, p = sample(name)
+    zeros, loss = torch._efficientzerotensor(p.shape, dtype=p.dtype), pl.get(name)
+    for function in (loss, pl.grad(loss)):
+        found = function(t, zeros, reduction="sum", **options)
+        torch.testing.assert_close(found, function(t, torch.zeros_like(p), reduction="sum", **options), equal_nan=True)
+    p.requires_grad_()
+    losses = loss(t, p, reduction="none", **options)
+    assert (torch.autograd.grad(losses, p, torch._efficientzerotensor(losses.shape, dtype=losses.dtype))[0] == 0).all()
+
+
 class TestRecorded:
     """By other tracers than that of torch.compile: what they record on one input is right for others."""
 

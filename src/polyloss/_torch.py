@@ -223,7 +223,7 @@ def concrete(x):
 
 def memory(x):
     """A CPU tensor as a NumPy array over the same memory (bfloat16 as its bits), or None."""
-    if x.device.type != "cpu" or x.layout is not torch.strided or not concrete(x) or x.is_conj() or x.is_neg():
+    if x.device.type != "cpu" or x.layout is not torch.strided or not concrete(x) or x.is_conj() or x.is_neg() or x._is_zerotensor():
         return None
     x = x.detach()
     return (x.view(torch.uint16) if x.dtype is torch.bfloat16 else x).numpy()

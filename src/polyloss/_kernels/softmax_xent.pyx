@@ -258,7 +258,7 @@ cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shap
     to.at = <char *><size_t>x.data_ptr()
     if ndim == 2:
         to.s *= shape[1]
-    return True
+    return to.at != NULL  # zeros that torch never wrote, or memory that it gave back
 
 
 def small(y, z, ignore, bint mean, bint gradient=False, out=None):
