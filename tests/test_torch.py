@@ -555,9 +555,11 @@ def test_zeros_that_have_no_memory(name, options):
     """What torch makes of a derivative that is 0: a tensor without an address."""
     t, p = sample(name)
     zeros, loss = torch._efficientzerotensor(p.shape, dtype=p.dtype), pl.get(name)
-    for function in (loss, pl.grad(loss)):
-        found = function(t, zeros, reduction="sum", **options)
-        torch.testing.assert_close(found, function(t, torch.zeros_like(p), reduction="sum", **options), equal_nan=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYLOSS_ROUTE", "formula")  # where the probabilities sum to 0, kernels have NaN in other places
+        wanted = [f(t, torch.zeros_like(p), reduction="sum", **options) for f in (loss, pl.grad(loss))]
+    found = [f(t, zeros, reduction="sum", **options) for f in (loss, pl.grad(loss))]
+    torch.testing.assert_close(found, wanted, equal_nan=True)
     p.requires_grad_()
     losses = loss(t, p, reduction="none", **options)
     assert (torch.autograd.grad(losses, p, torch._efficientzerotensor(losses.shape, dtype=losses.dtype))[0] == 0).all()
