@@ -171,6 +171,25 @@ def test_one_position(weight):
             check(run(case, divisor="weights"), case, "weights")
 
 
+@pytest.mark.parametrize("weight", [2.0, 0.0])
+@pytest.mark.parametrize("shape", [(70, 1, 1), (5, 3, 1), (1, 3, 16), (2, 3, 16)], ids=str)
+def test_one_weight_for_all(monkeypatch, shape, weight):
+    """What autograd hands down to a loss that was reduced: positions need not be told apart."""
+    launched, run_kernel = [], cuda._Call.run
+    monkeypatch.setattr(cuda._Call, "run", lambda call, name, *rest: (launched.append(name), run_kernel(call, name, *rest)))
+    case, shown = sample("huber", shape), (shape[0], shape[2])
+    case["weight"] = np.full(shown, weight, "f4")
+    if weight == 0:
+        case["p"][0] = np.nan
+    out = {name: device.empty(shape, "f4") for name in ("grad", "hess")}
+    given = {name: device.asarray(case[name]) for name in ("p", "t")} | {key: case[key] for key in ("loss", "dtype", "parameters", "mean")}
+    one = device.as_strided(device.asarray(np.full((1, 1), weight, "f4")), shown, (0, 0))
+    with device.device():
+        reduced = cuda.elementwise(device.namespace, weight=one, **given, **out)
+    assert launched == ["flat<float,huber>"]
+    check({name: device.host(x) for name, x in out.items()} | {"value": device.host(reduced.value)}, case)
+
+
 @pytest.mark.parametrize(("low", "binary"), [(0, True), (-1, False)])
 def test_hinge_surveys_its_targets(low, binary):
     """Keras' rule: 0 and 1 stand for -1 and 1 if there is nothing else, of weight 0 apart."""

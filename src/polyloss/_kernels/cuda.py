@@ -416,7 +416,8 @@ def elementwise(
     n, c, s = p.shape
     alone = n * s == 1  # the sum is the loss of the one position
     wide = all(address(a) % 16 == 0 for a in (p, t, grad, hess))
-    name, blocks, threads, lanes = plan_elements(n, c, s, dtype, alone or (weight is None and losses is None), wide)
+    alike = weight is None or all(step == 0 for step, length in zip(strides(weight), (n, s), strict=True) if length > 1)  # as autograd's
+    name, blocks, threads, lanes = plan_elements(n, c, s, dtype, alone or (alike and losses is None), wide)
     call = _Call(
         xp, "elementwise.cu", ELEMENTS, dtype, p, t, blocks, weight=weight, divisor=divisor, losses=None if alone else losses, grad=grad,
         hess=hess, lanes=lanes,
