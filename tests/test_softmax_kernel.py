@@ -450,6 +450,46 @@ def test_infinite_and_huge_logits(spatial, c, dtype, isa):
     check(z, t, ulp=6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("c", [2, 10, 193, 300])
+def test_targets_far_below_the_others(c, smoothing, isa):
+    """exp(z_y) times the sum of the others leaves the range of doubles."""
+    rng = np.random.default_rng(c)
+    z, y = some((40, c, 1), np.float32, rng), np.arange(40)[:, None] % c
+    z[:, c // 2 :] += 25
+    for far in (-500, -650, -690, -750, -1e4, -1e30):
+        np.put_along_axis(z, y[:, None], np.float32(far), 1)
+        for names in ((), ("losses",), ("losses", "grad")):
+            check(z, y, names=names, smoothing=smoothing)
+
+
+@pytest.mark.parametrize("c", [2, 10, 300])
+def test_log_sum_beside_an_impossible_target(c, isa):
+    for z_y in (-np.inf, -1e30, -1e9):
+        z = np.zeros((20, c, 1), np.float32)
+        z[:, 1] = z_y
+        for names in (("lse",), ("lse", "grad")):
+            out = outputs(z, names)
+            softmax_xent.fused(z, np.ones((20, 1), int), **out)
+            np.testing.assert_allclose(out["lse"], np.log(c - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("c", [2, 10, 300])
+def test_tiny_and_infinite_upstream(c, soft, isa):
+    """The factor of exp(z), 2^-54 here, may not fall below the smallest float where the slopes do not, nor an infinity become NaN."""
+    z, up = np.full((20, c, 1), 36, np.float32), np.full((20, 1), 1e-25, np.float32)
+    z[:, 0] += 1
+    z[:, c // 2 :: 3] -= np.float32(20)
+    y = np.full(z.shape, 0.7 / c, np.float32) if soft else np.zeros((20, 1), int)
+    want, got = oracle(z, y, upstream=up)["grad"], outputs(z, ["grad"])
+    softmax_xent.fused(z, y, upstream=up, **got)
+    np.testing.assert_allclose(got["grad"], want.astype(float), rtol=1e-6 if not soft else 1e-4)
+    up[:] = np.inf
+    softmax_xent.fused(z, y, upstream=up, **got)
+    np.testing.assert_array_equal(got["grad"], np.where(want > 0, np.inf, -np.inf))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("c", [2, 3, 10, 64, 1000, 3000])
 def test_confident_rows_keep_their_digits(c, dtype, isa):

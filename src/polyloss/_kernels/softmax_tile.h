@@ -20,6 +20,7 @@
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
 #define FETCHED 128 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
+#define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
 
 /* What one thread works with. */
 typedef struct {
@@ -140,7 +141,7 @@ INLINE void note_again(fast_scratch *x, ptrdiff_t i, ptrdiff_t count, vd lost)
         if (which[l] != 0) x->again[x->agains++] = (int32_t)(i + l);
 }
 
-/* exp(x), |x| <= 700, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
+/* exp(x), |x| <= FAR, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
    of the time of those that are right to the last place of a double. */
 INLINE vd quick_exp_d(vd x)
 {
@@ -207,14 +208,14 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
     const int weighted = x->weighted, all = j->prob.at || j->lse.at, quick = !wanted && !j->lse.at;
     for (const ptrdiff_t end = i + count; i < end; i += WD) {
         vd others = load_d(x->others + i), target = load_d(x->target + i);
-        vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(700.0), max_d(all_d(-700.0), over));
+        vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(FAR), max_d(all_d(-FAR), over));
         vd inverse = quick ? quick_exp_d(d) : exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
         vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d);
         vd loss = weighted ? load_d(x->w_k + i) * above : above;
         vd y = widen_i(x->label + i);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
-        vd prob = all_d(1.0), gap = none;
+        vd prob = all_d(1.0), gap = none, size = none;
         if (x->spread) {
             gap = load_d(x->more + i);
             loss += gap;
@@ -237,6 +238,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
             store_d(x->instead + i, instead);
             store_d(x->plus + i, select_d(live, plus, fill));
             if (j->poly != 0) grad += j->poly * (weighted ? load_d(x->g + i) : all_d(j->scale)) * prob / (1.0 + odds);
+            if (j->grad.at) size = abs_d(grad);
             store_d(x->prob + i, prob);
             store_d(x->grad + i, select_d(live, grad, fill));
         }
@@ -244,11 +246,14 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         store_d(x->loss + i, select_d(live, loss, fill));
         store_d(x->lse + i, above + target);
         /* Masked classes add up to 2^-106 with AVX2, where only the value is wanted. A p that is a normal float keeps its digits where
-           either exp(z_y) or the others are above 2^-20, and the factor is no tiny float. */
+           either exp(z_y) or the others are above 2^-20, and the factor is no tiny float; so does a slope. */
         md fine = AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58)));
         fine = AND_MASK(fine, lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
         if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
+        const md fits = AND_MASK(le_d(all_d(0x1p-100), size), lt_d(size, all_d(0x1p100))); /* no tiny float, nor infinite */
+        if (wanted) fine = AND_MASK(fine, OR_MASK(eq_d(size, none), fits));
+        if (j->lse.at) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
         fine = AND_MASK(fine, le_d(all_d(-(double)INFINITY), gap)); /* not NaN: -inf at the target and elsewhere */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
