@@ -450,6 +450,20 @@ def test_infinite_and_huge_logits(spatial, c, dtype, isa):
     check(z, t, ulp=6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", [2, 10, 300, 32000])
+@pytest.mark.parametrize("n", [1, 20])
+def test_equal_logits_keep_their_digits(n, c, dtype, isa):
+    """As where a layer begins at 0: a slope is the difference of two numbers of the size 1 / C, and loses no digits to K, which is 1."""
+    z, labels = np.zeros((n, c, 1), dtype), np.full((n, 1), c - 1)
+    soft = np.full((n, c, 1), 0.5 / c, dtype)
+    soft[:, 0] += 0.5
+    for y, options in ((labels, {"smoothing": 0.1}), (soft, {}), (labels, {"smoothing": 0.1, "class_weight": np.ones(c, dtype)})):
+        want, got = oracle(z, y, **options)["grad"], outputs(z, ["grad"])
+        softmax_xent.fused(z, y, **got, **options)
+        np.testing.assert_allclose(got["grad"][:, 1], want[:, 1].astype(float), rtol=0, atol=4 * np.finfo(dtype).eps / c)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("c", [2, 10, 193, 300])
 def test_targets_far_below_the_others(c, smoothing, isa):

@@ -335,6 +335,15 @@ def test_nothing_counted_nothing_lost(divisor):
     assert not got["grad"].any()
 
 
+@pytest.mark.parametrize("shape", [(3, 300, 1), (2, 1027, 1), (2, 200, 8)], ids=str)
+def test_equal_logits_keep_their_digits(shape):
+    """A slope is then the difference of two numbers of the size 1 / C: no digits are lost to the sum of the targets, which is 1."""
+    case = sample(shape, "float32", smoothing=0.1)
+    case["z"][:] = 1
+    with device.device():
+        check(run(case), case)
+
+
 @pytest.mark.parametrize("gap", [20.0, 40.0, 80.0])
 def test_small_losses_keep_their_digits(gap):
     z = np.zeros((40, 12, 1), "f4")

@@ -232,6 +232,7 @@ typedef struct {
 typedef struct {
     vd top, base, m, low; /* exp(z - base) / 2^m, 0 where z - base < low */
     vd top_e; /* that of the top logit */
+    vd sure; /* that again where its p is above 1/2, else infinite */
     vd others, inverse, rest; /* without one top class; 1 / (top_e + others); others / (top_e + others) */
     vd sum_kt, sum_t, miss; /* miss: sum t (1 - p) */
     vd scale; /* of the derivatives */
@@ -326,6 +327,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->others = sums_of(&s->others, row) + (ties - 1.0) * p->top_e + (p->top - p->top); /* NaN where the top is infinite */
     p->inverse = 1.0 / (p->top_e + p->others);
     p->rest = p->others * p->inverse;
+    p->sure = select_d(lt_d(p->others, p->top_e), p->top_e, all_d((double)INFINITY));
     const vd above = log1p_d(p->others / p->top_e); /* lse - top */
     p->lse = p->top + above;
 
@@ -377,7 +379,7 @@ INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t
     vd d;
     if (what == SLOPE) {
         const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
-        d = select_d(le_d(p->top_e, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
+        d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
         if (j->poly != 0) d += j->poly * poly_slope(prob, (t - p->sum_t) + p->miss);
     } else {
         d = softmax_curvature(prob, not_prob, p->sum_kt);

@@ -15,7 +15,8 @@
 #define REAL vd
 #endif
 
-/* d loss / d z = K p - k t', where at the top class p = 1 - rest, rest = others / (1 + others) */
+/* d loss / d z = K p - k t'. The second is for a top class whose p = 1 - rest is above 1/2, rest = others / (1 + others): of a small p, as
+   where all logits are equal, K - K rest would lose as many digits as 1 / p has. */
 STEP REAL softmax_slope(REAL p, REAL kt, REAL sum_kt) { return sum_kt * p - kt; }
 STEP REAL softmax_slope_top(REAL rest, REAL kt, REAL sum_kt) { return (sum_kt - kt) - sum_kt * rest; }
 /* d² loss / d z² */

@@ -69,7 +69,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   __device__ A prob(A z) const { return power(z) * inverse; }
   __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
   __device__ A gradient(A z, A p, A t, A u_c) const {
-    const A slope = z == m ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
+    const A slope = z == m && others < A(0.5) ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
     return !this->live ? this->fill : front * (slope + poly * poly_slope(p, t - met));
   }
   __device__ A curvature(A z, A p, A t) const {
