@@ -565,6 +565,18 @@ def test_zeros_that_have_no_memory(name, options):
     assert (torch.autograd.grad(losses, p, torch._efficientzerotensor(losses.shape, dtype=losses.dtype))[0] == 0).all()
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_nothing_passes_a_weight_of_zero(name, options, reduction):
+    """Not even an infinite gradient from above, as of a loss that was scaled beyond float32."""
+    t, p = sample(name)
+    p.requires_grad_()
+    loss = pl.get(name)(t, p, sample_weight=torch.tensor([1.0, 0.0, 2.0, 0.0]), reduction=reduction, **options)
+    gradient = torch.autograd.grad(loss, p, torch.full_like(loss, math.inf))[0]
+    assert (gradient[[1, 3]] == 0).all()
+    assert not gradient[[0, 2]].isfinite().all()
+
+
 class TestRecorded:
     """By other tracers than that of torch.compile: what they record on one input is right for others."""
 

@@ -4,7 +4,7 @@ A call whose tensors need no gradient goes the road of every library. If the pre
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
 keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Whatever more torch may
 differentiate (targets, weights, a second time, forward mode, function transforms) goes through the formula on torch's own operations,
-which autograd follows. A graph that is being compiled gets one operator for the loss and one for its gradient.
+which autograd follows. A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
 """
 
 import math
@@ -135,7 +135,7 @@ def _gradient(job, upstream, divisor):
         if batch:  # of upstreams, under vmap, which multiply one gradient that is not rounded yet
             job.p, job.gradient_dtype = job.p.to(job.dtype), job.dtype
         else:
-            job.weight = upstream if job.weight is None else job.weight * upstream
+            job.weight = upstream if job.weight is None else torch.where(job.weight == 0, 0, job.weight * upstream)  # 0 times infinity, too
     job.p = job.p.detach()
     route, _ = _routes.choose(job)
     gradient = _tensor(route.run(job).gradient, job.p)
@@ -306,8 +306,8 @@ def _plain(x):
 
 
 # ------------------------------------------------------------------------------------------------------------------ torch.compile
-# A call in a graph that is being compiled becomes an operator, before anything of the road is traced; its implementation goes the road with
-# real tensors, so that a bad label raises when the graph runs. Options travel as one string.
+# A call in a graph that is being compiled or traced becomes an operator, before anything of the road is traced; its implementation goes the
+# road with real tensors, so that a bad label raises when the graph runs. Options travel as one string.
 
 LIBRARY = torch.library.Library("polyloss", "DEF")
 CALL = "Tensor y_true, Tensor y_pred, Tensor? sample_weight, Tensor? class_weight, Tensor? denominator, str options"
