@@ -328,6 +328,14 @@ def test_recorded(name):
     torch.testing.assert_close(exported(*more), getattr(torch.nn, name)()(*more))
 
 
+@pytest.mark.parametrize("name", MODULES.values())
+def test_traced_by_symbols(name):
+    """`torch.fx` runs a module on what is no tensor at all."""
+    given = arguments_of(name)
+    traced = torch.fx.symbolic_trace(getattr(ours, name)(reduction="sum"))
+    torch.testing.assert_close(traced(*given), getattr(torch.nn, name)(reduction="sum")(*given))
+
+
 class Calling(torch.nn.Module):
     def __init__(self, module):
         super().__init__()

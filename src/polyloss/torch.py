@@ -47,13 +47,15 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
     def forward(self, input, target):
         """The loss of `input` (N, C, …) and `target`: labels (N, …) or soft targets like `input`."""
+        if not _usable(input):
+            return super().forward(input, target)
         axis = min(input.ndim - 1, 1)
         soft = target.is_floating_point()
         shape = input.shape if soft else (*input.shape[:axis], *input.shape[axis + 1 :])
         fits = target.shape == shape and (target.dtype == input.dtype if soft else target.dtype == torch.int64)
         weighted = self.weight is not None
         if (
-            not (_usable(input) and fits and self.reduction in REDUCTIONS and 0 <= self.label_smoothing <= 1)
+            not (fits and self.reduction in REDUCTIONS and 0 <= self.label_smoothing <= 1)
             or (weighted and (self.weight.dtype != input.dtype or self.weight.shape != input.shape[axis : axis + 1]))
             or (soft and self.ignore_index >= 0)
         ):
