@@ -477,6 +477,15 @@ def test_targets_far_below_the_others(c, smoothing, isa):
             check(z, y, names=names, smoothing=smoothing)
 
 
+@pytest.mark.parametrize("c", [10, 193, 300])
+def test_smoothing_over_classes_masked_by_the_least_float(c, isa):
+    """Their sum is no float, the loss is: e / C of it."""
+    z, y = some((20, c, 1), np.float32, np.random.default_rng(c)), np.zeros((20, 1), int)
+    z[:, c // 2 :] = np.finfo(np.float32).min
+    for names in ((), ("losses",), ("losses", "grad")):
+        check(z, y, names=names, smoothing=0.1)
+
+
 @pytest.mark.parametrize("c", [2, 10, 300])
 def test_log_sum_beside_an_impossible_target(c, isa):
     for z_y in (-np.inf, -1e30, -1e9):

@@ -219,7 +219,6 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (x->spread) {
             gap = load_d(x->more + i);
             loss += gap;
-            gap -= gap; /* NaN where it is infinite: general() tells whether the loss is */
         } else if (j->smoothing != 0) {
             gap = target - load_d(x->mean + i);
             loss += (weighted ? load_d(x->w_k + i) : all_d(1.0)) * (j->smoothing * gap);
@@ -255,7 +254,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (wanted) fine = AND_MASK(fine, OR_MASK(eq_d(size, none), fits));
         if (j->lse.at) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
-        fine = AND_MASK(fine, le_d(all_d(-(double)INFINITY), gap)); /* not NaN: -inf at the target and elsewhere */
+        fine = AND_MASK(fine, eq_d(gap - gap, none)); /* of floats; general() tells whether the loss is infinite, or NaN */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
         if (any_d(lt_d(none, lost))) note_again(x, i, end - i, lost);
     }
