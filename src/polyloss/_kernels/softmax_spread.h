@@ -233,9 +233,9 @@ typedef struct {
     ptrdiff_t c;
     float slope;
 } known_slope;
-/* out = e factor - g w over `count` classes; whole vectors past the caches. */
+/* out = e factor - g w over `count` classes; whole vectors past the caches where that is an output, not scratch to be read at once. */
 INLINE void block_slopes(const fast_scratch *x, ptrdiff_t position, float *out, const float *e, const float *t, const float *k,
-                         ptrdiff_t count, const known_slope *known, int knowns)
+                         ptrdiff_t count, const known_slope *known, int knowns, int stream)
 {
     const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
     const double factor = x->grad[position], minus_g = x->plus[position];
@@ -260,7 +260,7 @@ INLINE void block_slopes(const fast_scratch *x, ptrdiff_t position, float *out, 
                 slopes[known[l].c - i] = known[l].slope;
                 p = load_f(slopes);
             }
-        if (step == W)
+        if (step == W && stream)
             stream_f(out + i, p);
         else
             store_part_f(out + i, p, step);
@@ -332,13 +332,13 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             float *slopes = direct ? (float *)to : x->slopes;
             known_slope known[2] = {{a - b, (float)x->instead[i]}};
             if (soft && k)
-                block_slopes(x, i, slopes, kept + b, block, k, part, known, 1);
+                block_slopes(x, i, slopes, kept + b, block, k, part, known, 1, direct);
             else if (soft)
-                block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1);
+                block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1, direct);
             else {
                 known[1] = known[0]; /* the top class last: it may be the label */
                 known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->k[y] * (x->keep + x->share))};
-                block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2);
+                block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2, direct);
             }
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);
         }
