@@ -1,8 +1,8 @@
 /* The fast softmax loss where positions are neighbours in memory, or classes few: vectors of positions go through the classes, 4 at a time.
 
    Where positions are neighbours in memory (spatial labels) they are read in place, 4 planes beside each other as far as the tile goes,
-   which the hardware's prefetcher follows, or for derivatives as far as the exponentials fit into the first-level cache; else, for few
-   classes, rows are transposed into a tile first. The reference m is 0: a position with logits beyond what that bears is done again in
+   which the hardware's prefetcher follows, or for derivatives CHUNK positions, whose exponentials are kept; else, for few classes, rows
+   are transposed into a tile first. The reference m is 0: a position with logits beyond what that bears is done again in
    double. */
 #ifndef POLYLOSS_SOFTMAX_COLUMNS_H
 #define POLYLOSS_SOFTMAX_COLUMNS_H
@@ -263,28 +263,21 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             add_losses(x, i, positions, x->planes);
         else
             finish(j, x, i, step, 0);
-        for (ptrdiff_t b = 0; j->prob.at && b < step; b += CHUNK) {
-            const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK;
-            plane_slopes(x->given, CHUNK, kept + b, positions, classes, (part + W - 1) / W * W, label + b, x->prob + i + b, 0, 0, x->planes,
-                         0);
-            deliver(x->given, j, &j->prob, q + b, part);
+        if (j->prob.at) {
+            plane_slopes(x->given, CHUNK, kept, positions, classes, positions, label, x->prob + i, 0, 0, x->planes, 0);
+            deliver(x->given, j, &j->prob, q, step);
         }
-        if (j->grad.at && in_place_out && whole) {
-            float *to = (float *)place(&j->grad, n, s);
-            if (stream)
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i,
-                             x->planes, 1);
+        if (j->grad.at) {
+            const int direct = in_place_out && whole;
+            float *to = direct ? (float *)place(&j->grad, n, s) : x->given;
+            const ptrdiff_t to_step = direct ? j->grad.c / 4 : CHUNK;
+            const double *grad = x->grad + i, *plus = x->plus + i, *instead = x->instead + i;
+            if (direct && stream)
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, instead, x->planes, 1);
             else
-                plane_slopes(to, j->grad.c / 4, kept, positions, classes, positions, label, x->grad + i, x->plus + i, x->instead + i,
-                             x->planes, 0);
-        } else
-            for (ptrdiff_t b = 0; j->grad.at && b < step; b += CHUNK) {
-                const ptrdiff_t part = step - b < CHUNK ? step - b : CHUNK, vectors = (part + W - 1) / W * W;
-                const ptrdiff_t q0 = i + b;
-                plane_slopes(x->given, CHUNK, kept + b, positions, classes, vectors, label + b, x->grad + q0, x->plus + q0, x->instead + q0,
-                             x->planes, 0);
-                deliver(x->given, j, &j->grad, q + b, part);
-            }
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, instead, x->planes, 0);
+            if (!direct) deliver(to, j, &j->grad, q, step);
+        }
         if (step < positions) memcpy(label + step, after, (size_t)(positions - step) * sizeof *after);
     }
 }

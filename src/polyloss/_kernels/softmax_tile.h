@@ -34,7 +34,7 @@ typedef struct {
     double *lse; /* the logarithm of the whole sum */
     int32_t *again; /* positions to be done again, and how many */
     ptrdiff_t agains;
-    float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of a tile of columns */
+    float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of CHUNK positions in columns */
     float *given, *targets, *planes; /* a tile of columns, and of its targets; five numbers for each of its positions */
     float *row, *slopes, *k; /* of spread targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
     char *general;
@@ -64,7 +64,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     x->block = f, f += BLOCK + GROUP;
     const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
     const ptrdiff_t row = (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
-    x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * (is_planes(j) ? most : CHUNK);
+    x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * CHUNK;
     x->kept[1] = f, f += wanted && !columns ? row : 0;
     x->spread = is_spread(j);
     x->given = f, f += columns ? j->c * CHUNK : 0;

@@ -19,7 +19,7 @@ typedef struct {
     double smoothing, poly, scale;
 } softmax_job;
 
-/* Positions in a tile: half a megabyte of floats, a multiple of every chunk. */
+/* Positions in a tile: half a megabyte of floats, a multiple of every chunk up to 2047 classes. */
 static inline ptrdiff_t softmax_tile(const softmax_job *j)
 {
     const ptrdiff_t t = 131072 / (j->c + 1) / 64 * 64;
