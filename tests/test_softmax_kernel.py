@@ -614,7 +614,7 @@ def test_outputs_agree_whichever_are_asked_for(isa):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_small_batches(dtype, isa):
+def test_ordinary_batches(dtype, isa):
     rng = np.random.default_rng(11)
     for n, c in ((1, 2), (32, 10), (33, 4), (64, 3), (100, 100), (7, 300), (2000, 30)):
         z, y = rng.standard_normal((n, c)).astype(dtype), rng.integers(0, c, n)
@@ -622,22 +622,44 @@ def test_small_batches(dtype, isa):
             if c > np.iinfo(integer).max:
                 continue
             for ignore in (None, 1, -1, 2**40):
-                got = softmax_xent.small(y.astype(integer), z, ignore, True)
+                got = softmax_xent.ordinary(y.astype(integer), z, ignore, True)
                 total, _, count, _ = softmax_xent.fused(z[:, :, None], y[:, None], ignore=() if ignore is None else (ignore,))
                 assert type(got) is dtype
                 assert got == dtype(total / max(count, 1))
-                assert softmax_xent.small(y.astype(integer), z, ignore, False) == dtype(total)
-    assert softmax_xent.small(np.full(3, 7), z[:3], 7, True) == 0
+                assert softmax_xent.ordinary(y.astype(integer), z, ignore, False) == dtype(total)
+    assert softmax_xent.ordinary(np.full(3, 7), z[:3], 7, True) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_small_writes_where_it_is_told(dtype):
+def test_ordinary_batches_on_threads(dtype, isa):
+    rng = np.random.default_rng(12)
+    for n, c in ((9000, 10), (70, 1000)):
+        z, y = rng.standard_normal((n, c)).astype(dtype), rng.integers(0, c, n)
+        grad, out = np.empty_like(z), np.empty_like(z)
+        for ignore in (None, 1):
+            total, _, count, _ = softmax_xent.fused(z[:, :, None], y[:, None], ignore=() if ignore is None else (ignore,))
+            softmax_xent.fused(
+                z[:, :, None], y[:, None], ignore=() if ignore is None else (ignore,), scale=1 / count, grad=grad[:, :, None]
+            )
+            for threads in (1, 2, 3):
+                assert softmax_xent.ordinary(y, z, ignore, True, threads=threads) == dtype(total / count)
+                value, found = softmax_xent.ordinary(y, z, ignore, True, True, out, threads=threads)
+                assert found is out
+                np.testing.assert_allclose(value, total / count, rtol=2e-7)
+                np.testing.assert_array_equal(out, grad)
+        assert softmax_xent.ordinary(y, z, None, True, True) is None  # a new large array is the road's to make
+        y[-1] = c
+        assert softmax_xent.ordinary(y, z, None, True, threads=2) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ordinary_writes_where_it_is_told(dtype):
     rng = np.random.default_rng(5)
     z, y = rng.standard_normal((6, 4)).astype(dtype), rng.integers(0, 4, 12)
     for ignore in (None, 2):
-        value, gradient = softmax_xent.small(y[::2], z, ignore, True, True)
+        value, gradient = softmax_xent.ordinary(y[::2], z, ignore, True, True)
         out = np.full_like(z, np.nan)
-        found = softmax_xent.small(y[::2], z, ignore, True, True, out)
+        found = softmax_xent.ordinary(y[::2], z, ignore, True, True, out)
         assert found[0] == value
         assert found[1] is out
         np.testing.assert_array_equal(out, gradient)
@@ -660,12 +682,12 @@ def test_small_writes_where_it_is_told(dtype):
         (labels, z, np.zeros((6, 4), np.float16)),
         (labels, z, z.tolist()),
     ):
-        assert softmax_xent.small(y, p, None, True, True, out) is None
+        assert softmax_xent.ordinary(y, p, None, True, True, out) is None
 
 
-def test_small_leaves_the_unusual_to_the_long_road():
+def test_ordinary_leaves_the_unusual_to_the_long_road():
     z, y = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
-    assert softmax_xent.small(y, z, None, True) == np.float32(np.log(3))
+    assert softmax_xent.ordinary(y, z, None, True) == np.float32(np.log(3))
     for labels, logits, ignore in (
         (y.tolist(), z, None),
         (y, z.tolist(), None),
@@ -690,9 +712,8 @@ def test_small_leaves_the_unusual_to_the_long_road():
         (y, np.ma.masked_array(z), None),
         (y + 3, z, None),
         (y - 1, z, None),
-        (np.zeros(300, int), np.zeros((300, 300), np.float32), None),
     ):
-        assert softmax_xent.small(labels, logits, ignore, True) is None
+        assert softmax_xent.ordinary(labels, logits, ignore, True) is None
 
 
 def test_empty_arrays(isa):

@@ -20,8 +20,8 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
     shortcut = _shortcuts[kind]
     if shortcut is not None:
         results = shortcut(block, y_true, y_pred, want, out, arguments)
-    elif block.small is not None:
-        results = block.small(y_true, y_pred, want, arguments, out)
+    elif block.ordinary is not None:
+        results = block.ordinary(y_true, y_pred, want, arguments, out)
     if results is not None:
         return results
     job = prepare(block, y_true, y_pred, want=want, out=out, **arguments)

@@ -145,10 +145,10 @@ def _zero_one(job):
     return bool(job.targeting["survey"]) if "survey" in job.targeting else None  # a part of an array is decided by the whole
 
 
-def small_softmax(y_true, logits, want, given, out=None):
-    """The results of an ordinary small call of `softmax_loss` on NumPy arrays, in one call of the kernel; None for any other.
+def ordinary_softmax(y_true, logits, want, given, out=None):
+    """The results of an ordinary call of `softmax_loss`, in one call of the kernel; None for any other.
 
-    The road costs tens of microseconds, as much as the loss of 30,000 logits. What the kernel checks here, it checks as the road does;
+    The road costs 45 µs, as much as the loss of 100,000 logits. What the kernel checks here, it checks as the road does;
     where anything is unusual, a bad label included, the road takes over and words the error.
     """
     reduction, axis, smoothing = given["reduction"], given["axis"], given["label_smoothing"]
@@ -170,7 +170,10 @@ def small_softmax(y_true, logits, want, given, out=None):
     ):
         return None
     kernel = kernels("softmax_xent")
-    return None if kernel is None else kernel.small(y_true, logits, given["ignore_label"], reduction == "normalize", want.gradient, out)
+    if kernel is None:
+        return None
+    mean, threads = reduction == "normalize", _threads.get_num_threads()
+    return kernel.ordinary(y_true, logits, given["ignore_label"], mean, want.gradient, out, threads)
 
 
 def run_softmax_xent(job):

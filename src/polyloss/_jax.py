@@ -46,7 +46,7 @@ def shortcut(block, y_true, y_pred, want, out, arguments):
         return None
     logits, views = np.asarray(y_pred), {key: np.asarray(x) for key, x in given.items()}
     target, arguments = views.pop("y_true"), arguments | views
-    results = block.small(target, logits, want, arguments) if block.small is not None else None
+    results = block.ordinary(target, logits, want, arguments) if block.ordinary is not None else None
     if results is None:
         job = prepare(block, target, logits, want=want, out=None, **arguments)
         job.out = tuple(_aligned(logits) if wanted else None for wanted in (want.gradient, want.hessian))

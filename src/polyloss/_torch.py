@@ -26,7 +26,7 @@ from polyloss._prepare import prepare
 
 GRADIENT = _job.Want(value=False, gradient=True)
 BOTH = _job.Want(value=True, gradient=True)
-SMALL = 65536  # predictions; from here on the kernels' time outweighs the road's
+SMALL = 65536  # predictions; from here on the kernels' time outweighs that of a node that saves its tensors as torch does
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1"}
 
@@ -239,21 +239,21 @@ def wrap(x, like):
 
 
 def shortcut(block, y_true, y_pred, want, out, arguments):
-    """The results of a call that is being traced, or of an ordinary small one; None where the road is to be taken."""
+    """The results of a call that is being traced, or of an ordinary one; None where the road is to be taken."""
     if traced():
         return None if out is not None else _operator(block, y_true, y_pred, want, arguments)
-    if block.small is None or not (_plain(y_pred) and _plain(y_true)) or y_pred.numel() > SMALL:
+    if block.ordinary is None or not (_plain(y_pred) and _plain(y_true)):
         return None
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return None
     if out is not None and (not _plain(out) or out.requires_grad):
         return None
     if y_pred.requires_grad and not want.gradient and torch.is_grad_enabled():
-        if _hooked():
+        if y_pred.numel() > SMALL or _hooked():
             return None
-        results = block.small(y_true, y_pred, BOTH, arguments)
+        results = block.ordinary(y_true, y_pred, BOTH, arguments)
         return None if results is None else _record(y_pred, (*results, y_true, _versions(y_pred, y_true), block, arguments))
-    results = block.small(y_true, y_pred, want, arguments, out)
+    results = block.ordinary(y_true, y_pred, want, arguments, out)
     if results is None or not want.gradient:
         return None if results is None else torch.from_numpy(results)
     value, gradient = results
@@ -282,7 +282,7 @@ class SmallBridge(torch.autograd.Function):
         if versions != _versions(y_pred, y_true):
             raise RuntimeError("a variable needed for gradient computation has been modified by an inplace operation: y_true or y_pred")
         if kept is None:  # through a graph that was retained
-            _, kept = block.small(y_true, y_pred, BOTH, arguments)
+            _, kept = block.ordinary(y_true, y_pred, BOTH, arguments)
         gradient = _received(torch.from_numpy(kept), upstream)
         if gradient is None:
             job = prepare(block, y_true, y_pred, want=GRADIENT, out=None, **arguments)

@@ -160,7 +160,7 @@ def torch_as_on_gpu():
     from polyloss import _gpu, _routes, _torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "SMALL", -1)  # the short way of small tensors of this machine
+        patch.setattr(_torch, "_plain", lambda x: False)  # the short way of tensors in this machine's memory
         patch.setattr(_torch, "_in_one_pass", lambda job: False)  # and the way of its large ones
         patch.setattr(_gpu, "_on_gpu", lambda job: job.backend.name == "torch")
         patch.setattr(cuda, "_stream", lambda x: None)

@@ -52,7 +52,7 @@ cdef extern from *:
 
 cdef enum:
     SMALL_SCRATCH = 65536  # bytes of the stack
-cdef Py_ssize_t PARALLEL_FROM = 65536  # elements: about 50 µs on one thread; entering a parallel region costs 5 to 15
+cdef Py_ssize_t PARALLEL_FROM = 65536  # elements: 25 to 50 µs on one thread; entering a parallel region costs 5 to 15
 
 
 cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sums *total) except -1:
@@ -83,7 +83,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
                 failed = 1
             else:
                 for i in range(tiles):
-                    _tile(rows, job, i, size, positions, scratch, labels_only, sums)
+                    _tile(rows, job, i, size, positions, scratch, labels_only, &sums[i])
                 free(scratch)
         else:
             with parallel(num_threads=threads):
@@ -92,7 +92,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
                     if scratch == NULL:
                         failed += 1
                     else:
-                        _tile(rows, job, i, size, positions, scratch, labels_only, sums)
+                        _tile(rows, job, i, size, positions, scratch, labels_only, &sums[i])
                 free(scratch)
     if not failed:
         for i in range(tiles):
@@ -128,9 +128,9 @@ cdef inline void _tile(const softmax_xent_rows *rows, const softmax_job *job, Py
                        char *scratch, bint labels_only, softmax_sums *sums) noexcept nogil:
     cdef char *aligned = scratch + (64 - <size_t>scratch % 64) % 64
     if labels_only:
-        rows.labels(job, i * size, min(size, positions - i * size), aligned, &sums[i])
+        rows.labels(job, i * size, min(size, positions - i * size), aligned, sums)
     else:
-        rows.run(job, i * size, min(size, positions - i * size), aligned, &sums[i])
+        rows.run(job, i * size, min(size, positions - i * size), aligned, sums)
 
 
 cdef object _ignored(softmax_job *job, object ignore, object dtype):
@@ -218,12 +218,12 @@ cdef int _label_type(int numpy_type) noexcept:
     return -1
 
 
-cdef tuple _tensors = ()  # types of tensors whose memory `small` may read, by what torch tells of them
+cdef tuple _tensors = ()  # types of tensors whose memory `ordinary` may read, by what torch tells of them
 cdef dict _tensor_types = {}  # their dtypes -> number of NumPy's type, bytes of an element
 
 
 def take_tensors(kinds, dtypes):
-    """Let `small` take tensors of exactly these types and of these dtypes (dtype -> NumPy's), if they are strided and on the CPU.
+    """Let `ordinary` take tensors of exactly these types and of these dtypes (dtype -> NumPy's), if they are strided and on the CPU.
 
     What torch tells of a tensor costs a tenth of making a NumPy array of it.
     """
@@ -232,7 +232,7 @@ def take_tensors(kinds, dtypes):
     _tensor_types.update({dtype: (np.dtype(like).num, np.dtype(like).itemsize) for dtype, like in dtypes.items()})
 
 
-cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shape, int *number) except -1:
+cdef bint _ordinary_array(strided_array *to, object x, int ndim, cnp.npy_intp *shape, int *number) except -1:
     """Address, shape, number of NumPy's type and stride of the first axis of an ordinary array or tensor; False for any other."""
     cdef cnp.ndarray array
     cdef Py_ssize_t i
@@ -261,20 +261,48 @@ cdef bint _small_array(strided_array *to, object x, int ndim, cnp.npy_intp *shap
     return to.at != NULL  # zeros that torch never wrote, or memory that it gave back
 
 
-def small(y, z, ignore, bint mean, bint gradient=False, out=None):
-    """The loss of a small batch in the least time: None for whatever is unusual, a bad label included, and the long road takes it.
+cdef int _run_here(const softmax_job *job, bint labels_only, softmax_sums *total) except -1:
+    """As `_run`, on one thread, with the lock held and scratch on the stack where it fits: what takes microseconds."""
+    cdef const softmax_xent_rows *rows = softmax_xent_builds[isa_used]
+    cdef char stack[SMALL_SCRATCH]
+    cdef char *scratch = stack
+    cdef softmax_sums sums
+    cdef Py_ssize_t size = rows.tile(job), i
+    total.total = total.weight = 0
+    total.count = 0
+    total.bad = -1
+    if rows.scratch(job) + 64 > SMALL_SCRATCH:
+        scratch = <char *>malloc(rows.scratch(job) + 64)
+        if scratch == NULL:
+            raise MemoryError
+    for i in range((job.s + size - 1) // size):
+        _tile(rows, job, i, size, job.s, scratch, labels_only, &sums)
+        total.total += sums.total
+        total.count += sums.count
+        if sums.bad >= 0:
+            total.bad = sums.bad
+            break
+    if scratch != stack:
+        free(scratch)
+    return 0
+
+
+def ordinary(y, z, ignore, bint mean, bint gradient=False, out=None, int threads=1):
+    """The loss of a batch in the least time: None for whatever is unusual, a bad label included, and the long road takes it.
 
     Parameters
     ----------
     y : (N,) signed integers or uint8
-    z : (N, C) float32 or float64, C-contiguous, at most 2**16 logits
+    z : (N, C) float32 or float64, C-contiguous
         Both are arrays, or tensors as `take_tensors` has them.
     ignore : int or None
     mean : bool
         Divide by the number of positions not ignored, at least 1; else the sum.
     gradient : bool
-        Also give the gradient, in a new array or in `out`.
+        Also give the gradient, in a new array or in `out`. A new array of more than 2**16 numbers is the road's to make.
     out : (N, C) of the type of `z`, C-contiguous, optional
+    threads : int
+        At most so many, for more than 2**16 logits.
 
     Returns
     -------
@@ -283,27 +311,22 @@ def small(y, z, ignore, bint mean, bint gradient=False, out=None):
     """
     cdef softmax_job job
     cdef softmax_sums sums
-    cdef const softmax_xent_rows *rows = softmax_xent_builds[isa_used]
-    cdef char stack[SMALL_SCRATCH]
-    cdef char *scratch = stack
-    cdef char *aligned
     cdef char *end
     cdef char *lowest
     cdef char *highest
-    cdef Py_ssize_t first, count, step
     cdef cnp.npy_intp[2] shape
     cdef cnp.npy_intp[2] written
     cdef cnp.npy_intp[2] labels
     cdef int number = 0, written_number = 0, label_number = 0
-    cdef double total = 0
-    cdef int64_t label, valid = 0
+    cdef double total
+    cdef int64_t label
     cdef float narrow
     cdef int overflow = 0
-    cdef bint labels_only
+    cdef bint labels_only, small
     if getenv("POLYLOSS_ROUTE") != NULL or cnp.PyArray_CheckExact(y) != cnp.PyArray_CheckExact(z):
         return None
     memset(&job, 0, sizeof(job))
-    if not (_small_array(&job.z, z, 2, shape, &number) and _small_array(&job.y, y, 1, labels, &label_number)):
+    if not (_ordinary_array(&job.z, z, 2, shape, &number) and _ordinary_array(&job.y, y, 1, labels, &label_number)):
         return None
     if number == cnp.NPY_FLOAT32:
         job.z.type = TYPE_F32
@@ -313,7 +336,10 @@ def small(y, z, ignore, bint mean, bint gradient=False, out=None):
         return None
     job.y.type = _label_type(label_number)
     job.n, job.s, job.c = 1, shape[0], shape[1]
-    if job.y.type < 0 or labels[0] != job.s or job.s == 0 or job.c == 0 or job.s * job.c > 65536:
+    if job.y.type < 0 or labels[0] != job.s or job.s == 0 or job.c == 0 or job.c > 0x7FFFFFFF:
+        return None
+    small = job.s * job.c <= PARALLEL_FROM
+    if gradient and out is None and not small:
         return None
     job.z.c = 4 if job.z.type == TYPE_F32 else 8
     job.scale = 1.0 / job.s if mean else 1.0
@@ -330,7 +356,7 @@ def small(y, z, ignore, bint mean, bint gradient=False, out=None):
             out = cnp.PyArray_EMPTY(2, shape, number, 0)
             job.grad.at = <char *>cnp.PyArray_DATA(out)
         else:  # an array like the logits, apart from them and from the labels
-            if not (_small_array(&job.grad, out, 2, written, &written_number) and written_number == number):
+            if not (_ordinary_array(&job.grad, out, 2, written, &written_number) and written_number == number):
                 return None
             if written[0] != job.s or written[1] != job.c or cnp.PyArray_CheckExact(out) != cnp.PyArray_CheckExact(z):
                 return None
@@ -340,36 +366,19 @@ def small(y, z, ignore, bint mean, bint gradient=False, out=None):
             lowest, highest = min(job.y.at, job.y.at + (job.s - 1) * job.y.s), max(job.y.at, job.y.at + (job.s - 1) * job.y.s)
             if (job.grad.at < job.z.at + job.s * job.z.s and job.z.at < end) or (job.grad.at < highest + 8 and lowest < end):
                 return None
-    if rows.scratch(&job) + 64 > SMALL_SCRATCH:
-        scratch = <char *>malloc(rows.scratch(&job) + 64)
-        if scratch == NULL:
-            raise MemoryError
-    aligned = scratch + (64 - <size_t>scratch % 64) % 64
-    step = rows.tile(&job)
     # The gradient is scaled in the pass that computes it: where labels may be ignored, they are counted in a pass before.
     for labels_only in range(gradient and mean and ignore is not None, -1, -1):
-        total, valid, first = 0, 0, 0
-        while first < job.s:
-            count = min(step, job.s - first)
-            if labels_only:
-                rows.labels(&job, first, count, aligned, &sums)
-            else:
-                rows.run(&job, first, count, aligned, &sums)
-            if sums.bad >= 0:
-                break
-            total += sums.total
-            valid += sums.count
-            first += count
+        if small:
+            _run_here(&job, labels_only, &sums)
+        else:
+            _run(&job, threads, labels_only, &sums)
         if sums.bad >= 0:
-            break
+            return None
         if labels_only:
-            job.scale = 1.0 / max(valid, 1)
-    if scratch != stack:
-        free(scratch)
-    if sums.bad >= 0:
-        return None
-    if mean and valid > 1:
-        total /= valid
+            job.scale = 1.0 / max(sums.count, 1)
+    total = sums.total
+    if mean and sums.count > 1:
+        total /= sums.count
     narrow = <float>total
     if cnp.PyArray_CheckExact(z):
         value = PyArray_Scalar(&total, _float64, None) if job.z.type == TYPE_F64 else PyArray_Scalar(&narrow, _float32, None)
