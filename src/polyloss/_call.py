@@ -14,6 +14,11 @@ _shortcuts: dict[type, Callable | None] = {}  # type of the predictions -> what 
 
 def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
     """Check and evaluate one call of a loss: what `want` asks for, as the caller's kind of array."""
+    return called(block, y_true, y_pred, want, out, arguments)
+
+
+def called(block, y_true, y_pred, want, out, arguments):
+    """The same where the arguments are a dictionary already: it is not written to."""
     kind, results = type(y_pred), None
     if kind not in _shortcuts:
         _shortcuts[kind] = _shortcut(kind)

@@ -5,7 +5,7 @@ import inspect
 
 from polyloss import registry
 from polyloss._block import LOSSES
-from polyloss._call import call
+from polyloss._call import called
 from polyloss._job import Want
 
 
@@ -96,16 +96,16 @@ def _functions(block, want, name):
     targets, predictions = (p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def derived(*args, out=None, **kwargs):
-        if len(args) != 2 or not kwargs.keys() <= defaults.keys():
+        if len(args) != 2 or (kwargs and not kwargs.keys() <= defaults.keys()):
             try:
                 bound = signature.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
             except TypeError as error:
                 raise TypeError(f"{derived.__name__}: {error}") from None
             args = bound.pop(targets), bound.pop(predictions)
             kwargs = bound
-        if kwargs.get("return_prob") and not want.value:
+        if kwargs and kwargs.get("return_prob") and not want.value:
             raise TypeError(f"return_prob=True goes with the loss and with value_and_grad, not with {name}")
-        return call(block, *args, want=want, out=out, **({**defaults, **kwargs} if kwargs else defaults))
+        return called(block, *args, want, out, {**defaults, **kwargs} if kwargs else defaults)
 
     derived.__name__ = derived.__qualname__ = f"{name}({block.name})"
     derived.__doc__ = f"`{name}` of `{block.name}`: takes what it takes, and ``out``."
