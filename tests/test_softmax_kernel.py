@@ -2,7 +2,6 @@
 
 import itertools
 import multiprocessing
-import sys
 
 import mpmath
 import numpy as np
@@ -749,7 +748,7 @@ def total_in_child(_):
     return softmax_xent.fused(some((3000, 100, 1), np.float32, rng), rng.integers(0, 100, (3000, 1)), threads=2)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_forked_children_do_not_hang():

@@ -64,9 +64,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
     cdef char *scratch
     cdef int failed = 0
     scratch = NULL
-    total.total = total.weight = 0
-    total.count = 0
-    total.bad = -1
+    _start(total)
     if tiles == 0:
         return 0
     if in_forked_child or threads < 1 or tiles < 2 or positions * (1 if labels_only else job.c) < PARALLEL_FROM:
@@ -96,11 +94,7 @@ cdef int _run(const softmax_job *job, int threads, bint labels_only, softmax_sum
                 free(scratch)
     if not failed:
         for i in range(tiles):
-            total.total += sums[i].total
-            total.weight += sums[i].weight
-            total.count += sums[i].count
-            if total.bad < 0:
-                total.bad = sums[i].bad
+            _add(total, &sums[i])
     free(sums)
     if failed:
         raise MemoryError
@@ -122,6 +116,20 @@ cdef void _join(softmax_job *job) noexcept:
         arrays[i].n = 0
     job.s *= job.n
     job.n = 1
+
+
+cdef inline void _start(softmax_sums *total) noexcept nogil:
+    total.total = total.weight = 0
+    total.count = 0
+    total.bad = -1
+
+
+cdef inline void _add(softmax_sums *total, const softmax_sums *sums) noexcept nogil:
+    total.total += sums.total
+    total.weight += sums.weight
+    total.count += sums.count
+    if total.bad < 0:
+        total.bad = sums.bad
 
 
 cdef inline void _tile(const softmax_xent_rows *rows, const softmax_job *job, Py_ssize_t i, Py_ssize_t size, Py_ssize_t positions,
@@ -268,20 +276,14 @@ cdef int _run_here(const softmax_job *job, bint labels_only, softmax_sums *total
     cdef char *scratch = stack
     cdef softmax_sums sums
     cdef Py_ssize_t size = rows.tile(job), i
-    total.total = total.weight = 0
-    total.count = 0
-    total.bad = -1
+    _start(total)
     if rows.scratch(job) + 64 > SMALL_SCRATCH:
         scratch = <char *>malloc(rows.scratch(job) + 64)
         if scratch == NULL:
             raise MemoryError
     for i in range((job.s + size - 1) // size):
         _tile(rows, job, i, size, job.s, scratch, labels_only, &sums)
-        total.total += sums.total
-        total.count += sums.count
-        if sums.bad >= 0:
-            total.bad = sums.bad
-            break
+        _add(total, &sums)
     if scratch != stack:
         free(scratch)
     return 0
