@@ -201,6 +201,10 @@ CASES = [
      " mean_absolute_error, mean_absolute_percentage_error, mean_squared_error, mean_squared_logarithmic_error, poisson,"
      " poly1_crossentropy, softmax_loss, sparse_categorical_crossentropy, squared_hinge"),
     (TypeError, lambda: pl.get(3), "name is 3, but must be a string or a callable"),
+    (ValueError, lambda: pl.get("l1"), "there is no loss named 'l1'; did you mean 'mean_absolute_error'?"),
+    (TypeError, lambda: pl.get("huber", dleta=1.0),
+     "huber has no parameter 'dleta'; it has delta, axis, sample_weight, reduction, validate"),
+    (TypeError, lambda: pl.get(len, axis=0), "parameters are bound to a loss of this library or its name, not to <built-in function len>"),
     (TypeError, lambda: pl.set_num_threads(2.0), "n is 2.0, but must be an integer"),
     (ValueError, lambda: pl.set_num_threads(0), "n is 0, but must be at least 1"),
     (RuntimeError, lambda: public(type("Again", (Elementwise,), {}))(pl.huber), "two losses are named huber"),

@@ -5,9 +5,15 @@ import inspect
 
 from polyloss import registry
 from polyloss._block import LOSSES
+from polyloss._bound import BoundLoss
 from polyloss._call import called
 from polyloss._job import Want
 
+WANTS = {
+    "value_and_grad": Want(value=True, gradient=True),
+    "grad": Want(value=False, gradient=True),
+    "grad_and_hess": Want(value=False, gradient=True, hessian=True),
+}
 
 def value_and_grad(loss):
     """Function that gives a loss and its gradient with respect to the predictions, in one pass.
@@ -29,7 +35,7 @@ def value_and_grad(loss):
     grad : The gradient alone.
     grad_and_hess : Gradient and diagonal of the Hessian.
     """
-    return _derived(loss, Want(value=True, gradient=True), "value_and_grad")
+    return _derived("value_and_grad", loss)
 
 
 def grad(loss):
@@ -50,7 +56,7 @@ def grad(loss):
     --------
     value_and_grad : Value and gradient in one pass.
     """
-    return _derived(loss, Want(value=False, gradient=True), "grad")
+    return _derived("grad", loss)
 
 
 def grad_and_hess(loss):
@@ -71,45 +77,64 @@ def grad_and_hess(loss):
     --------
     value_and_grad : Value and gradient in one pass.
     """
-    return _derived(loss, Want(value=False, gradient=True, hessian=True), "grad_and_hess")
+    return _derived("grad_and_hess", loss)
+
+
+def _derived(asker, loss):
+    """The derived function of a loss; that of a public function or a name is made once."""
+    return Derived(asker, loss) if isinstance(loss, BoundLoss) else _of_function(asker, registry.get(loss))
+
+
+@functools.cache
+def _of_function(asker, function):
+    return Derived(asker, function)
 
 
 def block_of(loss, asker):
-    """The block behind a public function or a name; `asker` is named in the error."""
-    function = registry.get(loss)
+    """The block behind a loss, a name or a loss with parameters filled in, and those parameters; `asker` is named in the error."""
+    function, parameters = registry.get(loss), {}
+    if isinstance(function, BoundLoss):
+        function, parameters = function.function, function.parameters
     block = LOSSES.get(getattr(function, "__name__", None))
     if function is registry.get("log_loss"):
         raise TypeError(f"{asker} takes a loss, and log_loss is a metric, with one route and no gradient")
     if block is None or block.function is not function:
-        raise TypeError(f"{asker} takes a loss of this library or its name, not {loss!r}")
-    return block
+        bind = f"; fill in parameters by get({loss.func.__name__!r}, …)" if isinstance(loss, functools.partial) else ""
+        raise TypeError(f"{asker} takes a loss of this library or its name, not {loss!r}{bind}")
+    return block, parameters
 
 
-def _derived(loss, want, name):
-    return _functions(block_of(loss, name), want, name)
+class Derived:
+    """The function that `value_and_grad` and its relatives return; it pickles by the loss and its parameters."""
 
+    def __init__(self, asker, loss):
+        block, parameters = block_of(loss, asker)
+        signature = inspect.signature(block.function)
+        self._reduced = Derived, (asker, loss)
+        self._block, self._want, self._asker = block, WANTS[asker], asker
+        self._parameters = signature
+        self._defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY} | parameters
+        self.__name__ = self.__qualname__ = f"{asker}({block.name})"
+        self.__doc__ = f"`{asker}` of `{block.name}`: takes what it takes, and ``out``."
+        self.__signature__ = signature.replace(
+            parameters=[*signature.parameters.values(), inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)]
+        )
 
-@functools.cache
-def _functions(block, want, name):
-    signature = inspect.signature(block.function)
-    defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    targets, predictions = (p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
-
-    def derived(*args, out=None, **kwargs):
+    def __call__(self, *args, out=None, **kwargs):
+        want, defaults = self._want, self._defaults
         if len(args) != 2 or (kwargs and not kwargs.keys() <= defaults.keys()):
             try:
-                bound = signature.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
+                bound = self._parameters.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
             except TypeError as error:
-                raise TypeError(f"{derived.__name__}: {error}") from None
-            args = bound.pop(targets), bound.pop(predictions)
+                raise TypeError(f"{self.__name__}: {error}") from None
+            args = tuple(bound.pop(p.name) for p in self._parameters.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
             kwargs = bound
-        if kwargs and kwargs.get("return_prob") and not want.value:
-            raise TypeError(f"return_prob=True goes with the loss and with value_and_grad, not with {name}")
-        return called(block, *args, want, out, {**defaults, **kwargs} if kwargs else defaults)
+        if not want.value and kwargs.get("return_prob", defaults.get("return_prob")):
+            raise TypeError(f"return_prob=True goes with the loss and with value_and_grad, not with {self._asker}")
+        return called(self._block, *args, want, out, {**defaults, **kwargs} if kwargs else defaults)
 
-    derived.__name__ = derived.__qualname__ = f"{name}({block.name})"
-    derived.__doc__ = f"`{name}` of `{block.name}`: takes what it takes, and ``out``."
-    derived.__signature__ = signature.replace(
-        parameters=[*signature.parameters.values(), inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)]
-    )
-    return derived
+    def __reduce__(self):
+        return self._reduced
+
+    def __repr__(self):
+        return f"<{self.__name__}>"

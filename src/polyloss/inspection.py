@@ -41,8 +41,8 @@ def explain(loss, y_true, y_pred, **kwargs):
     >>> pl.explain("mse", np.zeros(3), np.ones(3)).route
     'elementwise kernel'
     """
-    block = block_of(loss, "explain")
-    defaults = inspect.signature(block.function).bind(y_true, y_pred, **kwargs)
+    block, parameters = block_of(loss, "explain")
+    defaults = inspect.signature(block.function).bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
     job = prepare(block, y_true, y_pred, want=VALUE, out=None, **defaults.kwargs)

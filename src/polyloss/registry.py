@@ -1,13 +1,37 @@
 """Losses by name: `get` and `names`."""
 
 import difflib
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from polyloss import metrics
 from polyloss._block import LOSSES
+from polyloss._bound import BoundLoss
+
+# What other libraries call a loss, without case and underscores -> what it is here.
+ELSEWHERE = {
+    "l1": "'mean_absolute_error'",
+    "l2": "'mean_squared_error'",
+    "l1loss": "'mean_absolute_error'",
+    "mseloss": "'mean_squared_error'",
+    "nll": "'sparse_categorical_crossentropy' (of probabilities) or 'softmax_loss' (of logits)",
+    "nllloss": "'sparse_categorical_crossentropy' (of probabilities) or 'softmax_loss' (of logits)",
+    "ce": "'softmax_loss'",
+    "crossentropy": "'softmax_loss' (of logits), 'categorical_crossentropy' or 'sparse_categorical_crossentropy' (of probabilities)",
+    "crossentropyloss": "'softmax_loss'",
+    "bcewithlogits": "'binary_crossentropy' with from_logits=True",
+    "bcewithlogitsloss": "'binary_crossentropy' with from_logits=True",
+    "bceloss": "'binary_crossentropy'",
+    "sigmoidcrossentropy": "'binary_crossentropy' with from_logits=True",
+    "focal": "'binary_focal_crossentropy' or 'categorical_focal_crossentropy'",
+    "focalloss": "'binary_focal_crossentropy' or 'categorical_focal_crossentropy'",
+    "kldivloss": "'kl_divergence'",
+    "rmse": "'mean_squared_error', and take its root",
+}
 
 
-def names():
+def names() -> tuple[str, ...]:
     """Canonical names of all losses and metrics.
 
     Returns
@@ -22,8 +46,8 @@ def names():
     return tuple(sorted(_exact_names()[1]))
 
 
-def get(name):
-    """Loss or metric of a name or alias.
+def get(name: str | Callable[..., Any], /, **parameters: Any) -> Callable[..., Any]:
+    """Loss or metric of a name or alias, with parameters filled in if any are given.
 
     An exact name or alias wins; only then case and underscores are dropped: ``"log_loss"`` is scikit-learn's metric, ``"logloss"`` and
     ``"LogLoss"`` are `binary_crossentropy`, as in the Keras of old.
@@ -31,37 +55,54 @@ def get(name):
     Parameters
     ----------
     name : str or callable
-        A callable is returned as it is.
+        A callable is returned as it is, if no parameters are given.
+    **parameters
+        Keyword arguments of the loss. A call of the result may override them.
 
     Returns
     -------
     callable
-        The public function.
+        The public function; with parameters, a callable that has its name and takes the same arguments. It can be pickled, `value_and_grad`
+        takes it, and Keras can save it.
 
     Raises
     ------
     ValueError
-        If there is no such name; the message gives the nearest ones.
+        If there is no such name, and the message gives the nearest ones; or if a parameter is out of range.
     TypeError
-        If `name` is neither a string nor callable.
+        If `name` is neither a string nor callable, or the loss has no such parameter.
 
     Examples
     --------
     >>> import polyloss as pl
     >>> pl.get("MSE") is pl.mean_squared_error
     True
+    >>> float(pl.get("huber", delta=2.0)([0.0], [3.0]))
+    4.0
     """
-    if callable(name):
-        return name
+    function = name if callable(name) else _named(name)
+    if not parameters:
+        return function
+    if isinstance(function, BoundLoss):
+        return BoundLoss(function.function, {**function.parameters, **parameters})
+    if _exact_names()[0].get(getattr(function, "__name__", None)) is not function:
+        raise TypeError(f"parameters are bound to a loss of this library or its name, not to {function!r}")
+    return BoundLoss(function, parameters)
+
+
+def _named(name):
+    """The public function of a name or alias."""
     if not isinstance(name, str):
         raise TypeError(f"name is {name!r}, but must be a string or a callable")
     exact, _ = _exact_names()
     found = exact.get(name) or _loose_names().get(_loosened(name))
     if found is None:
         loose = _loose_names()
-        near = difflib.get_close_matches(_loosened(name), loose, n=3)
-        near = list(dict.fromkeys(loose[key].__name__ for key in near))
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; the names are {', '.join(names())}"
+        word = _loosened(name)
+        near = [key for key in loose if len(word) > 2 and word in key] or difflib.get_close_matches(word, loose, n=3)
+        near = list(dict.fromkeys(loose[key].__name__ for key in near))[:3]
+        meant = ELSEWHERE.get(word) or " or ".join(map(repr, near))
+        hint = f"; did you mean {meant}?" if meant else f"; the names are {', '.join(names())}"
         raise ValueError(f"there is no loss named {name!r}{hint}")
     return found
 
