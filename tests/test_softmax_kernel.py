@@ -539,6 +539,26 @@ def test_confident_rows_keep_their_digits(c, dtype, isa):
                 assert abs(mpmath.mpf(float(out["grad"][i, y[i], 0])) - slope) <= 4 * float(np.spacing(dtype(float(-slope))))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", [193, 300, 2100])
+def test_gradient_in_place_of_the_logits(c, dtype, isa):
+    """The same bits, rows that are done again in float64 among them: infinite and huge logits, targets far below the others."""
+    rng = np.random.default_rng(c)
+    usual = rng.standard_normal((70, c)) * np.repeat([0.1, 3, 30, 300, 3000], 14)[:, None]
+    z = np.concatenate([extremes(c, rng), usual]).astype(dtype)[:, :, None]
+    y = rng.integers(0, c, (len(z), 1))
+    y[::7], y[5] = 255 + c, 999 + c
+    weight, k = rng.choice([0.0, 0.5, 2.0], (len(z), 1)).astype(dtype), rng.choice([0.0, 1.0, 3.0], c).astype(dtype)
+    for options in ({}, {"weight": weight}, {"smoothing": 0.1}, {"smoothing": 0.1, "class_weight": k}):
+        options |= {"ignore": (255 + c,), "scale": 0.25}
+        apart, in_place = np.full_like(z, 77), z.copy()
+        with np.errstate(all="ignore"):
+            want = softmax_xent.fused(z, y, grad=apart, **options)
+            got = softmax_xent.fused(in_place, y, grad=in_place, **options)
+        np.testing.assert_array_equal(in_place, apart)
+        np.testing.assert_array_equal(got, want)
+
+
 def test_positions_out_of_the_sum_are_not_looked_at(isa):
     rng = np.random.default_rng(6)
     for shape in ((40, 10, 1), (6, 600, 1), (2, 21, 70)):

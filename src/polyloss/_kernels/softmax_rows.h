@@ -150,6 +150,14 @@ static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, 
     else
         finish(j, x, 0, count, 0);
 }
+/* Whether a row is finished with what is known of it. If not, general() reads it again and writes its outputs: the logits must be left as
+   they are, since the gradient may be written over them. */
+INLINE int finished_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i)
+{
+    const ptrdiff_t before = x->agains;
+    finish(j, x, i, 1, 1);
+    return x->agains == before;
+}
 static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
@@ -200,7 +208,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
         x->mean[i] = base + apart / (double)classes;
         if (!wanted) continue;
         write_rest(&last);
-        finish(j, x, i, 1, 1);
+        if (!finished_row(j, x, i)) continue;
         if (j->prob.at) {
             kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);

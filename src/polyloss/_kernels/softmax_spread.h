@@ -317,8 +317,7 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             others_kt = x->k[y], apart += x->keep * x->k[y] * ((double)highest - z[y]);
         x->others[i] = others_of(sum, m, wanted), x->target[i] = (double)highest, x->m[i] = (double)m;
         finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
-        if (!wanted) continue;
-        finish(j, x, i, 1, 1);
+        if (!wanted || !finished_row(j, x, i)) continue;
         if (j->prob.at) {
             kept[a] = (float)(KEPT * exp((double)highest - (double)m * LN2));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);

@@ -170,7 +170,8 @@ def fused(
         `upstream` multiplies the gradients alone: what autograd hands down to each loss. Weight 0 skips the position.
     losses, lse : (N, S) outputs in the computation's type
     grad, prob, hess : (N, C, S) outputs in the type of `z`
-        May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`.
+        May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, if its classes
+        are contiguous float32 or float64 and more than 192.
     """
     cdef softmax_job job
     cdef softmax_sums total
