@@ -134,14 +134,29 @@ def floored(xp, x, low):
     return xp.where(x < low, xp.full_like(x, low), x)
 
 
-def times_log(xp, a, y):
-    """a·log y, and 0 where a is 0, whatever y."""
-    return a * xp.log(xp.where(a == 0, xp.ones_like(y), y))
+# Products and quotients that are 0 where their first factor is, whatever the other. The other is replaced where it would spoil that, and
+# nowhere else, so that the derivative by a first factor of 0 is right: the other one, or 0 where that is not finite.
 
 
 def times(xp, a, b):
-    """a·b with 0·(±inf) = 0: an impossible class with target 0 costs nothing. Differentiable in b where a is 0."""
-    return a * xp.where(a == 0, xp.zeros_like(b), b)
+    """a·b, and 0 where a is 0 and b is infinite or NaN: an impossible class with target 0 costs nothing."""
+    return a * xp.where((a == 0) & ~xp.isfinite(b), xp.zeros_like(b), b)
+
+
+def times_log(xp, a, y):
+    """a·log y, and 0 where a is 0, whatever y."""
+    return a * xp.log(_or_one(xp, a, y, y))
+
+
+def over(xp, a, b):
+    """a / b, and 0 where a is 0, whatever b."""
+    return a / _or_one(xp, a, b, xp.abs(b))
+
+
+def _or_one(xp, a, y, size):
+    """y, and 1 where a is 0 and y has no logarithm or no reciprocal: there a derivative would be 0·∞."""
+    usable = (size >= float(xp.finfo(y.dtype).smallest_normal)) & xp.isfinite(size)
+    return xp.where((a == 0) & ~usable, xp.ones_like(y), y)
 
 
 def power(xp, u, n):

@@ -70,15 +70,12 @@ def _run(job):
         losses = block.value(xp, t, p, **params)
         if block.combine:
             losses = xp.sum(losses, axis=1) / (lay.c if block.combine == "mean" else 1)
-        if zero is not None:
-            losses = xp.where(zero & ~xp.isfinite(losses), xp.zeros_like(losses), losses)
-        losses = _finish(xp, losses * scale, skip, bad)
+        losses = _finish(xp, _hidden(xp, losses, zero) * scale, skip, bad)
         total = None if job.reduction == "none" else _reduce.total(xp, losses)
-    skip = skip if zero is None else skip | zero
     if job.want.gradient:
-        gradient = _derivative(job, block.slope(xp, t, p, **params), scale, divisor, skip, bad)
+        gradient = _derivative(job, block.slope(xp, t, p, **params), zero, scale, divisor, skip, bad)
     if job.want.hessian:
-        hessian = _derivative(job, block.curvature(xp, t, p, **params), scale, divisor, skip, bad)
+        hessian = _derivative(job, block.curvature(xp, t, p, **params), zero, scale, divisor, skip, bad)
     if job.want.prob:
         prob = xp.astype(xp.exp(log_softmax(xp, z)[0]), job.p.dtype)
     return Outcome(losses, total, divisor, gradient, hessian, prob, bad)
@@ -97,6 +94,11 @@ def _divisor(job, t, skip):
     return xp.astype(_reduce.total_weight(job, t, skip), job.dtype)
 
 
+def _hidden(xp, x, zero):
+    """x, and 0 where a weight of 0 hides what is not finite. The rest stays, for derivatives by that weight."""
+    return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
+
+
 def _finish(xp, x, skip, bad):
     if skip is not None:
         x = xp.where(skip, xp.zeros_like(x), x)
@@ -105,13 +107,13 @@ def _finish(xp, x, skip, bad):
     return x
 
 
-def _derivative(job, x, scale, divisor, skip, bad):
+def _derivative(job, x, zero, scale, divisor, skip, bad):
     """Per-element derivatives -> those of the reduced loss, in the dtype of the predictions."""
     xp = job.xp
     if job.block.combine == "mean":
         x = x / job.layout.c
-    if job.weight is not None:
-        x = x * scale[:, None, :]
+    if zero is not None:
+        x = _hidden(xp, x, zero[:, None, :]) * scale[:, None, :]
     x = _reduce.quotient(xp, x, divisor)
     x = _finish(xp, x, None if skip is None else skip[:, None, :], None if bad is None else bad[:, None, :])
     return xp.astype(x, job.gradient_dtype)

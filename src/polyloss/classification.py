@@ -4,7 +4,20 @@ import math
 
 from array_api_compat import device
 
-from polyloss._block import Elementwise, OfLogSoftmax, OfShares, Rowwise, clipped, positive_part, power, public, sigmoid, times, times_log
+from polyloss._block import (
+    Elementwise,
+    OfLogSoftmax,
+    OfShares,
+    Rowwise,
+    clipped,
+    over,
+    positive_part,
+    power,
+    public,
+    sigmoid,
+    times,
+    times_log,
+)
 from polyloss._call import call
 from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
@@ -291,16 +304,18 @@ class BinaryCrossentropy(Elementwise):
 
     def value(xp, t, p, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
-        return -(times_log(xp, t, y) + times(xp, 1 - t, xp.log1p(-xp.where(t == 1, xp.zeros_like(y), y))))
+        return -(times_log(xp, t, y) + times(xp, 1 - t, xp.log1p(-xp.where((t == 1) & (y == 1), xp.zeros_like(y), y))))
 
     def slope(xp, t, p, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        hard = xp.where(t == 0, 1 / (1 - y), -1 / y)  # apart, so that 0/0 never arises where y is exactly 0 or 1
-        return xp.where(inside, xp.where((t == 0) | (t == 1), hard, (y - t) / (y * (1 - y))), xp.zeros_like(p))
+        end = (y == 0) | (y == 1)  # apart: there (y - t) / (y (1 - y)) would be 0/0
+        within = xp.where(end, xp.full_like(y, 0.5), y)
+        at_end = over(xp, 1 - t, 1 - y) - over(xp, t, y)
+        return xp.where(inside, xp.where(end, at_end, (y - t) / (within * (1 - within))), xp.zeros_like(p))
 
     def curvature(xp, t, p, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        return xp.where(inside, times(xp, t, 1 / (y * y)) + times(xp, 1 - t, 1 / ((1 - y) * (1 - y))), xp.zeros_like(p))
+        return xp.where(inside, over(xp, t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)), xp.zeros_like(p))
 
 
 @public(BinaryCrossentropy)
@@ -585,10 +600,10 @@ class CategoricalCrossentropy(OfShares):
         return -times_log(xp, t, y)
 
     def first(xp, t, y):
-        return -times(xp, t, 1 / y)
+        return -over(xp, t, y)
 
     def second(xp, t, y):
-        return times(xp, t, 1 / (y * y))
+        return over(xp, t, y * y)
 
 
 @public(CategoricalCrossentropy)

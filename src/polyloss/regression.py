@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, clipped, floored, magnitude, public, times
+from polyloss._block import Elementwise, clipped, floored, magnitude, over, public, times_log
 from polyloss._call import call
 from polyloss._params import nonnegative, positive
 
@@ -470,14 +470,14 @@ class Poisson(Elementwise):
     epsilon = 1e-7
 
     def value(xp, t, p):
-        return p - times(xp, t, xp.log(p + Poisson.epsilon))
+        return p - times_log(xp, t, p + Poisson.epsilon)
 
     def slope(xp, t, p):
-        return 1 - times(xp, t, 1 / (p + Poisson.epsilon))
+        return 1 - over(xp, t, p + Poisson.epsilon)
 
     def curvature(xp, t, p):
         q = p + Poisson.epsilon
-        return times(xp, t, 1 / (q * q))
+        return over(xp, t, q * q)
 
 
 @public(Poisson)

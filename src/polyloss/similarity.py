@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, public, times_log
+from polyloss._block import Elementwise, Rowwise, clipped, over, public, times_log
 from polyloss._call import call
 from polyloss._params import clip_bound
 
@@ -26,11 +26,11 @@ class KLDivergence(Elementwise):
 
     def slope(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
-        return xp.where(inside, -clipped(xp, t, 0.0, 1.0)[0] / q, xp.zeros_like(p))
+        return xp.where(inside, -over(xp, clipped(xp, t, 0.0, 1.0)[0], q), xp.zeros_like(p))
 
     def curvature(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
-        return xp.where(inside, clipped(xp, t, 0.0, 1.0)[0] / (q * q), xp.zeros_like(p))
+        return xp.where(inside, over(xp, clipped(xp, t, 0.0, 1.0)[0], q * q), xp.zeros_like(p))
 
 
 @public(KLDivergence)

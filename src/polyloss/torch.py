@@ -126,7 +126,11 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     def forward(self, input, target):
         """The loss of `input`, logits of any shape, and `target`, probabilities of the same shape."""
         factors = [x for x in (self.weight, self.pos_weight) if x is not None]
-        if not _matched(input, target) or not all(_broadcasts(x, input) for x in factors):
+        fits = _alike(input, target) and all(_broadcasts(x, input) for x in factors)
+        if fits and any(x.requires_grad for x in factors):
+            return self._differentiable(input, target)
+        # Of the other target below derivatives would be lost where its weight is 0.
+        if not (fits and input.numel() >= SMALL) or (self.pos_weight is not None and target.requires_grad):
             return super().forward(input, target)
         weight = self.weight
         if self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
@@ -136,6 +140,14 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
             target = positive / torch.where(total == 0, 1, total)
             weight = total if weight is None else total * weight
         return _elementwise(binary_crossentropy, input, target, self.reduction, weight, from_logits=True)
+
+    def _differentiable(self, input, target):
+        """The same as a sum over the two classes, which autograd follows to the weights, too: torch has no derivatives by these."""
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
+        of_1, of_0 = (_elementwise(binary_crossentropy, input, torch.full_like(input, y), "none", from_logits=True) for y in (1, 0))
+        loss = (target if self.pos_weight is None else self.pos_weight * target) * of_1 + (1 - target) * of_0
+        loss = loss if self.weight is None else self.weight * loss
+        return _like(loss.mean() if self.reduction == "mean" else loss.sum() if self.reduction == "sum" else loss, input)
 
 
 class FlooredBinaryCrossentropy(Elementwise):
@@ -351,10 +363,14 @@ def _usable(x):
     return known and x.is_floating_point() and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
 
 
+def _alike(input, target):
+    """Whether nothing is to be broadcast or promoted."""
+    return _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+
+
 def _matched(input, target):
-    """Whether the kernels pay, and nothing is to be broadcast or promoted."""
-    alike = _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
-    return alike and input.numel() >= SMALL
+    """The same, and whether the kernels pay."""
+    return _alike(input, target) and input.numel() >= SMALL
 
 
 def _broadcasts(factor, input):

@@ -1,0 +1,195 @@
+"""Derivatives by everything a loss depends on, of first and second order, by the autograd of PyTorch and of JAX.
+
+A loss with its arguments (predictions, targets, weights of samples and of classes) is a function of one long vector. What autograd says of
+it is compared with difference quotients: of the losses, which the kernels compute without autograd, and of the gradients beside the point
+in question, where no entry is exactly 0 or 1 and so no case of its own.
+"""
+
+import numpy as np
+import pytest
+import torch
+from libraries import JAX
+from oracle import CASES
+
+import polyloss as pl
+import polyloss.torch as ours
+
+WEIGHTED = np.array([1.0, 0.0, 2.5, 0.25, 0.0, 3.0])
+SOFT = ("probabilities", "distribution")
+REGRESSIONS = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson")
+
+
+def hard(case):
+    """A case's inputs with targets that are exactly 0 or 1, where the loss is differentiable there."""
+    t, p = case.inputs()
+    if case.t in SOFT:
+        t = np.eye(case.c)[np.arange(case.n) % case.c]
+    elif case.loss in REGRESSIONS:
+        t[::2], t[1::2, 1] = 0.0, 1.0
+    return t, p
+
+
+def sized(case):
+    """The case's loss as a function of a dictionary of arrays (and of what makes labels an array beside them), and those arrays."""
+    t, p = hard(case)
+    given = {"p": p, "w": WEIGHTED} | ({} if case.labelled else {"t": t})
+    if case.loss == "softmax_loss":
+        given["k"] = np.array([0.5, 0.0, 1.25, 0.0, 3.0])
+    params = {key: value for key, value in case.params.items() if key != "class_weight"}
+    if "hinge" in case.loss and case.loss != "categorical_hinge":
+        params["labels"] = "01" if case.t == "binary" else "pm1"  # "auto" jumps where a target leaves 0
+    reduction = "normalize" if case.loss == "softmax_loss" else "mean"
+
+    def loss(x, labels=np.asarray):
+        classes = {"class_weight": x["k"]} if "k" in x else {}
+        y_true = x["t"] if "t" in x else labels(t)
+        return case.target(y_true, x["p"], sample_weight=x["w"], axis=-1, reduction=reduction, **classes, **params)
+
+    return loss, given
+
+
+def steps(given, h):
+    """Every entry of every array, and the arrays with that entry moved by ±h."""
+    for name, x in given.items():
+        for place in np.ndindex(x.shape):
+            moved = []
+            for sign in (1, -1):
+                y = x.copy()
+                y[place] += sign * h
+                moved.append(given | {name: y})
+            yield name, place, moved
+
+
+def skipped(case, name, place, given):
+    """Whether a loss has no derivative by this entry: at a clip or a kink of its targets, or of an infinite slope."""
+    if name != "t":
+        return False
+    t = given["t"][place]
+    clips = case.loss == "kl_divergence" and t in (0, 1)
+    return clips or (case.loss == "mean_absolute_percentage_error" and t == 0)
+
+
+def by_torch(loss):
+    """The function of a point and a direction that gives the gradient there, and the Hessian's product with the direction."""
+
+    def derivatives(given, direction):
+        x = {name: torch.tensor(a, requires_grad=True) for name, a in given.items()}
+        leaves = list(x.values())
+        first = torch.autograd.grad(loss(x, torch.tensor), leaves, create_graph=True, materialize_grads=True)
+        along = sum((g * torch.tensor(direction[name])).sum() for name, g in zip(x, first, strict=True))
+        second = torch.autograd.grad(along, leaves, materialize_grads=True) if along.requires_grad else map(torch.zeros_like, leaves)
+        return tuple({name: g.detach().numpy() for name, g in zip(x, order, strict=True)} for order in (first, second))
+
+    return derivatives
+
+
+def by_jax(loss):
+    """The same of JAX."""
+    gradient = JAX.jax.grad(loss)
+    return lambda given, direction: JAX.jax.tree.map(np.asarray, JAX.jax.jvp(gradient, (given,), (direction,)))
+
+
+@pytest.mark.parametrize("autograd", [by_torch, by_jax])
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_gradient_and_hessian_by_every_argument(case, autograd):
+    loss, given = sized(case)
+    rng, h, derivatives = np.random.default_rng(8), 2.0**-16, autograd(loss)
+    direction = {name: rng.uniform(0.5, 1, x.shape) * rng.choice([-1, 1], x.shape) for name, x in given.items()}
+    for place in np.ndindex(given["t"].shape) if "t" in given else ():
+        direction["t"][place] *= not skipped(case, "t", place, given)
+    gradient, product = derivatives(given, direction)
+    for name, place, (up, down) in steps(given, h):
+        if not skipped(case, name, place, given):
+            quotient = (loss(up) - loss(down)) / (2 * h)
+            assert gradient[name][place] == pytest.approx(quotient, rel=1e-6, abs=1e-7), (name, place)
+    beside = [derivatives({name: x + s * h * direction[name] for name, x in given.items()}, direction)[0] for s in (1, -1)]
+    for name in given:
+        quotient = (beside[0][name] - beside[1][name]) / (2 * h)
+        np.testing.assert_allclose(product[name], quotient, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.labelled], ids=repr)
+def test_gradients_themselves_are_differentiable_on_jax(case):
+    """`grad(loss)`, which is written out, by predictions, targets and weights."""
+    jax = JAX.jax
+    t, p = hard(case)
+    labels = {"labels": "01" if case.t == "binary" else "pm1"} if case.t in ("binary", "signs") and "hinge" in case.loss else {}
+    direction = np.random.default_rng(9).uniform(0.5, 1, p.shape)
+
+    def slope(x):
+        return (case.of(pl.grad(case.target), x["t"], x["p"], sample_weight=x["w"], reduction="sum", **labels) * direction).sum()
+
+    given = {"p": p, "t": t, "w": WEIGHTED}
+    found = jax.grad(slope)({name: jax.numpy.asarray(x) for name, x in given.items()})
+    h = 2.0**-18
+    for name, place, (up, down) in steps(given, h):
+        if not skipped(case, name, place, given):
+            assert found[name][place] == pytest.approx((slope(up) - slope(down)) / (2 * h), rel=1e-6, abs=1e-6), (name, place)
+
+
+def test_targets_of_0_whose_slope_is_infinite():
+    """That of t log t at 0, and that of an impossible class: what is infinite counts as 0."""
+    t, p = np.array([[0.0, 1.0, 0.0]]), np.array([[0.25, 0.5, 0.25]])
+    z = np.array([[-np.inf, 0.0, 0.0]])
+    for loss, predictions, right in (
+        (lambda t, p: pl.kl_divergence(t, p).sum(), p, [[np.log(4), 1 + np.log(2), np.log(4)]]),
+        (pl.softmax_loss, z, [[0.0, np.log(2), np.log(2)]]),
+    ):
+        np.testing.assert_allclose(JAX.jax.grad(loss)(t, predictions), right, rtol=1e-14)
+        tensor = torch.tensor(t, requires_grad=True)
+        loss(tensor, torch.tensor(predictions)).backward()
+        np.testing.assert_allclose(tensor.grad, right, rtol=1e-14)
+
+
+MODULES = {
+    "CrossEntropyLoss": lambda kind, k: kind(weight=k, label_smoothing=0.1),
+    "BCEWithLogitsLoss": lambda kind, k: kind(pos_weight=k.detach()),
+    "BCELoss": lambda kind, k: kind(weight=k.detach()),
+    "KLDivLoss": lambda kind, k: kind(reduction="batchmean"),
+    "MSELoss": lambda kind, k: kind(),
+    "L1Loss": lambda kind, k: kind(),
+    "HuberLoss": lambda kind, k: kind(delta=0.5),
+}
+
+
+@pytest.mark.parametrize("n", [3, 4000])  # torch's own code, and ours
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_have_torchs_derivatives_by_hard_targets_and_weights_of_0(name, n):
+    kind, rng = name.partition(" ")[0], np.random.default_rng(n)
+    z = rng.standard_normal((n, 5))
+    p = 1 / (1 + np.exp(-z)) if kind == "BCELoss" else z - 3 if kind == "KLDivLoss" else z
+    t = np.eye(5)[rng.integers(0, 5, n)] if kind != "KLDivLoss" else rng.dirichlet(np.ones(5), n)
+    k = np.array([0.5, 0.0, 1.25, 0.0, 3.0])
+    results = []
+    for modules in (ours, torch.nn):
+        leaves = [torch.tensor(x, requires_grad=True) for x in (p, t, k)]
+        loss = MODULES[name](getattr(modules, kind), leaves[2])(leaves[0], leaves[1])
+        first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+        along = sum((g * torch.linspace(-1, 1, g.numel(), dtype=g.dtype).reshape(g.shape).cos()).sum() for g in first)
+        second = torch.autograd.grad(along, leaves, materialize_grads=True) if along.requires_grad else ()
+        results.append([loss, *first, *second])
+    for x, right in zip(*results, strict=True):
+        torch.testing.assert_close(x, right, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", [3, 4000])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_weights_of_binary_crossentropy_may_require_grad(reduction, n):
+    """Of which torch's own function has no derivatives; here beside what it computes, written out."""
+    rng = np.random.default_rng(n)
+    z, t = 30 * rng.standard_normal((n, 5)), rng.integers(0, 2, (n, 5)).astype(float)
+    k, w = np.array([0.5, 0.0, 1.25, 0.0, 3.0]), rng.integers(0, 3, (n, 1)).astype(float)
+
+    def written_out(z, t, k, w):
+        loss = w * (k * t * torch.logaddexp(-z, torch.zeros(())) + (1 - t) * torch.logaddexp(z, torch.zeros(())))
+        return loss.mean() if reduction == "mean" else loss
+
+    results = []
+    for loss in (lambda z, t, k, w: ours.BCEWithLogitsLoss(weight=w, pos_weight=k, reduction=reduction)(z, t), written_out):
+        leaves = [torch.tensor(x, requires_grad=True) for x in (z, t, k, w)]
+        found = loss(*leaves)
+        first = torch.autograd.grad(found.sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g * torch.arange(g.numel()).reshape(g.shape).cos()).sum() for g in first), leaves)
+        results.append([found if reduction == "none" else found.sum(), *first, *second])
+    for x, right in zip(*results, strict=True):
+        torch.testing.assert_close(x, right, rtol=1e-11, atol=1e-14)
