@@ -193,3 +193,29 @@ def test_weights_of_binary_crossentropy_may_require_grad(reduction, n):
         results.append([found if reduction == "none" else found.sum(), *first, *second])
     for x, right in zip(*results, strict=True):
         torch.testing.assert_close(x, right, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss", [pl.hinge, pl.squared_hinge])
+def test_what_targets_mean_is_decided_by_the_forward_pass(loss):
+    """`labels="auto"` looks at all targets of weight other than 0, whatever autograd hands down to their losses."""
+    t, x = torch.tensor([[0.0], [-1.0], [1.0], [0.0]]), torch.full((4, 1), 0.4)
+    routes = {"eager": loss, "compiled": torch.compile(loss, backend="aot_eager", fullgraph=True)}
+    for weight in (None, torch.tensor([1.0, 2.0, 1.0, 3.0]), torch.tensor([1.0, 0.0, 1.0, 3.0])):  # without -1 they are classes
+        kind = "01" if weight is not None and weight[1] == 0 else "pm1"
+        right = torch.func.jacrev(lambda x, w=weight, k=kind: loss(t, x, sample_weight=w, labels=k))(x)
+        for name, called in routes.items():
+            y = x.clone().requires_grad_()
+            losses = called(t, y, sample_weight=weight)
+            for i in range(4):
+                (gradient,) = torch.autograd.grad(losses[i], y, retain_graph=True)
+                torch.testing.assert_close(gradient, right[i], msg=f"{name} {weight} {i}")
+        for upstream in (torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.eye(4)):
+            y = x.clone().requires_grad_()
+            losses = loss(t, y, sample_weight=weight)
+            batched = upstream.ndim == 2
+            (gradient,) = torch.autograd.grad(losses, y, upstream, retain_graph=True, is_grads_batched=batched)
+            torch.testing.assert_close(gradient, torch.einsum("...i,ijk->...jk", upstream, right))
+            (gradient,) = torch.autograd.grad(losses, y, upstream, create_graph=True, is_grads_batched=batched)
+            torch.testing.assert_close(gradient, torch.einsum("...i,ijk->...jk", upstream, right))
+        slope = JAX.jax.grad(lambda x, w=weight: loss(t.numpy(), x, sample_weight=None if w is None else w.numpy())[0])(x.numpy())
+        np.testing.assert_allclose(slope, right[0], rtol=1e-6)

@@ -49,7 +49,7 @@ def route(job):
 
 def _blocks(job, p, t, weight, divisor, want, dtype):
     """One result of every block: (n, s) of losses, else (n, c, s)."""
-    survey = None if job.block.survey is None else _survey(job, t, weight)
+    survey = _formula.surveyed(replace(job, weight=weight), t).get("survey")
     arguments = [p, PARTS, t, "ns" if job.labelled else PARTS, _starts(p), "ns"]
     for x, axes in ((weight, "ns"), (job.class_weight, "c"), (divisor, ""), (survey, "")):
         lazy = isinstance(x, da.Array)
@@ -58,12 +58,6 @@ def _blocks(job, p, t, weight, divisor, want, dtype):
         _one_block, "ns" if want.value else PARTS, *arguments, job=_Recipe(job), want=want, dtype=dtype, concatenate=True,
         meta=np.empty((0, 0) if want.value else (0, 0, 0), dtype), align_arrays=False,
     )  # fmt: skip
-
-
-def _survey(job, t, weight):
-    """What the formulas must know of all targets at once; skipped ones have no say."""
-    kept = t if weight is None else da.where((weight == 0)[:, None, :], 1, t)
-    return job.block.survey(job.xp, kept, **job.targeting)
 
 
 def _starts(p):

@@ -57,11 +57,7 @@ def _run(job):
     if job.class_weight is not None:
         params["class_weight"] = job.class_weight[None, :, None]
     divisor = _divisor(job, t, skip)
-    targeting = dict(job.targeting)
-    if block.survey is not None and "survey" not in targeting:
-        seen = t if zero is None else xp.where(zero[:, None, :], xp.ones_like(t), t)
-        targeting["survey"] = block.survey(xp, seen, **targeting)
-    t = block.targeted(xp, t, lay.c, **targeting)
+    t = block.targeted(xp, t, lay.c, **surveyed(job, t))
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
 
@@ -79,6 +75,15 @@ def _run(job):
     if job.want.prob:
         prob = xp.astype(xp.exp(log_softmax(xp, z)[0]), job.p.dtype)
     return Outcome(losses, total, divisor, gradient, hessian, prob, bad)
+
+
+def surveyed(job, t):
+    """The parameters of `targeted`, with what it must know of all targets at once; those of weight 0 have no say."""
+    xp, block = job.xp, job.block
+    if block.survey is None or "survey" in job.targeting:
+        return job.targeting
+    seen = t if job.weight is None else xp.where((job.weight == 0)[:, None, :], xp.ones_like(t), t)
+    return {**job.targeting, "survey": block.survey(xp, seen, **job.targeting)}
 
 
 def _divisor(job, t, skip):

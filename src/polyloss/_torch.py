@@ -121,6 +121,7 @@ def _gradient(job, upstream, divisor):
     """The part of the gradient that comes by the loss."""
     job, reduced, batch, dtype = copy(job), job.reduction != "none", not concrete(upstream), job.p.dtype
     job.want, job.divisor, job.validate = GRADIENT, 1, False
+    job.targeting = _formula.surveyed(job, job.t)  # by the weights of the forward pass, not by those made of `upstream` below
     factor = upstream.item() if reduced and upstream.is_cpu and not (batch or torch.is_grad_enabled()) else math.nan
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
