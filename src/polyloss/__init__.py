@@ -2,13 +2,14 @@
 
 The house, floor by floor (imports run downwards):
 
-- `torch` (drop-in modules), `inspection` (explain), `registry` (get, names), `gradients` (value_and_grad, grad, grad_and_hess)
+- `torch` (drop-in modules), `evaluation` (Accumulator, evaluate), `inspection` (explain), `registry` (get, names), `gradients`
+  (value_and_grad, grad, grad_and_hess); `_positions`: what a batch adds to a mean
 - `regression`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
 - `_call`: the road of every call
 - `_torch`, `_dask`: what these two libraries need beside it
 - `_prepare`: all that is checked of a call
 - `_job`: one call in canonical form, and its evaluation
-- `_routes`: which kernel takes a call; `_formula`: the route that takes everything
+- `_routes`: which kernel takes a call; `_formula`: the route that takes everything; `_exact`: sums without rounding
 - `_backends`: which array libraries there are, and whose an array is
 - `_kernels`: compiled code
 - `_block`, `_params`, `_shapes`, `_reduce`, `_threads`: the ground
@@ -26,6 +27,7 @@ from polyloss.classification import (
     sparse_categorical_crossentropy,
     squared_hinge,
 )
+from polyloss.evaluation import Accumulator, evaluate
 from polyloss.gradients import grad, grad_and_hess, value_and_grad
 from polyloss.inspection import explain
 from polyloss.metrics import log_loss
@@ -45,6 +47,7 @@ from polyloss.softmax import Normalization, softmax_loss
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accumulator",
     "Normalization",
     "binary_crossentropy",
     "binary_focal_crossentropy",
@@ -52,6 +55,7 @@ __all__ = [
     "categorical_focal_crossentropy",
     "categorical_hinge",
     "cosine_similarity",
+    "evaluate",
     "explain",
     "get",
     "get_num_threads",

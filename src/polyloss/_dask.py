@@ -5,8 +5,10 @@ the sums over blocks stay lazy. What needs all of the data at once (a divisor, t
 array. A bad label raises when the graph is computed.
 """
 
+import math
 from dataclasses import replace
 
+import dask
 import dask.array as da
 import numpy as np
 
@@ -134,3 +136,33 @@ def _divisor(job, t):
 
 def _pick(class_weight, labels):
     return class_weight[labels]
+
+
+def by_rows(function, y_true, y_pred, sample_weight, axis):
+    """What a function of (y_true, y_pred, sample_weight) gives for each block of rows, one task a block; lengths may be unknown."""
+    p = y_pred.rechunk(dict.fromkeys(range(1, y_pred.ndim), -1) if y_pred.ndim and axis % y_pred.ndim else -1)
+    parts = [_rows("y_true", y_true, p), list(p.to_delayed().ravel()), _rows("sample_weight", sample_weight, p)]
+    return dask.compute(*(dask.delayed(function, pure=False)(*part) for part in zip(*parts, strict=True)))
+
+
+def _rows(name, x, p):
+    """The parts of another array, NumPy's or Dask's, that go with the blocks of rows of the predictions."""
+    blocks = math.prod(p.numblocks)
+    if x is None or p.ndim == 0:
+        return [x] * blocks
+    if not isinstance(x, da.Array):
+        x = da.from_array(x, chunks=x.shape)
+    if x.ndim == 0 or (x.shape[0] == 1 and p.shape[0] != 1):
+        return [x.compute()] * blocks
+    if any(map(math.isnan, (x.shape[0], p.shape[0]))):
+        x = x.rechunk(dict.fromkeys(range(1, x.ndim), -1))
+        if x.numblocks[0] != blocks:
+            raise ValueError(
+                f"{name} has {x.numblocks[0]} blocks of rows, but the predictions have {blocks}: where lengths are unknown, both must be"
+                " cut alike"
+            )
+    elif x.shape[0] != p.shape[0]:
+        raise ValueError(f"{name} has shape {x.shape}, but the predictions have shape {p.shape}: their first axes must be equal")
+    else:
+        x = x.rechunk({0: p.chunks[0], **dict.fromkeys(range(1, x.ndim), -1)})
+    return list(x.to_delayed().ravel())

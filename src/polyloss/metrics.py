@@ -12,7 +12,7 @@ from polyloss import _reduce, _threads
 from polyloss._backends import owner
 from polyloss._block import times
 from polyloss._cpu import kernels
-from polyloss._labels import Column, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
+from polyloss._labels import Column, Indicator, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
 from polyloss._params import clip_bound, flag
 from polyloss._shapes import FLOATS, dtype_name
 
@@ -33,7 +33,13 @@ class Rule(NamedTuple):
 
     low: float  # it is clipped to [low, 1 - low]
     rescale: bool  # it is divided by the sum of its row first
-    wide: str  # dtype to compute in
+    unwarned: bool  # a sum of a row that is not 1 is as it should be
+    taken: str  # dtype that the probabilities are taken as
+
+    @property
+    def wide(self):
+        """The dtype to compute in."""
+        return "float64" if self.taken == "float64" else "float32"
 
 
 def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None, epsilon=None, rescale=False):
@@ -104,37 +110,96 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
     >>> print(f"{pl.log_loss(['spam', 'ham', 'ham', 'spam'], y_proba):.6f}")
     0.216162
     """
-    normalize, rescale = flag("normalize", normalize), flag("rescale", rescale)
-    low = None if epsilon is None else clip_bound("epsilon", epsilon)
-    xp, p = _probabilities(y_proba)
-    n = p.shape[0]
-    taken, wide = _precision(xp, p)
-    rule = Rule(EPSILON[taken] if low is None else low, rescale and p.ndim == 2, wide)
-
-    y = read("y_true", y_true, p)
-    if y.values.shape[0] != n:
-        raise ValueError(f"y_true has {y.values.shape[0]} labels, but y_proba has {n} rows")
+    normalize = flag("normalize", normalize)
+    xp, p, rule = _read("y_proba", y_proba, epsilon, rescale)
+    if p.shape[0] == 0:
+        raise ValueError(f"y_proba has shape {tuple(p.shape)}: the mean over nothing is undefined")
+    y = _column(y_true, p)
+    declared = None if labels is None else sorted_classes(labels)
     weight, total_weight = _weight(sample_weight, xp, p)
-    declared = None if labels is None else _declared(labels)
+    if total_weight == 0 and not bool(_namespace(weight, xp).any(weight != 0)):
+        raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
     sums = _sums_of_neighbours(xp, p, y, declared, weight, rule)
     if sums is None:
         sums = _sums(xp, p, _marks(xp, p, y, declared), weight, rule)
+    _check(xp, p, sums, rule)
+    if not normalize:
+        return sums.total
+    if total_weight == 0:
+        raise ZeroDivisionError("sample_weight sums to 0, so that there is no weighted mean: normalize=False gives the weighted sum")
+    return sums.total / total_weight
 
+
+def sample_losses(y_true, y_proba, *, classes, epsilon=None, rescale=False, sample_weight=None):
+    """The log loss of every sample and its weight (None: all 1), as NumPy arrays of float64; what `log_loss` checks is checked.
+
+    The losses are not weighted. A sample's has the same bits among whichever others it stands and however its row lies in memory.
+
+    Parameters
+    ----------
+    y_true, y_proba, epsilon, rescale, sample_weight
+        As for `log_loss`.
+    classes : list
+        As `sorted_classes` returns it.
+    """
+    xp, p, rule = _read("y_proba", y_proba, epsilon, rescale)
+    y = _column(y_true, p)
+    weight, _ = _weight(sample_weight, xp, p)
+    if rule.rescale and xp is np:
+        p = np.ascontiguousarray(p)  # the sum of a row has its last bits from the order in which it is read
+    losses = np.empty(p.shape[0])
+    if p.shape[0]:
+        sums = _sums_of_neighbours(xp, p, y, classes, None, rule, losses)
+        if sums is None:
+            of_columns = isinstance(y, Indicator) and y.values.shape[1] == len(classes)
+            sums = _sums(xp, p, _marks(xp, p, y, None if of_columns else classes), None, rule, losses)
+        _check(xp, p, sums, rule)
+    return losses, None if weight is None else np.asarray(host(weight), np.float64)
+
+
+def sorted_classes(labels):
+    """The classes of `labels`, sorted."""
+    classes, given = classes_of("labels", labels)
+    if not classes:
+        raise ValueError("labels is empty, but must hold the classes")
+    if len(classes) != len(given) and len(classes) > 1:
+        raise ValueError(f"labels has {len(given)} entries, but {len(classes)} different ones: {few(classes)}")
+    if classes != given and len(classes) > 1:
+        warnings.warn(
+            f"labels is not sorted: the columns of y_proba are taken in the sorted order {few(classes)}", UserWarning, stacklevel=3
+        )
+    return classes
+
+
+def _read(name, y_proba, epsilon, rescale):
+    """Namespace, probabilities, and how one of them becomes a loss."""
+    rescale, low = flag("rescale", rescale), None if epsilon is None else clip_bound("epsilon", epsilon)
+    xp, p = _probabilities(y_proba)
+    taken = dtype_name(p.dtype)
+    taken = taken if taken in EPSILON else _widest(xp)  # scikit-learn takes bfloat16 as float64
+    return xp, p, Rule(EPSILON[taken] if low is None else low, rescale and p.ndim == 2, rescale, taken)
+
+
+def _column(y_true, p):
+    """The labels, one for each row of the probabilities."""
+    y = read("y_true", y_true, p)
+    if y.values.shape[0] != p.shape[0]:
+        raise ValueError(f"y_true has {y.values.shape[0]} labels, but y_proba has {p.shape[0]} rows")
+    return y
+
+
+def _check(xp, p, sums, rule):
+    """The errors and the warning that the sums of a pass call for."""
     if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
         refuse(xp, ~((p >= 0) & (p <= 1)), p, "y_proba", "probabilities must be between 0 and 1")
     if rule.rescale and math.isnan(sums.total):
         empty = xp.max(p, axis=1) == 0
         if bool(xp.any(empty)):
             raise ValueError(f"y_proba[{first(xp, empty)}] sums to 0, and cannot be rescaled to sum to 1")
-    if not rescale and sums.off > 1e-8 + math.sqrt(EPSILON[taken]):
+    if not rule.unwarned and sums.off > 1e-8 + math.sqrt(EPSILON[rule.taken]):
         warnings.warn(
-            f"the rows of y_proba should sum to 1, but one is off by {sums.off:.2g}: they are taken as they are", UserWarning, stacklevel=2
+            f"the rows of y_proba should sum to 1, but one is off by {sums.off:.2g}: they are taken as they are", UserWarning, stacklevel=3
         )
-    if not normalize:
-        return sums.total
-    if total_weight == 0:
-        raise ZeroDivisionError("sample_weight sums to 0, so that there is no weighted mean: normalize=False gives the weighted sum")
-    return sums.total / total_weight
 
 
 def _probabilities(y_proba):
@@ -150,7 +215,7 @@ def _probabilities(y_proba):
         raise TypeError("y_proba is a single number, but must have one row per sample")
     if len(shape) > 2:
         raise ValueError(f"y_proba has shape {shape}, but must be (n,), (n, 1) or (n, classes)")
-    if 0 in shape:
+    if 0 in shape[1:]:
         raise ValueError(f"y_proba has shape {shape}: the mean over nothing is undefined")
     return xp, p[:, 0] if shape[1:] == (1,) else p
 
@@ -182,13 +247,6 @@ def _widest(xp):
     return "float64" if xp is np or "float64" in xp.__array_namespace_info__().dtypes(kind="real floating") else "float32"
 
 
-def _precision(xp, p):
-    """As which dtype the probabilities are taken, by name (scikit-learn takes bfloat16 as float64), and in which to compute."""
-    taken = dtype_name(p.dtype)
-    taken = taken if taken in EPSILON else _widest(xp)
-    return taken, "float64" if taken == "float64" else "float32"
-
-
 def _weight(sample_weight, xp, p):
     """Weights (n,) beside the probabilities, or None; and their sum."""
     n = p.shape[0]
@@ -211,9 +269,11 @@ def _weight(sample_weight, xp, p):
     total = float(wp.sum(w))
     if not math.isfinite(total):
         refuse(wp, ~wp.isfinite(w), w, "sample_weight", "weights must be finite")
-    if total == 0 and not bool(wp.any(w != 0)):
-        raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
     return w if near else _moved(xp, p, w), total
+
+
+def _namespace(x, xp):
+    return np if isinstance(x, np.ndarray) else xp
 
 
 def _moved(xp, p, x):
@@ -248,20 +308,6 @@ def _classes(p):
     return p.shape[1] if p.ndim == 2 else 2
 
 
-def _declared(labels):
-    """The classes of `labels`, sorted."""
-    classes, given = classes_of("labels", labels)
-    if not classes:
-        raise ValueError("labels is empty, but must hold the classes")
-    if len(classes) != len(given) and len(classes) > 1:
-        raise ValueError(f"labels has {len(given)} entries, but {len(classes)} different ones: {few(classes)}")
-    if classes != given and len(classes) > 1:
-        warnings.warn(
-            f"labels is not sorted: the columns of y_proba are taken in the sorted order {few(classes)}", UserWarning, stacklevel=3
-        )
-    return classes
-
-
 # ---------------------------------------------------------------------------------------------------------------- the one pass
 
 
@@ -272,8 +318,10 @@ def _kernel(xp, p):
     return kernels("log_loss")
 
 
-def _sums_of_neighbours(xp, p, y, declared, weight, rule):
+def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
     """The sums where labels are neighbouring integers, found without a pass that only looks which there are; None if they are not.
+
+    `into` receives the losses, a NumPy array.
 
     The least label, or where looking for it would take long the least of the first and last ones, tells which classes there should be; the
     kernel refuses any other label and notes which ones occur.
@@ -296,20 +344,23 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule):
     if not limits.min <= base <= limits.max - (c - 1):
         return None
     *found, bad = kernel.fused(
-        p, y.values, base=base, low=rule.low, rescale=rule.rescale, weight=weight, seen=seen, threads=_threads.get_num_threads()
-    )
+        p, y.values, base=base, low=rule.low, rescale=rule.rescale, weight=weight, seen=seen, losses=into,
+        threads=_threads.get_num_threads(),
+    )  # fmt: skip
     return None if bad >= 0 or (seen is not None and not seen.all()) else Sums(*found)
 
 
-def _sums(xp, p, marks, weight, rule):
-    """What the checks and the mean need of all rows."""
+def _sums(xp, p, marks, weight, rule, into=None):
+    """What the checks and the mean need of all rows; `into` receives the losses, a NumPy array."""
     if owner(p).name == "dask":
         return _sums_of_blocks(p, marks, weight, rule)
     wide = getattr(xp, rule.wide)
     classes, rows, count = marks
     kernel = _kernel(xp, p)
     if kernel is not None and rows is None:
-        *found, _ = kernel.fused(p, classes, low=rule.low, rescale=rule.rescale, weight=weight, threads=_threads.get_num_threads())
+        *found, _ = kernel.fused(
+            p, classes, low=rule.low, rescale=rule.rescale, weight=weight, losses=into, threads=_threads.get_num_threads()
+        )
         return Sums(*found)
     with np.errstate(all="ignore"):  # what is not finite shows in the sums, and is refused
         if p.ndim == 1:
@@ -325,6 +376,8 @@ def _sums(xp, p, marks, weight, rule):
         losses = -xp.log(xp.clip(picked, rule.low, 1 - rule.low))
         if count is not None:
             losses = losses * xp.astype(count, wide)
+        if into is not None:
+            into[:] = np.bincount(host(rows), host(losses), into.size) if count is not None else host(losses)
         if weight is not None:
             losses = times(xp, weight if rows is None else weight[rows], xp.astype(losses, weight.dtype))
         return Sums(float(_reduce.total(xp, losses)), float(xp.min(p)), float(xp.max(p)), off)

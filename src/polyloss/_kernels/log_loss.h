@@ -16,6 +16,7 @@ typedef struct {
     ptrdiff_t weight_stride;
     double low, high; /* what the picked probability is clipped to */
     int rescale; /* after it was divided by the sum of its row; never of one column */
+    double *losses; /* (rows,) without weights, in one piece; or NULL */
 } log_loss_job;
 
 typedef struct {

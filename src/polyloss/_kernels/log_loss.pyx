@@ -31,6 +31,7 @@ cdef extern from "log_loss.h":
         Py_ssize_t weight_stride
         double low, high
         bint rescale
+        double *losses
     ctypedef struct log_loss_sums:
         double total, least, most, off
         int64_t bad
@@ -56,7 +57,8 @@ def takes(p):
 
 
 def fused(
-    cnp.ndarray p, cnp.ndarray labels, *, base=0, double low, bint rescale=False, weight=None, seen=None, int threads=1,
+    cnp.ndarray p, cnp.ndarray labels, *, base=0, double low, bint rescale=False, weight=None, seen=None, double[::1] losses=None,
+    int threads=1,
 ):
     """Return (sum of w * loss, least and greatest probability, greatest distance of a row's sum from 1, first bad label's row or -1).
 
@@ -72,6 +74,8 @@ def fused(
         Weight 0 gives exactly 0.
     seen : (C,) uint8, optional
         Set to 1 where a class occurs among the labels.
+    losses : (N,) float64, optional
+        Receives the loss of each row, without its weight.
     """
     cdef log_loss_job job
     cdef log_loss_sums total
@@ -103,6 +107,9 @@ def fused(
     if seen is not None and not (seen.dtype == np.uint8 and seen.flags.carray):
         raise TypeError(f"seen has dtype {seen.dtype}, not writeable uint8 in one piece")
     job.seen = <uint8_t *>array.at
+    if losses is not None and losses.shape[0] != job.rows:
+        raise ValueError(f"losses has {losses.shape[0]} entries, not {job.rows}")
+    job.losses = &losses[0] if losses is not None and job.rows else NULL
     job.low, job.high = low, 1 - low
     _run(&job, threads, &total)
     return total.total, total.least, total.most, total.off, total.bad

@@ -5,6 +5,7 @@
    Long rows that lie in one piece are read row by row, everything else column by column, through a line of doubles. All in double:
    reading bounds it, and scikit-learn's 1 - p and sums come out to the last bit. */
 #include <math.h>
+#include <string.h>
 #include "isa.h"
 #include "log_loss.h"
 #include "vector_math.h"
@@ -229,6 +230,7 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
         off = max_d(off, abs_d(s - 1.0));
         if (j->rescale) x = x / s;
         vd loss = none - log_d(min_d(all_d(j->high), max_d(all_d(j->low), x))); /* NaN goes through */
+        store_d(picked + i, loss);
         if (j->weight) {
             vd w = read_weights(j, first + i, rows - i);
             loss = select_d(eq_d(w, none), none, loss * w);
@@ -236,6 +238,7 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
             loss = select_d(first_d(rows - i), loss, none);
         total += loss;
     }
+    if (j->losses) memcpy(j->losses + first, picked, (size_t)rows * sizeof *picked);
     out->total = sum_d(total);
     out->off = j->columns == 1 ? 0 : top_d(off);
     for (int i = 1; i < 4; i++) {
