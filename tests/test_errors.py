@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import polyloss as pl
-from polyloss import _threads, registry
+from polyloss import _threads, boosting, registry
 from polyloss._block import LOSSES, Elementwise, public
 
 rng = np.random.default_rng(0)
@@ -204,6 +204,11 @@ CASES = [
     (ValueError, lambda: pl.get("l1"), "there is no loss named 'l1'; did you mean 'mean_absolute_error'?"),
     (TypeError, lambda: pl.get("huber", dleta=1.0),
      "huber has no parameter 'dleta'; it has delta, axis, sample_weight, reduction, validate"),
+    (ValueError, lambda: boosting.xgboost("bce"),
+     "binary_crossentropy takes probabilities, and a booster's scores are raw: pass from_logits=True"),
+    (TypeError, lambda: boosting.lightgbm("mse", reduction="sum"), "reduction is given, but the booster weighs and sums by itself"),
+    (ValueError, lambda: boosting.xgboost("mse").start([]),
+     "y_true has 0 targets whose weights add up to 0, but boosting starts from what they say"),
     (TypeError, lambda: pl.get(len, axis=0), "parameters are bound to a loss of this library or its name, not to <built-in function len>"),
     (TypeError, lambda: pl.set_num_threads(2.0), "n is 2.0, but must be an integer"),
     (ValueError, lambda: pl.set_num_threads(0), "n is 0, but must be at least 1"),
@@ -354,7 +359,7 @@ def test_every_raise_statement_has_a_case():
     never = {("_routes.py", "raise AssertionError('the formula takes every job')")}
     silent = []
     for file in sorted(package.glob("*.py")):
-        if file.name in ("torch.py", "_torch.py", "__main__.py"):  # test_torch.py has theirs
+        if file.name in ("torch.py", "_torch.py", "keras.py", "__main__.py"):  # test_torch.py and test_keras.py have theirs
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Raise) and not any((file.name, line) in reached for line in range(node.lineno, node.end_lineno + 1)):

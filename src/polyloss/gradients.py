@@ -60,7 +60,7 @@ def grad(loss):
 
 
 def grad_and_hess(loss):
-    """Function that gives the gradient of a loss and the diagonal of its Hessian, as boosting libraries want them.
+    """Function that gives the gradient of a loss and the diagonal of its Hessian.
 
     Parameters
     ----------
@@ -76,6 +76,12 @@ def grad_and_hess(loss):
     See Also
     --------
     value_and_grad : Value and gradient in one pass.
+    polyloss.boosting : Objectives for XGBoost and LightGBM.
+
+    Notes
+    -----
+    The result is not an objective of a boosting library by itself: a mean divides by the number of samples, which a booster does not, and
+    each built-in objective changes its Hessian in a way of its own.
     """
     return _derived("grad_and_hess", loss)
 

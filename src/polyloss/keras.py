@@ -1,0 +1,467 @@
+"""Keras 3's loss classes on polyloss' kernels: Keras' names, constructors and numbers.
+
+A plain function hands Keras one number or one per sample, and Keras weights it afterwards. These classes hand masks, sample weights, class
+weights and the reduction to the loss, which computes value and gradient in one pass, and skips what has weight 0, NaN included. A saved
+model gets *these* classes back, after ``import polyloss.keras``. They run on Keras' torch, JAX and NumPy backends.
+
+Labels are not cast to the dtype of the loss: under bfloat16 Keras would make 256 of 257.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask  # where a layer's mask travels; Keras exports no other way to it
+
+from polyloss import registry
+from polyloss._block import LOSSES
+from polyloss._bound import BoundLoss
+from polyloss._params import integers
+
+__all__ = [
+    "BinaryCrossentropy",
+    "BinaryFocalCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
+    "Hinge",
+    "Huber",
+    "KLDivergence",
+    "LogCosh",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "Poisson",
+    "SoftmaxLoss",
+    "SparseCategoricalCrossentropy",
+    "SquaredHinge",
+    "get",
+]
+
+REDUCTIONS = {
+    "sum_over_batch_size": "sum_over_batch_size",
+    "mean": "sum_over_batch_size",  # Keras' "mean" divides by the number of losses, not by their weights
+    "mean_with_sample_weight": "mean",
+    "sum": "sum",
+    "none": "none",
+    None: "none",
+}
+
+registered = keras.saving.register_keras_serializable(package="polyloss")
+
+
+@registered
+class Loss(keras.losses.Loss):
+    """Any loss of polyloss as a Keras loss; the classes below extend it.
+
+    Parameters
+    ----------
+    loss : str or callable
+        A loss of polyloss, its name, or one with parameters filled in.
+    reduction : {"sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"}, default "sum_over_batch_size"
+        Keras' names: "sum_over_batch_size" and "mean" divide the weighted sum by the number of losses, "mean_with_sample_weight" by the sum
+        of the weights. Where a mask hides positions, the number is that of the positions left. ``None`` is "none".
+    name : str, optional
+        Name of the instance.
+    dtype : str or keras.DTypePolicy, optional
+        Dtype of predictions and result, ``keras.config.floatx()`` if not given.
+    **parameters
+        Parameters of the loss.
+
+    Raises
+    ------
+    TypeError
+        If the loss has no such parameter.
+    ValueError
+        If there is no such loss or reduction, or a parameter is out of range.
+    """
+
+    # Subclasses whose constructor names the loss by itself leave it out of their configuration.
+    named = True
+
+    def __init__(
+        self,
+        loss: str | Callable[..., Any],
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+        **parameters: Any,
+    ) -> None:
+        if keras.backend.backend() == "tensorflow":
+            raise RuntimeError("polyloss.keras runs on Keras' torch, jax and numpy backends, and this is tensorflow")
+        function = registry.get(loss)
+        bound = function if isinstance(function, BoundLoss) else BoundLoss(function, {})
+        if parameters:
+            bound = BoundLoss(bound.function, {**bound.parameters, **parameters})
+        block = LOSSES.get(bound.__name__)
+        if block is None:
+            raise TypeError(f"loss is {loss!r}, but must be a loss of polyloss")
+        super().__init__(name=name or bound.__name__, reduction=reduction, dtype=dtype)
+        self._bound, self._block, self._given_dtype = bound, block, dtype
+        self._ignored = integers(block.ignores, bound.parameters.get(block.ignores)) if block.ignores else ()
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The loss, weighted and reduced."""
+        mask = get_keras_mask(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        y_true, y_pred = self._fitting(ops.convert_to_tensor(y_true), y_pred)
+        for label in self._ignored:
+            kept = ops.reshape(y_true, self._positions(y_pred)) != label
+            mask = kept if mask is None else ops.logical_and(mask, kept)
+        weight = self._weight(sample_weight, mask)
+        loss = self._reduced(y_true, y_pred, weight)
+        return loss if keras.backend.standardize_dtype(loss.dtype) == self.dtype else ops.cast(loss, self.dtype)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """One loss per position, without weights."""
+        return self._bound(*self._fitting(y_true, y_pred), reduction="none")
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` takes."""
+        dtype = self._given_dtype
+        config = {**super().get_config(), **self._bound.parameters}
+        if dtype is not None:
+            config["dtype"] = dtype if isinstance(dtype, str) else dtype.name
+        return {"loss": self._bound.__name__, **config} if self.named else config
+
+    def _fitting(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        """Targets and predictions of one rank, as Keras makes them: (N,) beside (N, 1) gets an axis."""
+        if self._block.targets == "dense" and abs(y_true.ndim - y_pred.ndim) == 1:
+            more = y_true if y_true.ndim > y_pred.ndim else y_pred
+            if more.shape[-1] == 1:
+                y_true, y_pred = ops.reshape(y_true, more.shape), ops.reshape(y_pred, more.shape)
+        return y_true, y_pred
+
+    def _positions(self, y_pred: Any) -> tuple[int, ...]:
+        """The shape of the losses."""
+        axis = self._bound.__signature__.parameters["axis"].default % y_pred.ndim
+        return (*y_pred.shape[:axis], *y_pred.shape[axis + 1 :])
+
+    def _weight(self, sample_weight: Any, mask: Any) -> Any:
+        """Mask and sample weights as one: under a mean a mask's weights add up to its length, so that only what it shows counts."""
+        weight = None if sample_weight is None else ops.convert_to_tensor(sample_weight, dtype=_wide(self.dtype))
+        if mask is None:
+            return weight
+        shown = ops.cast(mask, _wide(self.dtype))
+        if self.reduction in ("mean", "sum_over_batch_size"):
+            count = ops.sum(shown)
+            shown = shown * ops.where(count > 0, math.prod(mask.shape) / ops.maximum(count, 1), 0)
+        if weight is None:
+            return shown
+        if weight.ndim > shown.ndim and weight.shape[-1] == 1:
+            weight = ops.squeeze(weight, -1)
+        return shown * ops.reshape(weight, (*weight.shape, *(1,) * (shown.ndim - weight.ndim)))
+
+    def _reduced(self, y_true: Any, y_pred: Any, weight: Any) -> Any:
+        return self._bound(y_true, y_pred, sample_weight=weight, reduction=REDUCTIONS[self.reduction])
+
+
+def _wide(dtype: str) -> str:
+    """The dtype of weights: never less than float32."""
+    return dtype if dtype == "float64" else "float32"
+
+
+class _Named(Loss):
+    """A loss whose class says which it is."""
+
+    named = False
+
+
+@registered
+class MeanSquaredError(_Named):
+    """`polyloss.mean_squared_error` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="mean_squared_error", dtype=None):
+        super().__init__("mean_squared_error", reduction, name, dtype)
+
+
+@registered
+class MeanAbsoluteError(_Named):
+    """`polyloss.mean_absolute_error` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="mean_absolute_error", dtype=None):
+        super().__init__("mean_absolute_error", reduction, name, dtype)
+
+
+@registered
+class MeanAbsolutePercentageError(_Named):
+    """`polyloss.mean_absolute_percentage_error` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="mean_absolute_percentage_error", dtype=None):
+        super().__init__("mean_absolute_percentage_error", reduction, name, dtype)
+
+
+@registered
+class MeanSquaredLogarithmicError(_Named):
+    """`polyloss.mean_squared_logarithmic_error` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="mean_squared_logarithmic_error", dtype=None):
+        super().__init__("mean_squared_logarithmic_error", reduction, name, dtype)
+
+
+@registered
+class Huber(_Named):
+    """`polyloss.huber` as a Keras loss."""
+
+    def __init__(self, delta=1.0, reduction="sum_over_batch_size", name="huber_loss", dtype=None):
+        super().__init__("huber", reduction, name, dtype, delta=delta)
+
+
+@registered
+class LogCosh(_Named):
+    """`polyloss.log_cosh` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="log_cosh", dtype=None):
+        super().__init__("log_cosh", reduction, name, dtype)
+
+
+@registered
+class Poisson(_Named):
+    """`polyloss.poisson` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="poisson", dtype=None):
+        super().__init__("poisson", reduction, name, dtype)
+
+
+@registered
+class KLDivergence(_Named):
+    """`polyloss.kl_divergence` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="kl_divergence", dtype=None):
+        super().__init__("kl_divergence", reduction, name, dtype)
+
+
+@registered
+class CosineSimilarity(_Named):
+    """`polyloss.cosine_similarity` as a Keras loss."""
+
+    def __init__(self, axis=-1, reduction="sum_over_batch_size", name="cosine_similarity", dtype=None):
+        super().__init__("cosine_similarity", reduction, name, dtype, axis=axis)
+
+
+@registered
+class Hinge(_Named):
+    """`polyloss.hinge` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="hinge", dtype=None):
+        super().__init__("hinge", reduction, name, dtype)
+
+
+@registered
+class SquaredHinge(_Named):
+    """`polyloss.squared_hinge` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="squared_hinge", dtype=None):
+        super().__init__("squared_hinge", reduction, name, dtype)
+
+
+@registered
+class CategoricalHinge(_Named):
+    """`polyloss.categorical_hinge` as a Keras loss."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="categorical_hinge", dtype=None):
+        super().__init__("categorical_hinge", reduction, name, dtype)
+
+
+@registered
+class BinaryCrossentropy(_Named):
+    """`polyloss.binary_crossentropy` as a Keras loss."""
+
+    def __init__(
+        self,
+        from_logits=False,
+        label_smoothing=0.0,
+        axis=-1,
+        reduction="sum_over_batch_size",
+        name="binary_crossentropy",
+        dtype=None,
+    ):
+        parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        super().__init__("binary_crossentropy", reduction, name, dtype, **parameters)
+
+
+@registered
+class BinaryFocalCrossentropy(_Named):
+    """`polyloss.binary_focal_crossentropy` as a Keras loss."""
+
+    def __init__(
+        self,
+        apply_class_balancing=False,
+        alpha=0.25,
+        gamma=2.0,
+        from_logits=False,
+        label_smoothing=0.0,
+        axis=-1,
+        reduction="sum_over_batch_size",
+        name="binary_focal_crossentropy",
+        dtype=None,
+    ):
+        parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        parameters |= {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
+        super().__init__("binary_focal_crossentropy", reduction, name, dtype, **parameters)
+
+
+@registered
+class CategoricalCrossentropy(_Named):
+    """`polyloss.categorical_crossentropy` as a Keras loss."""
+
+    def __init__(
+        self,
+        from_logits=False,
+        label_smoothing=0.0,
+        axis=-1,
+        reduction="sum_over_batch_size",
+        name="categorical_crossentropy",
+        dtype=None,
+    ):
+        parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        super().__init__("categorical_crossentropy", reduction, name, dtype, **parameters)
+
+
+@registered
+class CategoricalFocalCrossentropy(_Named):
+    """`polyloss.categorical_focal_crossentropy` as a Keras loss."""
+
+    def __init__(
+        self,
+        alpha=0.25,
+        gamma=2.0,
+        from_logits=False,
+        label_smoothing=0.0,
+        axis=-1,
+        reduction="sum_over_batch_size",
+        name="categorical_focal_crossentropy",
+        dtype=None,
+    ):
+        parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
+        super().__init__("categorical_focal_crossentropy", reduction, name, dtype, alpha=alpha, gamma=gamma, **parameters)
+
+
+@registered
+class SparseCategoricalCrossentropy(_Named):
+    """`polyloss.sparse_categorical_crossentropy` as a Keras loss; `ignore_class` masks the mean, as in Keras."""
+
+    def __init__(
+        self,
+        from_logits=False,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        axis=-1,
+        name="sparse_categorical_crossentropy",
+        dtype=None,
+    ):
+        parameters = {"from_logits": from_logits, "ignore_class": ignore_class, "axis": axis}
+        super().__init__("sparse_categorical_crossentropy", reduction, name, dtype, **parameters)
+
+
+@registered
+class SoftmaxLoss(_Named):
+    """`polyloss.softmax_loss` as a Keras loss: cross-entropy from logits with ignored labels, class weights and soft targets.
+
+    Parameters
+    ----------
+    ignore_label : int or several, optional
+        Labels whose positions are masked: they have no loss, and a mean does not count them.
+    class_weight : sequence of C numbers, optional
+        Factor of each class inside the sum over classes. A mean does not divide by it.
+    label_smoothing : float, default 0.0
+        In [0, 1].
+    axis : int, default -1
+        Axis of the classes.
+    reduction, name, dtype
+        As for `Loss`.
+    """
+
+    def __init__(
+        self,
+        ignore_label=None,
+        class_weight=None,
+        label_smoothing=0.0,
+        axis=-1,
+        reduction="sum_over_batch_size",
+        name="softmax_loss",
+        dtype=None,
+    ):
+        if class_weight is not None:
+            class_weight = [float(k) for k in class_weight]
+        parameters = {"ignore_label": ignore_label, "class_weight": class_weight, "label_smoothing": label_smoothing, "axis": axis}
+        super().__init__("softmax_loss", reduction, name, dtype, **parameters)
+
+    def _reduced(self, y_true: Any, y_pred: Any, weight: Any) -> Any:
+        how: dict[str, Any] = {"reduction": "none"}
+        if self.reduction == "sum":
+            how = {"reduction": "sum"}
+        elif self.reduction in ("sum_over_batch_size", "mean") or (self.reduction == "mean_with_sample_weight" and weight is None):
+            how = {"normalization": "full"}
+        elif self.reduction == "mean_with_sample_weight":
+            if weight.ndim > y_pred.ndim - 1:
+                weight = ops.squeeze(weight, -1)
+            spread = ops.reshape(weight, (*weight.shape, *(1,) * (y_pred.ndim - 1 - weight.ndim)))
+            how = {"denominator": ops.sum(ops.broadcast_to(spread, self._positions(y_pred)))}
+        weights = self._bound.parameters["class_weight"]
+        if weights is not None:
+            how["class_weight"] = ops.convert_to_tensor(weights, dtype=_wide(self.dtype))
+        return self._bound(y_true, y_pred, sample_weight=weight, **how)
+
+
+CLASSES: dict[str, type[Loss]] = {
+    "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "mean_absolute_percentage_error": MeanAbsolutePercentageError,
+    "mean_squared_logarithmic_error": MeanSquaredLogarithmicError,
+    "huber": Huber,
+    "log_cosh": LogCosh,
+    "poisson": Poisson,
+    "kl_divergence": KLDivergence,
+    "cosine_similarity": CosineSimilarity,
+    "hinge": Hinge,
+    "squared_hinge": SquaredHinge,
+    "categorical_hinge": CategoricalHinge,
+    "binary_crossentropy": BinaryCrossentropy,
+    "binary_focal_crossentropy": BinaryFocalCrossentropy,
+    "categorical_crossentropy": CategoricalCrossentropy,
+    "categorical_focal_crossentropy": CategoricalFocalCrossentropy,
+    "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
+    "softmax_loss": SoftmaxLoss,
+}
+
+
+def get(name: str | Callable[..., Any], /, **parameters: Any) -> Loss:
+    """Keras loss of a name or alias of polyloss, with these arguments of its constructor.
+
+    Parameters
+    ----------
+    name : str or callable
+        A loss of polyloss or its name.
+    **parameters
+        Arguments of the class of that loss, or of `Loss` where it has no class of its own.
+
+    Returns
+    -------
+    Loss
+        A new instance.
+
+    Raises
+    ------
+    ValueError
+        If there is no such loss, or a parameter is out of range.
+    TypeError
+        If the class takes no such argument.
+    """
+    function = registry.get(name)
+    if isinstance(function, BoundLoss):
+        return get(function.function, **{**function.parameters, **parameters})
+    made = CLASSES.get(function.__name__)
+    return Loss(function, **parameters) if made is None else made(**parameters)
+
+
+# So that a model finds them again when it is loaded: losses with parameters filled in, saved before or after this import, and functions.
+registered(BoundLoss)
+keras.saving.get_custom_objects()["BoundLoss"] = BoundLoss
+for _block in LOSSES.values():
+    registered(_block.function)
