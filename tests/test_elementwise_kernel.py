@@ -295,7 +295,7 @@ def check(name, t, p, *, combine="mean", weight=None, scale=1.0, bf16=False, thr
     grad, hess = arranged(other.copy(), outputs), arranged(other.copy(), outputs)
     frozen = t.tobytes(), p.tobytes()
     arguments = dict(bf16=bf16, combine=combine, weight=weight, scale=scale, threads=threads)
-    total, weights = elementwise.run(name, t, p, PARAMETERS[name], losses=losses, grad=grad, hess=hess, **arguments)
+    total, weights, *_ = elementwise.run(name, t, p, PARAMETERS[name], losses=losses, grad=grad, hess=hess, **arguments)
     assert frozen == (t.tobytes(), p.tobytes())
     rtol = rtol or (1e-13 if dtype == np.float64 else 2e-6)
     tiny = rtol * max(np.abs(want).max(initial=0), 1e-30)
@@ -311,7 +311,7 @@ def check(name, t, p, *, combine="mean", weight=None, scale=1.0, bf16=False, thr
         np.testing.assert_allclose(stored, exact, rounding, floor + cancels)
         assert (stored[~np.broadcast_to(keep[:, None], p.shape)] == 0).all()
     # Each subset of outputs gives the same numbers.
-    alone, _ = elementwise.run(name, t, p, PARAMETERS[name], **arguments)
+    alone, *_ = elementwise.run(name, t, p, PARAMETERS[name], **arguments)
     assert alone == pytest.approx(want.sum(), rel=rtol, abs=tiny)
     only = arranged(np.full(p.shape, 7, p.dtype), outputs)
     elementwise.run(name, t, p, PARAMETERS[name], grad=only, **arguments)
@@ -429,7 +429,7 @@ def test_a_weight_of_stride_0_is_one_weight(isa):
             results = []
             for weight in (constant, along, np.ascontiguousarray(along)):
                 losses, grad = np.empty((30, 3), np.float32), np.empty_like(p)
-                total, weights = elementwise.run("huber", t, p, (1.0,), weight=weight, losses=losses, grad=grad)
+                total, weights, *_ = elementwise.run("huber", t, p, (1.0,), weight=weight, losses=losses, grad=grad)
                 assert weights == pytest.approx(90 * value)
                 results.append((losses.tobytes(), grad.tobytes()))
                 assert total == pytest.approx(elementwise.run("huber", t, p, (1.0,), weight=weight)[0], rel=1e-6)
@@ -440,9 +440,9 @@ def test_nothing_and_empty(isa):
     for shape in ((0, 3, 1), (3, 0, 2), (2, 3, 0), (0, 0, 0)):
         p = np.empty(shape, np.float32)
         losses, grad = np.full((shape[0], shape[2]), 7, np.float32), np.empty_like(p)
-        assert elementwise.run("huber", p, p, (1.0,), losses=losses, grad=grad) == (0.0, shape[0] * shape[2])
+        assert elementwise.run("huber", p, p, (1.0,), losses=losses, grad=grad) == (0.0, shape[0] * shape[2], shape[0] * shape[2], -1)
         assert (losses == 0).all()
-        assert not elementwise.any_not_binary(p)
+        assert elementwise.run("hinge", p, p, (None,))[0] == 0
 
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "binary_crossentropy_from_logits"])
@@ -467,7 +467,7 @@ def test_threads_change_no_bit(name, shape):
 def test_large_sums_keep_their_digits():
     """Float32 lanes are emptied into a double every few thousand elements: 3e6 equal terms sum without drift."""
     p = np.full((1, 3_000_000, 1), 0.1, np.float32)
-    total, _ = elementwise.run("mean_squared_error", np.zeros_like(p), p, combine="sum")
+    total, *_ = elementwise.run("mean_squared_error", np.zeros_like(p), p, combine="sum")
     assert total == pytest.approx(3_000_000 * float(np.float32(0.1)) ** 2, rel=1e-7)
 
 
@@ -507,26 +507,40 @@ def test_labels_of_hinge_losses_are_found_out_on_the_way(isa, shape, layout):
             assert np.array_equal(got, want)
 
 
-def test_any_not_binary():
+def binary(t, **arguments):
+    """Whether a hinge loss that is to find it out takes targets as 0 and 1: then the slope at a target of 0 is that of -1."""
+    p = np.full(t.shape, 0.3, np.float32)
+    got, zero_one, plain = (np.empty_like(p) for _ in range(3))
+    for grad, parameter in ((got, None), (zero_one, 1.0), (plain, 0.0)):
+        elementwise.run("hinge", t, p, (parameter,), grad=grad, **arguments)
+    assert not np.array_equal(zero_one, plain, equal_nan=True)
+    if not np.array_equal(got, zero_one, equal_nan=True):
+        np.testing.assert_array_equal(got, plain)
+        return False
+    return True
+
+
+def test_what_counts_as_binary(isa):
     t = np.zeros((4, 50, 3), np.float32)
     t[:, ::2] = 1
-    assert not elementwise.any_not_binary(t)
-    assert not elementwise.any_not_binary(t.astype(bool))
+    assert binary(t)
+    assert binary(t.astype(bool))
     weight = np.ones((4, 3), np.float32)
     for value in (-1, 0.5, 2, np.nan):
         other = t.copy()
         other[2, 49, 1] = value
-        assert elementwise.any_not_binary(other)
-        assert elementwise.any_not_binary(other[::-1, :, ::-1])
-        assert elementwise.any_not_binary(other, weight=weight)
+        assert not binary(other)
+        assert not binary(other[::-1, :, ::-1])
+        assert not binary(other, weight=weight)
         skipped = weight.copy()
         skipped[2, 1] = 0
-        assert not elementwise.any_not_binary(other, weight=skipped)
-    big = np.ones((1_000_000, 1, 1), np.int8)
-    assert not elementwise.any_not_binary(big, threads=2)
+        assert binary(other, weight=skipped)
+    big = np.zeros((1_000_000, 1, 1), np.int8)
+    assert binary(big, threads=2)
     big[999_999] = -1
-    assert elementwise.any_not_binary(big, threads=2)
-    assert elementwise.any_not_binary(np.full((1, 1, 1), 2**32 + 1))
+    assert not binary(big, threads=2)
+    assert not binary(np.array([0, 2**32 + 1]).reshape(1, 2, 1))
+    assert not binary(np.array([0, 1 + 2**-52]).reshape(1, 2, 1))  # would round to 1 in float32
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def run_elementwise(job):
     parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
     divisor = float(m.weight.sum(dtype=np.float64)) if job.divisor == "weights" else job.divisor
     outputs = Outputs(job)
-    total, _ = kernel.run(
+    total, *_ = kernel.run(
         block.kernel, m.t, m.p, parameters, bf16=dtype_name(job.p.dtype) == "bfloat16", combine=block.combine, weight=m.weight,
         scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, threads=threads,
     )  # fmt: skip

@@ -151,64 +151,64 @@ static double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
 /* The weights of m positions from (a, b) on; 1 where none are given */
-static void FORMULA(read_weights)(const elementwise_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
+static void FORMULA(read_weights)(const kernel_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
 {
-    const elementwise_array *x = &job->weight;
-    if (x->data) FORMULA(read_line)(x->kind, x->data + a * x->a + b * x->b, x->b, m, w);
+    const strided_array *x = &job->weight;
+    if (x->at) FORMULA(read_line)(x->type, x->at + a * x->n + b * x->s, x->s, m, w);
     else
         for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
 }
-static void FORMULA(write_losses)(const elementwise_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, const one *losses)
+static void FORMULA(write_losses)(const kernel_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, const one *losses)
 {
-    const elementwise_array *x = &job->losses;
-    if (x->data) FORMULA(write_line)(x->kind, x->data + a * x->a + b * x->b, x->b, m, losses);
+    const strided_array *x = &job->losses;
+    if (x->at) FORMULA(write_line)(x->type, x->at + a * x->n + b * x->s, x->s, m, losses);
 }
 typedef struct { /* 64 bytes beyond a power of two apart, so that the rooms don't share sets of the cache */
     one t[TILE + 16], p[TILE + 16], value[TILE + 16], slope[TILE + 16], curvature[TILE + 16], k[TILE + 16], w[TILE + 16];
 } FORMULA(rooms);
 
 /* Elements of a position beside each other: short rows several at a time, long ones one by one, in place where they lie right. */
-static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
+static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sums *found)
 {
     _Alignas(64) FORMULA(rooms) room;
-    const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
-    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
-    const ptrdiff_t L = job->E, segment = task % job->segments;
+    const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
+    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
+    const ptrdiff_t L = job->c, segment = task % job->segments;
     const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT, to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
-    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
+    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->n * job->s ? row + job->rows : job->n * job->s;
     one parameters[FORMULA_PARAMETERS];
     for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
     for (ptrdiff_t m; row < last; row += m) {
-        const ptrdiff_t a = row / job->B, b = row % job->B;
+        const ptrdiff_t a = row / job->s, b = row % job->s;
         m = L > TILE / 2 ? 1 : TILE / L;
         m = m < last - row ? m : last - row;
-        m = m < job->B - b ? m : job->B - b;
+        m = m < job->s - b ? m : job->s - b;
         FORMULA(read_weights)(job, a, b, m, room.w);
-        if (segment == 0) *weights += FORMULA(sum_line)(room.w, m);
-        const char *tt = t->data + a * t->a + b * t->b, *pp = p->data + a * p->a + b * p->b;
-        char *gg = grad->data ? grad->data + a * grad->a + b * grad->b : NULL;
-        char *hh = hess->data ? hess->data + a * hess->a + b * hess->b : NULL;
+        if (segment == 0) found->weights += FORMULA(sum_line)(room.w, m);
+        const char *tt = t->at + a * t->n + b * t->s, *pp = p->at + a * p->n + b * p->s;
+        char *gg = grad->at ? grad->at + a * grad->n + b * grad->s : NULL;
+        char *hh = hess->at ? hess->at + a * hess->n + b * hess->s : NULL;
         if (m > 1) {
-            const one *x = FORMULA(read)(t->kind, tt, t->b, m, t->e, L, room.t), *y = FORMULA(read)(p->kind, pp, p->b, m, p->e, L, room.p);
+            const one *x = FORMULA(read)(t->type, tt, t->s, m, t->c, L, room.t), *y = FORMULA(read)(p->type, pp, p->s, m, p->c, L, room.p);
             evaluation(m * L, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
             for (ptrdiff_t i = 0; i < m; i++) {
                 double s = 0;
                 for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) s += (double)room.value[l];
                 s = room.w[i] == 0 ? 0 : s * job->mean * (double)room.w[i];
-                *total += s;
+                found->total += s;
                 room.value[i] = (one)s; /* i <= i * L: already read */
             }
             FORMULA(write_losses)(job, a, b, m, room.value);
             if (!gg && !hh) continue;
             for (ptrdiff_t i = 0; i < m; i++)
                 for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = (one)(job->scale * (double)room.w[i]);
-            if (gg) FORMULA(write)(grad->kind, gg, grad->b, m, grad->e, L, room.k, room.slope, job->stream);
-            if (hh) FORMULA(write)(hess->kind, hh, hess->b, m, hess->e, L, room.k, room.curvature, job->stream);
+            if (gg) FORMULA(write)(grad->type, gg, grad->s, m, grad->c, L, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->type, hh, hess->s, m, hess->c, L, room.k, room.curvature, job->stream);
             continue;
         }
         const one k = (one)(job->scale * (double)room.w[0]);
-        const int t_lies = FORMULA(in_place)(t->kind, 0, 1, t->e, 0), p_lies = FORMULA(in_place)(p->kind, 0, 1, p->e, 0);
-        const int g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->e, 0), h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->e, 0);
+        const int t_lies = FORMULA(in_place)(t->type, 0, 1, t->c, 0), p_lies = FORMULA(in_place)(p->type, 0, 1, p->c, 0);
+        const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
         const int outputs_lie = gg ? g_lies && (!hh || h_lies) : !hh; /* curvatures bring slopes along, which need a place too */
         const ptrdiff_t step = t_lies && p_lies && k != 0 && outputs_lie ? to - from : TILE;
         double s = 0;
@@ -216,73 +216,73 @@ static void FORMULA(rows_task)(const elementwise_job *job, ptrdiff_t task, doubl
             const ptrdiff_t n = step < to - l ? step : to - l;
             one *g = gg && g_lies && k != 0 ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
             if (room.w[0] != 0) {
-                const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->kind, tt + l * t->e, 0, 1, t->e, n, room.t);
-                const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->kind, pp + l * p->e, 0, 1, p->e, n, room.p);
+                const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->type, tt + l * t->c, 0, 1, t->c, n, room.t);
+                const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->type, pp + l * p->c, 0, 1, p->c, n, room.p);
                 s += evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
-            if (gg && g == room.slope) FORMULA(write_line)(grad->kind, gg + l * grad->e, grad->e, n, g);
-            if (hh && h == room.curvature) FORMULA(write_line)(hess->kind, hh + l * hess->e, hess->e, n, h);
+            if (gg && g == room.slope) FORMULA(write_line)(grad->type, gg + l * grad->c, grad->c, n, g);
+            if (hh && h == room.curvature) FORMULA(write_line)(hess->type, hh + l * hess->c, hess->c, n, h);
         }
         if (job->segments == 1) {
             s = room.w[0] == 0 ? 0 : s * job->mean * (double)room.w[0];
             room.value[0] = (one)s;
             FORMULA(write_losses)(job, a, b, 1, room.value);
         }
-        *total += s;
+        found->total += s;
     }
 }
 
 /* Positions beside each other: a tile of positions at a time through all their elements; narrow ones take several elements a time. */
-static void FORMULA(columns_task)(const elementwise_job *job, ptrdiff_t task, double *total, double *weights)
+static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, kernel_sums *found)
 {
     _Alignas(64) FORMULA(rooms) room;
     double sums[TILE];
-    const elementwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
-    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->formula];
-    const ptrdiff_t tiles = (job->B + TILE - 1) / TILE;
-    ptrdiff_t tile = task * job->rows, last = tile + job->rows < job->A * tiles ? tile + job->rows : job->A * tiles;
+    const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
+    FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
+    const ptrdiff_t tiles = (job->s + TILE - 1) / TILE;
+    ptrdiff_t tile = task * job->rows, last = tile + job->rows < job->n * tiles ? tile + job->rows : job->n * tiles;
     one parameters[FORMULA_PARAMETERS];
     for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
     for (; tile < last; tile++) {
-        const ptrdiff_t a = tile / tiles, b = tile % tiles * TILE, n = job->B - b < TILE ? job->B - b : TILE;
+        const ptrdiff_t a = tile / tiles, b = tile % tiles * TILE, n = job->s - b < TILE ? job->s - b : TILE;
         FORMULA(read_weights)(job, a, b, n, room.w);
-        *weights += FORMULA(sum_line)(room.w, n);
-        ptrdiff_t most = TILE / n < job->E ? TILE / n : job->E, m;
+        found->weights += FORMULA(sum_line)(room.w, n);
+        ptrdiff_t most = TILE / n < job->c ? TILE / n : job->c, m;
         for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
-        for (ptrdiff_t j = 0; (grad->data || hess->data) && j < most; j++)
+        for (ptrdiff_t j = 0; (grad->at || hess->at) && j < most; j++)
             for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = (one)(job->scale * (double)room.w[i]);
-        for (ptrdiff_t l = 0; l < job->E; l += m) {
-            m = most < job->E - l ? most : job->E - l;
-            const char *tt = t->data + a * t->a + b * t->b + l * t->e, *pp = p->data + a * p->a + b * p->b + l * p->e;
-            char *gg = grad->data ? grad->data + a * grad->a + b * grad->b + l * grad->e : NULL;
-            char *hh = hess->data ? hess->data + a * hess->a + b * hess->b + l * hess->e : NULL;
-            const one *x = FORMULA(read)(t->kind, tt, t->e, m, t->b, n, room.t), *y = FORMULA(read)(p->kind, pp, p->e, m, p->b, n, room.p);
+        for (ptrdiff_t l = 0; l < job->c; l += m) {
+            m = most < job->c - l ? most : job->c - l;
+            const char *tt = t->at + a * t->n + b * t->s + l * t->c, *pp = p->at + a * p->n + b * p->s + l * p->c;
+            char *gg = grad->at ? grad->at + a * grad->n + b * grad->s + l * grad->c : NULL;
+            char *hh = hess->at ? hess->at + a * hess->n + b * hess->s + l * hess->c : NULL;
+            const one *x = FORMULA(read)(t->type, tt, t->c, m, t->s, n, room.t), *y = FORMULA(read)(p->type, pp, p->c, m, p->s, n, room.p);
             evaluation(m * n, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
             for (ptrdiff_t j = 0; j < m; j++)
                 for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
-            if (gg) FORMULA(write)(grad->kind, gg, grad->e, m, grad->b, n, room.k, room.slope, job->stream);
-            if (hh) FORMULA(write)(hess->kind, hh, hess->e, m, hess->b, n, room.k, room.curvature, job->stream);
+            if (gg) FORMULA(write)(grad->type, gg, grad->c, m, grad->s, n, room.k, room.slope, job->stream);
+            if (hh) FORMULA(write)(hess->type, hh, hess->c, m, hess->s, n, room.k, room.curvature, job->stream);
         }
         for (ptrdiff_t i = 0; i < n; i++) room.value[i] = (one)(room.w[i] == 0 ? 0 : sums[i] * job->mean * (double)room.w[i]);
-        *total += FORMULA(sum_line)(room.value, n);
+        found->total += FORMULA(sum_line)(room.value, n);
         FORMULA(write_losses)(job, a, b, n, room.value);
     }
 }
-static int FORMULA(not_binary)(const elementwise_job *job, ptrdiff_t task)
+static int FORMULA(not_binary)(const kernel_job *job, ptrdiff_t task)
 {
     one w, x[TILE];
-    const elementwise_array *t = &job->t;
+    const strided_array *t = &job->t;
     const ptrdiff_t segment = task % job->segments, from = segment * ELEMENTWISE_SEGMENT;
-    const ptrdiff_t to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < job->E ? from + ELEMENTWISE_SEGMENT : job->E;
-    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->A * job->B ? row + job->rows : job->A * job->B;
+    const ptrdiff_t to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < job->c ? from + ELEMENTWISE_SEGMENT : job->c;
+    ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->n * job->s ? row + job->rows : job->n * job->s;
     int other = 0;
     for (; row < last; row++) {
-        const ptrdiff_t a = row / job->B, b = row % job->B;
+        const ptrdiff_t a = row / job->s, b = row % job->s;
         FORMULA(read_weights)(job, a, b, 1, &w);
         for (ptrdiff_t l = from; l < to && w != 0; l += TILE) {
             const ptrdiff_t n = to - l < TILE ? to - l : TILE;
-            const one *y = FORMULA(read)(t->kind, t->data + a * t->a + b * t->b + l * t->e, 0, 1, t->e, n, x);
+            const one *y = FORMULA(read)(t->type, t->at + a * t->n + b * t->s + l * t->c, 0, 1, t->c, n, x);
             for (ptrdiff_t i = 0, some; i < n; i += some) { /* 0 and 1 are what equals its square */
                 some = n - i < LANES ? n - i : LANES;
                 const real v = some < LANES ? LOAD_PART(y + i, some) : LOAD(y + i);

@@ -13,13 +13,46 @@
 #include "lines.h"
 #include "elementwise_loops.h"
 
-static void task(const elementwise_job *job, ptrdiff_t at, double *total, double *weights)
+/* Tasks of about ELEMENTWISE_SEGMENT elements. */
+static void cut_rows(kernel_job *job)
 {
-    if (job->doubles) (job->columns ? columns_task_d : rows_task_d)(job, at, total, weights);
-    else (job->columns ? columns_task_f : rows_task_f)(job, at, total, weights);
+    job->segments = job->rows = 1;
+    job->scratch = 0;
+    if (job->c > ELEMENTWISE_SEGMENT) {
+        job->segments = (job->c + ELEMENTWISE_SEGMENT - 1) / ELEMENTWISE_SEGMENT;
+        job->tasks = job->n * job->s * job->segments;
+    } else {
+        job->rows = ELEMENTWISE_SEGMENT / job->c;
+        job->tasks = (job->n * job->s + job->rows - 1) / job->rows;
+    }
+}
+static void cut(kernel_job *job)
+{
+    const ptrdiff_t most = job->s < ELEMENTWISE_TILE ? job->s : ELEMENTWISE_TILE;
+    const ptrdiff_t bytes = job->n * job->c * job->s * (job->p.type == TYPE_F64 ? 8 : job->p.type == TYPE_F32 ? 4 : 2);
+    job->stream = ((job->grad.type >= 0) + (job->hess.type >= 0)) * bytes >= ELEMENTWISE_STREAM;
+    if (!job->columns) {
+        cut_rows(job);
+        return;
+    }
+    job->segments = 1;
+    job->scratch = 0;
+    const ptrdiff_t tiles = job->n * ((job->s + ELEMENTWISE_TILE - 1) / ELEMENTWISE_TILE), rows = ELEMENTWISE_SEGMENT / (most * job->c);
+    job->rows = rows < 1 ? 1 : rows;
+    job->tasks = (tiles + job->rows - 1) / job->rows;
+}
+static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
+{
+    (void)scratch;
+    if (job->doubles) (job->columns ? columns_task_d : rows_task_d)(job, at, found);
+    else (job->columns ? columns_task_f : rows_task_f)(job, at, found);
     if (job->stream) fence();
 }
-static int not_binary(const elementwise_job *job, ptrdiff_t at) { return (job->doubles ? not_binary_d : not_binary_f)(job, at); }
+static void not_binary(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
+{
+    (void)scratch;
+    found->count += (job->doubles ? not_binary_d : not_binary_f)(job, at);
+}
 
 /* The order is that of MATH in elementwise.pyx. */
 static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
@@ -54,4 +87,6 @@ static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n,
     }
 }
 
-const elementwise_rows WITH_ISA(elementwise_rows) = {task, not_binary, math};
+static const kernel_loops binary = {REORDER_ELEMENTS, 1, cut_rows, not_binary, NULL};
+const kernel_loops WITH_ISA(elementwise_loops) = {REORDER_ELEMENTS, 1, cut, task, &binary};
+elementwise_math *const WITH_ISA(elementwise_math) = math;

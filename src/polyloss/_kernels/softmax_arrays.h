@@ -1,13 +1,12 @@
-/* Elements of any type at any stride, in and out of rows of doubles or floats; labels as classes. Included by softmax_xent_rows.c. */
+/* Elements of any type at any stride, in and out of rows of doubles or floats. Included by softmax_xent_rows.c. */
 #ifndef POLYLOSS_SOFTMAX_ARRAYS_H
 #define POLYLOSS_SOFTMAX_ARRAYS_H
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "labels.h"
 #include "softmax_xent.h"
 #include "vector_math.h"
-
-enum { IGNORED = -1, BAD = -2 };
 
 #define AS_IS(x) (x)
 /* count elements at a stride; the usual stride told apart so that the compiler can vectorise it. */
@@ -49,45 +48,5 @@ static double one(const softmax_array *a, ptrdiff_t n, ptrdiff_t s) /* a weight,
 {
     if (!a->at) return 1;
     return a->type == TYPE_F32 ? (double)*(const float *)place(a, n, s) : *(const double *)place(a, n, s);
-}
-
-/* Labels of `count` neighbours along s as classes, IGNORED or BAD. Every integer is compared as the number it is: the ignore values that
-   its type cannot hold were dropped, a negative one is above every class once it counts as unsigned. */
-#define LABELS(TYPE)                                                                                                                       \
-    if (stride == sizeof(TYPE) && j->ignored == 0)                                                                                         \
-        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
-            uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
-            to[i] = v < classes ? (int32_t)v : BAD;                                                                                        \
-        }                                                                                                                                  \
-    else if (stride == sizeof(TYPE) && j->ignored == 1) {                                                                                  \
-        const uint64_t ignore = (uint64_t)j->ignore[0];                                                                                    \
-        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
-            uint64_t v = (uint64_t)((const TYPE *)from)[i];                                                                                \
-            int32_t known = v < classes ? (int32_t)v : BAD;                                                                                \
-            to[i] = v == ignore ? IGNORED : known;                                                                                         \
-        }                                                                                                                                  \
-    } else                                                                                                                                 \
-        for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
-            uint64_t v = (uint64_t) * (const TYPE *)(from + i * stride);                                                                   \
-            to[i] = v < classes ? (int32_t)v : BAD;                                                                                        \
-            for (ptrdiff_t k = 0; k < j->ignored; k++)                                                                                     \
-                if (v == (uint64_t)j->ignore[k]) to[i] = IGNORED;                                                                          \
-        }                                                                                                                                  \
-    break
-static void read_labels(int32_t *to, const softmax_job *j, ptrdiff_t n, ptrdiff_t s, ptrdiff_t count)
-{
-    const char *from = place(&j->y, n, s);
-    const ptrdiff_t stride = j->y.s;
-    const uint64_t classes = (uint64_t)j->c;
-    switch (j->y.type) {
-    case TYPE_I8: LABELS(int8_t);
-    case TYPE_I16: LABELS(int16_t);
-    case TYPE_I32: LABELS(int32_t);
-    case TYPE_I64: LABELS(int64_t);
-    case TYPE_U8: LABELS(uint8_t);
-    case TYPE_U16: LABELS(uint16_t);
-    case TYPE_U32: LABELS(uint32_t);
-    case TYPE_U64: LABELS(uint64_t);
-    }
 }
 #endif

@@ -616,7 +616,7 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
     }
     fence();
     sums->total += across_lanes(&tile.loss);
-    sums->weight += across_lanes(&tile.weight);
+    sums->weights += across_lanes(&tile.weight);
     sums->count += (int64_t)sum_d(tile.count);
 }
 #endif

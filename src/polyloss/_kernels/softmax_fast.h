@@ -46,7 +46,7 @@ static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *a
     again(j, first, &x);
     put_tile(j, &j->losses, first, count, x.loss);
     sums->total = x.summed ? x.total : sum_row(x.loss, count);
-    if (x.spread) sums->weight = sum_row(x.counted, count);
+    if (x.spread) sums->weights = sum_row(x.counted, count);
     fence();
 }
 #endif

@@ -29,7 +29,7 @@ typedef struct {
     double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
     double *mean; /* of its logits, where labels are smoothed */
     double *prob, *grad, *plus, *instead; /* factors; what is added to every slope, and what to multiply at the target; */
-    double *more, *left, *counted; /* of spread targets: added to the loss; K - w_a; added to sums->weight; plus is -g, instead a slope */
+    double *more, *left, *counted; /* of spread targets: added to the loss; K - w_a; added to sums->weights; plus is -g, instead a slope */
     double keep, share, sum_k; /* 1 - e, e / C of the smoothing e; the sum of all class weights */
     double *lse; /* the logarithm of the whole sum */
     int32_t *again; /* positions to be done again, and how many */
@@ -106,7 +106,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     int live = 0, bad = 0;
     for (ptrdiff_t i = 0; i < count; i++) live += x->label[i] != IGNORED, bad += x->label[i] == BAD;
     sums->count = live;
-    sums->weight = (double)(live - bad);
+    sums->weights = (double)(live - bad);
     for (ptrdiff_t i = 0; bad && sums->bad < 0; i++)
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
@@ -115,7 +115,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     if (j->losses.at || j->lse.at || j->grad.at || j->prob.at) x->summed = 0;
     x->total = 0;
     if (!x->weighted) return;
-    sums->weight = 0;
+    sums->weights = 0;
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
     for (ptrdiff_t i = 0; i < count; i++) {
         if (++s == j->s) s = 0, n++;
@@ -123,7 +123,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (y < 0) continue;
         const double w = one(&j->weight, n, s), g = j->scale * w * one(&j->upstream, n, s);
         const double ky = k->at && !x->spread ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
-        if (w != 0 && !x->spread) sums->weight += w * ky;
+        if (w != 0 && !x->spread) sums->weights += w * ky;
         x->w[i] = w;
         x->g[i] = g;
         x->w_k[i] = w * ky;

@@ -1,23 +1,11 @@
-/* What softmax_xent.pyx tells the row primitives in softmax_xent_rows.c: arrays as bytes and strides, types, options. */
+/* The softmax losses' names for what kernel.h describes. */
 #ifndef POLYLOSS_SOFTMAX_XENT_H
 #define POLYLOSS_SOFTMAX_XENT_H
-#include "storage.h"
+#include "kernel.h"
 
 typedef strided_array softmax_array;
-
-typedef struct {
-    ptrdiff_t n, c, s; /* positions are numbered n * S + s */
-    softmax_array z; /* (N, C, S) logits */
-    softmax_array y; /* (N, S) integer labels, or (N, C, S) soft targets */
-    softmax_array class_weight; /* (C,) */
-    softmax_array weight, upstream; /* (N, S): of the position, in everything; of its gradient alone */
-    softmax_array losses, lse; /* (N, S) outputs */
-    softmax_array grad, prob, hess; /* (N, C, S) outputs, in z's type */
-    const int64_t *ignore; /* labels that y's type can hold; those of uint64 as the bits of an int64 */
-    ptrdiff_t ignored; /* how many */
-    int soft; /* y holds soft targets */
-    double smoothing, poly, scale;
-} softmax_job;
+typedef kernel_job softmax_job;
+typedef kernel_sums softmax_sums;
 
 /* Positions in a tile: half a megabyte of floats, a multiple of every chunk up to 2047 classes. */
 static inline ptrdiff_t softmax_tile(const softmax_job *j)
@@ -26,15 +14,9 @@ static inline ptrdiff_t softmax_tile(const softmax_job *j)
     return t < 16 ? 16 : t > 1024 ? 1024 : t;
 }
 
-typedef struct {
-    double total, weight; /* sum of w * loss; sum of w * k[label] */
-    int64_t count, bad; /* positions not ignored; the first bad label's position, or -1 */
-} softmax_sums;
+#define SOFTMAX(X) X(softmax_xent, "label_smoothing poly_epsilon", 2)
 
-typedef struct {
-    ptrdiff_t (*tile)(const softmax_job *); /* positions in a tile: depends on shapes and types alone */
-    ptrdiff_t (*scratch)(const softmax_job *); /* bytes that one thread needs */
-    void (*run)(const softmax_job *, ptrdiff_t first, ptrdiff_t count, void *scratch, softmax_sums *);
-    void (*labels)(const softmax_job *, ptrdiff_t first, ptrdiff_t count, void *scratch, softmax_sums *); /* count and weight alone */
-} softmax_xent_rows;
+#define DECLARE_(isa) extern const kernel_loops softmax_loops_##isa;
+POLYLOSS_ISAS(DECLARE_)
+#undef DECLARE_
 #endif
