@@ -336,6 +336,24 @@ CASES = [
      "a batch is a tuple of 4, but must be (y_true, y_pred) or (y_true, y_pred, sample_weight)\nin batch 0"),
     (ValueError, lambda: pl.evaluate("mse", type("Endless", (), {"num_batches": None, "__getitem__": max})()),
      "batches has no end: its num_batches is None"),
+    (TypeError, lambda: pl.linear_softmax_loss(Y, None, np.eye(3)), "features is None, but must be an array, a list or a number"),
+    (TypeError, lambda: pl.linear_softmax_loss(Y, np.zeros((4, 3), int), np.eye(3)),
+     "features have dtype int64, but must be floating: float16, bfloat16, float32, float64"),
+    (ValueError, lambda: pl.linear_softmax_loss(Y, Z, np.zeros(3)),
+     "weight has shape (3,), but must have two axes: a row of features for each class"),
+    (ValueError, lambda: pl.linear_softmax_loss(Y, Z, np.zeros((3, 2))),
+     "features have shape (4, 3), but must have 2 entries on the last axis, as weight of shape (3, 2)"),
+    (ValueError, lambda: pl.linear_softmax_loss(Y, Z, np.eye(3), np.zeros(2)),
+     "bias has shape (2,), but must have one entry for each of the 3 rows of weight"),
+    (ValueError, lambda: pl.linear_softmax_loss(np.eye(3)[Y], Z, np.eye(3)),
+     "y_true has shape (4, 3) and dtype float64, but must hold labels, in the shape (4,) of features without their last axis"),
+    (TypeError, lambda: pl.linear_softmax_loss(Y, Z, np.eye(3), chunk=2.0), "chunk is 2.0, but must be an integer or None"),
+    (ValueError, lambda: pl.linear_softmax_loss(Y, Z, np.eye(3), chunk=0),
+     "chunk is 0, but must be 1 or more: so many rows of features are taken at once"),
+    (TypeError, lambda: pl.value_and_grad(pl.linear_softmax_loss)(Y, Z),
+     "value_and_grad(linear_softmax_loss): missing a required argument: 'weight'"),
+    (TypeError, lambda: pl.grad_and_hess(pl.linear_softmax_loss),
+     "grad_and_hess takes a loss of one array of predictions, and linear_softmax_loss has two"),
 ]  # fmt: skip
 
 
@@ -359,7 +377,7 @@ def test_every_raise_statement_has_a_case():
     never = {("_routes.py", "raise AssertionError('the formula takes every job')")}
     silent = []
     for file in sorted(package.glob("*.py")):
-        if file.name in ("torch.py", "_torch.py", "keras.py", "__main__.py"):  # test_torch.py and test_keras.py have theirs
+        if file.name in ("torch.py", "_torch.py", "_linear_torch.py", "keras.py", "__main__.py"):  # have theirs in tests of their own
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Raise) and not any((file.name, line) in reached for line in range(node.lineno, node.end_lineno + 1)):

@@ -30,6 +30,7 @@ from polyloss.classification import (
 from polyloss.evaluation import Accumulator, evaluate
 from polyloss.gradients import grad, grad_and_hess, value_and_grad
 from polyloss.inspection import explain
+from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.metrics import log_loss
 from polyloss.registry import get, names
 from polyloss.regression import (
@@ -64,6 +65,7 @@ __all__ = [
     "hinge",
     "huber",
     "kl_divergence",
+    "linear_softmax_loss",
     "log_cosh",
     "log_loss",
     "mean_absolute_error",

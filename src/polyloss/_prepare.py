@@ -8,6 +8,8 @@ from polyloss._job import Job, shares_memory
 from polyloss._params import flag, number
 from polyloss._shapes import FLOATS, INTEGERS, dtype_name, known_shape, label_shape, layout, same_shape, weight_shape
 
+IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the job
+
 
 def prepare(
     block,
@@ -103,7 +105,9 @@ def prepare(
         (None, None), validate,
     )  # fmt: skip
     job.divisor = _reduce.divisor(job)
-    if out is not None:
+    if out is IN_PLACE:
+        job.out = y_pred, None
+    elif out is not None:
         job.out = checked_out(job, out, y_pred, [y_true, y_pred, sample_weight, class_weight])
     return job
 

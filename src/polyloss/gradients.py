@@ -8,6 +8,7 @@ from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._call import called
 from polyloss._job import Want
+from polyloss.linear_softmax import DerivedOfHead, linear_softmax_loss
 
 WANTS = {
     "value_and_grad": Want(value=True, gradient=True),
@@ -93,7 +94,7 @@ def _derived(asker, loss):
 
 @functools.cache
 def _of_function(asker, function):
-    return Derived(asker, function)
+    return DerivedOfHead(asker) if function is linear_softmax_loss else Derived(asker, function)
 
 
 def block_of(loss, asker):

@@ -1,0 +1,381 @@
+"""The loss of a language model's head in chunks of rows: what is checked of a call, and its evaluation.
+
+Rows of features go through in chunks. The library's own matmul writes a chunk's logits into one buffer, the softmax kernel replaces them
+there by their gradient, and two more matmuls give the gradient with respect to the features of the chunk and add to that with respect to
+the weight. So value and gradient take three matmuls, as the plain way does, and the memory beside inputs and gradients does not depend on
+the number of rows. Rows that are left out are not multiplied at all where the others can be listed.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polyloss import _reduce
+from polyloss._backends import gathered
+from polyloss._call import called
+from polyloss._formula import Outcome
+from polyloss._job import VALUE, Want, raise_bad
+from polyloss._prepare import IN_PLACE, prepare
+from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
+from polyloss.softmax import SoftmaxLoss
+
+BUFFER = 40_000_000  # bytes of a chunk's logits and their gradient: with what matmuls pack beside them less than 64 MB
+PANEL = 8_000_000  # bytes of the weight that are converted at once
+SUMMAND = 2_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: they stay in the cache
+ROWS = 1024  # of a chunk at most: more makes no matmul faster
+FEW = 192  # classes up to which the kernel may read logits again when their gradient is written, and needs two buffers
+IGNORED, BAD = -1, -2  # labels that are no classes
+BOTH = Want(value=True, gradient=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------ one call
+
+
+class Rules(NamedTuple):
+    """What one call is, but for its arrays: hashable."""
+
+    n: int  # rows of features
+    c: int  # classes
+    chunk: int  # rows at once
+    dtype: str  # of the computation
+    reduction: str
+    divisor: object  # a number, or "count" or "weights": what is found in the labels; "given": the denominator
+    ignore: tuple
+    label_smoothing: float
+    validate: bool
+
+
+@dataclass(slots=True)
+class Head:
+    """One call, checked: features and labels as N rows."""
+
+    want: Want
+    backend: object
+    xp: object
+    device: object
+    features: object  # (N, D)
+    weight: object  # (C, D)
+    bias: object  # (C,) or None
+    labels: object  # (N,), of a dtype that can be compared
+    sample_weight: object  # (N,) in the dtype of the computation, or None
+    class_weight: object  # (C,) likewise, or None
+    denominator: object  # 0-d array likewise, or None
+    dtype: object  # of the computation
+    shape: tuple  # of the features as given
+    rules: Rules
+    job: object  # softmax_loss's own reading of the arguments, without values: for the words of errors
+    products: object = None  # (a, b, out) -> out = a @ b, and out += a @ b, where a library has better than its matmul
+
+
+def prepared(want, y_true, features, weight, bias, arguments):
+    """The arguments checked: those of softmax_loss by itself, on stand-ins that have shapes and dtypes but no values."""
+    options = dict(arguments)
+    chunk = _chunk(options.pop("chunk"))
+    given = {"y_true": y_true, "features": features, "weight": weight, "bias": bias}
+    given |= {name: options[name] for name in ("sample_weight", "class_weight")}
+    if not isinstance(options["denominator"], (int, float, np.generic)):
+        given["denominator"] = options["denominator"]
+    for name in ("y_true", "features", "weight"):
+        if given[name] is None:
+            raise TypeError(f"{name} is None, but must be an array, a list or a number")
+    backend, xp, device, arrays = gathered(given)
+    shapes = {name: known_shape(name, x) for name, x in arrays.items() if x is not None}
+    _check_shapes(shapes, {name: dtype_name(x.dtype) for name, x in arrays.items() if x is not None})
+    features, weight, bias = arrays["features"], arrays["weight"], arrays["bias"]
+    wide = {FLOATS[dtype_name(x.dtype)] for x in (features, weight, bias) if x is not None}
+    wide = "float64" if "float64" in wide else "float32"
+
+    like = {name: _stand_in(x, shapes[name]) for name, x in arrays.items() if x is not None}
+    c, d = shapes["weight"]
+    logits = np.broadcast_to(np.zeros((), wide), (*shapes["features"][:-1], c))
+    labels = like.pop("y_true")
+    job = prepare(SoftmaxLoss, labels, logits, axis=-1, want=want, out=None, return_prob=False, **options | _options_of(like))
+    if not job.labelled:
+        raise ValueError(
+            f"y_true has shape {shapes['y_true']} and dtype {dtype_name(labels.dtype)}, but must hold labels, in the shape"
+            f" {logits.shape[:-1]} of features without their last axis"
+        )
+
+    n, dtype = job.layout.n, np.dtype(wide) if xp is np else getattr(xp, wide)
+    labels = arrays["y_true"]
+    compared = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(labels.dtype))
+    labels = xp.reshape(labels if compared is None else xp.astype(labels, getattr(xp, compared)), (n,))
+    sample_weight, class_weight, denominator = (arrays.get(name) for name in ("sample_weight", "class_weight", "denominator"))
+    if sample_weight is not None:
+        sample_weight = xp.astype(sample_weight, dtype, copy=False)
+        sample_weight = xp.reshape(sample_weight, weight_shape(shapes["sample_weight"], job.layout))
+        sample_weight = xp.reshape(xp.broadcast_to(sample_weight, job.layout.losses), (n,))
+    class_weight = None if class_weight is None else xp.astype(class_weight, dtype, copy=False)
+    denominator = None if denominator is None else xp.astype(denominator, dtype, copy=False)
+    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.memory is not None and c > FEW)
+    divisor = job.divisor if isinstance(job.divisor, (int, float, str)) else "given"
+    rules = Rules(n, c, chunk, wide, job.reduction, divisor, job.ignore, job.targeting["label_smoothing"], job.validate)
+    return Head(
+        want, backend, xp, device, xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight, denominator, dtype,
+        shapes["features"], rules, job,
+    )  # fmt: skip
+
+
+def _check_shapes(shapes, dtypes):
+    for name in ("features", "weight", "bias"):
+        if dtypes.get(name, "float32") not in FLOATS:
+            have = "have" if name == "features" else "has"
+            raise TypeError(f"{name} {have} dtype {dtypes[name]}, but must be floating: {', '.join(FLOATS)}")
+    features, weight = shapes["features"], shapes["weight"]
+    if len(weight) != 2:
+        raise ValueError(f"weight has shape {weight}, but must have two axes: a row of features for each class")
+    if len(features) < 1 or features[-1] != weight[1]:
+        raise ValueError(f"features have shape {features}, but must have {weight[1]} entries on the last axis, as weight of shape {weight}")
+    if shapes.get("bias", weight[:1]) != weight[:1]:
+        raise ValueError(f"bias has shape {shapes['bias']}, but must have one entry for each of the {weight[0]} rows of weight")
+
+
+def _chunk(chunk):
+    """The caller's number of rows, checked; None where we choose."""
+    if chunk is None:
+        return None
+    if isinstance(chunk, bool) or not hasattr(chunk, "__index__"):
+        raise TypeError(f"chunk is {chunk!r}, but must be an integer or None")
+    if chunk.__index__() < 1:
+        raise ValueError(f"chunk is {chunk!r}, but must be 1 or more: so many rows of features are taken at once")
+    return chunk.__index__()
+
+
+def _default_chunk(classes, itemsize, in_place):
+    """Rows at once: as many as the buffers hold, a multiple of 16 where it is more."""
+    rows = min(ROWS, BUFFER // (classes * itemsize * (1 if in_place else 2)))
+    return max(1, rows if rows < 16 else rows // 16 * 16)
+
+
+def _stand_in(x, shape):
+    """A NumPy array of the shape and dtype of another, of zeros that take no memory."""
+    dtype = x.dtype
+    if not isinstance(dtype, np.dtype):
+        name = dtype_name(dtype)
+        dtype = np.dtype({"bfloat16": "float16"}.get(name, name))
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _options_of(like):
+    return {name: x for name, x in like.items() if name in ("sample_weight", "class_weight", "denominator")}
+
+
+# -------------------------------------------------------------------------------------------------------------------- labels
+
+
+class Rows:
+    """Which rows count, and for how much."""
+
+    def __init__(self, head):
+        xp = head.xp
+        labels, ignored, bad = sort_labels(xp, head.labels, head.rules.c, head.rules.ignore)
+        if head.rules.validate:
+            refuse(head, bad)
+        labels = xp.where(bad, xp.full_like(labels, BAD), labels)
+        self.labels = labels if ignored is None else xp.where(ignored, xp.full_like(labels, IGNORED), labels)
+        skip = ignored
+        if head.sample_weight is not None:
+            zero = head.sample_weight == 0
+            skip = zero if skip is None else skip | zero
+        self.skip = skip  # (N,), or None: rows that are left out
+        self.divisor = self._divisor(head, ignored)
+
+    def _divisor(self, head, ignored):
+        """What the sum is divided by: a number or a 0-d array."""
+        xp, rule, n = head.xp, head.rules.divisor, head.rules.n
+        if not isinstance(rule, str):
+            return rule
+        if rule == "given":
+            return head.denominator
+        if rule == "count":
+            return max(n, 1) if ignored is None else xp.clip(xp.sum(xp.astype(~ignored, head.dtype)), 1.0, None)
+        counted = xp.ones_like(self.labels, dtype=head.dtype) if head.sample_weight is None else head.sample_weight
+        if head.class_weight is not None:
+            counted = counted * xp.take(head.class_weight, xp.clip(self.labels, 0, None), axis=0)
+        counted = counted if self.skip is None else xp.where(self.skip, xp.zeros_like(counted), counted)
+        return xp.astype(_reduce.total(xp, counted), head.dtype)
+
+
+def refuse(head, bad):
+    """The error for the first bad label, if there is one."""
+    raise_bad(replace(head.job, xp=head.xp, backend=head.backend, t=head.labels[:, None]), Outcome(bad=bad[:, None]))
+
+
+def chunk_options(head, rows, part, upstream=None):
+    """The arguments of softmax_loss for a part of the rows; `upstream`: what autograd hands down to each loss, if it does so to each."""
+    rules = head.rules
+    weight = head.sample_weight if upstream is None else upstream if head.sample_weight is None else upstream * head.sample_weight
+    return dict(
+        axis=1, ignore_label=IGNORED, normalization=None, normalize=None, class_weight=head.class_weight,
+        sample_weight=None if weight is None else weight[part], label_smoothing=rules.label_smoothing,
+        denominator=rows.divisor if rules.reduction == "normalize" else None, reduction=rules.reduction, return_prob=False, validate=False,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- evaluation
+
+
+def run(head, needs=(True, True, True), upstream=None, exact=False):
+    """The value, as 0-d or (N,), and the gradients (N, D), (C, D) and (C,), None where they are not wanted or not in `needs`.
+
+    With `exact` gradients come in the dtype of the computation, not yet rounded to 16 bits.
+    """
+    operands = head.features, head.weight, head.bias
+    needs = tuple(need and head.want.gradient and x is not None for need, x in zip(needs, operands, strict=True))
+    if head.backend.name in ("numpy", "torch", "cupy"):
+        return _written(head, needs, upstream, exact)
+    return _built(head, needs, upstream, exact)
+
+
+def results(head, value, gradients):
+    """What was asked for, in the caller's shapes."""
+    xp = head.xp
+    if head.rules.reduction == "none" and value is not None:
+        value = xp.reshape(value, head.job.layout.losses)
+    if not head.want.gradient:
+        return value
+    features, *others = gradients
+    gradients = (xp.reshape(features, head.shape), *others[: 1 if head.bias is None else 2])
+    return (value, gradients) if head.want.value else gradients
+
+
+def _written(head, needs, upstream, exact):
+    """Where arrays can be written to: one buffer for the logits of every chunk, and gradients that grow in place."""
+    xp, n, c, d = head.xp, head.rules.n, *head.weight.shape
+    multiply, add = head.products or _products(xp)
+    rows, here = Rows(head), head.backend.memory is not None and head.backend.memory(head.features) is not None
+    kept, hidden = _kept(head, rows.skip, here)
+    m = n if kept is None else kept.shape[0]
+    new = {"dtype": head.dtype, "device": head.device}
+
+    def wide(x):
+        return x if x.dtype == head.dtype and _multiplies(x) else xp.astype(x, head.dtype, copy=True)
+
+    panels = [(0, c)]
+    if wide(head.weight[:1]).dtype != head.weight.dtype or not _multiplies(head.weight):
+        step = max(1, PANEL // (d * 4))
+        panels = [(a, min(a + step, c)) for a in range(0, c, step)]
+    derive = any(needs)
+    chunk = min(head.rules.chunk, max(m, 1))
+    logits = xp.empty((chunk, c), **new)
+    slopes = xp.empty((chunk, c), **new) if derive and not (here and c > FEW) else None
+    make = xp.empty if kept is None else xp.zeros
+    by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
+    by_weight = (xp.empty if m else xp.zeros)((c, d), **new) if needs[1] else None
+    by_bias = xp.zeros((c,), **new) if needs[2] else None
+    losses = make((n,), **new) if head.rules.reduction == "none" and head.want.value else None
+    total = 0.0 if here else xp.zeros((), **new)
+
+    for start in range(0, m, chunk):
+        part = slice(start, min(start + chunk, m)) if kept is None else kept[start : start + chunk]
+        x = wide(head.features[part])
+        if hidden is not None:
+            x = xp.where(hidden[part][:, None], xp.zeros_like(x), x)
+        k = x.shape[0]
+        z = logits[:k]
+        for a, b in panels:
+            multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
+        if head.bias is not None:
+            z += wide(head.bias)
+        options = chunk_options(head, rows, part, upstream)
+        if derive:
+            out = IN_PLACE if slopes is None else slopes[:k]
+            value, g = called(SoftmaxLoss, rows.labels[part], z, BOTH, out, options)
+        else:
+            value, g = called(SoftmaxLoss, rows.labels[part], z, VALUE, None, options), None
+        if losses is not None:
+            losses[part] = value
+        elif head.rules.reduction != "none":
+            total = total + (float(value) if here else value)
+        if by_features is not None:
+            straight = kept is None and by_features.dtype == head.dtype
+            grown = by_features[part] if straight else xp.empty((k, d), **new)
+            for a, b in panels:
+                (multiply if a == 0 else add)(g[:, a:b], wide(head.weight[a:b]), grown)
+            if not straight:
+                by_features[part] = xp.astype(grown, by_features.dtype, copy=False)
+        if by_weight is not None:
+            (multiply if start == 0 else add)(g.T, x, by_weight)
+        if by_bias is not None:
+            by_bias += xp.ones((k,), **new) @ g
+
+    value = None
+    if head.want.value:
+        value = head.dtype.type(total) if xp is np else xp.asarray(total, **new)
+        value = value if losses is None else losses
+    if hidden is not None and by_features is not None:
+        by_features[...] = xp.where(hidden[:, None], xp.zeros_like(by_features), by_features)
+    gradients = [by_features, by_weight, by_bias]
+    if not exact:
+        like = (head.features, head.weight, head.bias)
+        gradients = [g if g is None else xp.astype(g, x.dtype, copy=False) for g, x in zip(gradients, like, strict=True)]
+    return value, gradients
+
+
+def _kept(head, skip, here):
+    """The rows that are not left out, as indices, or None: all; and a mask of rows to be hidden where it would take a wait to list them."""
+    if skip is None:
+        return None, None
+    if not here and not head.rules.validate:
+        return None, skip
+    if not bool(head.xp.any(skip)):
+        return None, None
+    return head.xp.nonzero(~skip)[0], None
+
+
+def _multiplies(x):
+    """Whether a library's matmul takes a matrix as it lies."""
+    strides = getattr(x, "strides", None)
+    if strides is None or x.ndim < 2:
+        return True
+    return min(strides) >= x.itemsize and x.itemsize in strides and x.dtype.isnative
+
+
+def _products(xp):
+    """(a, b, out) -> out = a @ b, and out += a @ b, by the functions of NumPy or CuPy; a sum some rows at a time."""
+
+    def product(a, b, out):
+        xp.matmul(a, b, out=out)
+
+    def add_product(a, b, out):
+        step = max(64, SUMMAND // (b.shape[1] * out.dtype.itemsize))
+        for i in range(0, a.shape[0], step):
+            out[i : i + step] += xp.matmul(a[i : i + step], b)
+
+    return product, add_product
+
+
+def _built(head, needs, upstream, exact):
+    """Where arrays are values: the results of chunks are joined."""
+    xp, n = head.xp, head.rules.n
+    rows = Rows(head)
+    weight = xp.astype(head.weight, head.dtype, copy=False)
+    values, by_features, by_weight, by_bias = [], [], None, None
+    for start in range(0, max(n, 1), head.rules.chunk):
+        part = slice(start, min(start + head.rules.chunk, n))
+        x, hidden = xp.astype(head.features[part, :], head.dtype, copy=False), None
+        if rows.skip is not None:
+            hidden = rows.skip[part][:, None]
+            x = xp.where(hidden, xp.zeros_like(x), x)
+        z = xp.matmul(x, weight.T)
+        if head.bias is not None:
+            z = z + xp.astype(head.bias, head.dtype, copy=False)
+        options = chunk_options(head, rows, part, upstream)
+        if not any(needs):
+            values.append(called(SoftmaxLoss, rows.labels[part], z, VALUE, None, options))
+            continue
+        value, g = called(SoftmaxLoss, rows.labels[part], z, BOTH, None, options)
+        values.append(value)
+        d = xp.matmul(g, weight)
+        by_features.append(d if hidden is None else xp.where(hidden, xp.zeros_like(d), d))
+        d, e = xp.matmul(g.T, x), xp.sum(g, axis=0)
+        by_weight, by_bias = (d, e) if by_weight is None else (by_weight + d, by_bias + e)
+    value = xp.concat(values) if head.rules.reduction == "none" else sum(values[1:], values[0])
+    if not any(needs):
+        return value, (None, None, None)
+    gradients = xp.concat(by_features), by_weight, by_bias
+    if not exact:
+        like = (head.features, head.weight, head.bias)
+        gradients = [g if x is None else xp.astype(g, x.dtype, copy=False) for g, x in zip(gradients, like, strict=True)]
+    return value, gradients

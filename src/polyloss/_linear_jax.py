@@ -1,0 +1,151 @@
+"""`linear_softmax_loss` of JAX arrays: chunks in a `lax.scan`, whose backward pass hands over the gradients found with the value.
+
+Under `jax.grad` and `jax.vjp` a scalar loss comes with its gradients, in one visit to the features. Under reduction="none", where what
+comes down is known only later, the backward pass visits the chunks once more. Derivatives with respect to weights of positions or classes
+go through all logits at once.
+"""
+
+from functools import partial
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+from polyloss._backends import owner
+from polyloss._call import called
+from polyloss._job import VALUE
+from polyloss._linear import BOTH, SUMMAND, Head, Rows, chunk_options, refuse, results
+from polyloss._shapes import sort_labels
+from polyloss.softmax import SoftmaxLoss, softmax_loss
+
+
+def call(head):
+    """The results of a call on JAX's arrays or their tracers."""
+    rules = head.rules
+    if rules.validate and not isinstance(head.labels, jax.core.Tracer):
+        refuse(head, sort_labels(jnp, head.labels, rules.c, rules.ignore)[2])
+    rules = rules._replace(validate=False)
+    operands, rest = (head.features, head.weight, head.bias), (head.labels, head.sample_weight, head.class_weight, head.denominator)
+    if not head.want.gradient:
+        return results(head, _loss(rules, operands, rest), None)
+    return results(head, *_gradients(rules, (True, True, head.bias is not None), operands, rest, None))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(rules, operands, rest):
+    """The value."""
+    return _visited(rules, (False,) * 3, operands, rest, None)[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(rules, needs, operands, rest, upstream):
+    """The value and the gradients in the dtypes of their arrays."""
+    value, gradients = _visited(rules, needs, operands, rest, upstream)
+    return value, tuple(g if g is None else g.astype(x.dtype) for g, x in zip(gradients, operands, strict=True))
+
+
+def _forward(rules, operands, rest):
+    """The value, and what the backward pass needs: gradients in the dtype of the computation, or the arguments once more."""
+    needs = tuple(x is not None and x.perturbed for x in operands)
+    elsewhere = any(x is not None and x.perturbed for x in rest)
+    operands, rest = jax.tree.map(lambda x: x.value, (operands, rest), is_leaf=lambda x: hasattr(x, "perturbed"))
+    if elsewhere:
+        labels, *weights = rest
+        value, back = jax.vjp(lambda operands, weights: _plain(rules, operands, (labels, *weights)), operands, weights)
+        return value, {"back": back}
+    if rules.reduction == "none":
+        return _loss(rules, operands, rest), {"arguments": (operands, rest)}
+    value, gradients = _visited(rules, needs, operands, rest, None)
+    return value, {"gradients": gradients, "like": [x if x is None else x[:0] for x in operands]}
+
+
+def _backward(rules, kept, upstream):
+    if "back" in kept:
+        operands, weights = kept["back"](upstream)
+        return operands, (None, *weights)
+    if "arguments" in kept:
+        operands, rest = kept["arguments"]
+        needs = tuple(x is not None for x in operands)
+        return _gradients(rules, needs, operands, rest, upstream)[1], (None,) * 4
+    gradients = (g if g is None else (g * upstream).astype(x.dtype) for g, x in zip(kept["gradients"], kept["like"], strict=True))
+    return tuple(gradients), (None,) * 4
+
+
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _plain(rules, operands, rest):
+    """The value from all logits at once."""
+    (features, weight, bias), (labels, sample_weight, class_weight, denominator) = operands, rest
+    logits = jnp.matmul(features, weight.T, preferred_element_type=jnp.dtype(rules.dtype))
+    if bias is not None:
+        logits = logits + bias.astype(logits.dtype)
+    options = {}
+    if rules.reduction == "normalize":
+        options = {"normalization": "valid", "denominator": denominator if isinstance(rules.divisor, str) else rules.divisor}
+    return softmax_loss(
+        labels, logits, ignore_label=rules.ignore or None, sample_weight=sample_weight, class_weight=class_weight,
+        label_smoothing=rules.label_smoothing, reduction=rules.reduction, validate=False, **options,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _visited(rules, needs, operands, rest, upstream):
+    """The value, and gradients in the dtype of the computation, None where they are not needed."""
+    (features, weight, bias), dtype = operands, jnp.dtype(rules.dtype)
+    head = Head(None, owner(features), jnp, None, *operands, *rest, dtype, None, rules, None)
+    rows, derive = Rows(head), any(needs)
+    (n, d), c, chunk = features.shape, rules.c, min(rules.chunk, max(rules.n, 1))
+    each = rules.reduction == "none"
+
+    def visit(start, size, found):
+        """The results so far with those of rows start, start + 1, …"""
+        value, by_features, by_weight, by_bias = found
+
+        def part(x):
+            return x if x is None else lax.dynamic_slice_in_dim(x, start, size)
+
+        x, hidden = part(features), part(rows.skip)
+        if hidden is not None:
+            x = jnp.where(hidden[:, None], jnp.zeros_like(x), x)
+        z = jnp.matmul(x, weight.T, preferred_element_type=dtype)
+        if bias is not None:
+            z = z + bias.astype(dtype)
+        options = chunk_options(head, rows, slice(None), upstream)
+        options["sample_weight"] = part(options["sample_weight"])
+        more = called(SoftmaxLoss, part(rows.labels), z, BOTH if derive else VALUE, None, options)
+        more, g = more if derive else (more, None)
+        value = lax.dynamic_update_slice_in_dim(value, more, start, 0) if each else value + more
+        if needs[0]:
+            slopes = jnp.matmul(g, weight.astype(dtype))
+            slopes = slopes if hidden is None else jnp.where(hidden[:, None], jnp.zeros_like(slopes), slopes)
+            by_features = lax.dynamic_update_slice_in_dim(by_features, slopes, start, 0)
+        if needs[1]:
+            by_weight = _with_product(by_weight, g.T, x.astype(dtype))
+        if needs[2]:
+            by_bias = by_bias + g.sum(axis=0)
+        return value, by_features, by_weight, by_bias
+
+    shapes = (n,) if each else (), *(shape if need else None for need, shape in zip(needs, ((n, d), (c, d), (c,)), strict=True))
+    found = tuple(shape if shape is None else jnp.zeros(shape, dtype) for shape in shapes)
+    whole = n // chunk
+    if whole:
+        found, _ = lax.scan(lambda found, i: (visit(i * chunk, chunk, found), None), found, jnp.arange(whole))
+    if whole * chunk < n:
+        found = visit(whole * chunk, n - whole * chunk, found)
+    return found[0], found[1:]
+
+
+def _with_product(total, a, b):
+    """total + a @ b, some rows at a time, so that the product is never there as a whole."""
+    step = max(1, SUMMAND // (b.shape[1] * total.dtype.itemsize))
+    whole = total.shape[0] // step
+
+    def add(start, size, total):
+        rows = jnp.matmul(lax.dynamic_slice_in_dim(a, start, size), b) + lax.dynamic_slice_in_dim(total, start, size)
+        return lax.dynamic_update_slice_in_dim(total, rows, start, 0)
+
+    if whole > 1:
+        total, _ = lax.scan(lambda total, i: (add(i * step, step, total), None), total, jnp.arange(whole))
+        return add(whole * step, total.shape[0] - whole * step, total) if whole * step < total.shape[0] else total
+    return total + jnp.matmul(a, b)

@@ -1,0 +1,437 @@
+"""`linear_softmax_loss`: against `softmax_loss` of logits at hand in float64, and against torch's own; memory, autograd, JAX, errors."""
+
+import gc
+import pickle
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
+
+import polyloss as pl
+from polyloss import _linear, _linear_jax
+
+torch, jax = TORCH.torch, JAX.jax
+nn, F = torch.nn, torch.nn.functional
+value_and_grad = pl.value_and_grad(pl.linear_softmax_loss)
+N, D, C = 37, 6, 300  # more classes than 192, where the gradient replaces the logits
+EXACT = [lib for lib in LIBRARIES if not lib.lazy]
+
+
+def some(n=N, d=D, c=C, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    features, weight, bias = rng.standard_normal((n, d)), rng.standard_normal((c, d)), rng.standard_normal(c)
+    return rng.integers(0, c, n), *(x.astype(np_dtype(dtype)) for x in (features, weight, bias))
+
+
+def plain(y, features, weight, bias=None, **options):
+    """Value and gradients in float64, with all logits at hand."""
+    x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
+    logits = x @ w.T + (0 if bias is None else np.asarray(bias, np.float64))
+    value, g = pl.value_and_grad(pl.softmax_loss)(y, logits, axis=-1, **options)
+    flat, x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    live = (flat != 0).any(1)
+    gradients = g @ w, flat[live].T @ x[live]
+    return value, gradients if bias is None else (*gradients, flat.sum(0))
+
+
+def compare(lib, got, want, rtol=1e-6):
+    """Values within rtol; gradients within rtol of the largest entry."""
+    np.testing.assert_allclose(lib.numpy(got[0]).astype(np.float64), want[0], rtol=rtol, atol=rtol * np.abs(want[0]).max(initial=0))
+    assert len(got[1]) == len(want[1])
+    for a, b in zip(got[1], want[1], strict=True):
+        np.testing.assert_allclose(lib.numpy(a).astype(np.float64), b, rtol=0, atol=rtol * np.abs(b).max(initial=1e-300))
+
+
+def choices(y, c=C, n=N):
+    rng = np.random.default_rng(5)
+    weight, k = rng.choice([0.0, 0.5, 2.0], n), rng.choice([0.0, 1.0, 3.0], c)
+    yield {}
+    yield {"reduction": "none", "sample_weight": weight, "ignore_label": int(y[1])}
+    yield {"reduction": "sum", "label_smoothing": 0.1}
+    yield {"class_weight": k, "sample_weight": weight, "label_smoothing": 0.2}
+    yield {"ignore_label": (int(y[0]), int(y[3]), -100), "normalization": "valid"}
+    yield {"ignore_label": int(y[0]), "normalize": False, "class_weight": k}
+    yield {"normalization": "none", "sample_weight": weight[:1]}
+    yield {"denominator": 7.0, "reduction": None} if n < 0 else {"denominator": np.array(7.0)}
+
+
+@pytest.mark.parametrize("lib", EXACT, ids=repr)
+def test_every_option_in_every_library(lib):
+    y, features, weight, bias = some(dtype="float64")
+    for i, options in enumerate(choices(y)):
+        if not lib.quick and i % 3 != 1:
+            continue
+        given = {key: lib.array(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
+        for b in (None, bias) if i < 4 else (None,):
+            want = plain(y, features, weight, b, **options)
+            arrays = [lib.array(x) for x in (y, features, weight, b)]
+            got = value_and_grad(*arrays, chunk=16, **given)
+            assert all(lib.is_array(x) for x in got[1])
+            compare(lib, got, want, 1e-13)
+            if not lib.quick:
+                continue
+            value = pl.linear_softmax_loss(*arrays, chunk=16, **given)
+            np.testing.assert_allclose(lib.numpy(value), want[0], rtol=1e-13)
+            by = pl.grad(pl.linear_softmax_loss)(*arrays, chunk=16, **given)
+            np.testing.assert_array_equal(lib.numpy(by[1]), lib.numpy(got[1][1]))
+
+
+@pytest.mark.parametrize("lib", EXACT, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtypes(lib, dtype):
+    if dtype not in ("float32", *lib.low):
+        pytest.skip(f"{lib!r} has no {dtype}")
+    y, features, weight, bias = some(dtype=dtype)
+    want = plain(y, features, weight, bias)
+    got = value_and_grad(*(lib.array(x) for x in (y, features, weight, bias)), chunk=5)
+    assert lib.dtype(got[0]) == "float32"
+    assert [lib.dtype(x) for x in got[1]] == [dtype] * 3
+    compare(lib, got, want, {"float32": 1e-6, "float16": 2**-11, "bfloat16": 2**-8}[dtype])
+    np.testing.assert_allclose(float(lib.numpy(got[0])), want[0], rtol=1e-6)
+
+
+def test_sums_of_16_bits_are_of_32():
+    """What each of 3000 chunks adds to the weight's gradient is below half a unit of bfloat16 of the sum so far."""
+    features, weight = torch.ones(3000, 2, dtype=torch.bfloat16), torch.zeros(4, 2, dtype=torch.bfloat16)
+    _, (_, by_weight) = value_and_grad(torch.zeros(3000, dtype=torch.int64), features, weight, chunk=1, reduction="sum")
+    assert by_weight.tolist() == [[-2256] * 2] + [[752] * 2] * 3  # 2250 and 750 in bfloat16
+
+
+def test_mixed_widths():
+    """Features of 16 bits beside a weight of 32, as under autocast; each gradient in the dtype of its array."""
+    y, features, weight, _ = some()
+    features = features.astype(np.float16)
+    got = value_and_grad(y, features, weight)
+    assert [x.dtype for x in got[1]] == [np.float16, np.float32]
+    np.testing.assert_allclose(got[1][1], plain(y, features, weight)[1][1], atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 2), (0,)])
+def test_shapes(shape):
+    rng = np.random.default_rng(0)
+    y, features, weight = rng.integers(0, 7, shape), rng.standard_normal((*shape, 3)), rng.standard_normal((7, 3))
+    for lib in (NUMPY, TORCH, JAX):
+        for labels in (y, y[..., None], y.astype(np.float32), y.astype(np.uint8)) if lib.quick else (y[..., None],):
+            for reduction in ("normalize", "none") if lib.quick else ("none",):
+                given = lib.array(labels), lib.array(features), lib.array(weight)
+                value, gradients = value_and_grad(*given, reduction=reduction, normalization="batch_size" if reduction != "none" else None)
+                assert value.shape == (() if reduction == "normalize" else shape)
+                assert [x.shape for x in gradients] == [features.shape, weight.shape]
+                options = {"reduction": reduction} if reduction == "none" else {"normalization": "full"}
+                compare(lib, (value, gradients), plain(y, features, weight, **options), 1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__.strip("_"))
+def test_layouts(layout):
+    y, features, weight, bias = some(dtype="float64")
+    given = [layout(x) for x in (y, features, weight, bias)]
+    before = [x.copy() for x in given]
+    compare(NUMPY, value_and_grad(*given, chunk=10), plain(y, features, weight, bias), 1e-13)
+    assert all((a == b).all() for a, b in zip(given, before, strict=True))
+    if layout.__name__ in ("strided", "fortran", "transposed"):
+        given = [torch.from_numpy(x) for x in given]
+        compare(TORCH, value_and_grad(*given, chunk=10), plain(y, features, weight, bias), 1e-13)
+
+
+@pytest.mark.parametrize("lib", EXACT, ids=repr)
+def test_nan_behind_ignored_rows_reaches_nothing(lib):
+    y, features, weight, bias = some(dtype="float64")
+    y[::3], w = -100, np.ones(N)
+    w[1::3] = 0
+    right = plain(y, features, weight, bias, ignore_label=-100, sample_weight=w)
+    features[::3], features[1::3] = np.nan, np.inf
+    given = [lib.array(x) for x in (y, features, weight, bias)]
+    got = value_and_grad(*given, ignore_label=-100, sample_weight=lib.array(w), chunk=8)
+    compare(lib, got, right, 1e-13)
+    assert not lib.numpy(got[1][0])[::3].any()
+    nothing = value_and_grad(*given, ignore_label=(-100, *range(C)), chunk=8)
+    assert float(nothing[0]) == 0
+    assert not any(lib.numpy(x).any() for x in nothing[1])
+
+
+def test_every_number_of_rows_at_once():
+    y, features, weight, _ = some(dtype="float64")
+    want = plain(y, features, weight)
+    for lib in (NUMPY, TORCH, JAX):
+        for chunk in (1, 2, 36, 37, 38, np.int64(1000), None):
+            compare(lib, value_and_grad(*(lib.array(x) for x in (y, features, weight)), chunk=chunk), want, 1e-13)
+
+
+def test_without_a_kernel():
+    y, features, weight, _ = some(dtype="float64")
+    compare(NUMPY, formula(value_and_grad, y, features, weight, chunk=16), plain(y, features, weight), 1e-13)
+
+
+def test_sums_of_large_products_in_parts(monkeypatch):
+    monkeypatch.setattr(_linear, "SUMMAND", 100 * D * 8)
+    monkeypatch.setattr(_linear_jax, "SUMMAND", 100 * D * 8)
+    monkeypatch.setattr(_linear, "PANEL", 70 * D * 4)
+    jax.clear_caches()
+    y, features, weight, _ = some(dtype="float64")
+    for lib in (NUMPY, JAX):
+        compare(lib, value_and_grad(*(lib.array(x) for x in (y, features, weight)), chunk=16), plain(y, features, weight), 1e-13)
+    y, features, weight, bias = some(dtype="float16")
+    for lib in (NUMPY, TORCH):
+        compare(lib, value_and_grad(*(lib.array(x) for x in (y, features, weight, bias)), chunk=16), plain(y, features, weight, bias), 1e-3)
+    jax.clear_caches()
+
+
+def test_rows_at_once_are_chosen_from_the_classes():
+    for classes, itemsize, in_place in ((10, 4, False), (32000, 4, True), (128256, 4, True), (256000, 8, False), (10**8, 8, True)):
+        rows = _linear._default_chunk(classes, itemsize, in_place)
+        assert 1 <= rows <= 1024
+        assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 48e6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_memory_does_not_grow_with_the_rows(dtype):
+    """All logits would take 320 MB in float32."""
+    y, features, weight, _ = some(n=4000, d=8, c=20000, dtype=dtype)
+    tracemalloc.start()
+    value, gradients = value_and_grad(y, features, weight)
+    peak = tracemalloc.get_traced_memory()[1] - sum(x.nbytes for x in gradients)
+    tracemalloc.stop()
+    assert peak < 64e6
+    assert abs(value - np.log(20000)) < 5
+
+
+def test_errors():
+    y, features, weight, bias = some()
+    bad = y.copy()
+    bad[11] = C
+    for lib in EXACT:
+        a, b, c, d = (lib.array(x) for x in (y, features, weight, bias))
+        with pytest.raises(ValueError, match=r"y_true\[11\] is 300, but logits have 300 classes on axis -1 and ignore_label is 2"):
+            pl.linear_softmax_loss(lib.array(bad), b, c, ignore_label=2)
+        value, gradients = value_and_grad(lib.array(bad), b, c, validate=False)
+        assert np.isnan(float(value))
+        assert np.isnan(lib.numpy(gradients[0])[11]).all()
+        assert np.isfinite(lib.numpy(gradients[0])[10]).all()
+        for chunk in (0, -3):
+            with pytest.raises(ValueError, match=f"chunk is {chunk}, but must be 1 or more"):
+                pl.linear_softmax_loss(a, b, c, chunk=chunk)
+        with pytest.raises(TypeError, match=r"chunk is 2\.0, but must be an integer"):
+            pl.linear_softmax_loss(a, b, c, chunk=2.0)
+        with pytest.raises(ValueError, match=r"features have shape \(37, 6\), but must have 37 entries on the last axis, as weight"):
+            pl.linear_softmax_loss(a, b, lib.array(features.T))
+        with pytest.raises(ValueError, match=r"weight has shape \(300,\), but must have two axes"):
+            pl.linear_softmax_loss(a, b, d)
+        with pytest.raises(ValueError, match=r"bias has shape \(6,\), but must have one entry for each of the 300 rows"):
+            pl.linear_softmax_loss(a, b, c, lib.array(bias[:6]))
+        with pytest.raises(TypeError, match="weight has dtype int64, but must be floating"):
+            pl.linear_softmax_loss(a, b, lib.array(weight.astype(np.int64)))
+        with pytest.raises(ValueError, match=r"y_true has shape \(37, 300\) and dtype float32, but must hold labels"):
+            pl.linear_softmax_loss(lib.array(np.zeros((N, C), np.float32)), b, c)
+        with pytest.raises(ValueError, match=r"sample_weight has shape \(38,\)"):
+            pl.linear_softmax_loss(a, b, c, sample_weight=lib.array(np.ones(N + 1)))
+        with pytest.raises(ValueError, match=r"class_weight has shape \(2,\), but must have one entry for each of the 300 classes"):
+            pl.linear_softmax_loss(a, b, c, class_weight=lib.array(np.ones(2)))
+    with pytest.raises(TypeError, match="features is None"):
+        pl.linear_softmax_loss(y, None, weight)
+    with pytest.raises(TypeError, match="all arrays of one call must be of one array library"):
+        pl.linear_softmax_loss(y, torch.from_numpy(features), weight)
+    with pytest.raises(TypeError, match=r"value_and_grad\(linear_softmax_loss\): missing a required argument: 'weight'"):
+        value_and_grad(y, features)
+    with pytest.raises(TypeError, match="grad_and_hess takes"):
+        pl.grad_and_hess(pl.linear_softmax_loss)
+
+
+def test_derived_functions_pickle_and_are_made_once():
+    assert value_and_grad is pl.value_and_grad(pl.linear_softmax_loss)
+    y, features, weight, _ = some()
+    copy = pickle.loads(pickle.dumps(value_and_grad))
+    assert copy(y, features, weight)[0] == value_and_grad(y, features, weight)[0]
+
+
+# -------------------------------------------------------------------------------------------------------------------- torch
+
+
+def leaves(dtype="float64", bias=True, c=C):
+    y, *arrays = some(dtype=dtype, c=c)
+    tensors = [TORCH.array(x).requires_grad_() for x in arrays[: 3 if bias else 2]]
+    return (torch.from_numpy(y), *tensors)
+
+
+def torchs(y, features, weight, bias=None, **options):
+    return F.cross_entropy(F.linear(features, weight, bias), y, **options)
+
+
+@pytest.mark.parametrize("reduction", ["normalize", "sum", "none"])
+def test_backward_is_torchs(reduction):
+    y, *tensors = leaves()
+    for scale in (1.0, -2.5, 0.0):
+        loss = pl.linear_softmax_loss(y, *tensors, reduction=reduction, chunk=8)
+        right = torchs(y, *tensors, reduction={"normalize": "mean"}.get(reduction, reduction))
+        upstream = torch.linspace(-1, 1, N, dtype=torch.float64) if reduction == "none" else torch.tensor(scale, dtype=torch.float64)
+        got = torch.autograd.grad(loss, tensors, upstream, retain_graph=True)
+        again = torch.autograd.grad(loss, tensors, upstream)
+        want = torch.autograd.grad(right, tensors, upstream)
+        torch.testing.assert_close(loss, right)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(again, want)
+    with pytest.raises(RuntimeError, match=r"second time|freed"):
+        loss.sum().backward()
+
+
+def test_second_derivatives():
+    y, *tensors = leaves(c=9)
+    for reduction in ("normalize", "none"):
+        first = [pl.linear_softmax_loss(y, *tensors, reduction=reduction, ignore_label=1).sum()]
+        first.append(torchs(y, *tensors, reduction={"normalize": "mean"}.get(reduction, reduction), ignore_index=1).sum())
+        grads = [torch.autograd.grad(x, tensors, create_graph=True) for x in first]
+        torch.testing.assert_close(*grads)
+        second = [torch.autograd.grad(sum((g**2).sum() for g in gs), tensors) for gs in grads]
+        torch.testing.assert_close(*second)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_transforms_forward_mode_and_weights_that_require_grad():
+    y, *tensors = leaves(c=9)
+    detached = [x.detach() for x in tensors]
+
+    def ours(*tensors):
+        return pl.linear_softmax_loss(y, *tensors)
+
+    def theirs(*tensors):
+        return torchs(y, *tensors)
+
+    torch.testing.assert_close(torch.func.grad(ours)(*detached), torch.func.grad(theirs)(*detached))
+    with torch.autograd.forward_ad.dual_level():
+        duals = [torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)) for x in detached]
+        torch.testing.assert_close(*(torch.autograd.forward_ad.unpack_dual(f(*duals)).tangent for f in (ours, theirs)))
+    w = torch.rand(N, dtype=torch.float64, requires_grad=True)
+    (by_weight,) = torch.autograd.grad(pl.linear_softmax_loss(y, *tensors, sample_weight=w, reduction="sum"), w)
+    torch.testing.assert_close(by_weight, torchs(y, *tensors, reduction="none").detach())
+
+
+def test_only_what_is_needed_is_found(monkeypatch):
+    """A frozen weight costs no product."""
+    y, features, weight = leaves(bias=False)
+    sizes = []
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **how: sizes.append(size[0]) or empty(*size, **how))
+    loss = pl.linear_softmax_loss(y, features, weight.detach())
+    assert (C, D) not in sizes
+    (by_features,) = torch.autograd.grad(loss, features)
+    torch.testing.assert_close(by_features, torch.autograd.grad(torchs(y, features, weight), features)[0])
+
+
+def test_the_node_gives_its_gradients_away():
+    """What autograd accumulates is the very memory that the forward pass wrote: no copy, and nothing that keeps it."""
+    y, features, weight = leaves(bias=False)
+    loss = pl.linear_softmax_loss(y, features, weight)
+    written = [x.data_ptr() for x in loss.grad_fn.kept[:2]]
+    kept = [weakref.ref(x) for x in loss.grad_fn.kept[:2]]
+    loss.backward(retain_graph=True)
+    assert [features.grad.data_ptr(), weight.grad.data_ptr()] == written
+    features.grad = weight.grad = None
+    gc.collect()
+    assert [x() for x in kept] == [None, None]
+
+
+def test_an_input_written_to_is_an_error():
+    y, features, weight = leaves(bias=False)
+    loss = pl.linear_softmax_loss(y, features, weight)
+    with torch.no_grad():
+        weight += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_checkpoints_and_autocast():
+    y, features, weight = leaves("float32", bias=False)
+    loss = torch.utils.checkpoint.checkpoint(lambda a, b: pl.linear_softmax_loss(y, a, b), features, weight, use_reentrant=False)
+    got, want = torch.autograd.grad(loss, (features, weight)), torch.autograd.grad(torchs(y, features, weight), (features, weight))
+    torch.testing.assert_close(got, want)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = pl.linear_softmax_loss(y, features, weight)
+    torch.testing.assert_close(torch.autograd.grad(loss, (features, weight)), want)
+
+
+def test_16_bits_are_scaled_before_they_are_rounded():
+    """A gradient below the least float16, times a loss scale, is all there."""
+    y, features, weight = leaves("float16", bias=False)
+    (got,) = torch.autograd.grad(pl.linear_softmax_loss(y, features, weight, denominator=1e9) * 1e9, weight)
+    want = torch.autograd.grad(pl.linear_softmax_loss(y, features, weight, reduction="sum"), weight)[0]
+    torch.testing.assert_close(got, want, rtol=2e-3, atol=1e-3)
+
+
+def test_compiled():
+    y, *tensors = leaves()
+
+    def step(y, features, weight, bias, reduction):
+        return pl.linear_softmax_loss(y, features * 1, weight, bias, reduction=reduction, ignore_label=(1, 2), chunk=8).sum() * 2
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for reduction in ("normalize", "none"):
+        got, want = (f(y, *tensors, reduction) for f in (compiled, step))
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, tensors), torch.autograd.grad(want, tensors))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(y, *tensors, reduction), want.detach())
+    bad = y.clone()
+    bad[3] = C
+    with pytest.raises(ValueError, match=r"y_true\[3\] is 300"):
+        compiled(bad, *tensors, "normalize")
+    derived = torch.compile(value_and_grad, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(derived(y, *tensors), value_and_grad(y, *(x.detach() for x in tensors)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- JAX
+
+
+def test_jax_grad_and_jit():
+    y, *arrays = some(dtype="float64")
+    w = np.random.default_rng(1).choice([0.0, 1.0, 2.0], N)
+    given = [jax.numpy.asarray(x) for x in (y, *arrays, w)]
+    for options in ({"reduction": "none"}, {"label_smoothing": 0.1, "ignore_label": int(y[0]), "chunk": 8}):
+
+        def ours(features, weight, bias, w, y=given[0], options=options):
+            losses = pl.linear_softmax_loss(y, features, weight, bias, sample_weight=w, **options)
+            return (losses * jax.numpy.arange(1.0, N + 1)).sum() if losses.ndim else losses * 3
+
+        def theirs(features, weight, bias, w, y=given[0], options=options):
+            options = {key: x for key, x in options.items() if key != "chunk"}
+            losses = pl.softmax_loss(y, features @ weight.T + bias, sample_weight=w, **options)
+            return (losses * jax.numpy.arange(1.0, N + 1)).sum() if losses.ndim else losses * 3
+
+        for which in ((0, 1, 2), (1,), (3,)):
+            got, want = (jax.jit(jax.value_and_grad(f, which))(*given[1:]) for f in (ours, theirs))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), got, want)
+
+
+def test_jax_second_derivatives_and_vmap():
+    y, features, weight, _ = some(n=5, c=4, dtype="float64")
+    given = jax.numpy.asarray(features), jax.numpy.asarray(weight)
+
+    def ours(features, weight):
+        return pl.linear_softmax_loss(jax.numpy.asarray(y), features, weight, chunk=2)
+
+    def theirs(features, weight):
+        return pl.softmax_loss(jax.numpy.asarray(y), features @ weight.T)
+
+    second = [jax.jit(jax.grad(lambda *x, f=f: (jax.grad(f)(*x) ** 2).sum()))(*given) for f in (ours, theirs)]
+    np.testing.assert_allclose(*second, rtol=1e-9, atol=1e-12)
+    many = jax.numpy.stack([given[0], 2 * given[0]])
+    np.testing.assert_allclose(*(jax.vmap(f, (0, None))(many, given[1]) for f in (ours, theirs)), rtol=1e-9)
+
+
+def test_jax_traced_labels():
+    y, features, weight, _ = some(dtype="float64")
+    bad = y.copy()
+    bad[2] = C
+    by = jax.jit(jax.grad(lambda y, features: pl.linear_softmax_loss(y, features, weight=jax.numpy.asarray(weight), chunk=8), 1))
+    gradient = np.asarray(by(jax.numpy.asarray(bad), jax.numpy.asarray(features)))
+    assert np.isnan(gradient[2]).all()
+    assert np.isfinite(gradient[3:]).all()
+
+
+def test_jax_holds_no_logits():
+    """No array of the program has a row for each of the features' and a column for each class."""
+    y, features, weight, _ = some(n=64, dtype="float32")
+    given = [jax.numpy.asarray(x) for x in (y, features, weight)]
+    program = jax.jit(jax.value_and_grad(lambda y, *rest: pl.linear_softmax_loss(y, *rest, chunk=16), (1, 2))).lower(*given).as_text()
+    assert f"tensor<16x{C}xf32>" in program
+    assert f"tensor<64x{C}xf32>" not in program
