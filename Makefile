@@ -1,5 +1,6 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
+# make fuzz   SECONDS (60) of random calls of everything public beside what the contract says, from SEED (the clock's)
 # make docs   the documentation, in docs/_build/html
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
 # make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
@@ -27,7 +28,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,bounds.py vector_math.py elementwise_
 FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
+.PHONY: demo test fuzz sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -35,6 +36,10 @@ demo: $(VENV)/installed
 # The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+SECONDS ?= 60
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # The sanitizers see what NumPy and Python take from malloc. They report on stderr and end the process, so pytest may not hold stderr back;
 # CPython leaks by design. One process, since a report would be lost with a worker.

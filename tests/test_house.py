@@ -146,7 +146,7 @@ def test_numpy_calls_load_no_other_array_library():
 
 def test_no_module_hides_another():
     """Folders whose modules tests import by a bare name: of two of one name, the second import would find the first."""
-    folders = [ROOT / "tests", ROOT / "tests" / "cuda_on_cpu", ROOT / "asv_bench", ROOT / "docs"]
+    folders = [ROOT / "tests", ROOT / "tests" / "cuda_on_cpu", ROOT / "tests" / "fuzz", ROOT / "asv_bench", ROOT / "docs"]
     names = [path.stem for folder in folders for path in folder.glob("*.py")]
     assert len(names) > 30
     assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

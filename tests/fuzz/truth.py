@@ -1,0 +1,567 @@
+"""What a call of a loss must give, from the contract in docs/semantics.md and the losses' pages: in ball arithmetic, and apart from src.
+
+`TRUTHS` holds one function for each loss of the registry. It takes targets and predictions as balls (rows, classes) and the loss's
+parameters, and gives `Parts`: the losses of the rows, and their derivatives with respect to predictions (first and second) and targets.
+`expected` puts weights, ignored labels, reductions and normalizers around them. test_fuzz.py compares the truths with those of
+tests/oracle.py, which come from mpmath's 40 digits and its difference quotients.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from ball import FORMATS, LONG, Ball, above, times, unknown, where
+
+
+class Parts(NamedTuple):
+    """Of each row: its loss (r), and the loss's derivatives (r, c) with respect to predictions, twice the same, and targets."""
+
+    value: Ball
+    slope: Ball
+    curvature: Ball
+    by_target: Ball
+
+
+def zeros(x):
+    return x.exact(np.zeros_like(x.v))
+
+
+def ones(x):
+    return x.exact(np.ones_like(x.v))
+
+
+def held(x, like):
+    """A clip bound as the dtype of the computation holds it: exact."""
+    return like.exact(LONG(like.format.dtype.type(x)))
+
+
+def floored(x, low):
+    return where(x.v < low.v, low, x)
+
+
+def clipped(x, low, high):
+    """x in [low, high], and whether it was inside; NaN is."""
+    under, over = x.v < low.v, x.v > high.v
+    return where(under, low, where(over, high, x)), ~(under | over)
+
+
+def combined(value, slope, curvature, by_target, mean=True):
+    """Parts of a loss of single elements."""
+    c = value.shape[1]
+    of = lambda x: (x.limited() / LONG(c)).roughly() if mean and c > 1 else x.limited()  # noqa: E731
+    return Parts(of(value.limited().sum(1)), of(slope), of(curvature), of(by_target))
+
+
+def sign(x):
+    return x.exact(np.sign(x.v))
+
+
+# -------------------------------------------------------------------------------------------------------------- regression
+
+
+def mean_squared_error(t, p):
+    d = p - t
+    return combined(d * d, d * 2, ones(d) * 2, d * -2)
+
+
+def mean_absolute_error(t, p):
+    d = p - t
+    return combined(d.abs(), sign(d), zeros(d), -sign(d))
+
+
+def mean_absolute_percentage_error(t, p, epsilon):
+    d, low = p - t, held(epsilon, p)
+    huge = np.abs(d.v) > p.format.most / 2
+    size = t.abs()
+    base = floored(size, low)
+    by_target = where(size.v > low.v, -(sign(d) / base) - (d.abs() / base) / base * sign(t), -(sign(d) / base))
+    parts = d.abs() / base * 100, sign(d) / base * 100, zeros(d), unknown(by_target * 100, size.v == low.v)
+    return combined(*(unknown(x, huge) for x in parts))
+
+
+def log1p_difference(a, b):
+    """log1p(a) - log1p(b)."""
+    r = (a - b) / (b + 1)
+    far = r.v < -0.5
+    return where(far, a.log1p() - b.log1p(), where(far, zeros(r), r).log1p())
+
+
+def mean_squared_logarithmic_error(t, p, epsilon):
+    low = held(epsilon, p)
+    a, b = floored(t, low), floored(p, low)
+    d = log1p_difference(b, a)
+    slope = where(p.v < low.v, zeros(p), d * 2 / (b + 1))
+    curvature = where(p.v < low.v, zeros(p), (1 - d) * 2 / (b + 1) / (b + 1))
+    by_target = unknown(where(t.v < low.v, zeros(p), d * -2 / (a + 1)), t.v == low.v)
+    return combined(d * d, slope, curvature, by_target)
+
+
+def huber(t, p, delta):
+    d, width = p - t, p.near(delta)
+    size = d.abs()
+    value = above(size - width, (size - width * LONG(0.5)) * width, d * d * LONG(0.5))
+    slope = above(size - width, sign(d) * width, d)
+    return combined(value, slope, above(size - width, zeros(d), ones(d)), -slope)
+
+
+def log_cosh(t, p):
+    d = p - t
+    size = d.abs()
+    near = size.v < 1
+    h = where(near, d * LONG(0.5), zeros(d)).sinh()
+    far = size + ((size * -2).exp().log1p() - p.near(np.log(LONG(2))))
+    e = (size * -2).exp()
+    return combined(where(near, (h * h * 2).log1p(), far), d.tanh(), e * 4 / ((e + 1) * (e + 1)), -d.tanh())
+
+
+def poisson(t, p):
+    q = p + p.near(1e-7)
+    curvature = times(t, 1 / q / q)
+    none = (q.v <= 0) & (t.v != 0)  # no logarithm: the value is NaN, or infinite at 0
+    return combined(p - times(t, q.log()), unknown(1 - times(t, 1 / q), none), unknown(curvature, none), unknown(-q.log(), q.v <= 0))
+
+
+# ------------------------------------------------------------------------------------------------------------------ hinges
+
+
+def plus_minus(t, labels, decided):
+    """Targets as -1 and 1, the factor of a derivative with respect to those given, and where they are too large for the formula."""
+    mapped = labels == "01" or (labels == "auto" and decided)
+    if not mapped:
+        return t, 1, np.abs(t.v) > t.format.most / 4
+    signs = t * 2 - 1
+    between = (t.v != 0) & (t.v != 1)  # t - (1 - t) will do
+    return Ball(signs.v, signs.e + np.where(between, 1, 0), t.format), 2, np.abs(t.v) > t.format.most / 4
+
+
+def hinge(t, p, labels, decided):
+    t, factor, huge = plus_minus(t, labels, decided)
+    m = (1 - t * p).limited()
+    value = where(m.v <= 0, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format), m)
+    return combined(*(unknown(x, huge) for x in (value, above(m, -t, zeros(p)), zeros(p), above(m, p * -factor, zeros(p)))))
+
+
+def squared_hinge(t, p, labels, decided):
+    t, factor, huge = plus_minus(t, labels, decided)
+    m = (1 - t * p).limited()
+    m = where(m.v <= 0, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format), m)
+    parts = m * m, t * m * -2, above(1 - t * p, t * t * 2, zeros(p)), p * m * (-2 * factor)
+    return combined(*(unknown(x, huge) for x in parts))
+
+
+def categorical_hinge(t, p):
+    wrong = (1 - t) * p
+    huge = (np.abs(wrong.v) > p.format.most / 4).any(1) | (np.abs((t * p).v) > p.format.most / 4).any(1)
+    top = np.argmax(wrong.v, axis=1)
+    at = np.arange(wrong.shape[1]) == top[:, None]
+    largest = wrong[np.arange(len(top)), top]
+    gap = largest[:, None] - wrong
+    close = ~at & (wrong.e + largest.e[:, None] > 0) & (gap.v <= 4 * p.format.unit * gap.e)
+    m = (largest - (t * p).sum(1) + 1)[:, None]
+    value = where(m.v <= 0, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format), m)
+    slope = above(m + zeros(p), where(at, 1 - t, zeros(t)) - t, zeros(p))
+    slope = unknown(slope, (close | (at & close.any(1, keepdims=True))))
+    by_target = above(m + zeros(p), -p - where(at, p, zeros(p)), zeros(p))
+    by_target = unknown(by_target, (close | (at & close.any(1, keepdims=True))))
+    return Parts(unknown(value[:, 0], huge), unknown(slope, huge[:, None]), zeros(p), unknown(by_target, huge[:, None]))
+
+
+# ------------------------------------------------------------------------------------------------------------- binary losses
+
+
+def sigmoids(z):
+    """The logistic function of z and of -z."""
+    e = z.abs().__neg__().exp()
+    small, large = e / (e + 1), 1 / (e + 1)
+    return where(z.v >= 0, large, small), where(z.v >= 0, small, large)
+
+
+def smoothed(t, amount, c):
+    """Targets with a share of `amount` spread over c classes, and the factor of a derivative with respect to those given."""
+    return (t, t.exact(LONG(1))) if amount == 0 else (t * (1 - t.near(amount)) + t.near(amount) / LONG(c), 1 - t.near(amount))
+
+
+def binary_parts(t, p, from_logits, epsilon):
+    """Cross-entropy and miss u = 1 - p_t, each with two derivatives by p and one by t; and where p is not clipped."""
+    if from_logits:
+        up, down = sigmoids(p)
+        zero = zeros(p)
+        value = times(1 - t, where(p.v >= 0, p, zero)) + times(t, where(p.v >= 0, zero, -p)) + (-p.abs()).exp().log1p()
+        b = value, (1 - t) * up - t * down, up * down, -p
+        u1 = (1 - 2 * t) * (up * down)
+        return b, (t * down + (1 - t) * up, u1, u1 * (down - up), down - up), np.ones(p.shape, bool)
+    y, inside = clipped(p, held(epsilon, p), held(1 - epsilon, p))
+    z = 1 - y
+    value = -(times(t, y.log()) + times(1 - t, (-y).log1p()))
+    slope = times(1 - t, 1 / z) - times(t, 1 / y)
+    both = (slope.v != slope.v) & ~np.isnan(p.v) & ~np.isnan(t.v)  # opposite infinities
+    curvature = times(t, 1 / y / y) + times(1 - t, 1 / z / z)
+    u = times(t, z) + times(1 - t, y)
+    b = value, unknown(slope, both), curvature, (-y).log1p() - y.log()
+    return b, (u, 1 - 2 * t, zeros(t), 1 - 2 * y), inside
+
+
+def binary_crossentropy(t, p, from_logits, label_smoothing, epsilon):
+    t, factor = smoothed(t, label_smoothing, 2)
+    (value, slope, curvature, by_target), _, inside = binary_parts(t, p, from_logits, epsilon)
+    return combined(value, where(inside, slope, zeros(p)), where(inside, curvature, zeros(p)), by_target * factor)
+
+
+def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_logits, label_smoothing, epsilon):
+    t, factor = smoothed(t, label_smoothing, 2)
+    (b, b1, b2, bt), (u, u1, u2, ut), inside = binary_parts(t, p, from_logits, epsilon)
+    a = p.near(alpha)
+    w, wt = (t * a + (1 - t) * (1 - a), a * 2 - 1) if apply_class_balancing else (ones(t), p.exact(LONG(0)))
+    f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
+    slope = f * b1 + times(f1 * u1, b)
+    curvature = times(f2 * u1 * u1, b) + (times(f1 * u2, b) + (times(f1 * u1, b1) * 2 + f * b2))
+    by_target = w * (times(f1 * ut, b) + f * bt) + wt * f * b
+    out = u.v < 0  # targets beyond 0 and 1 have no power
+    parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_target * factor)
+    limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
+    return combined(*(unknown(x, out if k == 0 else out | limit) for k, x in enumerate(parts)))
+
+
+# -------------------------------------------------------------------------------------------------------- losses of shares
+
+
+class Shares(NamedTuple):
+    """p / Σp along the classes, clipped."""
+
+    y: Ball
+    inside: np.ndarray
+    edge: np.ndarray  # where rounding decides whether it is clipped
+    total: Ball
+
+
+def shares(p, epsilon):
+    total = p.sum(1)[:, None]
+    q, low, high = p / total, held(epsilon, p), held(1 - epsilon, p)
+    y, inside = clipped(q, low, high)
+    off = 4 * p.format.unit * q.e
+    edge = (q.e > 0) & ((np.abs(q.v - low.v) <= off) | (np.abs(q.v - high.v) <= off))
+    return Shares(y, inside, edge, total)
+
+
+def of_shares(p, part, value, first, second, by_target):
+    """Σ_c f(t_c, y_c): the chain rule through p / Σp; derivatives come as pairs, f' and f' y, f'' and f'' y²."""
+    (first, hy), (second, gyy) = first, second
+    h, g = where(part.inside, first, zeros(p)), where(part.inside, second, zeros(p))
+    a, b = where(part.inside, hy, zeros(p)).sum(1)[:, None], where(part.inside, gyy, zeros(p)).sum(1)[:, None]
+    slope = (h - a) / part.total
+    curvature = (g * (1 - part.y * 2) - h * 2 + (b + a * 2)) / part.total / part.total
+    loose = (part.edge & (first.v != 0)).any(1)  # all of the row depends on what is clipped
+    nothing = ((part.total.v == 0) | (np.abs(part.total.v) > p.format.most / 2))[:, 0]  # no shares
+    loose = (loose | nothing)[:, None]
+    return Parts(unknown(value, nothing), unknown(slope, loose), unknown(curvature, loose), unknown(by_target, nothing[:, None]))
+
+
+def categorical_crossentropy(t, p, from_logits, label_smoothing, epsilon):
+    t, factor = smoothed(t, label_smoothing, p.shape[1])
+    if from_logits:
+        return crossentropy_of_logits(t, p, factor)
+    part = shares(p, epsilon)
+    y = part.y
+    return of_shares(p, part, times(t, -y.log()).sum(1), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), -y.log() * factor)
+
+
+def sparse_categorical_crossentropy(t, p, from_logits, epsilon):
+    return categorical_crossentropy(t, p, from_logits, 0.0, epsilon)
+
+
+def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smoothing, epsilon):
+    t, factor = smoothed(t, label_smoothing, p.shape[1])
+    a = p.near(alpha)
+    if from_logits:
+        return focal_of_logits(t, p, factor, a, gamma)
+    part = shares(p, epsilon)
+    y, u = part.y, 1 - part.y
+    f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
+    of = -(f * y.log())
+    yl = times(y, y.log())
+    first = f1 * y.log() - f * (1 / y), f1 * yl - f
+    second = f * (1 / y / y) + f1 * 2 * (1 / y) - f2 * y.log(), f + f1 * 2 * y - f2 * y * yl
+    first, second = (tuple(times(t, x) * a for x in pair) for pair in (first, second))
+    limit = ((u.v == 0) & (gamma < 2)).any(1)
+    parts = of_shares(p, part, (times(t, of) * a).sum(1), first, second, of * a * factor)
+    return parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None]))
+
+
+# -------------------------------------------------------------------------------------------------------- losses of logits
+
+
+class Softmax(NamedTuple):
+    """Along the classes: log p, p, 1 - p."""
+
+    l: Ball
+    p: Ball
+    q: Ball
+
+
+def softmax(z):
+    top = np.arange(z.shape[1]) == np.argmax(z.v, axis=1)[:, None]
+    d = z - Ball(z.v.max(1)[:, None], LONG(0), z.format)
+    e = where(top, ones(z), d.exp())
+    none = ~np.isfinite(z.v.max(1))[:, None]  # +inf, NaN, or nothing but -inf
+    rest = where(top, zeros(z), e).sum(1)[:, None]
+    rest = where(none, LONG(np.nan) * np.ones_like(rest.v), rest)
+    p = e / (rest + 1)
+    return Softmax(d - rest.log1p(), p, where(top, rest / (rest + 1), 1 - p))
+
+
+def probabilities(z):
+    """The softmax, as the exponential of its logarithm."""
+    s = softmax(z)
+    return Ball(s.p.v, s.p.e + s.p.v * np.where(s.p.v > 0, 1 + np.abs(s.l.v), 0), z.format)
+
+
+def of_log_softmax(s, value, first, second, by_target):
+    """Σ_c f(t_c, log p_c): the chain rule, in terms that cancel no more than they must."""
+    h, g, p, q = first, second, s.p, s.q
+    slope = h * q - p * h.others()
+    curvature = g * q * q + p * p * g.others() - p * q * h.sum(1)[:, None]
+    return Parts(value, slope, curvature, by_target)
+
+
+def crossentropy_of_logits(t, z, factor=1, class_weight=None):
+    s = softmax(z)
+    k = ones(z) if class_weight is None else class_weight + zeros(z)
+    kt = k * t
+    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, s.l) * factor)
+
+
+def softmax_loss(t, p, label_smoothing, class_weight=None):
+    t, factor = smoothed(t, label_smoothing, p.shape[1])
+    return crossentropy_of_logits(t, p, factor, class_weight)
+
+
+def focal_of_logits(t, z, factor, a, gamma):
+    s = softmax(z)
+    pl = times(s.p, s.l)
+    f, f1, f2 = s.q.power(gamma), s.q.power(gamma - 1) * gamma, s.q.power(gamma - 2) * (gamma * (gamma - 1))
+    of = -times(f, s.l)
+    first = -(t * a * (f - f1 * pl))
+    second = t * a * (f1 * (s.p * 2 + pl) - f2 * s.p * pl)
+    parts = of_log_softmax(s, times(t * a, of).sum(1), first, second, of * a * factor)
+    alone = (s.q.v == 0)  # one possible class
+    loose = alone.any(1)[:, None] if gamma < 2 else np.zeros_like(alone)
+    return parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose))
+
+
+def poly1_crossentropy(t, p, poly_epsilon):
+    s, k = softmax(p), p.near(poly_epsilon)
+    tp, c = t * s.p * k, p.shape[1]
+    value = times(t, -s.l).sum(1) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
+    parts = of_log_softmax(s, value, -t - tp, -tp, -s.l - s.p * k)
+    hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
+    y = (s.p * t).sum(1)[:, None]
+    other = s.p * (s.q * (1 + k * y) - k * y * s.p)
+    label = s.p * s.q * (1 + k * (s.p - s.q))
+    curvature = where(hard & (t.v == 1), label, where(hard, other, parts.curvature))
+    return parts._replace(curvature=curvature)
+
+
+# ---------------------------------------------------------------------------------------------------------- similarity
+
+
+def kl_divergence(t, p, epsilon):
+    a, kept = clipped(t, t.exact(LONG(0)), t.exact(LONG(1)))
+    y, inside = clipped(p, held(epsilon, p), p.exact(LONG(1)))
+    r = (a - y) / y
+    near = np.abs(r.v) < 0.5
+    log = where(near, where(near, r, zeros(r)).log1p(), (where(a.v == 0, ones(a), a) / y).log())
+    slope = where(inside, -times(a, 1 / y), zeros(p))
+    curvature = where(inside, times(a, 1 / y / y), zeros(p))
+    by_target = where(kept, log + 1, zeros(p))
+    return combined(times(a, log), slope, curvature, unknown(by_target, (t.v <= 0) | (t.v == 1)), mean=False)
+
+
+def unit_vectors(x):
+    """x / ‖x‖ and 1 / ‖x‖, 0 for a vector of zeros."""
+    scale = np.abs(x.v).max(1)[:, None]
+    zero = scale == 0
+    scale = x.exact(np.where(zero | np.isinf(scale), 1, scale))
+    y = x / scale
+    norm = (y * y).sum(1)[:, None].sqrt().roughly()
+    norm = where(zero, np.ones_like(norm.v), norm)
+    return where(zero, np.zeros_like(y.v), y / norm), where(zero, np.zeros_like(norm.v), 1 / norm / scale)
+
+
+def cosine_similarity(t, p):
+    (a, over_t), (b, over_p) = unit_vectors(t), unit_vectors(p)
+    cos = (a * b).sum(1)[:, None]
+    curvature = (a * b * 2 + cos - cos * b * b * 3) * over_p * over_p
+    return Parts(-cos[:, 0], (b * cos - a) * over_p, curvature, (a * cos - b) * over_t)
+
+
+TRUTHS = {function.__name__: function for function in (
+    mean_squared_error, mean_absolute_error, mean_absolute_percentage_error, mean_squared_logarithmic_error, huber, log_cosh, poisson,
+    hinge, squared_hinge, categorical_hinge, binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,
+    sparse_categorical_crossentropy, categorical_focal_crossentropy, softmax_loss, poly1_crossentropy, kl_divergence,
+    cosine_similarity)}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- weights, reductions, normalizers
+
+
+class Expected(NamedTuple):
+    """What a call must give."""
+
+    losses: Ball  # the value: of the losses' shape, or 0-d
+    gradient: Ball  # in the shape of the predictions, and so the rest
+    hessian: Ball
+    by_target: Ball  # None for labels
+    by_weight: Ball  # of the losses' shape; None without weights
+    prob: Ball  # None but for softmax_loss
+
+
+def computed(dtype):
+    """The dtype of the computation of predictions in a dtype, by name."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def expected(loss, t, p, *, dtype, flushed=False, axis=-1, labelled=False, sample_weight=None, reduction="none", ignore=(),
+             class_weight=None, normalization=None, denominator=None, **params):  # fmt: skip
+    """The truth of a call: NumPy arrays as the caller gave them; `dtype` names that of the computation.
+
+    XLA flushes what is below the normal numbers to 0; with `flushed` that is no error.
+    """
+    fmt = FORMATS[dtype]
+    if flushed:
+        fmt = fmt._replace(least=LONG(float(np.finfo(fmt.dtype).tiny)) / fmt.unit)
+    with np.errstate(all="ignore"):
+        return _expected(loss, np.asarray(t), np.asarray(p), fmt, axis, labelled, sample_weight, reduction, ignore,
+                         class_weight, normalization, denominator, params)  # fmt: skip
+
+
+def taken(x, fmt):
+    """An argument in the dtype of the computation: exact from there on."""
+    return Ball(np.asarray(x).astype(fmt.dtype).astype(LONG), LONG(0), fmt)
+
+
+def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore, class_weight, normalization, denominator, params):
+    if p.ndim == 0:
+        t, p, axis = t.reshape(1) if not labelled else t, p.reshape(1), 0
+        scalar = True
+    else:
+        scalar = False
+    axis %= p.ndim
+    c, losses = p.shape[axis], p.shape[:axis] + p.shape[axis + 1 :]
+    rows = lambda x: np.moveaxis(x, axis, -1).reshape(-1, c)  # noqa: E731
+    z = taken(rows(p), fmt)
+    n = len(z.v)
+    if labelled:
+        labels = [int(x) for x in t.reshape(-1).tolist()]
+        ignored = np.array([x in ignore for x in labels], bool)
+        one_hot = np.zeros((n, c))
+        one_hot[np.flatnonzero(~ignored), [x for x, skip in zip(labels, ignored, strict=True) if not skip]] = 1
+        given = Ball(one_hot, LONG(0), fmt)
+    else:
+        given, ignored = taken(rows(t), fmt), np.zeros(n, bool)
+        given.e = np.where(given.v == rows(t).astype(LONG), 0, np.abs(given.v))  # a kernel may read wider targets as they are
+    w = None
+    if sample_weight is not None:
+        w = taken(np.broadcast_to(leading(sample_weight, losses, axis), losses).reshape(-1), fmt)
+    skip = ignored if w is None else ignored | (w.v == 0)
+    clean = given, z
+    if skip.any():  # what lies there reaches nothing
+        blank = lambda x: Ball(np.where(skip[:, None], 1 / LONG(c), x.v), np.where(skip[:, None], 0, x.e), fmt)  # noqa: E731
+        clean = blank(given), blank(z)
+    if loss in ("hinge", "squared_hinge"):
+        kept = given.v if w is None else given.v[w.v != 0]
+        params["decided"] = bool(((kept == 0) | (kept == 1)).all())
+    k = None if class_weight is None else taken(class_weight, fmt)
+    if loss == "softmax_loss":
+        params["class_weight"] = k
+    parts = open_at_infinities(loss, *clean, TRUTHS[loss](*clean, **params), params)
+
+    gone = lambda x: x if not skip.any() else where(skip if x.v.ndim == 1 else skip[:, None], np.zeros_like(x.v), x)  # noqa: E731
+    weighted = lambda x: gone(x if w is None else (x * (w if x.v.ndim == 1 else w[:, None])).roughly().limited())  # noqa: E731
+    value = weighted(parts.value)
+    d, counted = divisor(fmt, reduction, normalization, denominator, p.shape, axis, given, labelled, w, k, skip, ignored, n)
+
+    def over(x):
+        return x if d is None else where(d.v == 0, np.zeros_like(x.v), (x / where(d.v == 0, LONG(1), d)).roughly())
+
+    open_ = np.zeros(n, bool) if w is None else np.isnan(w.v)  # NaN goes into the values; a gradient may be 0 times NaN
+    open_ = (open_ | (False if d is None else np.isnan(d.v)))[:, None] & ~skip[:, None]
+    divided = lambda x: gone(unknown(over(x), open_))  # noqa: E731
+    total = None if reduction in ("none", None) else over(value.sum(0, wide=True).limited() if n else Ball(LONG(0), LONG(0), fmt))
+    back = lambda x: np.moveaxis(x.reshape((*losses, c)), -1, axis)  # noqa: E731
+    shape = () if scalar else p.shape
+    restored = lambda x: Ball(back(x.v).reshape(shape), back(np.broadcast_to(x.e, x.v.shape)).reshape(shape), fmt)  # noqa: E731
+    by_weight = None
+    if w is not None:
+        by_weight = over(gone(parts.value) if counted is None or total is None else parts.value - total * counted)
+        by_weight = unknown(by_weight, skip).reshape(losses if not scalar else ())
+    by_target = None
+    if not labelled:
+        by_target = divided(weighted(parts.by_target)).limited()
+        if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
+            by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
+        by_target = restored(by_target)
+    return Expected(
+        (value.reshape(losses if not scalar else ()) if total is None else total),
+        restored(divided(weighted(parts.slope))),
+        restored(divided(weighted(parts.curvature))),
+        by_target,
+        by_weight,
+        restored(probabilities(z)) if loss == "softmax_loss" else None,
+    )
+
+
+ROWWISE = ("categorical_hinge", "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy",
+           "softmax_loss", "poly1_crossentropy", "cosine_similarity")  # fmt: skip
+RULED = ("softmax_loss", "poly1_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
+
+
+def open_at_infinities(loss, t, p, parts, params):
+    """Parts with nothing said where an argument is infinite or NaN, but for the losses from logits, and that NaN goes through."""
+    ruled = loss in RULED and params.get("from_logits", loss in RULED[:2])
+    k = params.get("class_weight")
+    ruled = ruled and (k is None or (k.v != 0).all())
+    odd = ~np.isfinite(t.v) | (False if ruled else ~np.isfinite(p.v))
+    if not odd.any():
+        return parts
+    row = odd.any(1)
+    if loss in ROWWISE:
+        odd = row[:, None] & np.ones_like(odd)
+    nan = (np.isnan(t.v) | (np.isnan(p.v) & (t.v != 0))).any(1) & (k is None or (k.v != 0).all())
+    value = unknown(parts.value, row)
+    value = Ball(np.where(nan, np.nan, value.v), np.where(nan, 0, value.e), value.format)
+    return Parts(value, *(unknown(x, odd) for x in parts[1:]))
+
+
+def divisor(fmt, reduction, normalization, denominator, shape, axis, given, labelled, w, k, skip, ignored, n):
+    """What the sum is divided by (None: 1); and, where it is a sum of weights, what each weight counts for."""
+    exact = lambda x: Ball(LONG(x), LONG(0), fmt)  # noqa: E731
+    if reduction in (None, "none", "sum"):
+        return None, None
+    if reduction == "sum_over_batch_size":
+        return exact(max(n, 1)), None
+    if reduction == "normalize":
+        if denominator is not None:
+            return taken(denominator, fmt), None
+        if normalization == "none":
+            return None, None
+        if normalization in ("full", "batch_size"):
+            return exact(max(n if normalization == "full" else int(np.prod(shape[:axis])), 1)), None
+        if w is None and k is None:
+            return exact(max(n - int(ignored.sum()), 1)), None
+        counted = (given if k is None else given * k).sum(1) if n else given[:, 0]
+        if labelled and k is None:
+            counted = exact(1) + Ball(np.zeros(n), LONG(0), fmt)
+    else:
+        if w is None:
+            return exact(max(n - int(ignored.sum()), 1)), None
+        counted = Ball(np.ones(n), LONG(0), fmt)
+    one = counted if w is None else counted * w
+    one = where(skip, np.zeros_like(one.v), one)
+    return (one.sum(0) if n else exact(0)), counted
+
+
+def leading(weight, losses, axis):
+    """A sample weight in a shape that broadcasts to the losses."""
+    w = np.asarray(weight)
+    if w.ndim == len(losses) + 1:
+        w = w[..., 0] if w.shape[-1] == 1 else np.squeeze(w, axis)
+    return w.reshape(w.shape + (1,) * (len(losses) - w.ndim))
