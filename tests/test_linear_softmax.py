@@ -1,6 +1,7 @@
 """`linear_softmax_loss`: against `softmax_loss` of logits at hand in float64, and against torch's own; memory, autograd, JAX, errors."""
 
 import gc
+import inspect
 import pickle
 import tracemalloc
 import weakref
@@ -377,6 +378,41 @@ def test_compiled():
         compiled(bad, *tensors, "normalize")
     derived = torch.compile(value_and_grad, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(derived(y, *tensors), value_and_grad(y, *(x.detach() for x in tensors)))
+
+
+def test_the_module_is_torchs():
+    """torch.nn.LinearCrossEntropyLoss: constructor, state, numbers, dtypes; what it would broadcast or refuse is torch's own."""
+    from polyloss.torch import LinearCrossEntropyLoss
+
+    assert inspect.signature(LinearCrossEntropyLoss) == inspect.signature(nn.LinearCrossEntropyLoss)
+    y, features, *_ = some(n=80, dtype="float64")
+    y[:7] = -100
+    y, features = torch.from_numpy(y), torch.from_numpy(features)
+    k = torch.rand(C, dtype=torch.float64)
+    settings = [{"options": nn.LinearCrossEntropyOptions(batch_chunk_size=9)}, {"bias": True, "label_smoothing": 0.1}]
+    for options in (*settings, {"reduction": "sum", "ignore_index": 3}, {"reduction": "none", "weight": k}, {"weight": k}):
+        theirs = nn.LinearCrossEntropyLoss(D, C, dtype=torch.float64, **options)
+        mine = LinearCrossEntropyLoss(D, C, dtype=torch.float64, **options)
+        mine.load_state_dict(theirs.state_dict())
+        target = y.clamp_min(0) if "ignore_index" in options else y
+        x = [features.clone().requires_grad_() for _ in range(2)]
+        found, wanted = (module(a, target) for module, a in zip((mine, theirs), x, strict=True))
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(mine))(x[0], target), wanted)
+        for loss in (found, wanted):
+            loss.sum().backward()
+        torch.testing.assert_close(x[0].grad, x[1].grad)
+        torch.testing.assert_close([p.grad for p in mine.parameters()], [p.grad for p in theirs.parameters()])
+    low = LinearCrossEntropyLoss(D, C, dtype=torch.bfloat16)
+    assert low(features.to(torch.bfloat16), y).dtype is torch.bfloat16
+    assert low(features.to(torch.bfloat16), torch.full_like(y, -100)).isnan()
+    with pytest.raises(ValueError, match=r"y_true\[1\] is 300"):
+        low(features.to(torch.bfloat16), torch.full_like(y, 300).index_fill(0, torch.tensor(0), 1))
+    soft = torch.rand(80, C, dtype=torch.float64).softmax(1)
+    torch.testing.assert_close(mine(features, soft), F.cross_entropy(F.linear(features, mine.linear.weight), soft, weight=k))
+    many = [module(D, 4, out_features=(5,), dtype=torch.float64) for module in (LinearCrossEntropyLoss, nn.LinearCrossEntropyLoss)]
+    many[0].load_state_dict(many[1].state_dict())
+    torch.testing.assert_close(*(module(features, torch.ones(80, 5, dtype=torch.int64)) for module in many))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- JAX

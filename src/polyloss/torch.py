@@ -20,6 +20,7 @@ from polyloss._call import call
 from polyloss._params import positive
 from polyloss._torch import concrete, foreign, memory, transformed, wrap
 from polyloss.classification import binary_crossentropy
+from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.regression import huber, mean_absolute_error, mean_squared_error
 from polyloss.softmax import softmax_loss
 
@@ -31,6 +32,7 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
     "NLLLoss",
     "SmoothL1Loss",
@@ -67,15 +69,36 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         reduction = "normalize" if self.reduction == "mean" else self.reduction
         loss = softmax_loss(target, input, ignore_label=self.ignore_index, reduction=reduction, **options)
         if self.reduction == "mean" and (not concrete(loss) or not loss.is_cpu or loss.item() == 0):  # on a CPU seldom
-            loss = torch.where(self._counted(target), loss, float("nan"))
+            loss = torch.where(_counted(target, self.ignore_index, self.weight), loss, float("nan"))
         return _like(loss, input)
 
-    def _counted(self, target):
-        """Whether anything is left to divide by."""
-        kept = target != self.ignore_index
-        if self.weight is not None:
-            kept = kept & (self.weight[torch.where(kept, target, 0).long()] != 0)
-        return kept.any()
+
+class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
+    """torch's `LinearCrossEntropyLoss` (torch 2.13): a linear layer and the cross-entropy of its logits, which are never all there at once.
+
+    `options` of torch's chunks choose the rows at once if they name `batch_chunk_size`.
+    """
+
+    def forward(self, input, target):
+        """The loss of `input` (N, D) and `target`, labels (N,)."""
+        matrix, bias, factor = self.linear.weight, self.linear.bias, self.weight
+        fits = _usable(input) and input.ndim <= 2 and target.dtype == torch.int64 and target.shape == input.shape[:-1]
+        fits = fits and not self.out_features and input.dtype == matrix.dtype and input.shape[-1] == matrix.shape[1]
+        if (
+            not fits
+            or input.numel() // input.shape[-1] * self.num_classes < SMALL
+            or self.reduction not in REDUCTIONS
+            or (factor is not None and factor.dtype != input.dtype)
+        ):
+            return super().forward(input, target)
+        ignore = -100 if self.ignore_index is None else self.ignore_index
+        loss = linear_softmax_loss(
+            target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
+            reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
+        )  # fmt: skip
+        if self.reduction == "mean" and (not concrete(loss) or not loss.is_cpu or loss.item() == 0):
+            loss = torch.where(_counted(target, ignore, factor), loss, float("nan"))
+        return _like(loss, input)
 
 
 class NLLLoss(nn.NLLLoss):
@@ -366,6 +389,14 @@ def _usable(x):
 def _alike(input, target):
     """Whether nothing is to be broadcast or promoted."""
     return _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+
+
+def _counted(target, ignore_index, weight):
+    """Whether anything is left to divide by."""
+    kept = target != ignore_index
+    if weight is not None:
+        kept = kept & (weight[torch.where(kept, target, 0).long()] != 0)
+    return kept.any()
 
 
 def _matched(input, target):
