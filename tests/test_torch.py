@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
+from libraries import ran
 
 import polyloss as pl
-from polyloss import _job, _routes, _torch
+from polyloss import _cpu, _torch
 from polyloss._block import LOSSES
+from polyloss._plan import VALUE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
@@ -123,8 +125,7 @@ class TestEveryLoss:
         """A scalar loss comes with its gradient: the kernel runs once in forward and backward, again only for a graph that is retained."""
         t, p = sample(name, 7, 6, dtype)
         p.requires_grad_()
-        runs, choose = [], _routes.choose
-        monkeypatch.setattr(_routes, "choose", lambda job: runs.append(job) or choose(job))
+        runs = ran(monkeypatch)
         monkeypatch.setattr(_torch, "SMALL", 0)
         _, gradient = pl.value_and_grad(name)(t, p, reduction="sum", **options)
         scaled = pl.grad(name)(t, p.detach().double(), reduction="sum", **options).mul(-12345.6)
@@ -243,8 +244,7 @@ class TestEveryLoss:
         t = make(places) if LOSSES[name].targets == "dense" else make(places % p.shape[at]).select(at, 0)
         dense_t, dense_p = (x.clone(memory_format=torch.contiguous_format) for x in (t, p))
         value, gradient = pl.value_and_grad(name)(dense_t, dense_p, **options)
-        jobs, choose = [], _routes.choose
-        monkeypatch.setattr(_routes, "choose", lambda job: jobs.append(job) or choose(job))
+        runs = ran(monkeypatch)
         monkeypatch.setattr(_torch, "SMALL", 0)
         leaf = p.detach().requires_grad_()
         function = pl.value_and_grad(name)
@@ -259,11 +259,12 @@ class TestEveryLoss:
             asserted(torch.as_tensor(found[1]), gradient)
             if isinstance(found[1], torch.Tensor):
                 assert found[1].is_contiguous()
-        assert len(jobs) == 4
-        for job in jobs:
-            assert np.shares_memory(job.memory.p, p.detach().numpy())
-            assert np.shares_memory(job.memory.t, t.numpy())
-            assert (job.memory.out is None) == (job is not jobs[2])
+        assert len(runs) == 4
+        for k, (plan, arrays) in enumerate(runs):
+            memory = _cpu.memory(plan, arrays)
+            assert np.shares_memory(memory.p, p.detach().numpy())
+            assert np.shares_memory(memory.t, t.numpy())
+            assert (memory.out is None) == (k != 2)
         losses = pl.get(name)(t, p, **options | {"reduction": "none"})
         asserted(losses, pl.get(name)(dense_t, dense_p, **options | {"reduction": "none"}))
         w = torch.linspace(0, 2, losses.numel(), dtype=torch.float64).reshape(losses.shape)
@@ -297,8 +298,7 @@ class TestGraph:
         assert block.symmetric == torch.allclose(pl.get(name)(t, p), pl.get(name)(p, t), rtol=1e-12)
         if not block.symmetric:
             return
-        routes, choose = [], _routes.choose
-        monkeypatch.setattr(_routes, "choose", lambda job: routes.append(choose(job)[0].name) or choose(job))
+        runs = ran(monkeypatch)
         w = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64)
         for needed in ((True, True), (True, False)):
             t, p = t.requires_grad_(needed[0]), p.requires_grad_(needed[1])
@@ -309,7 +309,7 @@ class TestGraph:
                 asserted(gradients[0], 3 * pl.grad(name)(p, t, sample_weight=w, reduction=reduction))
                 if len(arguments) == 2:
                     asserted(gradients[1], 3 * pl.grad(name)(t, p, sample_weight=w, reduction=reduction))
-        assert not any("formula" in route for route in routes)
+        assert not any("formula" in plan.route for plan, _ in runs)
         both = (t.requires_grad_(), p.requires_grad_())
         for reduction in ("none", "mean"):
             assert torch.autograd.gradgradcheck(lambda t, p, r=reduction: pl.get(name)(t, p, sample_weight=w, reduction=r), both)
@@ -735,7 +735,7 @@ class TestCompiled:
         softmax = name == "softmax_loss"
         arrays = torch.rand(4), torch.rand(5) if softmax else None, None
         for more in (dict(reduction="sum"), dict(reduction="none"), *([dict(return_prob=True)] if softmax else [])):
-            described = repr((name, tuple(_job.VALUE), defaults(name) | options | more))
+            described = repr((name, tuple(VALUE), defaults(name) | options | more))
             torch.library.opcheck(torch.ops.polyloss.loss.default, (t, p.requires_grad_(), *arrays, described))
             value, prob, _, divisor = torch.ops.polyloss.loss(t, p, *arrays, described)
             upstream = torch.rand_like(value), torch.rand_like(prob) if prob.numel() else None

@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 import torch
+from libraries import ran
 
 import polyloss as pl
 import polyloss.torch as ours
-from polyloss import _routes
 
 MODULES = {
     "cross_entropy": "CrossEntropyLoss",
@@ -185,16 +185,9 @@ def test_compiled_without_a_break(name):
 
 def taken(monkeypatch, module, *arguments):
     """Names of the routes that a module's forward and backward pass take."""
-    names, choose = [], _routes.choose
-
-    def noting(job):
-        route, obstacles = choose(job)
-        names.append(route.name)
-        return route, obstacles
-
-    monkeypatch.setattr(_routes, "choose", noting)
+    runs = ran(monkeypatch)
     module(*arguments).sum().backward()
-    return names
+    return [plan.route for plan, _ in runs]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,11 +5,12 @@ The house, floor by floor (imports run downwards):
 - `torch` (drop-in modules), `evaluation` (Accumulator, evaluate), `inspection` (explain), `registry` (get, names), `gradients`
   (value_and_grad, grad, grad_and_hess); `_positions`: what a batch adds to a mean
 - `regression`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
-- `_call`: the road of every call
-- `_torch`, `_dask`: what these two libraries need beside it
-- `_prepare`: all that is checked of a call
-- `_job`: one call in canonical form, and its evaluation
-- `_routes`: which kernel takes a call; `_formula`: the route that takes everything; `_exact`: sums without rounding
+- `_call`: one call
+- `_torch`, `_jax`, `_dask`: what these libraries need besides
+- `_prepare`: all that is checked of a call, and its plan
+- `_evaluate`: a plan over arrays
+- `_routes`: which kernel takes a plan; `_cpu`, `_gpu`; `_formula`: the route that takes everything; `_exact`: sums without rounding
+- `_plan`: what was decided of a call, apart from its data
 - `_backends`: which array libraries there are, and whose an array is
 - `_kernels`: compiled code
 - `_block`, `_params`, `_shapes`, `_reduce`, `_threads`: the ground

@@ -7,13 +7,36 @@ library whose arrays need more (autograd, laziness) names a carrier: the one mod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
 from array_api_compat import device as device_of
 
+from polyloss._shapes import FLOATS, INTEGERS, dtype_name
 
-@dataclass(frozen=True)
+
+class Fact(NamedTuple):
+    """What is known of an array apart from its data."""
+
+    backend: object  # a `Backend`; None for what is no array
+    dtype: str
+    shape: tuple
+    device: str = "cpu"
+    cuda: int | None = None  # number of the CUDA device it is on
+    strides: tuple | None = None  # in bytes; None where its memory is not this machine's
+    concrete: bool = True  # whether its values are at hand: not while it is traced
+    tracked: bool = False  # whether autograd follows it
+    watched: bool = False  # whether a function transform, forward-mode differentiation or a tracer looks at it
+    refused: str | None = None  # why it cannot receive a result
+
+    @property
+    def here(self):
+        """Whether a kernel of the CPU can read it."""
+        return self.strides is not None
+
+
+@dataclass(frozen=True, eq=False)
 class Backend:
     """One array library."""
 
@@ -21,22 +44,45 @@ class Backend:
     owns: Callable  # array -> is it this library's?
     namespace: Callable = array_api_compat.array_namespace  # array -> its array-API namespace
     carrier: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
-    call: Callable | None = None  # job -> results, instead of evaluate(job)
-    route: Callable | None = None  # job -> the route it takes and the obstacles, instead of choose(job)
+    call: Callable | None = None  # (plan, arrays) -> results, instead of evaluate(plan, arrays)
+    route: Callable | None = None  # plan -> the route it takes and the obstacles, instead of choose(plan)
     concrete: Callable = lambda x: True  # array -> are its values at hand?
     memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
     wrap: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
     unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
+    seen: Callable = lambda x: (False, False)  # array -> whether autograd follows it, whether a transform or tracer looks at it
+    cuda: Callable = lambda x: None  # array -> number of the CUDA device it is on, or None
     takes_numpy: bool = False  # NumPy arrays may stand beside its own
     out: bool = True  # arrays can be written to
 
     def loaded(self):
-        """This row with its carrier's functions."""
-        if self.carrier is None:
-            return self
-        module = vars(import_module(self.carrier))
-        return replace(self, carrier=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+        """This row with its carrier's functions: one object for each library, so that plans compare them by identity."""
+        if self not in _loaded:
+            module = {} if self.carrier is None else vars(import_module(self.carrier))
+            _loaded[self] = replace(self, carrier=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+        return _loaded[self]
+
+    def fact(self, x):
+        """What is known of an array apart from its data."""
+        tracked, watched = self.seen(x)
+        view = None if self.memory is None or watched else self.memory(x)
+        strides = None if view is None else view.strides
+        device = str(device_of(x)), self.cuda(x)
+        kind = dtype_name(x.dtype)
+        kind = kind if kind in FLOATS or kind in INTEGERS or kind == "bool" else str(x.dtype)
+        return Fact(self, kind, tuple(x.shape), *device, strides, self.concrete(x), tracked, watched)
+
+    @property
+    def described(self):
+        """Its arrays, for errors: "a torch array"."""
+        return f"a {self.name} array"
+
+    def __reduce__(self):
+        return _named, (self.name,)
+
+    def __repr__(self):
+        return self.name
 
 
 def _numpy_memory(x):
@@ -52,20 +98,28 @@ BACKENDS = (
     Backend("torch", array_api_compat.is_torch_array, carrier="polyloss._torch"),
     Backend("jax", array_api_compat.is_jax_array, carrier="polyloss._jax", takes_numpy=True, out=False),
     Backend("dask", array_api_compat.is_dask_array, carrier="polyloss._dask", concrete=lambda x: False, out=False),
-    Backend("cupy", array_api_compat.is_cupy_array),
+    Backend("cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id),
 )
-NUMPY = BACKENDS[0]
+_loaded: dict[Backend, Backend] = {}
+_others: dict[str, Backend] = {}  # libraries that are not listed, by name
+NUMPY = BACKENDS[0].loaded()
 
 _owners: dict[type, object] = {}  # type -> Backend, or what `owner` says of it
 
 
+def _named(name):
+    """The backend of a name."""
+    row = next((row for row in BACKENDS if row.name == name), None)
+    return _others.setdefault(name, Backend(name, None)) if row is None else row.loaded()
+
+
 def gathered(given):
-    """Backend, namespace, device, and the arguments as arrays of that one library on that one device."""
+    """Backend, namespace, and the arguments as arrays of that one library on one device."""
     kinds = {name: owner(x, name) for name, x in given.items() if x is not None}
     first = next((n for n, k in kinds.items() if k is not NUMPY and k not in _PLAIN), None)
     if first is None:
         arrays = {name: None if x is None else numpy_array(name, x) for name, x in given.items()}
-        return NUMPY, np, "cpu", arrays
+        return NUMPY, np, arrays
     backend, xp = kinds[first], kinds[first].namespace(given[first])
     device = device_of(given[first])
     arrays = {}
@@ -74,9 +128,9 @@ def gathered(given):
             arrays[name] = None
             continue
         kind = kinds[name]
-        if kind == backend and (why := backend.refused(x)) is not None:
+        if kind is backend and (why := backend.refused(x)) is not None:
             raise TypeError(f"{name} {why}")
-        if kind == backend and backend.namespace(x) is xp:
+        if kind is backend and backend.namespace(x) is xp:
             if device_of(x) != device and None not in (device_of(x), device):
                 raise ValueError(f"{first} is on device {device}, but {name} is on device {device_of(x)}: all must be on one device")
             arrays[name] = x
@@ -86,7 +140,7 @@ def gathered(given):
             raise TypeError(
                 f"{first} is {what(given[first])}, but {name} is {what(x)}: all arrays of one call must be of one array library"
             )
-    return backend, xp, device, arrays
+    return backend, xp, arrays
 
 
 _COLUMNS = ("pandas", "polars")
@@ -113,7 +167,7 @@ def _findowner(x):
     if top in _COLUMNS:
         return top
     if hasattr(x, "__array_namespace__"):
-        return Backend(top, None)
+        return _named(top)
     return "plain"
 
 
@@ -121,7 +175,7 @@ def what(x):
     """What an argument is, for errors: "a torch array", "a list"."""
     kind = owner(x)
     if kind not in _PLAIN:
-        return f"a {kind.name} array"
+        return kind.described
     name = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}".removeprefix("builtins.")
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 

@@ -6,7 +6,8 @@ asked for. What depends on the array library stands in `_backends.BACKENDS`; wha
 
 from collections.abc import Callable
 
-from polyloss._job import VALUE, evaluate
+from polyloss._evaluate import evaluate
+from polyloss._plan import VALUE
 from polyloss._prepare import prepare
 
 _shortcuts: dict[type, Callable | None] = {}  # type of the predictions -> what may give the results without the road
@@ -29,8 +30,8 @@ def called(block, y_true, y_pred, want, out, arguments):
         results = block.ordinary(y_true, y_pred, want, arguments, out)
     if results is not None:
         return results
-    job = prepare(block, y_true, y_pred, want=want, out=out, **arguments)
-    return (job.backend.call or evaluate)(job)
+    plan, arrays = prepare(block, y_true, y_pred, want, out, arguments)
+    return (plan.backend.call or evaluate)(plan, arrays)
 
 
 def _shortcut(kind):

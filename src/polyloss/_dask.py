@@ -12,52 +12,53 @@ import dask
 import dask.array as da
 import numpy as np
 
-from polyloss import _formula, _job, _reduce, _routes
+from polyloss import _reduce, _routes
 from polyloss._backends import NUMPY, gathered
-from polyloss._shapes import bad_label, sort_labels
+from polyloss._evaluate import evaluate, finish
+from polyloss._formula import Outcome, surveyed
+from polyloss._plan import GIVEN, GRADIENT, VALUE, Arrays, Want
+from polyloss._shapes import bad_label, dtype_name, sort_labels
 
 PARTS = "ncs"
 
 
-def call(job):
-    """Lazy results of a job whose arrays are Dask arrays."""
-    p = job.p.rechunk({1: -1})
+def call(plan, arrays):
+    """Lazy results of a plan whose arrays are Dask arrays."""
+    p = arrays.p.rechunk({1: -1})
     chunks = p.chunks
-    t = job.t.rechunk((chunks[0], chunks[2]) if job.labelled else {0: chunks[0], 1: -1, 2: chunks[2]})
-    weight = None if job.weight is None else job.weight.rechunk((chunks[0], chunks[2]))
-    divisor = _divisor(job, t)
+    t = arrays.t.rechunk((chunks[0], chunks[2]) if plan.labelled else {0: chunks[0], 1: -1, 2: chunks[2]})
+    weight = None if arrays.weight is None else arrays.weight.rechunk((chunks[0], chunks[2]))
+    arrays = arrays._replace(p=p, t=t, weight=weight)
+    divisor = _divisor(plan, arrays)
     outcome = {"divisor": divisor}
-    if job.want.value:
-        losses = _blocks(job, p, t, weight, 1, _job.VALUE, job.dtype)
+    if plan.want.value:
+        losses = _blocks(plan, arrays, 1, VALUE, plan.dtype)
         outcome |= {"losses": losses, "total": losses.sum(dtype=np.float64)}
-    if job.want.gradient:
-        want = _job.Want(value=False, gradient=True)
-        outcome["gradient"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
-    if job.want.hessian:
-        want = _job.Want(value=False, gradient=False, hessian=True)
-        outcome["hessian"] = _blocks(job, p, t, weight, divisor, want, job.gradient_dtype)
-    if job.want.prob:
-        want = _job.Want(value=False, prob=True)
-        outcome["prob"] = _blocks(job, p, t, weight, 1, want, p.dtype)
-    return _job.finish(job, _formula.Outcome(**outcome))
+    if plan.want.gradient:
+        outcome["gradient"] = _blocks(plan, arrays, divisor, GRADIENT, plan.storage)
+    if plan.want.hessian:
+        outcome["hessian"] = _blocks(plan, arrays, divisor, Want(value=False, gradient=False, hessian=True), plan.storage)
+    if plan.want.prob:
+        outcome["prob"] = _blocks(plan, arrays, 1, Want(value=False, prob=True), plan.storage)
+    return finish(plan, arrays, Outcome(**outcome))
 
 
-def route(job):
-    """The route that the blocks take, and the obstacles of the faster ones: decided by dtypes, so arrays of any values will do."""
-    like = {name: getattr(job, name) for name in ("p", "t", "weight", "class_weight")}
-    like = {name: None if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for name, x in like.items()}
-    return _routes.choose(replace(job, backend=NUMPY, **like))
+def route(plan):
+    """The route that the blocks take, and the obstacles of the faster ones: they are taken for arrays in a machine's memory."""
+    return _routes.choose(replace(plan, backend=NUMPY, here=True, concrete=True))
 
 
-def _blocks(job, p, t, weight, divisor, want, dtype):
+def _blocks(plan, arrays, divisor, want, dtype):
     """One result of every block: (n, s) of losses, else (n, c, s)."""
-    survey = _formula.surveyed(replace(job, weight=weight), t).get("survey")
-    arguments = [p, PARTS, t, "ns" if job.labelled else PARTS, _starts(p), "ns"]
-    for x, axes in ((weight, "ns"), (job.class_weight, "c"), (divisor, ""), (survey, "")):
+    survey = surveyed(plan, arrays, arrays.t)
+    operands = [arrays.p, PARTS, arrays.t, "ns" if plan.labelled else PARTS, _starts(arrays.p), "ns"]
+    for x, axes in ((arrays.weight, "ns"), (arrays.class_weight, "c"), (divisor, ""), (survey, "")):
         lazy = isinstance(x, da.Array)
-        arguments += [x.rechunk({0: -1}) if lazy and axes == "c" else x, axes if lazy else None]
+        operands += [x.rechunk({0: -1}) if lazy and axes == "c" else x, axes if lazy else None]
+    part = _routes.changed(plan, want=want, reduction="none", normalization=None, divisor=GIVEN)
+    dtype = arrays.p.dtype if dtype == dtype_name(arrays.p.dtype) else np.dtype(dtype)
     return da.blockwise(
-        _one_block, "ns" if want.value else PARTS, *arguments, job=_Recipe(job), want=want, dtype=dtype, concatenate=True,
+        _one_block, "ns" if want.value else PARTS, *operands, plan=part, dtype=dtype, concatenate=True,
         meta=np.empty((0, 0) if want.value else (0, 0, 0), dtype), align_arrays=False,
     )  # fmt: skip
 
@@ -69,69 +70,37 @@ def _starts(p):
     return da.from_array(starts, chunks=(1, 1))
 
 
-class _Recipe:
-    """What a job says apart from its arrays; travels to the workers."""
-
-    def __init__(self, job):
-        self.fields = {
-            key: getattr(job, key)
-            for key in (
-                "loss",
-                "block",
-                "name",
-                "axis",
-                "label_shape",
-                "dtype",
-                "gradient_dtype",
-                "params",
-                "ignore",
-                "validate",
-                "labelled",
-            )
-        }
-        self.layout, self.targeting = job.layout, job.targeting
-
-    def __dask_tokenize__(self):
-        from dask.base import normalize_token
-
-        return normalize_token((sorted((k, str(v)) for k, v in self.fields.items()), self.layout, sorted(self.targeting.items())))
-
-
-def _one_block(p, t, start, weight, class_weight, divisor, survey, *, job, want):
-    """The road for the arrays of one block."""
+def _one_block(p, t, start, weight, class_weight, divisor, survey, *, plan):
+    """What a plan of all blocks gives for the arrays of one."""
     n, c, s = p.shape
-    backend, xp, device, _ = gathered({job.fields["name"]: p})
-    lay = job.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s, cut=1)
-    targeting = dict(job.targeting) if survey is None else {**job.targeting, "survey": survey}
-    part = _job.Job(
-        **job.fields, xp=xp, backend=backend, device=device, layout=lay, p=p, t=t, targeting=targeting, weight=weight,
-        class_weight=class_weight, reduction="none", normalization=None, denominator=None, want=want, out=(None, None),
-        divisor=divisor if isinstance(divisor, (int, float)) else float(divisor),
-    )  # fmt: skip
-    if part.labelled and part.validate:
-        _, _, bad = sort_labels(xp, t, c, part.ignore)
+    backend, xp, _ = gathered({plan.name: p})
+    if plan.labelled and plan.validate:
+        _, _, bad = sort_labels(xp, t, c, plan.ignore)
         if bool(xp.any(bad)):
             at = divmod(int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))), s)
-            part.layout = job.layout
-            raise bad_label(part, int(start.ravel()[0]) + at[0] * job.layout.s + at[1], t[at].item())
-    return _job.evaluate(part)
+            raise bad_label(plan, int(start.ravel()[0]) + at[0] * plan.layout.s + at[1], t[at].item())
+    lay = plan.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s, cut=1)
+    fact = backend.fact(p)
+    part = _routes.changed(plan, layout=lay, backend=backend, device=fact.device, cuda=fact.cuda, here=fact.here, concrete=True)
+    return evaluate(part, Arrays(xp, t, p, weight, class_weight, float(divisor), survey=survey))
 
 
-def _divisor(job, t):
+def _divisor(plan, arrays):
     """What the sum is divided by: a number, or a lazy 0-d array."""
-    if not isinstance(job.divisor, str):
-        return job.divisor
-    skip = None if job.weight is None else job.weight == 0
-    if not job.labelled:
-        return _reduce.total_weight(job, t, skip)
-    labels, ignored, _ = sort_labels(job.xp, t, job.layout.c, job.ignore)
-    counted = da.ones_like(labels, dtype=job.dtype) if ignored is None else (~ignored).astype(job.dtype)
-    if job.class_weight is not None:
-        counted = counted * da.map_blocks(_pick, job.class_weight.rechunk(-1), labels, dtype=job.dtype, meta=np.empty((0, 0), job.dtype))
+    divisor, xp, t = plan.divisor_of(arrays), arrays.xp, arrays.t
+    if not isinstance(divisor, str):
+        return divisor
+    skip, real = None if arrays.weight is None else arrays.weight == 0, plan.real(np)
+    if not plan.labelled:
+        return _reduce.total_weight(plan, arrays, t, skip)
+    labels, ignored, _ = sort_labels(xp, t, plan.layout.c, plan.ignore)
+    counted = da.ones_like(labels, dtype=real) if ignored is None else (~ignored).astype(real)
+    if arrays.class_weight is not None:
+        counted = counted * da.map_blocks(_pick, arrays.class_weight.rechunk(-1), labels, dtype=real, meta=np.empty((0, 0), real))
     if skip is not None:
-        counted = da.where(skip, 0, counted * job.weight)
+        counted = da.where(skip, 0, counted * arrays.weight)
     total = counted.sum(dtype=np.float64)
-    return da.maximum(total, 1.0) if job.divisor == "count" else total
+    return da.maximum(total, 1.0) if divisor == "count" else total
 
 
 def _pick(class_weight, labels):

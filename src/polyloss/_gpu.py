@@ -1,5 +1,5 @@
-"""Jobs on the GPU's kernels: what they can take, and how a job becomes their arguments. Nothing here waits for the device but the check
-of labels.
+"""Plans on the GPU's kernels: what they can take, and how a plan and arrays become their arguments. Nothing here waits for the
+device but the check of labels.
 
 `_kernels.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
 """
@@ -13,78 +13,74 @@ from polyloss._shapes import FLOATS, dtype_name, representable
 EXACT = 2**53  # whole numbers up to here are exact as doubles, in which the kernel reads floating labels
 
 
-def obstacle(job):
-    """Why no kernel can take the job, or None."""
-    lay = job.layout
-    if not _on_gpu(job):
-        return f"it needs arrays on a CUDA device, and those of {job.backend.name} on {job.device} are not"
-    if not job.backend.concrete(job.p):
+def obstacle(plan):
+    """Why no kernel can take the plan, or None."""
+    lay = plan.layout
+    if not _on_gpu(plan):
+        return f"it needs arrays on a CUDA device, and those of {plan.backend.name} on {plan.device} are not"
+    if not plan.concrete:
         return "the arrays are being traced: their memory is not at hand"
-    if dtype_name(job.p.dtype) not in FLOATS:
-        return f"it takes floating predictions, not {dtype_name(job.p.dtype)}"
+    if plan.storage not in FLOATS:
+        return f"it takes floating predictions, not {plan.storage}"
     if lay.n * lay.s == 0:
         return "there is no position to compute"
     from polyloss._kernels import cuda
 
     try:
-        cuda.gpu(cuda.number_of(job.p))
+        cuda.gpu(plan.cuda)
     except (ImportError, RuntimeError) as error:
         return f"it needs CuPy to compile and launch the kernel: {error}; `pip install polyloss[cupy]`"
     return None
 
 
-def _on_gpu(job):
-    if job.backend.name == "torch":
-        return job.device.type == "cuda"
-    return job.backend.name == "cupy"
+def _on_gpu(plan):
+    return plan.cuda is not None
 
 
-def softmax_xent_obstacle(job):
-    """Why the fused softmax cross-entropy cannot take the job, or None."""
-    if job.block.kernel != "softmax_xent":
-        return "it is for the softmax cross-entropies from logits"
-    why = obstacle(job)
+def softmax_xent_obstacle(plan):
+    """Why the fused softmax cross-entropy cannot take the plan, or None."""
+    why = obstacle(plan)
     if why is not None:
         return why
     from polyloss._kernels import cuda
 
-    if job.layout.c > cuda.MAX_CLASSES:
+    if plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes"
-    return _labels_obstacle(job)
+    return _labels_obstacle(plan)
 
 
-def _labels_obstacle(job):
+def _labels_obstacle(plan):
     from polyloss._kernels import cuda
 
-    if len(job.ignore) > cuda.MAX_IGNORES:
+    if len(plan.ignore) > cuda.MAX_IGNORES:
         return f"it takes at most {cuda.MAX_IGNORES} ignored labels"
-    if job.labelled and dtype_name(job.t.dtype) in FLOATS and any(abs(v) > EXACT for v in job.ignore):
+    if plan.labelled and plan.targets in FLOATS and any(abs(v) > EXACT for v in plan.ignore):
         return f"it reads floating labels up to {EXACT}"
     return None
 
 
-def elementwise_obstacle(job):
-    """Why the elementwise kernel cannot take the job, or None."""
-    why = obstacle(job)
+def elementwise_obstacle(plan):
+    """Why the elementwise kernel cannot take the plan, or None."""
+    why = obstacle(plan)
     if why is not None:
         return why
     from polyloss._kernels import cuda
 
-    return None if job.block.kernel in cuda.formulas() else "it holds no formula of this loss"
+    return None if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
-def rowwise_obstacle(job):
-    """Why the row-wise kernel cannot take the job, or None."""
-    why = obstacle(job)
+def rowwise_obstacle(plan):
+    """Why the row-wise kernel cannot take the plan, or None."""
+    why = obstacle(plan)
     if why is not None:
         return why
     from polyloss._kernels import cuda
 
-    if job.block.kernel not in cuda.formulas("rowwise_formulas.h"):
+    if plan.block.kernel not in cuda.formulas("rowwise_formulas.h"):
         return "it holds no formula of this loss"
-    if job.labelled and job.layout.c > cuda.MAX_CLASSES:
+    if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
-    return _labels_obstacle(job)
+    return _labels_obstacle(plan)
 
 
 def note():
@@ -95,105 +91,105 @@ def note():
 
 
 def _on_its_device(run):
-    """The same with the device of the job's arrays current, whichever is for the caller: CuPy compiles, allocates and launches there."""
+    """The same with the device of the arrays current, whichever is for the caller: CuPy compiles, allocates and launches there."""
 
     @wraps(run)
-    def there(job):
+    def there(plan, arrays):
         from polyloss._kernels import cuda
 
-        with cuda.gpu(cuda.number_of(job.p)).context():
-            return run(job)
+        with cuda.gpu(plan.cuda).context():
+            return run(plan, arrays)
 
     return there
 
 
 @_on_its_device
-def run_softmax_xent(job):
+def run_softmax_xent(plan, arrays):
     """The fused softmax cross-entropy."""
     from polyloss._kernels import cuda
 
-    xp, lay = job.xp, job.layout
-    y, ignore, divisor = job.t, (), job.divisor
-    if job.labelled:
-        y, ignore = _labels(job)
+    xp, lay = arrays.xp, plan.layout
+    y, ignore, divisor = arrays.t, (), plan.divisor_of(arrays)
+    if plan.labelled:
+        y, ignore = _labels(plan, arrays)
     else:
-        y = xp.astype(y, job.dtype, copy=False)
+        y = xp.astype(y, plan.real(xp), copy=False)
         if divisor == "weights":
-            skip = None if job.weight is None else job.weight == 0
-            divisor = xp.astype(_reduce.total_weight(job, y, skip), job.dtype)
-    losses, grad, hess = _outputs(job)
-    prob = xp.empty((lay.n, lay.c, lay.s), dtype=job.p.dtype, device=job.device) if job.want.prob else None
+            skip = None if arrays.weight is None else arrays.weight == 0
+            divisor = xp.astype(_reduce.total_weight(plan, arrays, y, skip), plan.real(xp))
+    losses, grad, hess = _outputs(plan, arrays)
+    prob = xp.empty((lay.n, lay.c, lay.s), dtype=arrays.p.dtype, device=arrays.p.device) if plan.want.prob else None
     reduced = cuda.softmax_xent(
-        xp, cuda.contiguous(job.p), cuda.contiguous(y), dtype=dtype_name(job.p.dtype), ignore=ignore,
-        class_weight=None if job.class_weight is None else cuda.contiguous(job.class_weight), weight=job.weight,
-        smoothing=job.targeting.get("label_smoothing", 0.0), poly_epsilon=job.params.get("poly_epsilon", 0.0), divisor=divisor,
+        xp, cuda.contiguous(arrays.p), cuda.contiguous(y), dtype=dtype_name(arrays.p.dtype), ignore=ignore,
+        class_weight=None if arrays.class_weight is None else cuda.contiguous(arrays.class_weight), weight=arrays.weight,
+        smoothing=plan.settings.get("label_smoothing", 0.0), poly_epsilon=plan.settings.get("poly_epsilon", 0.0), divisor=divisor,
         losses=losses, grad=grad, prob=prob, hess=hess,
     )  # fmt: skip
-    return _outcome(job, reduced, divisor, losses, grad, hess, prob)
+    return _outcome(plan, reduced, divisor, losses, grad, hess, prob)
 
 
 @_on_its_device
-def run_elementwise(job):
+def run_elementwise(plan, arrays):
     """The elementwise losses."""
     from polyloss._kernels import cuda
 
-    xp, block = job.xp, job.block
-    settings = {**job.params, **job.targeting}
-    survey = settings.get("labels") == "auto" and "survey" not in settings
+    xp, block = arrays.xp, plan.block
+    settings = plan.settings
+    survey = settings.get("labels") == "auto" and arrays.survey is None
     if "labels" in settings:
-        settings["zero_one"] = bool(settings["survey"]) if "survey" in settings else settings["labels"] == "01"
-    losses, grad, hess = _outputs(job)
+        settings["zero_one"] = settings["labels"] == "01" if arrays.survey is None else bool(arrays.survey)
+    losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.elementwise(
-        xp, cuda.contiguous(job.p), cuda.contiguous(xp.astype(job.t, job.dtype, copy=False)), loss=block.kernel,
-        dtype=dtype_name(job.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[block.kernel]), survey=survey,
-        mean=block.combine == "mean", weight=job.weight, divisor=job.divisor, losses=losses, grad=grad, hess=hess,
+        xp, cuda.contiguous(arrays.p), cuda.contiguous(xp.astype(arrays.t, plan.real(xp), copy=False)), loss=block.kernel,
+        dtype=dtype_name(arrays.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[block.kernel]), survey=survey,
+        mean=block.combine == "mean", weight=arrays.weight, divisor=plan.divisor_of(arrays), losses=losses, grad=grad, hess=hess,
     )  # fmt: skip
-    return _outcome(job, reduced, job.divisor, losses, grad, hess)
+    return _outcome(plan, reduced, plan.divisor_of(arrays), losses, grad, hess)
 
 
 @_on_its_device
-def run_rowwise(job):
+def run_rowwise(plan, arrays):
     """The losses that consume the class axis, but for the softmax cross-entropies."""
     from polyloss._kernels import cuda
 
-    xp, name = job.xp, job.block.kernel
-    y, ignore = _labels(job) if job.labelled else (xp.astype(job.t, job.dtype, copy=False), ())
-    settings = {**job.params, **job.targeting}
-    losses, grad, hess = _outputs(job)
+    xp, name = arrays.xp, plan.block.kernel
+    y, ignore = _labels(plan, arrays) if plan.labelled else (xp.astype(arrays.t, plan.real(xp), copy=False), ())
+    settings = plan.settings
+    losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.rowwise(
-        xp, cuda.contiguous(job.p), cuda.contiguous(y), loss=name, dtype=dtype_name(job.p.dtype),
-        parameters=tuple(float(settings[key]) for key in cuda.formulas("rowwise_formulas.h")[name]), ignore=ignore, weight=job.weight,
-        divisor=job.divisor, losses=losses, grad=grad, hess=hess,
+        xp, cuda.contiguous(arrays.p), cuda.contiguous(y), loss=name, dtype=dtype_name(arrays.p.dtype),
+        parameters=tuple(float(settings[key]) for key in cuda.formulas("rowwise_formulas.h")[name]), ignore=ignore, weight=arrays.weight,
+        divisor=plan.divisor_of(arrays), losses=losses, grad=grad, hess=hess,
     )  # fmt: skip
-    return _outcome(job, reduced, job.divisor, losses, grad, hess)
+    return _outcome(plan, reduced, plan.divisor_of(arrays), losses, grad, hess)
 
 
-def _labels(job):
+def _labels(plan, arrays):
     """Labels of a dtype that the kernels read, and those of the ignored values that this dtype has."""
     from polyloss._kernels import cuda
 
-    y = job.t if dtype_name(job.t.dtype) in cuda.LABEL_KINDS else job.xp.astype(job.t, job.xp.float32)
-    return y, tuple(v for v in job.ignore if representable(job.t.dtype, v))
+    y = arrays.t if dtype_name(arrays.t.dtype) in cuda.LABEL_KINDS else arrays.xp.astype(arrays.t, arrays.xp.float32)
+    return y, tuple(v for v in plan.ignore if representable(arrays.t.dtype, v))
 
 
-def _outputs(job):
+def _outputs(plan, arrays):
     """What a kernel writes: losses, gradient, Hessian diagonal. The caller's own arrays where they lie in order."""
     from polyloss._kernels import cuda
 
-    xp, lay, want = job.xp, job.layout, job.want
+    xp, lay, want = arrays.xp, plan.layout, plan.want
 
     def derivative(wanted, given):
         if wanted and given is not None and cuda.contiguous(given) is given:
             return given
-        return xp.empty((lay.n, lay.c, lay.s), dtype=job.gradient_dtype, device=job.device) if wanted else None
+        return xp.empty((lay.n, lay.c, lay.s), dtype=arrays.p.dtype, device=arrays.p.device) if wanted else None
 
-    losses = xp.empty((lay.n, lay.s), dtype=job.dtype, device=job.device) if want.value and job.reduction == "none" else None
-    return losses, derivative(want.gradient, job.out[0]), derivative(want.hessian, job.out[1])
+    losses = xp.empty((lay.n, lay.s), dtype=plan.real(xp), device=arrays.p.device) if want.value and plan.reduction == "none" else None
+    return losses, derivative(want.gradient, arrays.out), derivative(want.hessian, arrays.out_hessian)
 
 
-def _outcome(job, reduced, divisor, losses, grad, hess, prob=None):
-    first_bad = int(reduced.numbers[4]) if job.labelled and job.validate else -1  # the one moment that waits for the device
+def _outcome(plan, reduced, divisor, losses, grad, hess, prob=None):
+    first_bad = int(reduced.numbers[4]) if plan.labelled and plan.validate else -1  # the one moment that waits for the device
     if isinstance(divisor, str):
         divisor = reduced.numbers[5]
-    value = None if job.reduction == "none" else reduced.value
+    value = None if plan.reduction == "none" else reduced.value
     return Outcome(losses, reduced.numbers[1], divisor, grad, hess, prob, None, first_bad, value)

@@ -6,20 +6,22 @@ formula is compiled. Its derivative by the predictions is the kernel's too, foun
 differentiate (targets, weights, a second time) goes through the formula, and so does `vmap`.
 """
 
-from copy import copy
+import pickle
+from base64 import b64decode, b64encode
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-from polyloss import _formula, _job, _routes
+from polyloss import _formula, _routes
 from polyloss._backends import NUMPY
 from polyloss._buffers import empty
 from polyloss._cpu import kernels
+from polyloss._evaluate import checked, evaluate, finish, reduced
 from polyloss._formula import Outcome
-from polyloss._job import Job
+from polyloss._plan import BOTH, GIVEN, VALUE, Arrays
 from polyloss._prepare import prepare
 from polyloss._shapes import FLOATS, dtype_name, sort_labels
 
@@ -27,11 +29,8 @@ TARGET = "polyloss"  # what XLA knows the handler as
 SMALL = 8192  # predictions; below, XLA's own code for the formula takes no longer than the way to a kernel, 35 µs
 # Of a few additions and multiplications XLA's code is as good up to 8 times as many: for 16384 the kernel takes 1.2 to 1.9 times as long.
 PLAIN = ("mean_squared_error", "mean_absolute_error", "huber", "hinge", "squared_hinge")
-BOTH = _job.Want(value=True, gradient=True)
 ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be arrays
-GIVEN = "given"  # in a described job: the divisor is an array
-
-_jobs: dict[str, _job.Job] = {}  # description -> a job without its arrays: what operations in traced programs stand for
+FORMULA = _routes.ROUTES[-1].name
 
 
 def shortcut(block, y_true, y_pred, want, out, arguments):
@@ -48,9 +47,9 @@ def shortcut(block, y_true, y_pred, want, out, arguments):
     target, arguments = views.pop("y_true"), arguments | views
     results = block.ordinary(target, logits, want, arguments) if block.ordinary is not None else None
     if results is None:
-        job = prepare(block, target, logits, want=want, out=None, **arguments)
-        job.out = tuple(_aligned(logits) if wanted else None for wanted in (want.gradient, want.hessian))
-        results = _job.evaluate(job)
+        plan, arrays = prepare(block, target, logits, want, None, arguments)
+        outputs = (_aligned(logits) if wanted else None for wanted in (want.gradient, want.hessian))
+        results = evaluate(plan, arrays._replace(**dict(zip(("out", "out_hessian"), outputs, strict=True))))
     return jax.tree.map(lambda x: jax.device_put(x, y_pred.device), results)
 
 
@@ -66,26 +65,29 @@ def _aligned(like):
     return room[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
 
-def call(job):
-    """The results of a job whose arrays are JAX's, or their tracers."""
-    divisor = job.divisor if isinstance(job.divisor, jax.Array) else None
-    arrays = [job.p, job.t, job.weight, job.class_weight, divisor]
-    if all(x is None or concrete(x) for x in arrays):
-        return _job.evaluate(job)
-    if _kernel(job)[0].run is _formula.run:
-        outcome = _formula.run(job)
-        if job.validate and job.labelled:
-            _job.raise_bad(job, outcome)
-        return _job.finish(job, outcome)
-    if job.validate and job.labelled and concrete(job.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
-        _job.raise_bad(job, Outcome(bad=sort_labels(job.xp, job.t, job.layout.c, job.ignore)[2]))
-    return _job.finish(job, _outcome(job, _operation(_described(job), *(x for x in arrays if x is not None))))
+def call(plan, arrays):
+    """The results of a plan whose arrays are JAX's, or their tracers."""
+    if plan.concrete:
+        return evaluate(plan, arrays)
+    if plan.route == FORMULA:
+        return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
+    if plan.validate and plan.labelled and concrete(arrays.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
+        checked(plan, arrays, Outcome(bad=sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2]))
+    operands = [x for x in _operands(arrays) if x is not None]
+    divisor = plan.divisor if plan.divisor != GIVEN or isinstance(arrays.divisor, jax.Array) else arrays.divisor
+    results = _operation(_static(plan, divisor=divisor), *operands)
+    return finish(plan, arrays, _outcome(plan, results))
 
 
-def route(job):
-    """The route a job takes, and the obstacles of the faster ones."""
-    traced = not all(x is None or concrete(x) for x in (job.p, job.t, job.weight, job.class_weight, job.denominator))
-    return _kernel(job) if traced else _routes.choose(job)
+def _operands(arrays):
+    """What an operation of a program takes."""
+    divisor = arrays.divisor if isinstance(arrays.divisor, jax.Array) else None
+    return arrays.p, arrays.t, arrays.weight, arrays.class_weight, divisor
+
+
+def route(plan):
+    """The route a plan takes, and the obstacles of the faster ones."""
+    return _routes.choose(plan) if plan.concrete or plan.backend is NUMPY else _kernel(plan)
 
 
 def concrete(x):
@@ -108,101 +110,86 @@ def wrap(x, like):
 # ------------------------------------------------------------------------------------------------------------- traced programs
 
 
-def _kernel(job):
-    """The route of a traced call on a CPU, and the obstacles of the faster ones: decided by dtypes, so arrays of any values will do."""
+def _kernel(plan):
+    """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
-    least = 8 * SMALL if job.block.kernel in PLAIN else SMALL
-    if job.layout.n * job.layout.c * job.layout.s < least:
+    least = 8 * SMALL if plan.block.kernel in PLAIN else SMALL
+    if plan.layout.n * plan.layout.c * plan.layout.s < least:
         why = f"traced programs call it from {least} predictions on"
     if why:
-        return _routes.ROUTES[-1], [(route.name, why) for route in _routes.ROUTES[:-1]]
-    like = {key: getattr(job, key) for key in ("p", "t", "weight", "class_weight")}
-    like = {key: x if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for key, x in like.items()}
-    return _routes.choose(replace(job, backend=NUMPY, **like))
+        return _routes.ROUTES[-1], [(route.name, why) for route in _routes.ROUTES[:-1] if route.holds(plan)]
+    return _routes.choose(replace(plan, backend=NUMPY, here=True, concrete=True))
 
 
-def _described(job):
-    """A job without its arrays as a string, under which `_jobs` keeps it: constants of a program are hashable.
-
-    In the job that is kept, the dtype's name stands for the predictions, and True for another array that is given.
-    """
-    divisor = GIVEN if isinstance(job.divisor, jax.Array) else job.divisor
-    weight, class_weight = (None if x is None else True for x in (job.weight, job.class_weight))
-    p = job.p if isinstance(job.p, str) else dtype_name(job.p.dtype)
-    job = replace(job, p=p, t=None, weight=weight, class_weight=class_weight, denominator=None, divisor=divisor, validate=False)
-    job.viewed = None, None
-    options = {key: getattr(job, key) for key in Job.__slots__ if key not in ("loss", "block", "xp", "backend", "device", "viewed")}
-    options |= {"dtype": dtype_name(job.dtype), "gradient_dtype": dtype_name(job.gradient_dtype)}
-    description = f"{job.loss.name}{'' if job.block is job.loss else ' from logits'} {options}"
-    _jobs[description] = job
-    return description
+def _static(plan, **changes):
+    """A plan as the static argument of an operation: of arrays in this machine's memory, since on a CPU a kernel gets them so."""
+    return _routes.changed(plan, backend=NUMPY, device="cpu", here=True, concrete=True, validate=False, **changes)
 
 
-def _filled(job, arrays):
-    """A job with its arrays, and their types, again."""
-    job, rest = copy(job), iter(arrays)
-    job.p, job.t = next(rest), next(rest)
-    job.weight, job.class_weight = (x if x is None else next(rest) for x in (job.weight, job.class_weight))
-    if job.divisor is GIVEN:
-        job.divisor = next(rest)
-    return job
+def _arrays(plan, operands, xp):
+    """The arrays of an operation."""
+    rest = iter(operands)
+    p, t = next(rest), next(rest)
+    weight, class_weight = (next(rest) if given else None for given in (plan.weighted, plan.class_weighted))
+    return Arrays(xp, t, p, weight, class_weight, next(rest) if plan.divisor == GIVEN else None)
 
 
-def _results(job, outcome):
+def _results(plan, arrays, outcome):
     """What is asked for of an outcome, those of the predictions' size in canonical shape."""
-    value = None if not job.want.value else outcome.losses if job.reduction == "none" else _job.reduced(job, outcome)
+    want = plan.want
+    value = None if not want.value else outcome.losses if plan.reduction == "none" else reduced(plan, arrays, outcome)
     results = value, outcome.gradient, outcome.hessian, outcome.prob
-    return tuple(x for x, wanted in zip(results, job.want, strict=True) if wanted)
+    return tuple(x for x, wanted in zip(results, want, strict=True) if wanted)
 
 
-def _outcome(job, results):
+def _outcome(plan, results):
     """The outcome of such results."""
     rest = iter(results)
-    value, gradient, hessian, prob = (next(rest) if wanted else None for wanted in job.want)
-    losses, value = (value, None) if job.reduction == "none" else (None, value)
+    value, gradient, hessian, prob = (next(rest) if wanted else None for wanted in plan.want)
+    losses, value = (value, None) if plan.reduction == "none" else (None, value)
     return Outcome(losses=losses, value=value, gradient=gradient, hessian=hessian, prob=prob)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _operation(description, *arrays):
-    """What a description asks for of arrays."""
-    return _evaluate(description, *arrays)
+def _operation(plan, *operands):
+    """What a plan asks for of arrays."""
+    return _evaluate(plan, *operands)
 
 
 @partial(_operation.defjvp, symbolic_zeros=True)
-def _operation_jvp(description, arrays, tangents):
+def _operation_jvp(plan, operands, tangents):
     """By the predictions alone from the kernel, by anything else and where derivatives are differentiated from the formula."""
     zero = [isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
-    job = _jobs[description]
-    if job.want != _job.VALUE or zero[0] or not all(zero[1:]):
+    if plan.want != VALUE or zero[0] or not all(zero[1:]):
         tangents = [np.zeros(x.shape, x.dtype) if same else x for x, same in zip(tangents, zero, strict=True)]
-        return jax.jvp(partial(_by_formula, description), arrays, tuple(tangents))
-    wide = dtype_name(job.dtype)  # gradients, too: not in 16 bits, which what comes down from above is yet to scale
-    job = replace(job, p=wide, gradient_dtype=job.dtype, want=BOTH, divisor=1 if job.reduction == "none" else job.divisor)
-    value, gradient = _operation(_described(job), arrays[0].astype(job.dtype), *arrays[1:])
-    product = gradient * tangents[0].astype(job.dtype)
-    return (value,), (product.sum(axis=1) if job.reduction == "none" else product.sum(),)
+        return jax.jvp(partial(_by_formula, plan), operands, tuple(tangents))
+    # Gradients, too, are not in 16 bits, which what comes down from above is yet to scale.
+    divisor, real = 1 if plan.reduction == "none" else plan.divisor, plan.real(jnp)
+    both = _static(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
+    value, gradient = _operation(both, operands[0].astype(real), *operands[1:])
+    product = gradient * tangents[0].astype(real)
+    return (value,), (product.sum(axis=1) if plan.reduction == "none" else product.sum(),)
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(description, *arrays):
-    return jax.lax.platform_dependent(*arrays, cpu=partial(_by_kernel, description), default=partial(_by_formula, description))
+def _evaluate(plan, *operands):
+    return jax.lax.platform_dependent(*operands, cpu=partial(_by_kernel, plan), default=partial(_by_formula, plan))
 
 
-def _by_formula(description, *arrays):
-    job = _filled(_jobs[description], arrays)
-    return _results(job, _formula.run(job))
+def _by_formula(plan, *operands):
+    arrays = _arrays(plan, operands, jnp)
+    return _results(plan, arrays, _formula.run(plan, arrays))
 
 
-def _by_kernel(description, *arrays):
+def _by_kernel(plan, *arrays):
     @jax.custom_batching.custom_vmap
     def evaluate(*arrays):
-        results = jax.eval_shape(partial(_by_formula, description), *arrays)
-        return jax.ffi.ffi_call(TARGET, results)(*arrays, description=description)
+        results = jax.eval_shape(partial(_by_formula, plan), *arrays)
+        return jax.ffi.ffi_call(TARGET, results)(*arrays, plan=_encoded(plan))
 
     @evaluate.def_vmap
     def batched(size, are, *arrays):
-        function = jax.vmap(partial(_by_formula, description), [0 if x else None for x in are], axis_size=size)
+        function = jax.vmap(partial(_by_formula, plan), [0 if x else None for x in are], axis_size=size)
         results = function(*arrays)
         return results, (True,) * len(results)
 
@@ -226,19 +213,29 @@ def _registered():
 _registration: list[bool] = []
 
 
-def _run(description, arguments, results):
+@lru_cache(maxsize=1024)
+def _encoded(plan):
+    """A plan as a string, which a program that is exported takes along."""
+    return b64encode(pickle.dumps(plan)).decode()
+
+
+@lru_cache(maxsize=1024)
+def _decoded(text):
+    return _routes.routed(pickle.loads(b64decode(text)))
+
+
+def _run(text, operands, results):
     """Fill the results of an operation: all are NumPy arrays over XLA's memory, bfloat16 as its bits."""
-    known = _jobs[description]
-    job = _filled(known, arguments)
-    job.backend, job.xp, job.device, job.dtype = NUMPY, np, "cpu", np.dtype(dtype_name(known.dtype))
-    if known.divisor is GIVEN:
-        job.divisor = float(job.divisor)
-    outputs = _outcome(job, results)
-    job.out = outputs.gradient, outputs.hessian
-    if known.p == "bfloat16":
-        job.p, *job.out = (x if x is None else x.view(jnp.bfloat16) for x in (job.p, *job.out))
-    outcome = _routes.choose(job)[0].run(job)
-    for result, x in zip(results, _results(job, outcome), strict=True):
+    plan = _decoded(text)
+    outputs = _outcome(plan, results)
+    arrays = _arrays(plan, operands, np)._replace(out=outputs.gradient, out_hessian=outputs.hessian)
+    if plan.divisor == GIVEN:
+        arrays = arrays._replace(divisor=float(arrays.divisor))
+    if plan.storage == "bfloat16":
+        bits = {key: getattr(arrays, key) for key in ("p", "out", "out_hessian")}
+        arrays = arrays._replace(**{key: x if x is None else x.view(jnp.bfloat16) for key, x in bits.items()})
+    outcome = _routes.run(plan, arrays)
+    for result, x in zip(results, _results(plan, arrays, outcome), strict=True):
         bits = NUMPY.memory(np.asarray(x))
         if not np.may_share_memory(result, bits):
             result[...] = bits

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from array_api_compat import device as device_of
 
 from polyloss import _reduce
 from polyloss._backends import gathered
 from polyloss._call import called
+from polyloss._evaluate import raise_bad
 from polyloss._formula import Outcome
-from polyloss._job import VALUE, Want, raise_bad
+from polyloss._plan import BOTH, VALUE, Arrays, Want
 from polyloss._prepare import IN_PLACE, prepare
 from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
@@ -26,7 +28,6 @@ SUMMAND = 2_000_000  # bytes of a product on its way into a sum, where a library
 ROWS = 1024  # of a chunk at most: more makes no matmul faster
 FEW = 192  # classes up to which the kernel may read logits again when their gradient is written, and needs two buffers
 IGNORED, BAD = -1, -2  # labels that are no classes
-BOTH = Want(value=True, gradient=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------ one call
@@ -60,11 +61,11 @@ class Head:
     labels: object  # (N,), of a dtype that can be compared
     sample_weight: object  # (N,) in the dtype of the computation, or None
     class_weight: object  # (C,) likewise, or None
-    denominator: object  # 0-d array likewise, or None
+    denominator: object  # a number, or a 0-d array likewise, or None
     dtype: object  # of the computation
     shape: tuple  # of the features as given
     rules: Rules
-    job: object  # softmax_loss's own reading of the arguments, without values: for the words of errors
+    plan: object  # of softmax_loss with logits of these shapes
     products: object = None  # (a, b, out) -> out = a @ b, and out += a @ b, where a library has better than its matmul
 
 
@@ -79,7 +80,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     for name in ("y_true", "features", "weight"):
         if given[name] is None:
             raise TypeError(f"{name} is None, but must be an array, a list or a number")
-    backend, xp, device, arrays = gathered(given)
+    backend, xp, arrays = gathered(given)
     shapes = {name: known_shape(name, x) for name, x in arrays.items() if x is not None}
     _check_shapes(shapes, {name: dtype_name(x.dtype) for name, x in arrays.items() if x is not None})
     features, weight, bias = arrays["features"], arrays["weight"], arrays["bias"]
@@ -90,30 +91,31 @@ def prepared(want, y_true, features, weight, bias, arguments):
     c, d = shapes["weight"]
     logits = np.broadcast_to(np.zeros((), wide), (*shapes["features"][:-1], c))
     labels = like.pop("y_true")
-    job = prepare(SoftmaxLoss, labels, logits, axis=-1, want=want, out=None, return_prob=False, **options | _options_of(like))
-    if not job.labelled:
+    plan, checked = prepare(SoftmaxLoss, labels, logits, want, None, dict(axis=-1, return_prob=False) | options | _options_of(like))
+    if not plan.labelled:
         raise ValueError(
             f"y_true has shape {shapes['y_true']} and dtype {dtype_name(labels.dtype)}, but must hold labels, in the shape"
             f" {logits.shape[:-1]} of features without their last axis"
         )
 
-    n, dtype = job.layout.n, np.dtype(wide) if xp is np else getattr(xp, wide)
+    n, dtype = plan.layout.n, np.dtype(wide) if xp is np else getattr(xp, wide)
     labels = arrays["y_true"]
     compared = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(labels.dtype))
     labels = xp.reshape(labels if compared is None else xp.astype(labels, getattr(xp, compared)), (n,))
     sample_weight, class_weight, denominator = (arrays.get(name) for name in ("sample_weight", "class_weight", "denominator"))
     if sample_weight is not None:
         sample_weight = xp.astype(sample_weight, dtype, copy=False)
-        sample_weight = xp.reshape(sample_weight, weight_shape(shapes["sample_weight"], job.layout))
-        sample_weight = xp.reshape(xp.broadcast_to(sample_weight, job.layout.losses), (n,))
+        sample_weight = xp.reshape(sample_weight, weight_shape(shapes["sample_weight"], plan.layout))
+        sample_weight = xp.reshape(xp.broadcast_to(sample_weight, plan.layout.losses), (n,))
     class_weight = None if class_weight is None else xp.astype(class_weight, dtype, copy=False)
-    denominator = None if denominator is None else xp.astype(denominator, dtype, copy=False)
+    divisor = plan.divisor_of(checked)
+    if denominator is not None:
+        denominator, divisor = xp.astype(denominator, dtype, copy=False), plan.divisor
     chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.memory is not None and c > FEW)
-    divisor = job.divisor if isinstance(job.divisor, (int, float, str)) else "given"
-    rules = Rules(n, c, chunk, wide, job.reduction, divisor, job.ignore, job.targeting["label_smoothing"], job.validate)
+    rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, plan.settings["label_smoothing"], plan.validate)
     return Head(
-        want, backend, xp, device, xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight, denominator, dtype,
-        shapes["features"], rules, job,
+        want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
+        denominator, dtype, shapes["features"], rules, plan,
     )  # fmt: skip
 
 
@@ -199,7 +201,7 @@ class Rows:
 
 def refuse(head, bad):
     """The error for the first bad label, if there is one."""
-    raise_bad(replace(head.job, xp=head.xp, backend=head.backend, t=head.labels[:, None]), Outcome(bad=bad[:, None]))
+    raise_bad(replace(head.plan, backend=head.backend), Arrays(head.xp, head.labels[:, None], None), Outcome(bad=bad[:, None]))
 
 
 def chunk_options(head, rows, part, upstream=None):
@@ -232,7 +234,7 @@ def results(head, value, gradients):
     """What was asked for, in the caller's shapes."""
     xp = head.xp
     if head.rules.reduction == "none" and value is not None:
-        value = xp.reshape(value, head.job.layout.losses)
+        value = xp.reshape(value, head.plan.layout.losses)
     if not head.want.gradient:
         return value
     features, *others = gradients

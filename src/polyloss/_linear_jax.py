@@ -13,8 +13,8 @@ from jax import numpy as jnp
 
 from polyloss._backends import owner
 from polyloss._call import called
-from polyloss._job import VALUE
-from polyloss._linear import BOTH, SUMMAND, Head, Rows, chunk_options, refuse, results
+from polyloss._linear import SUMMAND, Head, Rows, chunk_options, refuse, results
+from polyloss._plan import BOTH, VALUE
 from polyloss._shapes import sort_labels
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 

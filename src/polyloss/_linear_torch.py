@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
-from polyloss._job import VALUE
-from polyloss._linear import BOTH, prepared, results, run
+from polyloss._linear import prepared, results, run
 from polyloss._params import integers
+from polyloss._plan import BOTH, GIVEN, VALUE
 from polyloss._torch import LIBRARY, _constant, _hooked, _traced_transform, concrete, foreign, traced, transformed
 from polyloss.softmax import softmax_loss
 
@@ -49,7 +49,7 @@ def call(want, y_true, features, weight, bias, arguments):
         return results(head, *_run(head))
     head = _prepared(want, y_true, *operands, arguments)
     value = Bridge.apply(head, head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator)
-    return value.reshape(head.job.layout.losses) if head.rules.reduction == "none" else value
+    return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
 
 
 def plain(y_true, features, weight, bias, arguments):
@@ -121,13 +121,14 @@ def _again(head, upstream, needs):
     """The gradients as functions of the tensors, by the plain way."""
     operands = head.features, head.weight, head.bias
     logits = torch.nn.functional.linear(*(x if x is None else x.to(head.dtype) for x in operands))
-    rules, job = head.rules, head.job
+    rules, plan = head.rules, head.plan
     options = dict(
         axis=1, ignore_label=rules.ignore or None, class_weight=head.class_weight, sample_weight=head.sample_weight,
         label_smoothing=rules.label_smoothing, reduction=rules.reduction, validate=False,
     )  # fmt: skip
     if rules.reduction == "normalize":
-        options |= dict(normalization=job.normalization, denominator=head.denominator if head.denominator is not None else job.denominator)
+        number = rules.divisor if plan.divisor == GIVEN and rules.divisor != GIVEN else None
+        options |= dict(normalization=plan.normalization, denominator=number if head.denominator is None else head.denominator)
     value = softmax_loss(head.labels, logits, **options)
     wanted = [x for x, need in zip(operands, needs, strict=True) if need]
     found = iter(torch.autograd.grad(value, wanted, upstream.to(value.dtype), create_graph=True))
@@ -181,7 +182,7 @@ def _linear(y_true, features, weight, bias, sample_weight, class_weight, denomin
     if upstream is not None:
         upstream = upstream.reshape(-1).to(head.dtype)
     value, gradients = _run(head, needs=tuple(bool(needs >> i & 1) for i in range(3)), upstream=upstream, exact=True)
-    value = value.reshape(head.job.layout.losses) if head.rules.reduction == "none" else value
+    value = value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
     shapes = features.shape, weight.shape, () if bias is None else bias.shape
     gradients = (value.new_empty(0) if g is None else g.reshape(shape) for g, shape in zip(gradients, shapes, strict=True))
     return value, *gradients

@@ -1,178 +1,214 @@
-"""Everything that is checked of a call, checked once: arguments of any array library -> a job in canonical shape."""
+"""Everything that is checked of a call, checked once: arguments of any array library -> a plan, and arrays in canonical shape."""
 
 import numpy as np
 
-from polyloss import _reduce
-from polyloss._backends import gathered, owner, what
-from polyloss._job import Job, shares_memory
+from polyloss import _reduce, _routes
+from polyloss._backends import Fact, gathered, owner, what
 from polyloss._params import flag, number
+from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
 from polyloss._shapes import FLOATS, INTEGERS, dtype_name, known_shape, label_shape, layout, same_shape, weight_shape
 
-IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the job
+ARRAYS = ("sample_weight", "class_weight", "denominator")  # options that are arrays
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the plan
 
 
-def prepare(
-    block,
-    y_true,
-    y_pred,
-    *,
-    axis,
-    sample_weight,
-    reduction,
-    validate,
-    want,
-    out,
-    class_weight=None,
-    denominator=None,
-    normalization=None,
-    normalize=None,
-    return_prob=False,
-    **params,
-):
-    """The job of a call: its arrays as (n, c, s) views on one device of one library, its options resolved."""
+def prepare(block, y_true, y_pred, want, out, options):
+    """The plan and the arrays of a call."""
+    xp, arrays, facts = known(block, y_true, y_pred, want, out, options)
+    plan = plan_of(block, want, {key: x for key, x in options.items() if key not in ARRAYS}, xp, facts)
+    return plan, arrays_of(plan, xp, arrays)
+
+
+def known(block, y_true, y_pred, want, out, options):
+    """The namespace, the arrays of a call by name, all of one library, and what is known of them."""
+    name = block.predictions
+    for key, x in (("y_true", y_true), (name, y_pred)):
+        if x is None:
+            raise TypeError(f"{key} is None, but must be an array, a list or a number")
+    if out is None or out is IN_PLACE:
+        outputs = None
+    elif not want.hessian:
+        outputs = (out,)
+    elif isinstance(out, (tuple, list)) and len(out) == 2:
+        outputs = tuple(out)
+    else:
+        raise TypeError(f"out is {what(out)}, but must be a pair of arrays: for the gradient and the Hessian diagonal")
+    given = {"y_true": y_true, name: y_pred, "sample_weight": options["sample_weight"], "class_weight": options.get("class_weight")}
+    denominator = options.get("denominator")
+    if denominator is not None and not isinstance(denominator, (int, float, np.generic)):
+        given["denominator"] = denominator
+    backend, xp, arrays = gathered(given)
+    facts = {key: None if x is None else backend.fact(x) for key, x in arrays.items()}
+    arrays["divisor"] = arrays.pop("denominator", denominator)
+    facts["divisor"] = facts.pop("denominator", denominator is not None)
+    arrays["out"] = out if out is IN_PLACE else outputs or (None,)
+    facts["out"] = None if outputs is None else tuple(x if x is None else _output_fact(x) for x in outputs)
+    return xp, arrays, facts
+
+
+def _output_fact(x):
+    """What is known of an array that is to receive a result, and why it cannot."""
+    kind = owner(x)
+    if isinstance(kind, str):
+        return Fact(None, what(x), ())
+    fact, why = kind.fact(x), kind.unwritable(x)
+    if why is None and isinstance(x, np.ndarray) and not x.flags.writeable:
+        why = "is read-only"
+    if why is None and fact.here and _overlaps_itself(fact):
+        why = "has entries that share memory, so that it cannot hold a gradient"
+    return fact._replace(refused=why)
+
+
+def _overlaps_itself(fact):
+    """Whether two entries of an output may be the same memory: an axis steps by less than the axes inside it span."""
+    if 0 in fact.shape:
+        return False
+    span = BYTES[fact.dtype]
+    for stride, length in sorted((abs(stride), length) for stride, length in zip(fact.strides, fact.shape, strict=True) if length > 1):
+        if stride < span:
+            return True
+        span += stride * (length - 1)
+    return False
+
+
+def plan_of(block, want, options, xp, facts):
+    """What is decided of a call, from facts alone.
+
+    Parameters
+    ----------
+    block : Block
+        Of the public function.
+    want : Want
+    options : dict
+        Of the public function, but for its arrays.
+    xp : namespace
+        Of the arrays.
+    facts : dict
+        Name of an array -> `Fact`, or None if it isn't given. "divisor" is a `Fact` or whether a number is given; "out" is a tuple or None.
+    """
+    options = dict(options)
+    axis, reduction, validate = (options.pop(key) for key in ("axis", "reduction", "validate"))
+    normalization, normalize = options.pop("normalization", None), options.pop("normalize", None)
     loss, name = block, block.predictions
-    values = {key: check(key, params[key]) for key, check in block.params.items()}
+    if flag("return_prob", options.pop("return_prob", False)):
+        want = want._replace(prob=True)
+    values = {key: check(key, options[key]) for key, check in block.params.items()}
     reduction = _reduce.reduction_name(block, reduction)
     normalization = _reduce.normalization_name(normalization, normalize) if reduction == "normalize" else None
     validate = flag("validate", validate)
-    if flag("return_prob", return_prob):
-        want = want._replace(prob=True)
     ignore = values.pop(loss.ignores, ()) if loss.ignores else ()
     if values.pop("from_logits", False):
         block = loss.logits
         values.pop("epsilon", None)
     targeting = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
 
-    for key, x in (("y_true", y_true), (name, y_pred)):
-        if x is None:
-            raise TypeError(f"{key} is None, but must be an array, a list or a number")
-    given = {"y_true": y_true, name: y_pred, "sample_weight": sample_weight, "class_weight": class_weight}
-    if denominator is not None and not isinstance(denominator, (int, float, np.generic)):
-        given["denominator"] = denominator
-    backend, xp, device, arrays = gathered(given)
-    y_true, y_pred = arrays["y_true"], arrays[name]
-    shape, predicted = known_shape("y_true", y_true), known_shape(name, y_pred)
-
-    _check_numeric(name, y_pred)
-    dtype, gradient_dtype = _computation(xp, y_pred.dtype)
-    if dtype_name(y_pred.dtype) not in FLOATS:
-        y_pred = xp.astype(y_pred, dtype)
-    lay = layout(predicted, axis, name, block.combine is None)
-    view = backend.memory(y_pred) if len(lay.losses) > 1 and backend.memory is not None else None
-    if view is not None and not view.flags.c_contiguous:
-        lay = lay.viewing(view.strides)
-    labelled = _labelled(loss, y_true, lay)
-    _check_numeric("y_true", y_true)
+    t, p, weight, class_weight = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight"))
+    known_shape("y_true", t)
+    known_shape(name, p)
+    _check_numeric(name, p)
+    storage, dtype = (p.dtype, FLOATS[p.dtype]) if p.dtype in FLOATS else (dtype_name(xp.asarray(0.0).dtype),) * 2
+    lay = layout(p.shape, axis, name, loss.combine is None)
+    if p.here and len(lay.losses) > 1:
+        lay = lay.viewing(p.strides)
+    labelled = _labelled(loss, t, lay)
+    _check_numeric("y_true", t)
     if labelled:
-        label_shape(shape, lay, name, loss.targets == "either")
-        wide = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(y_true.dtype))
-        t = y_true if wide is None else xp.astype(y_true, getattr(xp, wide))
-        t = xp.reshape(t, (lay.n, lay.s))
+        label_shape(t.shape, lay, name, loss.targets == "either")
+        targets = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(t.dtype, t.dtype)
     else:
         if ignore:
-            raise ValueError(f"{loss.ignores} is {params[loss.ignores]!r}, but y_true holds soft targets, which no label names")
-        same_shape(y_true, lay, name)
-        narrow = dtype_name(y_true.dtype) in ("float16", "bfloat16", "bool")
-        t = lay.canonical(xp, xp.astype(y_true, dtype) if narrow else y_true)
-
-    weight = arrays["sample_weight"]
+            raise ValueError(f"{loss.ignores} is {options[loss.ignores]!r}, but y_true holds soft targets, which no label names")
+        same_shape(t.shape, lay, name)
+        targets = dtype if t.dtype in ("float16", "bfloat16", "bool") else t.dtype
     if weight is not None:
         _check_numeric("sample_weight", weight)
-        weight = xp.reshape(xp.astype(weight, dtype, copy=False), weight_shape(known_shape("sample_weight", weight), lay))
-        weight = xp.reshape(xp.broadcast_to(weight, lay.losses), (lay.n, lay.s))
-    class_weight = arrays["class_weight"]
+        weight_shape(weight.shape, lay)
     if class_weight is not None:
         _check_numeric("class_weight", class_weight)
-        if tuple(class_weight.shape) != (lay.c,):
+        if class_weight.shape != (lay.c,):
             raise ValueError(
-                f"class_weight has shape {tuple(class_weight.shape)}, but must have one entry for each of the {lay.c} classes"
+                f"class_weight has shape {class_weight.shape}, but must have one entry for each of the {lay.c} classes"
                 f" on axis {axis} of {name}"
             )
-        class_weight = xp.astype(class_weight, dtype, copy=False)
-    if "denominator" in arrays:
-        denominator = arrays["denominator"]
-        if tuple(denominator.shape) != ():
-            raise ValueError(f"denominator has shape {tuple(denominator.shape)}, but must be a number or a 0-d array")
-        denominator = xp.astype(denominator, dtype, copy=False)
-    elif denominator is not None:
-        denominator = number("denominator", denominator)
-        if denominator == 0:
-            raise ValueError("denominator is 0, but the loss is divided by it")
-
-    job = Job(
-        loss, block, xp, backend, device, name, axis, lay, lay.canonical(xp, y_pred), t, labelled, shape, dtype,
-        gradient_dtype, values, targeting, ignore, weight, class_weight, reduction, normalization, denominator, want,
-        (None, None), validate,
+    denominator = facts["divisor"]
+    if isinstance(denominator, Fact) and denominator.shape != ():
+        raise ValueError(f"denominator has shape {denominator.shape}, but must be a number or a 0-d array")
+    if denominator and reduction == "normalize":
+        divisor = GIVEN
+    else:
+        divisor = _reduce.divisor(lay, reduction, normalization, weight is not None or class_weight is not None, bool(ignore))
+    inputs = {key: x for key, x in facts.items() if isinstance(x, Fact)}
+    return _routes.routed(
+        Plan(
+            loss, block, want, p.backend, p.device, p.cuda, axis, lay, labelled, t.shape, storage, dtype, targets, tuple(values.items()),
+            tuple(targeting.items()), ignore, weight is not None, class_weight is not None, reduction, normalization, divisor,
+            _checked_out(want, p, lay, storage, name, facts["out"]), validate,
+            concrete=all(x.concrete for x in inputs.values()), here=all(x.here for x in inputs.values()),
+            tracked=tuple(key for key, x in inputs.items() if x.tracked), watched=any(x.watched for x in inputs.values()),
+        )
     )  # fmt: skip
-    job.divisor = _reduce.divisor(job)
-    if out is IN_PLACE:
-        job.out = y_pred, None
-    elif out is not None:
-        job.out = checked_out(job, out, y_pred, [y_true, y_pred, sample_weight, class_weight])
-    return job
 
 
 def _labelled(loss, y_true, lay):
     """Whether the targets are labels. Integers always are; floats in the shape of the predictions are soft targets."""
     if loss.targets == "either":
-        return dtype_name(y_true.dtype) not in FLOATS or tuple(y_true.shape) != lay.shape
+        return y_true.dtype not in FLOATS or y_true.shape != lay.shape
     return loss.targets == "labels"
 
 
 def _check_numeric(name, x):
-    kind = dtype_name(x.dtype)
-    if kind not in FLOATS and kind not in INTEGERS and kind != "bool":
+    if x.dtype not in FLOATS and x.dtype not in INTEGERS and x.dtype != "bool":
         raise TypeError(f"{name} has dtype {x.dtype}, but must hold real numbers: {', '.join((*FLOATS, *INTEGERS, 'bool'))}")
 
 
-def _computation(xp, dtype):
-    """The dtype to compute in, and that of gradients."""
-    kind = dtype_name(dtype)
-    if kind in FLOATS:
-        return getattr(xp, FLOATS[kind]) if xp is not np else np.dtype(FLOATS[kind]), dtype
-    default = xp.asarray(0.0).dtype
-    return default, default
-
-
-def checked_out(job, out, y_pred, inputs):
-    """The arrays that receive gradient and Hessian diagonal, in canonical shape."""
-    pair = isinstance(out, (tuple, list)) if job.want.hessian else False
-    if job.want.hessian and not (pair and len(out) == 2):
-        raise TypeError(f"out is {what(out)}, but must be a pair of arrays: for the gradient and the Hessian diagonal")
-    given = tuple(out) if pair else (out, None)
-    if not job.backend.out:
-        raise TypeError(f"out is given, but arrays of {job.backend.name} cannot be written to")
+def _checked_out(want, p, lay, storage, name, given):
+    """Whether arrays are given for gradient and Hessian diagonal; they fit."""
+    if given is None:
+        return False, False
+    if not p.backend.out:
+        raise TypeError(f"out is given, but arrays of {p.backend.name} cannot be written to")
     for k, x in enumerate(given):
         if x is None:
             continue
-        label = f"out[{k}]" if pair else "out"
-        if owner(x) != job.backend:
-            raise TypeError(f"{label} is {what(x)}, but {job.name} is {what(y_pred)}")
-        if tuple(x.shape) != job.layout.shape or dtype_name(x.dtype) != dtype_name(job.gradient_dtype):
+        label = f"out[{k}]" if want.hessian else "out"
+        if x.backend is not p.backend:
+            raise TypeError(f"{label} is {x.dtype if x.backend is None else x.backend.described}, but {name} is {p.backend.described}")
+        if x.shape != lay.shape or x.dtype != storage:
             raise ValueError(
-                f"{label} has shape {tuple(x.shape)} and dtype {dtype_name(x.dtype)}, but the gradient has shape"
-                f" {job.layout.shape} and dtype {dtype_name(job.gradient_dtype)}"
+                f"{label} has shape {x.shape} and dtype {x.dtype}, but the gradient has shape {lay.shape} and dtype {storage}"
             )
-        if (why := job.backend.unwritable(x)) is not None:
-            raise ValueError(f"{label} {why}")
-        if isinstance(x, np.ndarray) and not x.flags.writeable:
-            raise ValueError(f"{label} is read-only")
-        if _overlaps_itself(job, x):
-            raise ValueError(f"{label} has entries that share memory, so that it cannot hold a gradient")
-        for other in (*inputs, *given[:k]):
-            if shares_memory(job, x, other):
+        if x.refused is not None:
+            raise ValueError(f"{label} {x.refused}")
+    return tuple(x is not None for x in (*given, None)[:2])
+
+
+def arrays_of(plan, xp, given):
+    """The arrays of a call in canonical shape: views wherever there can be one, else copies."""
+    lay, dtype = plan.layout, plan.real(xp)
+    t, p, weight, class_weight, divisor = (given[key] for key in ("y_true", plan.name, "sample_weight", "class_weight", "divisor"))
+    in_place = given["out"] is IN_PLACE
+    out, out_hessian = (p, None) if in_place else (*given["out"], None)[:2]
+    for k, x in enumerate((out, out_hessian)):
+        if x is not None and not in_place:
+            inputs = (t, p, given["sample_weight"], given["class_weight"], *(out,)[:k])
+            if any(shares_memory(plan.backend, x, other) for other in inputs):
+                label = f"out[{k}]" if plan.want.hessian else "out"
                 raise ValueError(f"{label} shares memory with an input or with the other output, and inputs are never written to")
-    return given
-
-
-def _overlaps_itself(job, x):
-    """Whether two entries of an output may be the same memory: an axis steps by less than the axes inside it span."""
-    view = None if job.backend.memory is None else job.backend.memory(x)
-    if view is None or view.size == 0:
-        return False
-    span = view.itemsize
-    for stride, length in sorted((abs(stride), length) for stride, length in zip(view.strides, view.shape, strict=True) if length > 1):
-        if stride < span:
-            return True
-        span += stride * (length - 1)
-    return False
+    if plan.storage != dtype_name(p.dtype):
+        p = xp.astype(p, dtype)
+    if plan.targets != dtype_name(t.dtype):
+        t = xp.astype(t, dtype_of(xp, plan.targets))
+    if weight is not None:
+        weight = xp.reshape(xp.astype(weight, dtype, copy=False), weight_shape(tuple(weight.shape), lay))
+        weight = xp.reshape(xp.broadcast_to(weight, lay.losses), (lay.n, lay.s))
+    if class_weight is not None:
+        class_weight = xp.astype(class_weight, dtype, copy=False)
+    if isinstance(divisor, (int, float, np.generic)):
+        divisor = number("denominator", divisor)
+        if divisor == 0:
+            raise ValueError("denominator is 0, but the loss is divided by it")
+    elif divisor is not None:
+        divisor = xp.astype(divisor, dtype, copy=False)
+    t = xp.reshape(t, (lay.n, lay.s)) if plan.labelled else lay.canonical(xp, t)
+    return Arrays(xp, t, lay.canonical(xp, p), weight, class_weight, divisor, out, out_hessian)

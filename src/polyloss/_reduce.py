@@ -40,37 +40,34 @@ def normalization_name(normalization, normalize):
     raise TypeError(f"normalize is {normalize!r}, but must be True, False or None")
 
 
-def divisor(job):
+def divisor(lay, reduction, normalization, weighted, ignoring):
     """What the sum is divided by: a number if the shapes decide it, else "count" or "weights", which the data decide."""
-    lay = job.layout
-    weighted = job.weight is not None or job.class_weight is not None
-    if job.denominator is not None and job.reduction == "normalize":
-        return job.denominator
-    match job.reduction:
+    kept = "weights" if weighted else "count" if ignoring else max(lay.n * lay.s, 1)
+    match reduction:
         case "none" | "sum":
             return 1
         case "sum_over_batch_size":
             return max(lay.n * lay.s, 1)
         case "mean":
-            return "weights" if weighted else "count" if job.ignore else max(lay.n * lay.s, 1)
-    match job.normalization:
+            return kept
+    match normalization:
         case "full":
             return max(lay.n * lay.s, 1)
         case "valid":
-            return "weights" if weighted else "count" if job.ignore else max(lay.n * lay.s, 1)
+            return kept
         case "batch_size":
             return max(math.prod(lay.shape[: lay.axis]), 1)
         case "none":
             return 1
 
 
-def total_weight(job, t, skip):
+def total_weight(plan, arrays, t, skip):
     """Σ w Σ k t over the positions that are not skipped, k the class weights; of a mean Σ w alone. `t` (n, c, s) is not smoothed yet."""
-    xp = job.xp
-    w = xp.ones_like(t[:, 0, :]) if job.weight is None else job.weight
-    if job.class_weight is not None:
-        w = w * xp.sum(t * job.class_weight[None, :, None], axis=1)
-    elif job.reduction == "normalize" and not job.labelled:
+    xp = arrays.xp
+    w = xp.ones_like(t[:, 0, :]) if arrays.weight is None else arrays.weight
+    if arrays.class_weight is not None:
+        w = w * xp.sum(t * arrays.class_weight[None, :, None], axis=1)
+    elif plan.reduction == "normalize" and not plan.labelled:
         w = w * xp.sum(t, axis=1)
     return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))
 

@@ -103,11 +103,11 @@ def has(name):
     return "have" if name == "logits" else "has"
 
 
-def same_shape(t, lay, name):
+def same_shape(shape, lay, name):
     """Dense targets have the shape of the predictions; nothing is broadcast."""
-    if tuple(t.shape) != lay.shape:
+    if shape != lay.shape:
         raise ValueError(
-            f"y_true has shape {tuple(t.shape)}, but {name} {has(name)} shape {lay.shape}: they must be equal, and nothing is broadcast"
+            f"y_true has shape {shape}, but {name} {has(name)} shape {lay.shape}: they must be equal, and nothing is broadcast"
         )
 
 
@@ -144,17 +144,17 @@ def place(name, shape, flat):
     return f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
 
 
-def bad_label(job, flat, value):
+def bad_label(plan, flat, value):
     """The error for the first label that is neither a class nor ignored."""
-    where = place("y_true", job.label_shape, flat)
+    where = place("y_true", plan.label_shape, flat)
     if isinstance(value, float) and not value.is_integer():
         return TypeError(f"{where} is {value!r}, but labels must be whole numbers")
     ignored = ""
-    if job.loss.ignores:
-        values = job.ignore[0] if len(job.ignore) == 1 else job.ignore or None
-        ignored = f" and {job.loss.ignores} is {values}"
-    noun = "class" if job.layout.c == 1 else "classes"
-    return ValueError(f"{where} is {int(value)}, but {job.name} {has(job.name)} {job.layout.c} {noun} on axis {job.axis}{ignored}")
+    if plan.loss.ignores:
+        values = plan.ignore[0] if len(plan.ignore) == 1 else plan.ignore or None
+        ignored = f" and {plan.loss.ignores} is {values}"
+    noun = "class" if plan.layout.c == 1 else "classes"
+    return ValueError(f"{where} is {int(value)}, but {plan.name} {has(plan.name)} {plan.layout.c} {noun} on axis {plan.axis}{ignored}")
 
 
 def representable(dtype, value):

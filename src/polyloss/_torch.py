@@ -9,7 +9,6 @@ which autograd follows. A graph that is being compiled or traced gets one operat
 
 import math
 from ast import literal_eval
-from copy import copy
 from enum import Enum
 
 import array_api_compat.torch
@@ -17,74 +16,81 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from polyloss import _formula, _job, _reduce, _routes
+from polyloss import _formula, _reduce, _routes
 from polyloss._backends import owner
 from polyloss._block import LOSSES, log_softmax
 from polyloss._cpu import kernels
+from polyloss._evaluate import checked, evaluate, finish, reduced, restored
 from polyloss._params import integers
+from polyloss._plan import BOTH, GIVEN, GRADIENT, Arrays, Want
 from polyloss._prepare import prepare
 
-GRADIENT = _job.Want(value=False, gradient=True)
-BOTH = _job.Want(value=True, gradient=True)
 SMALL = 65536  # predictions; from here on the kernels' time outweighs that of a node that saves its tensors as torch does
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 tracing_state, dispatch_mode = torch._C._get_tracing_state, torch._C._get_dispatch_mode  # looked up once: 0.1 µs of a call's 6
 SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1"}
 
 
-def call(job):
-    """The results of a job whose arrays are tensors."""
-    if job.want.gradient or job.want.hessian:  # ours: no autograd framework takes part
-        return _job.evaluate(_with_tensors(job, *(None if x is None else x.detach() for x in _tensors(job))))
-    factors = [x for x in (job.weight, job.class_weight, job.denominator) if isinstance(x, torch.Tensor)]
-    needed = torch.is_grad_enabled()
-    exchangeable = job.block.symmetric and job.t.dtype == job.dtype
-    by_formula = factors if exchangeable else [job.t, *factors]
-    if transformed(job.p, job.t, *factors) or (needed and any(x.requires_grad for x in by_formula)):
-        return _job.finish(job, _checked(job, _formula.run(job)))
-    if needed and (job.p.requires_grad or job.t.requires_grad):
-        return Bridge.apply(job, *_tensors(job))
-    return _job.evaluate(job)
+def call(plan, arrays):
+    """The results of a plan whose arrays are tensors."""
+    if plan.want.gradient or plan.want.hessian:  # ours: no autograd framework takes part
+        if plan.tracked:
+            arrays = arrays._replace(**{name: x.detach() for name, x in _tensors(arrays).items()})
+        return evaluate(plan, arrays)
+    if plan.watched or not set(plan.tracked) <= _differentiable(plan):
+        return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
+    if plan.tracked:
+        return Bridge.apply(plan, arrays, arrays.p, arrays.t, arrays.weight, arrays.class_weight)
+    return evaluate(plan, arrays)
+
+
+def _differentiable(plan):
+    """Names of the arrays whose gradient the kernels give: of the targets where they may change places with the predictions."""
+    return {plan.name, "y_true"} if plan.block.symmetric and plan.targets == plan.dtype else {plan.name}
 
 
 class Bridge(torch.autograd.Function):
     """A loss in autograd's graph, differentiable by its predictions, and by its targets where they may change places."""
 
     @staticmethod
-    def forward(ctx, job, *tensors):
-        if ctx.needs_input_grad[1] and _in_one_pass(job):
-            job.want = BOTH
-        route, _ = _routes.choose(job)
-        outcome = _checked(job, route.run(job))
+    def forward(ctx, plan, arrays, *tensors):
+        one_pass = ctx.needs_input_grad[2] and _in_one_pass(plan)
+        outcome = checked(plan, arrays, _routes.run(_routes.changed(plan, want=BOTH) if one_pass else plan, arrays))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
+        ctx.plan, ctx.xp, ctx.survey = plan, arrays.xp, arrays.survey
         ctx.divisor, ctx.gradient = outcome.divisor, outcome.gradient
-        if ctx.divisor is job.denominator and isinstance(ctx.divisor, torch.Tensor):  # the caller's, who may write to it
+        if ctx.divisor is arrays.divisor and isinstance(ctx.divisor, torch.Tensor):  # the caller's, who may write to it
             ctx.divisor = ctx.divisor.clone()
-        job.want = job.want._replace(gradient=False)
-        ctx.job = _with_tensors(job, None, None, None, None)
-        return _job.finish(job, outcome)
+        return finish(plan, arrays, outcome)
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
-        job = _with_tensors(ctx.job, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
+        p, t, weight, class_weight = ctx.saved_tensors  # an error where one was written to, or the graph is gone
+        arrays = Arrays(ctx.xp, t, p, weight, class_weight, ctx.divisor, survey=ctx.survey)
         kept = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
         by_p = by_t = None
         if kept is not None and upstream is not None:
-            by_p = _received(_tensor(kept, job.p), upstream)
-        if by_p is None and ctx.needs_input_grad[1]:
-            by_p = _backward(job, upstream, upstream_prob, ctx.divisor)
-        if ctx.needs_input_grad[2]:
-            by_t = _backward(_exchanged(job), upstream, None, ctx.divisor)
-        return None, by_p, by_t, None, None
+            by_p = _received(_tensor(kept, p), upstream)
+        if by_p is None and ctx.needs_input_grad[2]:
+            by_p = _backward(ctx.plan, arrays, upstream, upstream_prob)
+        if ctx.needs_input_grad[3]:
+            exchanged = arrays._replace(t=p.to(plan_dtype(ctx.plan)), p=t)
+            by_t = _backward(_routes.changed(ctx.plan, storage=ctx.plan.dtype), exchanged, upstream, None)
+        return None, None, by_p, by_t, None, None
 
 
-def _in_one_pass(job):
+def plan_dtype(plan):
+    """The dtype of the computation."""
+    return getattr(torch, plan.dtype)
+
+
+def _in_one_pass(plan):
     """Whether the gradient is found and kept in the forward pass, which reads the predictions anyway.
 
     Not on a GPU: one would have to wait to hear whether it is to be scaled.
     """
-    return job.reduction != "none" and not job.want.prob and job.memory is not None and not _hooked()
+    return plan.reduction != "none" and not plan.want.prob and plan.here and not _hooked()
 
 
 def _hooked():
@@ -108,76 +114,64 @@ def _received(kept, upstream):
     return kept.mul_(upstream) if exact and math.isfinite(factor) else None  # 0 times infinity would be no 0
 
 
-def _backward(job, upstream, upstream_prob, divisor):
-    """The gradient (n, c, s), where autograd hands down `upstream` to the loss and `upstream_prob` to the probabilities."""
-    gradient = None if upstream is None else _gradient(job, upstream, divisor)
+def _backward(plan, arrays, upstream, upstream_prob):
+    """The gradient (n, c, s), where autograd hands down `upstream` to the loss and `upstream_prob` to the probabilities.
+
+    The divisor of `arrays` is what the forward pass divided by.
+    """
+    gradient = None if upstream is None else _gradient(plan, arrays, upstream)
     if upstream_prob is not None:
-        through = _softmax_gradient(job, upstream_prob)
+        through = _softmax_gradient(plan, arrays, upstream_prob)
         gradient = through if gradient is None else gradient + through
     return gradient
 
 
-def _gradient(job, upstream, divisor):
+def _gradient(plan, arrays, upstream):
     """The part of the gradient that comes by the loss."""
-    job, reduced, batch, dtype = copy(job), job.reduction != "none", not concrete(upstream), job.p.dtype
-    job.want, job.divisor, job.validate = GRADIENT, 1, False
-    job.targeting = _formula.surveyed(job, job.t)  # by the weights of the forward pass, not by those made of `upstream` below
-    factor = upstream.item() if reduced and upstream.is_cpu and not (batch or torch.is_grad_enabled()) else math.nan
+    lay, reduced, batch, again = plan.layout, plan.reduction != "none", not concrete(upstream), torch.is_grad_enabled()
+    divisor, dtype, p = arrays.divisor, arrays.p.dtype, arrays.p
+    factor = upstream.item() if reduced and upstream.is_cpu and not (batch or again) else math.nan
+    changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), concrete=True)
+    # By the weights of the forward pass, not by those made of `upstream` below.
+    arrays = arrays._replace(survey=_formula.surveyed(plan, arrays, arrays.t))
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
-        job.divisor = divisor / factor if factor else math.inf
+        changes["divisor"], divisor = GIVEN, divisor / factor if factor else math.inf
     else:
         if reduced:
-            upstream = _reduce.quotient(job.xp, upstream, divisor).to(job.dtype)
-        upstream = upstream.expand(job.layout.losses).reshape(job.layout.n, job.layout.s)
-        if torch.is_grad_enabled():  # it will be differentiated again
-            gradient = _formula.run(job).gradient * upstream[:, None, :]
+            upstream = _reduce.quotient(arrays.xp, upstream, divisor).to(plan_dtype(plan))
+        upstream = upstream.expand(lay.losses).reshape(lay.n, lay.s)
+        if again:  # it will be differentiated again
+            gradient = _formula.run(_routes.changed(plan, **changes), arrays).gradient * upstream[:, None, :]
             # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
-            return torch.where(torch.tensor(True, device=job.device), gradient, job.p).to(job.gradient_dtype)
+            return torch.where(torch.tensor(True, device=p.device), gradient, p).to(dtype)
         if batch:  # of upstreams, under vmap, which multiply one gradient that is not rounded yet
-            job.p, job.gradient_dtype = job.p.to(job.dtype), job.dtype
+            p, changes["storage"] = p.to(plan_dtype(plan)), plan.dtype
         else:
-            job.weight = upstream if job.weight is None else torch.where(job.weight == 0, 0, job.weight * upstream)  # 0 times infinity, too
-    job.p = job.p.detach()
-    route, _ = _routes.choose(job)
-    gradient = _tensor(route.run(job).gradient, job.p)
+            weight = arrays.weight  # 0 times infinity, too
+            arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
+            changes |= dict(weighted=True, here=plan.here and memory(arrays.weight) is not None)
+    arrays = arrays._replace(p=p.detach(), divisor=divisor)
+    gradient = _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p)
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
 
 
-def _softmax_gradient(job, upstream):
+def _softmax_gradient(plan, arrays, upstream):
     """The part that comes by the probabilities: p (u - Σ u p)."""
-    prob = log_softmax(job.xp, job.p.to(job.dtype))[1]
-    upstream = job.layout.canonical(job.xp, upstream).to(job.dtype)
-    return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(job.p.dtype)
+    real = plan_dtype(plan)
+    prob = log_softmax(arrays.xp, arrays.p.to(real))[1]
+    upstream = plan.layout.canonical(arrays.xp, upstream).to(real)
+    return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(arrays.p.dtype)
 
 
-def _tensors(job):
-    return job.p, job.t, job.weight, job.class_weight
-
-
-def _with_tensors(job, p, t, weight, class_weight):
-    job = copy(job)
-    job.p, job.t, job.weight, job.class_weight = p, t, weight, class_weight
-    job.viewed = None, None  # would keep the memory of other tensors
-    return job
-
-
-def _exchanged(job):
-    """A job whose targets and predictions have changed places."""
-    exchanged = _with_tensors(job, job.t, job.p.to(job.dtype), job.weight, job.class_weight)
-    exchanged.gradient_dtype = job.dtype
-    return exchanged
+def _tensors(arrays):
+    """The tensors among the arrays that autograd may follow, by their fields."""
+    return {key: x for key, x in arrays._asdict().items() if key in ("t", "p", "weight", "class_weight") and x is not None}
 
 
 def _tensor(x, like):
     """A route's result as a tensor."""
     return wrap(x, like) if isinstance(x, np.ndarray) else x
-
-
-def _checked(job, outcome):
-    if job.validate and job.labelled:
-        _job.raise_bad(job, outcome)
-    return outcome
 
 
 def transformed(*tensors):
@@ -221,6 +215,17 @@ def concrete(x):
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # of upstream gradients, under is_grads_batched
         and not foreign(x)
     )
+
+
+def seen(x):
+    """Whether autograd follows a tensor; whether a function transform, forward-mode differentiation or a tracer looks at what is done."""
+    watched = transformed(x) or torch._C._functorch.peek_interpreter_stack() is not None
+    return x.requires_grad and torch.is_grad_enabled(), watched
+
+
+def cuda(x):
+    """The number of the CUDA device that a tensor is on, or None."""
+    return x.device.index if x.is_cuda else None
 
 
 def memory(x):
@@ -287,8 +292,9 @@ class SmallBridge(torch.autograd.Function):
             _, kept = block.ordinary(y_true, y_pred, BOTH, arguments)
         gradient = _received(torch.from_numpy(kept), upstream)
         if gradient is None:
-            job = prepare(block, y_true, y_pred, want=GRADIENT, out=None, **arguments)
-            gradient = job.layout.restored(job.xp, _gradient(job, upstream, _formula.run(job).divisor))
+            plan, arrays = prepare(block, y_true, y_pred, GRADIENT, None, arguments)
+            arrays = arrays._replace(divisor=_formula.run(plan, arrays).divisor)
+            gradient = plan.layout.restored(arrays.xp, _gradient(plan, arrays, upstream))
         return gradient, None
 
 
@@ -350,26 +356,25 @@ def _constant(x):
     return x
 
 
-def _prepared(y_true, y_pred, sample_weight, class_weight, denominator, options):
-    """The job of an operator's arguments."""
-    name, want, options = literal_eval(options)
+def _prepared(want, y_true, y_pred, sample_weight, class_weight, denominator, options):
+    """The plan and the arrays of an operator's arguments."""
+    name, asked, options = literal_eval(options)
     arrays = {key: x for key, x in zip(ARRAYS, (sample_weight, class_weight, denominator), strict=True) if x is not None}
-    return prepare(LOSSES[name], y_true, y_pred, want=_job.Want(*want), out=None, **({"sample_weight": None} | options | arrays))
+    return prepare(LOSSES[name], y_true, y_pred, want or Want(*asked), None, {"sample_weight": None} | options | arrays)
 
 
 def _loss(*arguments):
-    job = _prepared(*arguments)
-    route, _ = _routes.choose(job)
-    outcome = _checked(job, route.run(job))
-    value = _job.reduced(job, outcome) if job.want.value else job.p.new_empty(0)
-    arrays = outcome.prob, outcome.gradient
-    prob, gradient = (job.p.new_empty(0) if x is None else _job.restored(job, x).contiguous() for x in arrays)
-    return value, prob, gradient, torch.as_tensor(outcome.divisor, device=job.device).to(torch.float64, copy=True)
+    plan, arrays = _prepared(None, *arguments)
+    outcome = checked(plan, arrays, _routes.run(plan, arrays))
+    value = reduced(plan, arrays, outcome) if plan.want.value else arrays.p.new_empty(0)
+    found = outcome.prob, outcome.gradient
+    prob, gradient = (arrays.p.new_empty(0) if x is None else restored(plan, arrays, x).contiguous() for x in found)
+    return value, prob, gradient, torch.as_tensor(outcome.divisor, device=arrays.p.device).to(torch.float64, copy=True)
 
 
 def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options):
     _, want, options = literal_eval(options)
-    want, shape = _job.Want(*want), y_pred.shape
+    want, shape = Want(*want), y_pred.shape
     storage = y_pred.dtype if y_pred.is_floating_point() else torch.get_default_dtype()
     at = options["axis"] % max(len(shape), 1)
     losses = (*shape[:at], *shape[at + 1 :]) if options["reduction"] in ("none", None) else ()
@@ -381,8 +386,8 @@ def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options
 
 def _loss_gradient(*arguments):
     *call, upstream, upstream_prob, divisor = arguments
-    job = _prepared(*call)
-    return job.layout.restored(job.xp, _backward(job, upstream, upstream_prob, divisor)).contiguous()
+    plan, arrays = _prepared(None, *call)
+    return plan.layout.restored(arrays.xp, _backward(plan, arrays._replace(divisor=divisor), upstream, upstream_prob)).contiguous()
 
 
 def _keep(ctx, inputs, output):

@@ -7,7 +7,7 @@ from polyloss import registry
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._call import called
-from polyloss._job import Want
+from polyloss._plan import Want
 from polyloss.linear_softmax import DerivedOfHead, linear_softmax_loss
 
 WANTS = {

@@ -3,9 +3,8 @@
 import inspect
 
 from polyloss import _routes
-from polyloss._job import VALUE
+from polyloss._plan import VALUE
 from polyloss._prepare import prepare
-from polyloss._shapes import dtype_name
 from polyloss.gradients import block_of
 
 
@@ -45,14 +44,15 @@ def explain(loss, y_true, y_pred, **kwargs):
     defaults = inspect.signature(block.function).bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
-    job = prepare(block, y_true, y_pred, want=VALUE, out=None, **defaults.kwargs)
-    route, obstacles = (job.backend.route or _routes.choose)(job)
+    plan, _ = prepare(block, y_true, y_pred, VALUE, None, defaults.kwargs)
+    route, obstacles = _routes.chosen(plan)
     note = route.note()
     lines = [
-        f"{block.name}: {route.name}{f' ({note})' if note else ''}, for {job.backend.name} arrays of {dtype_name(job.p.dtype)}"
-        f" and shape {job.layout.shape} on {job.device}"
+        f"{block.name}: {plan.route}{f' ({note})' if note else ''}, for {plan.backend.name} arrays of {plan.storage}"
+        f" and shape {plan.layout.shape} on {plan.device}"
     ]
     lines += [f"  not the {name}: {why}" for name, why in obstacles]
+    lines += [f"  {line}" for line in str(plan).splitlines()]
     words = Explanation("\n".join(lines))
     words.route, words.obstacles = route.name, dict(obstacles)
     return words

@@ -3,8 +3,8 @@
 import inspect
 from typing import Any
 
-from polyloss._job import VALUE, Want
-from polyloss._linear import BOTH, prepared, results, run
+from polyloss._linear import prepared, results, run
+from polyloss._plan import BOTH, VALUE, Want
 
 WANTS = {"value_and_grad": BOTH, "grad": Want(value=False, gradient=True)}
 

@@ -87,9 +87,10 @@ def _built(code, options, names):
 def _device():
     """The device, and a formula that refuses what a kernel is there for."""
 
-    def only_if_nothing_is_there(job):
-        assert job.layout.n * job.layout.s == 0 or os.environ.get("POLYLOSS_ROUTE") or not GPU.is_array(job.p), "the formula was taken"
-        return formula.run(job)
+    def only_if_nothing_is_there(plan, arrays):
+        lay = plan.layout
+        assert lay.n * lay.s == 0 or os.environ.get("POLYLOSS_ROUTE") or not GPU.is_array(arrays.p), "the formula was taken"
+        return formula.run(plan, arrays)
 
     *kernels, formula = _routes.ROUTES
     with pytest.MonkeyPatch.context() as patch, stand_in.backend(), stand_in.device(**({} if stand_in.REAL else {"module": Together})):

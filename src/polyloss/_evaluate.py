@@ -1,0 +1,84 @@
+"""The evaluation of a plan over the arrays of a call: route -> reduction -> the caller's shape and kind."""
+
+import numpy as np
+from array_api_compat import device
+
+from polyloss import _reduce, _routes
+from polyloss._backends import NUMPY
+from polyloss._plan import shares_memory
+from polyloss._shapes import FLOATS, bad_label, dtype_name
+
+
+def evaluate(plan, arrays):
+    """What a plan gives for the arrays of one call, in the caller's shape and kind."""
+    return finish(plan, arrays, checked(plan, arrays, _routes.run(plan, arrays)))
+
+
+def checked(plan, arrays, outcome):
+    """An outcome without bad labels, or the error for the first one."""
+    if plan.validate and plan.labelled:
+        raise_bad(plan, arrays, outcome)
+    return outcome
+
+
+def finish(plan, arrays, outcome):
+    """Reduce, and give back what was asked for in the caller's shape and kind."""
+    results, want = [], plan.want
+    if want.value:
+        value = reduced(plan, arrays, outcome)
+        results.append((value, restored(plan, arrays, outcome.prob)) if want.prob else value)
+    elif want.prob:
+        results.append(restored(plan, arrays, outcome.prob))
+    if want.gradient:
+        results.append(restored(plan, arrays, outcome.gradient, arrays.out))
+    if want.hessian:
+        results.append(restored(plan, arrays, outcome.hessian, arrays.out_hessian))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def reduced(plan, arrays, outcome):
+    """The value of the reduction, in the dtype of the computation."""
+    xp, divisor = arrays.xp, outcome.divisor
+    if plan.reduction == "none":
+        return restored(plan, arrays, outcome.losses)
+    if outcome.value is not None:
+        return outcome.value
+    if isinstance(outcome.total, float):  # a kernel's sum, in float64
+        if isinstance(divisor, (int, float)):
+            return scalar(plan, arrays, outcome.total / divisor if divisor else 0.0)
+        return _reduce.quotient(xp, scalar(plan, arrays, outcome.total), xp.astype(divisor, plan.real(xp)))
+    total = outcome.total if isinstance(divisor, (int, float)) else xp.astype(outcome.total, plan.real(xp))
+    return xp.astype(_reduce.quotient(xp, total, divisor), plan.real(xp))
+
+
+def scalar(plan, arrays, x):
+    """A Python float as a 0-d array of the caller's library."""
+    if plan.backend is NUMPY:
+        return plan.real(np).type(x)
+    return arrays.xp.asarray(x, dtype=plan.real(arrays.xp), device=device(arrays.p))
+
+
+def restored(plan, arrays, x, given=None):
+    """A result in the caller's shape and kind; written to the array the caller gave, if one was given."""
+    if isinstance(x, np.ndarray) and plan.backend.wrap is not None:  # a kernel's result; bfloat16 comes as bits
+        x = plan.backend.wrap(x, arrays.p)
+    x = plan.layout.restored(arrays.xp, x)
+    if given is None:
+        return x
+    if not shares_memory(plan.backend, x, given):
+        given[...] = x
+    return given
+
+
+def raise_bad(plan, arrays, outcome):
+    """The error for the first bad label, if there is one and values are at hand."""
+    first, xp = outcome.first_bad, arrays.xp
+    if outcome.bad is not None and plan.backend.concrete(outcome.bad):
+        flat = xp.reshape(outcome.bad, (-1,))
+        if bool(xp.any(flat)):
+            first = int(xp.argmax(xp.astype(flat, xp.int8)))
+    if first >= 0:
+        value, kind = arrays.t[divmod(first, plan.layout.s)], dtype_name(arrays.t.dtype)
+        if kind == "uint64":  # torch cannot make a Python integer of a large one
+            raise bad_label(plan, first, int(xp.astype(value, xp.int64)) % 2**64)
+        raise bad_label(plan, first, float(value) if kind in FLOATS else int(value))
