@@ -255,76 +255,73 @@ static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentro
                                               FORMULA(row_floored_cosine_similarity)};
 
 /* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
-static const one *FORMULA(gather)(const rowwise_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
+static const one *FORMULA(gather)(const strided_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
 {
     if (m == 1) {
-        if (FORMULA(in_place)(x->kind, 0, 1, x->c, 0)) return (const one *)from;
-        FORMULA(read_line)(x->kind, from, x->c, C, room);
+        if (FORMULA(in_place)(x->type, 0, 1, x->c, 0)) return (const one *)from;
+        FORMULA(read_line)(x->type, from, x->c, C, room);
         return room;
     }
     for (ptrdiff_t c = 0; c < C; c++) {
-        FORMULA(read_line)(x->kind, from + c * x->c, x->b, m, line);
+        FORMULA(read_line)(x->type, from + c * x->c, x->s, m, line);
         for (ptrdiff_t i = 0; i < m; i++) room[i * C + c] = line[i];
     }
     return room;
 }
 /* Back to where they belong, unless they were written there. */
-static void FORMULA(scatter)(const rowwise_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line, int lies)
+static void FORMULA(scatter)(const strided_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line, int lies)
 {
     if (!to || (m == 1 && lies)) return;
     if (m == 1) {
-        FORMULA(write_line)(x->kind, to, x->c, C, room);
+        FORMULA(write_line)(x->type, to, x->c, C, room);
         return;
     }
     for (ptrdiff_t c = 0; c < C; c++) {
         for (ptrdiff_t i = 0; i < m; i++) line[i] = room[i * C + c];
-        FORMULA(write_line)(x->kind, to + c * x->c, x->b, m, line);
+        FORMULA(write_line)(x->type, to + c * x->c, x->s, m, line);
     }
 }
-static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *sums)
+static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *sums)
 {
-    const ptrdiff_t C = job->C, most = job->tile, all = job->A * job->tiles;
+    const ptrdiff_t C = job->c, most = job->tile, all = job->n * job->tiles;
     const ptrdiff_t last = (task + 1) * job->tiles_per_task < all ? (task + 1) * job->tiles_per_task : all;
-    const rowwise_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess, *weight = &job->weight, *losses = &job->losses;
-    const int labelled = rowwise_labelled[job->loss], g_lies = FORMULA(in_place)(grad->kind, 0, 1, grad->c, 0);
-    const int h_lies = FORMULA(in_place)(hess->kind, 0, 1, hess->c, 0);
+    const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess, *weight = &job->weight, *losses = &job->losses;
+    const int labelled = job->labelled, g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0);
+    const int h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
     FORMULA(row) *row = FORMULA(rows)[job->loss];
     one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
-    uint64_t label[ROWWISE_TILE];
-    one *room = malloc((4 * (size_t)most + 2) * (size_t)C * sizeof(one)), *room_t = room + 2 * C, *room_p = room_t + most * C;
-    one *room_g = room_p + most * C, *room_h = room_g + most * C;
-    if (!room) return 1;
+    int32_t label[ROWWISE_TILE];
+    one *room = scratch, *room_t = room + 2 * C, *room_p = room_t + most * C, *room_g = room_p + most * C, *room_h = room_g + most * C;
     for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
     for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
-        const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->B - b < most ? job->B - b : most;
-        const char *pp = p->data + at * p->a + b * p->b, *tt = t->data + at * t->a + b * t->b;
-        char *gg = grad->data ? grad->data + at * grad->a + b * grad->b : NULL;
-        char *hh = hess->data ? hess->data + at * hess->a + b * hess->b : NULL;
-        if (weight->data) FORMULA(read_line)(weight->kind, weight->data + at * weight->a + b * weight->b, weight->b, m, w);
+        const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->s - b < most ? job->s - b : most;
+        const char *pp = p->at + at * p->n + b * p->s, *tt = t->at + at * t->n + b * t->s;
+        char *gg = grad->at ? grad->at + at * grad->n + b * grad->s : NULL;
+        char *hh = hess->at ? hess->at + at * hess->n + b * hess->s : NULL;
+        if (weight->at) FORMULA(read_line)(weight->type, weight->at + at * weight->n + b * weight->s, weight->s, m, w);
         else
             for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
-        if (labelled) read_labels(t->kind, tt, t->b, m, label);
+        if (labelled) read_labels(label, job, at, b, m);
         const one *x = labelled ? NULL : FORMULA(gather)(t, tt, m, C, room_t, line), *y = FORMULA(gather)(p, pp, m, C, room_p, line);
         for (ptrdiff_t i = 0; i < m; i++) {
-            one *g = !gg ? NULL : m == 1 && g_lies ? (one *)gg : room_g + i * C;
+            one *g = !gg && !hh ? NULL : gg && m == 1 && g_lies ? (one *)gg : room_g + i * C;
             one *h = !hh ? NULL : m == 1 && h_lies ? (one *)hh : room_h + i * C;
             double value = 0;
-            int skipped = 0;
-            for (ptrdiff_t j = 0; labelled && j < job->ignored_count; j++) skipped |= label[i] == job->ignored[j];
+            const int skipped = labelled && label[i] == IGNORED;
             if (!skipped) {
-                sums->kept++;
+                sums->count++;
                 sums->weights += (double)w[i];
             }
             const one k = (one)(job->scale * (double)w[i]);
             one fill = 0; /* of both derivatives, where the row is not looked at */
             int looked = 0;
-            if (labelled && !skipped && label[i] >= (uint64_t)C) {
-                const ptrdiff_t place = at * job->flat_a + (b + i) * job->flat_b;
+            if (labelled && label[i] == BAD) {
+                const ptrdiff_t place = at * job->flat_n + (b + i) * job->flat_s;
                 if (sums->bad < 0 || place < sums->bad) sums->bad = place;
                 value = NAN, fill = (one)NAN;
             } else if (!skipped && w[i] != 0) {
                 looked = k != 0;
-                value = labelled ? FORMULA(sparse)(C, (ptrdiff_t)label[i], y + i * C, a, k, g, h)
+                value = labelled ? FORMULA(sparse)(C, label[i], y + i * C, a, k, g, h)
                                  : row(C, x + i * C, y + i * C, a, k, g, h, room);
                 value *= (double)w[i];
             }
@@ -333,12 +330,10 @@ static int FORMULA(task)(const rowwise_job *job, ptrdiff_t task, rowwise_sums *s
             sums->total += value;
             line[i] = (one)value;
         }
-        if (losses->data) FORMULA(write_line)(losses->kind, losses->data + at * losses->a + b * losses->b, losses->b, m, line);
+        if (losses->at) FORMULA(write_line)(losses->type, losses->at + at * losses->n + b * losses->s, losses->s, m, line);
         FORMULA(scatter)(grad, gg, m, C, room_g, line, g_lies);
         FORMULA(scatter)(hess, hh, m, C, room_h, line, h_lies);
     }
-    free(room);
-    return 0;
 }
 #undef BLOCK
 #undef FOR_LANES

@@ -2,33 +2,11 @@
    for each.
 
    A row is read once from memory: its sum, then value and slopes while it is in the cache. Positions that lie beside each other (classes far
-   apart) are turned into rows some dozens at a time. Labels are compared as 64-bit integers, never as floats. */
+   apart) are turned into rows some dozens at a time. */
 #include "rowwise_rows.h"
+#include "labels.h"
 #include "vector_math.h"
 #include <float.h>
-#include <stdlib.h>
-
-#define LABELLED(name, parameters, labels) labels,
-static const int rowwise_labelled[] = {ROWWISE(LABELLED)};
-
-/* Integers of any kind as 64 bits: signed ones keep their sign. */
-static void read_labels(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n, uint64_t *to /* (n,) */)
-{
-#define LINE(type)                                                                                                                         \
-    for (ptrdiff_t i = 0; i < n; i++) to[i] = (uint64_t)(int64_t) * (const type *)(from + i * stride);                                     \
-    break;
-    switch (kind) {
-    case TYPE_I8: LINE(int8_t)
-    case TYPE_I16: LINE(int16_t)
-    case TYPE_I32: LINE(int32_t)
-    case TYPE_I64: LINE(int64_t)
-    case TYPE_U8: LINE(uint8_t)
-    case TYPE_U16: LINE(uint16_t)
-    case TYPE_U32: LINE(uint32_t)
-    case TYPE_U64: LINE(uint64_t)
-    }
-#undef LINE
-}
 
 #include "real_float.h"
 #include "formulas.h"
@@ -42,6 +20,22 @@ static void read_labels(int kind, const char *from, ptrdiff_t stride, ptrdiff_t 
 #include "lines.h"
 #include "rowwise_loops.h"
 
-static int task(const rowwise_job *job, ptrdiff_t at, rowwise_sums *sums) { return (job->doubles ? task_d : task_f)(job, at, sums); }
+static void cut(kernel_job *job)
+{
+    job->tile = 1;
+    if (job->columns && job->s > 1 && job->c > 1) {
+        job->tile = ROWWISE_TASK / 2 / job->c < ROWWISE_TILE ? ROWWISE_TASK / 2 / job->c : ROWWISE_TILE;
+        if (job->tile < 1) job->tile = 1;
+    }
+    job->tiles = (job->s + job->tile - 1) / job->tile;
+    job->tiles_per_task = ROWWISE_TASK / (job->tile * job->c);
+    if (job->tiles_per_task < 1) job->tiles_per_task = 1;
+    job->tasks = (job->n * job->tiles + job->tiles_per_task - 1) / job->tiles_per_task;
+    job->scratch = (4 * (size_t)job->tile + 2) * (size_t)job->c * (job->doubles ? sizeof(double) : sizeof(float));
+}
+static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
+{
+    (job->doubles ? task_d : task_f)(job, at, scratch, sums);
+}
 
-const rowwise_rows WITH_ISA(rowwise_rows) = {task};
+const kernel_loops WITH_ISA(rowwise_loops) = {REORDER_POSITIONS, 2, cut, task, NULL};
