@@ -1,5 +1,5 @@
 # What the kernels' modules and the front of a call need of driver.pyx.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "storage.h":
     enum:
@@ -20,7 +20,9 @@ cdef extern from "kernel.h":
         strided_array *arrays
         int loss, doubles, labelled, soft
         double *parameters
-        double mean, scale
+        double low, high, mean, scale
+        uint8_t *seen
+        int rescale
         uint64_t classes, base
         const int64_t *ignore
         Py_ssize_t ignored, flat_n, flat_s, tasks
@@ -43,6 +45,8 @@ cdef extern from "kernel.h":
 
 cdef int isa_in_use() noexcept nogil
 cdef const kernel_loops *label_loops() noexcept nogil
+cdef int describe(strided_array *to, object given, str axes, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, str name) except -1
+cdef void lay(kernel_job *job, int order, int like) noexcept nogil
 cdef int perform(const kernel_loops *loops, const kernel_job *job, Py_ssize_t elements, int threads, kernel_sums *found,
                  kernel_sums *each) except -1
 

@@ -1,63 +1,33 @@
 """Log loss of integer labels and probabilities in one pass: the weighted sum, and what is to be checked of the probabilities.
 
-The module turns NumPy arrays into a log_loss_job (log_loss.h), cuts the rows into tiles and lets the row primitives (log_loss_rows.c, one
-build per instruction set) work through them. Tiles depend on shape and strides alone and their sums are added up in their order: the bits
-are the same for any number of threads.
+The loops over a tile of rows are those of log_loss_rows.c, one build per instruction set; driver.pyx calls them.
 """
-from cython.parallel cimport prange
-from libc.math cimport isnan
-from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport free, malloc
 cimport numpy as cnp
+from libc.string cimport memset
 
 import numpy as np
 
-include "isa.pxi"
-include "arrays.pxi"
+from polyloss._kernels.driver cimport (
+    AT_P, KEEP_ORDER, TYPE_F64, describe, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
+)
+
+from polyloss._kernels.driver import facts, force, isa, isas, openmp
 
 cnp.import_array()
 
 cdef extern from "log_loss.h":
-    ctypedef struct log_loss_job:
-        const char *p
-        Py_ssize_t rows, columns, row_stride, column_stride
-        bint single
-        const char *labels
-        Py_ssize_t label_stride
-        int label_type
-        uint64_t base, classes
-        uint8_t *seen
-        const char *weight
-        Py_ssize_t weight_stride
-        double low, high
-        bint rescale
-        double *losses
-    ctypedef struct log_loss_sums:
-        double total, least, most, off
-        int64_t bad
-    ctypedef struct log_loss_rows:
-        Py_ssize_t (*tile)(const log_loss_job *) noexcept nogil
-        void (*run)(const log_loss_job *, Py_ssize_t, Py_ssize_t, log_loss_sums *) noexcept nogil
+    pass
 
 cdef extern from *:
     """
-    #define DECLARE(isa) extern const log_loss_rows log_loss_rows_##isa;
-    POLYLOSS_ISAS(DECLARE)
-    #define LISTED(isa) &log_loss_rows_##isa,
-    static const log_loss_rows *const log_loss_builds[] = {POLYLOSS_ISAS(LISTED)};
+    #define LOG_LOSS_BUILD_(isa) &log_loss_loops_##isa,
+    static const kernel_loops *const log_loss_builds[] = {POLYLOSS_ISAS(LOG_LOSS_BUILD_)};
     """
-    const log_loss_rows *const *log_loss_builds
-
-cdef Py_ssize_t PARALLEL_FROM = 65536  # probabilities: about 50 µs on one thread; entering a parallel region costs 5 to 15
-
-
-def takes(p):
-    """Whether probabilities are of a type and at an address that the kernel reads; any strides do."""
-    return p.dtype in (np.float32, np.float64) and p.dtype.isnative and p.flags.aligned
+    const kernel_loops *const *log_loss_builds
 
 
 def fused(
-    cnp.ndarray p, cnp.ndarray labels, *, base=0, double low, bint rescale=False, weight=None, seen=None, double[::1] losses=None,
+    cnp.ndarray p, cnp.ndarray labels, *, base=0, double low, bint rescale=False, weight=None, cnp.uint8_t[::1] seen=None, losses=None,
     int threads=1,
 ):
     """Return (sum of w * loss, least and greatest probability, greatest distance of a row's sum from 1, first bad label's row or -1).
@@ -77,68 +47,49 @@ def fused(
     losses : (N,) float64, optional
         Receives the loss of each row, without its weight.
     """
-    cdef log_loss_job job
-    cdef log_loss_sums total
-    cdef strided_array array
-    job.rows = len(p)
-    job.columns = p.shape[1] if p.ndim == 2 else 1
-    job.classes = job.columns if p.ndim == 2 else 2
-    if p.ndim not in (1, 2) or job.columns < 1:
+    cdef kernel_job job
+    cdef kernel_sums found
+    cdef const kernel_loops *loops = log_loss_builds[isa_in_use()]
+    cdef Py_ssize_t n = cnp.PyArray_DIM(p, 0), c = cnp.PyArray_DIM(p, 1) if p.ndim == 2 else 1
+    if p.ndim not in (1, 2) or not 1 <= c <= 0x7FFFFFFF:
         raise ValueError(f"p has shape {(<object>p).shape}, not (N, C) or (N,)")
-    describe(&array, p, "nc"[:p.ndim], (<object>p).shape, "p")
-    if array.type > TYPE_F64:
+    memset(&job, 0, sizeof(job))
+    for i in range(10):
+        job.arrays[i].type = -1
+    job.n, job.c, job.s = n, c, 1
+    job.flat_n = job.flat_s = 1
+    job.classes = c if p.ndim == 2 else 2
+    put(&job.p, p, "nc"[:p.ndim], n, c, "p")
+    if job.p.type > TYPE_F64:
         raise TypeError(f"p has dtype {p.dtype}, not float32 or float64")
-    job.p, job.row_stride, job.column_stride = array.at, array.n, array.c
-    job.single = array.type == TYPE_F32
-    job.rescale = rescale and p.ndim == 2
-
-    describe(&array, labels, "n", (job.rows,), "labels")
+    put(&job.t, labels, "n", n, c, "labels")
     info = np.iinfo(labels.dtype)
     if not info.min <= base <= info.max - <object>(job.classes - 1):
         raise ValueError(f"{labels.dtype} labels cannot hold {job.classes} classes from {base}")
-    job.labels, job.label_stride, job.label_type = array.at, array.n, array.type
     job.base = base % 2**64
+    for to, name in ((weight, "weight"), (losses, "losses")):
+        if to is not None and to.dtype != np.float64:
+            raise TypeError(f"{name} has dtype {to.dtype}, not float64")
+    put(&job.weight, weight, "n", n, c, "weight")
+    put(&job.losses, losses, "n", n, c, "losses")
+    if losses is not None and not losses.flags.writeable:
+        raise ValueError("losses is read-only")
+    if seen is not None:
+        if <cnp.uint64_t>seen.shape[0] != job.classes:
+            raise ValueError(f"seen has {seen.shape[0]} entries, not {job.classes}")
+        job.seen = &seen[0]
+    job.low, job.high, job.rescale = low, 1 - low, rescale and p.ndim == 2
+    lay(&job, KEEP_ORDER, AT_P)
+    loops.cut(&job)
+    perform(loops, &job, n * c, threads, &found, NULL)
+    return found.total, found.least, found.most, found.off, found.bad
 
-    describe(&array, weight, "n", (job.rows,), "weight")
-    if weight is not None and array.type != TYPE_F64:
-        raise TypeError(f"weight has dtype {weight.dtype}, not float64")
-    job.weight, job.weight_stride = array.at, array.n
-    describe(&array, seen, "c", (job.classes,), "seen")
-    if seen is not None and not (seen.dtype == np.uint8 and seen.flags.carray):
-        raise TypeError(f"seen has dtype {seen.dtype}, not writeable uint8 in one piece")
-    job.seen = <uint8_t *>array.at
-    if losses is not None and losses.shape[0] != job.rows:
-        raise ValueError(f"losses has {losses.shape[0]} entries, not {job.rows}")
-    job.losses = &losses[0] if losses is not None and job.rows else NULL
-    job.low, job.high = low, 1 - low
-    _run(&job, threads, &total)
-    return total.total, total.least, total.most, total.off, total.bad
 
-
-cdef int _run(const log_loss_job *job, int threads, log_loss_sums *total) except -1:
-    """Every tile; the sums in the order of the tiles."""
-    cdef const log_loss_rows *rows = log_loss_builds[isa_used]
-    cdef Py_ssize_t size = rows.tile(job), tiles = (job.rows + size - 1) // size, i
-    cdef log_loss_sums *sums = <log_loss_sums *>malloc(tiles * sizeof(log_loss_sums) + 1)
-    if sums == NULL:
-        raise MemoryError
-    if in_forked_child or threads < 1 or job.rows * job.columns < PARALLEL_FROM:
-        threads = 1
-    with nogil:
-        if threads == 1:
-            for i in range(tiles):
-                rows.run(job, i * size, min(size, job.rows - i * size), &sums[i])
-        else:
-            for i in prange(tiles, schedule="static", num_threads=threads):
-                rows.run(job, i * size, min(size, job.rows - i * size), &sums[i])
-    total.total, total.least, total.most, total.off, total.bad = 0, float("inf"), -float("inf"), 0, -1
-    for i in range(tiles):
-        total.total += sums[i].total
-        total.most = max(total.most, sums[i].most)
-        total.off = max(total.off, sums[i].off)
-        if total.bad < 0:
-            total.bad = sums[i].bad
-        if sums[i].least < total.least or isnan(sums[i].least):
-            total.least = sums[i].least  # NaN stays: nothing is less
-    free(sums)
+cdef int put(strided_array *to, object x, str axes, Py_ssize_t n, Py_ssize_t c, str name) except -1:
+    if x is None:
+        return describe(to, None, axes, n, c, 1, name)
+    if x.ndim != len(axes) or x.shape[0] != n:
+        raise ValueError(f"{name} has shape {x.shape}, not ({n},)")
+    describe(to, facts(x, axes, name), axes, n, c, 1, name)
+    to.at = <char *>cnp.PyArray_DATA(x)
     return 0

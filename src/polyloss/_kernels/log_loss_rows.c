@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 #include "isa.h"
+#include "labels.h"
 #include "log_loss.h"
 #include "vector_math.h"
 
@@ -25,11 +26,11 @@
 
 enum { TILE = 512, LONG = 8 }; /* rows in a tile at most; columns from which a row is worth vectors of its own: WD or more */
 
-INLINE int in_one_piece(const log_loss_job *j) { return j->columns >= LONG && j->column_stride == (j->single ? 4 : 8); }
+INLINE int in_one_piece(const kernel_job *j) { return j->c >= LONG && j->p.c == (j->p.type == TYPE_F32 ? 4 : 8); }
 
-static ptrdiff_t tile(const log_loss_job *j)
+static ptrdiff_t tile(const kernel_job *j)
 {
-    ptrdiff_t rows = in_one_piece(j) ? 65536 / j->columns : TILE; /* at least half a megabyte of doubles: 20 µs or more */
+    ptrdiff_t rows = in_one_piece(j) ? 65536 / j->c : TILE; /* at least half a megabyte of doubles: 20 µs or more */
     return rows < 1 ? 1 : rows > TILE ? TILE : rows;
 }
 
@@ -54,46 +55,20 @@ INLINE void stretch(range *r, vd v)
     r->most = max_d(r->most, v);
 }
 
-/* Labels as classes; a label that is none becomes class 0, and the place of the first is returned, or -1. Differences of labels are taken as
-   unsigned numbers, where they wrap to the right one: a label below base is above every class. */
-#define CLASSES(TYPE)                                                                                                                      \
-    {                                                                                                                                      \
-        uint64_t bad = 0;                                                                                                                  \
-        if (stride == sizeof(TYPE)) /* told apart so that the compiler can vectorise it */                                                 \
-            for (ptrdiff_t i = 0; i < rows; i++) {                                                                                         \
-                uint64_t class = (uint64_t)((const TYPE *)at)[i] - base;                                                                   \
-                to[i] = class < classes ? (int64_t)class : 0;                                                                              \
-                bad |= class >= classes;                                                                                                   \
-            }                                                                                                                              \
-        else                                                                                                                               \
-            for (ptrdiff_t i = 0; i < rows; i++) {                                                                                         \
-                uint64_t class = (uint64_t)*(const TYPE *)(at + i * stride) - base;                                                        \
-                to[i] = class < classes ? (int64_t)class : 0;                                                                              \
-                bad |= class >= classes;                                                                                                   \
-            }                                                                                                                              \
-        for (ptrdiff_t i = 0; bad; i++)                                                                                                    \
-            if ((uint64_t)*(const TYPE *)(at + i * stride) - base >= classes) return i;                                                    \
-        return -1;                                                                                                                         \
-    }
-static ptrdiff_t read_classes(int64_t *restrict to, const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows)
+/* Labels as classes; a label that is none becomes class 0, and the place of the first is returned, or -1. */
+static ptrdiff_t read_classes(int32_t *to, const kernel_job *j, ptrdiff_t first, ptrdiff_t rows)
 {
-    const char *at = j->labels + first * j->label_stride;
-    const ptrdiff_t stride = j->label_stride;
-    const uint64_t base = j->base, classes = j->classes;
-    switch (j->label_type) {
-    case TYPE_I8: CLASSES(int8_t)
-    case TYPE_I16: CLASSES(int16_t)
-    case TYPE_I32: CLASSES(int32_t)
-    case TYPE_I64: CLASSES(int64_t)
-    case TYPE_U8: CLASSES(uint8_t)
-    case TYPE_U16: CLASSES(uint16_t)
-    case TYPE_U32: CLASSES(uint32_t)
-    default: CLASSES(uint64_t)
-    }
+    ptrdiff_t at = -1;
+    int32_t bad = 0;
+    read_labels(to, j, 0, first, rows);
+    for (ptrdiff_t i = 0; i < rows; i++) bad |= to[i]; /* BAD is below 0, a class is not */
+    for (ptrdiff_t i = rows - 1; bad < 0 && i >= 0; i--)
+        if (to[i] < 0) to[i] = 0, at = i;
+    return at;
 }
 
 /* Which classes occur. A byte is written once: threads that wrote it for every row would fight for its line. */
-static void note_seen(uint8_t *seen, ptrdiff_t known, const int64_t *classes, ptrdiff_t rows)
+static void note_seen(uint8_t *seen, ptrdiff_t known, const int32_t *classes, ptrdiff_t rows)
 {
     if (known == 2) {
         int64_t ones = 0;
@@ -158,7 +133,7 @@ INLINE void read_column(const char *at, ptrdiff_t rows, ptrdiff_t stride, int si
 }
 
 /* Two columns side by side, as binary classifiers give them: everything of a row at once. */
-INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t *classes, double *restrict sums, double *restrict picked,
+INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int32_t *classes, double *restrict sums, double *restrict picked,
                        range *r)
 {
     double line[2 * TILE], rest[WD];
@@ -181,18 +156,18 @@ INLINE void read_pairs(const char *at, ptrdiff_t rows, int single, const int64_t
 }
 
 /* The next WD weights; 0 beyond the count. */
-INLINE vd read_weights(const log_loss_job *j, ptrdiff_t first, ptrdiff_t count)
+INLINE vd read_weights(const kernel_job *j, ptrdiff_t first, ptrdiff_t count)
 {
-    const char *at = j->weight + first * j->weight_stride;
+    const char *at = j->weight.at + first * j->weight.s;
     double line[WD] = {0};
-    if (j->weight_stride == 8) return count >= WD ? load_d((const double *)at) : load_part_d((const double *)at, count);
-    for (ptrdiff_t i = 0; i < WD && i < count; i++) line[i] = *(const double *)(at + i * j->weight_stride);
+    if (j->weight.s == 8) return count >= WD ? load_d((const double *)at) : load_part_d((const double *)at, count);
+    for (ptrdiff_t i = 0; i < WD && i < count; i++) line[i] = *(const double *)(at + i * j->weight.s);
     return load_d(line);
 }
 
-INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int single, log_loss_sums *out)
+INLINE void run_tile(const kernel_job *j, ptrdiff_t first, ptrdiff_t rows, int single, kernel_sums *out)
 {
-    int64_t classes[TILE];
+    int32_t classes[TILE];
     double sums[TILE], picked[TILE];
     const ptrdiff_t item = single ? 4 : 8;
     const vd none = all_d(0.0);
@@ -203,23 +178,23 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
     out->bad = bad < 0 ? -1 : first + bad;
     if (j->seen) note_seen(j->seen, (ptrdiff_t)j->classes, classes, rows);
 
-    const char *at = j->p + first * j->row_stride;
+    const char *at = j->p.at + first * j->p.s;
     if (in_one_piece(j))
-        for (ptrdiff_t i = 0; i < rows; i++, at += j->row_stride) {
-            sums[i] = read_row(at, j->columns, single, r);
-            picked[i] = one(at + classes[i] * j->column_stride, single);
+        for (ptrdiff_t i = 0; i < rows; i++, at += j->p.s) {
+            sums[i] = read_row(at, j->c, single, r);
+            picked[i] = one(at + classes[i] * j->p.c, single);
         }
-    else if (j->columns == 2 && j->column_stride == item && j->row_stride == 2 * item)
+    else if (j->c == 2 && j->p.c == item && j->p.s == 2 * item)
         read_pairs(at, rows, single, classes, sums, picked, r);
     else {
-        for (ptrdiff_t k = 0; k < j->columns; k++) read_column(at + k * j->column_stride, rows, j->row_stride, single, k == 0, sums, r);
-        if (j->columns == 1)
+        for (ptrdiff_t k = 0; k < j->c; k++) read_column(at + k * j->p.c, rows, j->p.s, single, k == 0, sums, r);
+        if (j->c == 1)
             for (ptrdiff_t i = 0; i < rows; i++) { /* the sums are the numbers themselves; 1 - p in their own type */
                 double other = 1 - sums[i];
                 picked[i] = classes[i] ? sums[i] : single ? (double)(float)other : other;
             }
         else
-            for (ptrdiff_t i = 0; i < rows; i++) picked[i] = one(at + i * j->row_stride + classes[i] * j->column_stride, single);
+            for (ptrdiff_t i = 0; i < rows; i++) picked[i] = one(at + i * j->p.s + classes[i] * j->p.c, single);
     }
     for (ptrdiff_t i = rows; i < TILE && i % WD; i++) sums[i] = picked[i] = 1;
 
@@ -231,16 +206,16 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
         if (j->rescale) x = x / s;
         vd loss = none - log_d(min_d(all_d(j->high), max_d(all_d(j->low), x))); /* NaN goes through */
         store_d(picked + i, loss);
-        if (j->weight) {
+        if (j->weight.at) {
             vd w = read_weights(j, first + i, rows - i);
             loss = select_d(eq_d(w, none), none, loss * w);
         } else if (rows - i < WD)
             loss = select_d(first_d(rows - i), loss, none);
         total += loss;
     }
-    if (j->losses) memcpy(j->losses + first, picked, (size_t)rows * sizeof *picked);
+    for (ptrdiff_t i = 0; j->losses.at && i < rows; i++) *(double *)(j->losses.at + (first + i) * j->losses.s) = picked[i];
     out->total = sum_d(total);
-    out->off = j->columns == 1 ? 0 : top_d(off);
+    out->off = j->c == 1 ? 0 : top_d(off);
     for (int i = 1; i < 4; i++) {
         r->least = min_d(r->least, r[i].least);
         r->most = max_d(r->most, r[i].most);
@@ -250,12 +225,20 @@ INLINE void run_tile(const log_loss_job *j, ptrdiff_t first, ptrdiff_t rows, int
     if (isnan(sum_d(all))) out->least = (double)NAN;
 }
 
-static void run(const log_loss_job *j, ptrdiff_t first, ptrdiff_t count, log_loss_sums *out)
+static void cut(kernel_job *j)
 {
-    if (j->single)
-        run_tile(j, first, count, 1, out);
+    j->tile = tile(j);
+    j->tasks = (j->s + j->tile - 1) / j->tile;
+    j->scratch = 0;
+}
+static void task(const kernel_job *j, ptrdiff_t number, void *scratch, kernel_sums *out)
+{
+    const ptrdiff_t first = number * j->tile, rows = j->s - first < j->tile ? j->s - first : j->tile;
+    (void)scratch;
+    if (j->p.type == TYPE_F32)
+        run_tile(j, first, rows, 1, out);
     else
-        run_tile(j, first, count, 0, out);
+        run_tile(j, first, rows, 0, out);
 }
 
-const log_loss_rows WITH_ISA(log_loss_rows) = {tile, run};
+const kernel_loops WITH_ISA(log_loss_loops) = {KEEP_ORDER, 4, cut, task, NULL};
