@@ -1,14 +1,29 @@
-"""The command line: ``python -m polyloss demo``."""
+"""The command line: ``polyloss`` and ``python -m polyloss``. Without the packages of ``polyloss[cli]`` it has the demo alone."""
 
 import argparse
 import sys
 
-from polyloss.registry import get
 
-
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m polyloss", description=sys.modules["polyloss"].__doc__.partition("\n")[0])
+    try:
+        import click  # noqa: F401
+    except ModuleNotFoundError:
+        return _demo_alone(arguments)
+    from polyloss._command.app import app
+
+    try:
+        return app.main(arguments, prog_name="polyloss", standalone_mode=True) or 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+
+
+def _demo_alone(arguments: list[str] | None) -> int:
+    """The demo, which needs no package."""
+    from polyloss.registry import get
+
+    description = "Loss functions for every array library. All other commands need: pip install 'polyloss[cli]'"
+    parser = argparse.ArgumentParser(prog="polyloss", description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="every loss on real predictions, on every array library at hand, in one table")
     demo.add_argument("losses", nargs="*", metavar="loss", help="names of losses; all by default")

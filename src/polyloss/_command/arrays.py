@@ -1,0 +1,106 @@
+"""Arrays: NPY and NPZ files, Zarr and HDF5, aligned by row and read by slabs; nothing is unpickled."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyloss._command.problems import BadFile, usage
+
+ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
+SLAB = 1 << 25  # bytes of predictions that are taken at once
+
+
+def split(path: str) -> tuple[str, str]:
+    """File and name of the array in it, of ``FILE::NAME``."""
+    file, _, name = path.partition("::")
+    return file.rstrip("/"), name
+
+
+def is_array(path: str) -> bool:
+    """Whether the name is that of a file of arrays."""
+    return Path(split(path)[0].lower()).suffix in ENDINGS
+
+
+def opened(path: str) -> Any:
+    """The array: it has shape and dtype, and slices of it are read."""
+    file, name = split(path)
+    suffix = Path(file.lower()).suffix
+    if not Path(file).exists():
+        raise BadFile(f"{path}: no such file")
+    if Path(file).is_dir() != (suffix == ".zarr"):
+        raise BadFile(f"{path}: is {'a directory, but must be a file' if Path(file).is_dir() else 'a file, but Zarr is a directory'}")
+    try:
+        array = _OPEN[suffix](file, name)
+    except ModuleNotFoundError as error:
+        raise usage(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
+    except BadFile:
+        raise
+    except (ValueError, EOFError, OSError, KeyError) as error:
+        raise BadFile(f"{path}: cannot be read: {_said(error)}") from None
+    if not array.shape:
+        raise BadFile(f"{path}: holds a single number, but must have an axis of samples")
+    return array
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "mmap length" in text or "Failed to read all data" in text or "cannot reshape" in text:
+        return "it is cut short"
+    if "allow_pickle" in text or "Python objects" in text:
+        return "it holds pickled objects, which are not loaded"
+    return text
+
+
+def _npy(file: str, name: str) -> Any:
+    if name:
+        raise BadFile(f"{file}::{name}: an NPY file holds one array, which has no name")
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _npz(file: str, name: str) -> Any:
+    with np.load(file, allow_pickle=False) as members:
+        return members[_member(file, name, list(members))]
+
+
+def _zarr(file: str, name: str) -> Any:
+    import zarr
+
+    found = zarr.open(file, mode="r")
+    if hasattr(found, "shape"):
+        if name:
+            raise BadFile(f"{file}::{name}: {file} is an array itself, not a group")
+        return found
+    return found[_member(file, name, sorted(found.array_keys()))]
+
+
+def _hdf5(file: str, name: str) -> Any:
+    import h5py
+
+    found = h5py.File(file, "r")
+    names: list[str] = []
+    found.visititems(lambda key, item: names.append(key) if hasattr(item, "shape") else None)
+    return found[_member(file, name, names)]
+
+
+_OPEN = {".npy": _npy, ".npz": _npz, ".zarr": _zarr, ".h5": _hdf5, ".hdf5": _hdf5}
+
+
+def _member(file: str, name: str, names: list[str]) -> str:
+    if not name and len(names) == 1:
+        return names[0]
+    if name not in names:
+        what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {file}::NAME"
+        raise BadFile(f"{file}: {what}; it has {', '.join(map(repr, names[:8])) or 'none'}")
+    return name
+
+
+def slabs(array: Any) -> list[tuple[int, int]]:
+    """Ranges of rows of about `SLAB` bytes; whole chunks, where the file has chunks."""
+    rows = array.shape[0]
+    row = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
+    step = max(1, SLAB // max(row, 1))
+    chunk = getattr(array, "chunks", None)
+    if chunk:
+        step = max(chunk[0], step // chunk[0] * chunk[0])
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]

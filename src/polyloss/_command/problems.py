@@ -1,0 +1,31 @@
+"""What goes wrong in a run of the command, and the exit status of each."""
+
+import click
+
+SCORED, BAD_FILE, BAD_USAGE, ABOVE = 0, 1, 2, 3
+
+
+class BadFile(click.ClickException):
+    """A file's contents are wrong: one line on stderr, exit status 1."""
+
+    exit_code = BAD_FILE
+
+    def show(self, file: object = None) -> None:
+        """Print the line."""
+        click.echo(f"polyloss score: {self.message}", err=True)
+
+
+def usage(message: str) -> click.UsageError:
+    """The command line is wrong: exit status 2."""
+    return click.UsageError(message)
+
+
+def counted(n: int, word: str) -> str:
+    """A number and its noun."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """Names in quotes, the first few of them."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} columns)"

@@ -1,0 +1,393 @@
+"""Tables: CSV, TSV, Parquet and Arrow files, read by polars and joined by id.
+
+The truth is read whole, in the few columns that matter. Predictions are streamed: polars parses them, joins each row to its row of truth,
+and hands over batches. Ids and labels of text files compare as written: "007" is not 7. polars fills short rows and empty cells with
+null and stops at a bad number without its row; `explain_csv` then reads the file once more, slowly, and words what is wrong.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as po
+
+from polyloss._command.problems import BadFile, counted, listed, usage
+
+TEXT = {".csv": ",", ".tsv": "\t"}
+BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+PACKED = (".gz", ".zst")
+ROWS = 1 << 17  # of one batch: 10 MB for 10 columns
+AT, ROW = "\0at", "\0row"  # columns of the join, by names that no file has
+
+
+def ending(path: str) -> str:
+    """The ending that tells the format, without that of a compression."""
+    name = path.lower()
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return Path(name).suffix
+
+
+def is_table(path: str) -> bool:
+    """Whether the name is that of a table."""
+    return ending(path) in (*TEXT, *BINARY)
+
+
+@dataclass
+class Truth:
+    """What predictions are compared with: a row for each id."""
+
+    path: str
+    id_column: str
+    ids: po.Series  # integers if all are written as integers are, else strings
+    kept: np.ndarray  # rows that count; others may be predicted or not
+    columns: list[str]  # that could be targets
+    target: str | None
+    data: po.DataFrame
+    weight: np.ndarray | None
+    group: np.ndarray | None  # place of each row's group in `groups`
+    groups: list[str]
+    apart: set[str]  # columns that hold no prediction wherever they are: id, weight, group, usage
+
+    @property
+    def rows(self) -> int:
+        """Number of ids."""
+        return len(self.ids)
+
+    def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column of labels as numbers, and the labels in sorted order: by value if all are whole numbers."""
+        column = as_written(self.data[name])
+        bad = column.is_null() | (column == "")
+        if bad.any():
+            raise BadFile(f"{self.path}: column {name!r} has no label at id {shown(self._id(bad))}, but every row needs one")
+        kept = column if self.kept.all() else column.filter(po.Series(self.kept))
+        present = kept.unique().to_list()
+        present.sort(key=(lambda v: (int(v), v)) if all(_is_integer(v) for v in present) else None)
+        place = po.DataFrame(
+            {"label": present, "place": np.arange(len(present), dtype=np.int64)}, schema={"label": po.String, "place": po.Int64}
+        )
+        places = po.DataFrame({"label": column}).join(place, on="label", how="left", maintain_order="left")["place"]
+        return places.fill_null(-1).to_numpy(), present
+
+    def numbers(self, names: list[str]) -> np.ndarray:
+        """Columns of numbers, (rows, columns)."""
+        return np.stack([self._numbers(name) for name in names], axis=1)
+
+    def _numbers(self, name: str) -> np.ndarray:
+        column = self.data[name]
+        if column.dtype.is_numeric() or column.dtype == po.Boolean:
+            values = column.cast(po.Float64)
+        else:
+            values = column.cast(po.String).str.strip_chars().cast(po.Float64, strict=False)
+        bad = (values.is_null() | values.is_nan()) & po.Series(self.kept)
+        if bad.any():
+            raise BadFile(
+                f"{self.path}: column {name!r} is {column.filter(bad)[0]!r} at id {shown(self._id(bad))},"
+                " but must hold numbers, none of them NaN"
+            )
+        return values.fill_null(np.nan).to_numpy()
+
+    def _id(self, where: po.Series) -> Any:
+        return self.ids.filter(where)[0]
+
+
+def shown(key: Any) -> str:
+    """An id as errors name it: numbers as they are, other text in quotes."""
+    return str(key) if isinstance(key, int) or _is_integer(str(key)) else repr(key)
+
+
+def as_written(column: po.Series) -> po.Series:
+    """Labels, ids and groups as text."""
+    return column if column.dtype == po.String else column.cast(po.String)
+
+
+def _is_integer(text: str) -> bool:
+    """Whether a text is a whole number as Python writes it."""
+    try:
+        return str(int(text)) == text
+    except ValueError:
+        return False
+
+
+def read_truth(path: str, id_column: str | None, target: str | None, weight: str | None, group: str | None, kaggle: bool) -> Truth:
+    """The table of the truth."""
+    names = columns_of(path)
+    for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
+        if name is not None and name not in names:
+            raise usage(f"{option} is {name!r}, but {path} has no such column; it has {listed(names)}")
+    id_column = id_column or names[0]
+    state = "Usage" if kaggle and "Usage" in names else None
+    apart = {name for name in (id_column, weight, group, state) if name}
+    columns = [name for name in names if name not in apart or name == target]
+    data = _whole(path, names)
+    if data.is_empty():
+        raise BadFile(f"{path}: no rows below the header")
+    ids = _ids(path, id_column, data[id_column])
+    kept = np.ones(len(ids), bool) if state is None else (as_written(data[state]) != "Ignored").fill_null(True).to_numpy()
+    groups: list[str] = []
+    places = None
+    if group is not None:
+        text = as_written(data[group]).fill_null("")
+        groups = text.filter(po.Series(kept)).unique().sort().to_list()
+        places = np.searchsorted(np.array(groups, object), text.to_numpy()) if groups else np.zeros(len(ids), np.int64)
+    truth = Truth(path, id_column, ids, kept, columns, target, data, None, places, groups, apart)
+    if weight is not None:
+        w = truth.numbers([weight])[:, 0]
+        bad = ~((w >= 0) & np.isfinite(w)) & kept
+        if bad.any():
+            raise BadFile(
+                f"{path}: column {weight!r} is {w[bad][0]} at id {shown(ids[int(bad.argmax())])}, but weights are finite and not negative"
+            )
+        truth.weight = w
+    return truth
+
+
+def _ids(path: str, name: str, column: po.Series) -> po.Series:
+    """Unique ids: as integers where all are written as integers are, else as text."""
+    where = column.is_null() if column.dtype != po.String else column.is_null() | (column == "")
+    if where.any():
+        raise BadFile(f"{path}: column {name!r} is empty in data row {where.arg_max() + 1}, but every row needs an id")
+    ids = column
+    if not column.dtype.is_integer():
+        ids = as_written(column)
+        whole = ids.cast(po.Int64, strict=False)
+        if bool((whole.cast(po.String) == ids).fill_null(False).all()):
+            ids = whole
+    else:
+        ids = column.cast(po.Int64, strict=False)
+        ids = as_written(column) if ids.null_count() else ids
+    if ids.n_unique() != len(ids):
+        twice = ids.filter(ids.is_duplicated())[0]
+        raise BadFile(f"{path}: column {name!r} holds {shown(twice)} {int((ids == twice).sum())} times over, but ids must be unique")
+    return ids
+
+
+# ------------------------------------------------------------------------------------------------------------------ predictions
+
+
+@dataclass
+class Predictions:
+    """One file of predictions, or several that are parts of one."""
+
+    paths: list[str]
+    truth: Truth
+    extra: bool  # whether ids that the truth lacks are left out instead of refused
+    columns: list[str]  # that hold predictions, in the order of the first part
+
+    @classmethod
+    def of(cls, paths: list[str], truth: Truth, extra: bool) -> "Predictions":
+        """The predictions in these files."""
+        columns: list[str] = []
+        for path in paths:
+            names = columns_of(path)
+            if truth.id_column not in names:
+                raise BadFile(f"{path}: no column {truth.id_column!r}, by which it is joined; it has {listed(names)}")
+            found = [name for name in names if name not in truth.apart]
+            if not found:
+                raise BadFile(f"{path}: no column of predictions beside {truth.id_column!r}")
+            columns = columns or found
+            missing = [name for name in columns if name not in found] or [name for name in found if name not in columns]
+            if missing:
+                raise BadFile(f"{path}: its columns are not those of {paths[0]}: {missing[0]!r} is in one of them alone")
+        return cls(paths, truth, extra, columns)
+
+    def batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows of truth, and the predictions there (rows, columns); every id of the truth once, or an error."""
+        truth = self.truth
+        seen, given = np.zeros(truth.rows, bool), 0
+        extra, first = 0, None
+        for path in self.paths:
+            empty = True
+            for joined in self._joined(path, columns):
+                empty = False
+                self._no_gaps(path, joined, columns)
+                batch, at = joined, joined[AT]
+                known = at.is_not_null()
+                if not known.all():
+                    unknown = batch.filter(~known)
+                    extra += len(unknown)
+                    first = unknown[truth.id_column][0] if first is None else first
+                    batch, at = batch.filter(known), at.drop_nulls()
+                rows = at.to_numpy()
+                again = seen[rows]
+                seen[rows] = True
+                given += len(rows)
+                if np.count_nonzero(seen) != given:
+                    self._doubled(path, batch, rows, again)
+                if not truth.kept.all():
+                    batch, rows = batch.filter(po.Series(truth.kept[rows])), rows[truth.kept[rows]]
+                yield rows, batch.select(columns).to_numpy(order="c")
+            if empty:
+                raise BadFile(f"{path}: no rows below the header")
+        name = " and ".join(self.paths[:2]) if len(self.paths) < 3 else f"{self.paths[0]} and {len(self.paths) - 1} more parts"
+        if extra and not self.extra:
+            raise BadFile(
+                f"{name}: {counted(extra, 'id')} not in {truth.path}, the first {shown(first)}; --extra-ids ignore leaves them out"
+            )
+        missing = truth.kept & ~seen
+        if missing.any():
+            raise BadFile(
+                f"{name}: {int(missing.sum())} of {int(truth.kept.sum())} ids are missing,"
+                f" the first {shown(truth.ids[int(missing.argmax())])}"
+            )
+
+    def _joined(self, path: str, columns: list[str]) -> Iterator[po.DataFrame]:
+        """Batches of a file's rows, each with its row of truth."""
+        truth = self.truth
+        name = truth.id_column
+        rows = po.LazyFrame({"\0id": truth.ids, AT: np.arange(truth.rows, dtype=np.uint32)})
+        with _reading(path, name, columns):
+            frame = scan(path, {name: po.String} | dict.fromkeys(columns, po.Float64)).select(name, *columns)
+            if ending(path) in TEXT:  # blank lines come as rows of nulls
+                frame = frame.filter(~po.all_horizontal(po.all().is_null()))
+            schema = frame.collect_schema()
+            for column in columns:
+                if not (schema[column].is_numeric() or schema[column] == po.Boolean):
+                    raise BadFile(f"{path}: column {column!r} holds {schema[column]}, but must hold numbers")
+            floats = [po.col(c).cast(po.Float64) for c in columns if not schema[c].is_float()]
+            key = po.col(name)
+            if truth.ids.dtype == po.String:
+                key = key.cast(po.String)
+            elif schema[name] == po.String:  # a number that is written otherwise is another id
+                whole = key.cast(po.Int64, strict=False)
+                key = po.when(whole.cast(po.String) == key).then(whole)
+            else:
+                key = key.cast(po.Int64, strict=False)
+            frame = frame.with_columns(*floats, key.alias("\0id")).with_row_index(ROW)
+            joined = frame.join(rows, on="\0id", how="left")
+            yield from joined.collect_batches(chunk_size=ROWS)
+
+    def _no_gaps(self, path: str, batch: po.DataFrame, columns: list[str]) -> None:
+        """Refuse empty cells and NaN."""
+        for column in columns:
+            values = batch[column]
+            bad = values.is_null()
+            if values.null_count() == 0:
+                if not np.isnan(values.to_numpy()).any():
+                    continue
+                bad = values.is_nan()
+            if ending(path) in TEXT:
+                explain_csv(path, self.truth.id_column, columns)
+            row = batch.filter(bad).sort(ROW).row(0, named=True)
+            what = "empty" if row[column] is None else "NaN"
+            place = f"at id {shown(row[self.truth.id_column])} (data row {row[ROW] + 1})"
+            raise BadFile(f"{path}: column {column!r} is {what} {place}, but must hold a number")
+
+    def _doubled(self, path: str, batch: po.DataFrame, rows: np.ndarray, again: np.ndarray) -> None:
+        values, counts = np.unique(rows, return_counts=True)
+        one = int(rows[again][0]) if again.any() else int(values[counts > 1][0])
+        row = batch.filter(po.Series(rows == one)).sort(ROW)[ROW][-1] + 1
+        raise BadFile(f"{path}: id {shown(self.truth.ids[one])} stands again in data row {row}, but must stand once")
+
+    def place(self, column: int, row: int, columns: list[str]) -> str:
+        """How an error names the entry of a batch: column and id."""
+        return f"column {columns[column]!r} at id {shown(self.truth.ids[row])}"
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def columns_of(path: str) -> list[str]:
+    """The names of a table's columns."""
+    file = Path(path)
+    if ending(path) not in (*TEXT, *BINARY):
+        known = ", ".join([*TEXT, *BINARY, ".npy", ".npz", ".zarr", ".h5"])
+        raise BadFile(f"{path}: its name does not tell the format; known are {known}, and .gz and .zst behind those of text")
+    if file.is_dir():
+        raise BadFile(f"{path}: is a directory, but must be a file")
+    if not file.exists():
+        raise BadFile(f"{path}: no such file")
+    if file.stat().st_size == 0:
+        raise BadFile(f"{path}: the file is empty")
+    with _reading(path, None, []):
+        names = scan(path, {}).collect_schema().names()
+    if not names:
+        raise BadFile(f"{path}: the file has no header")
+    if ending(path) in TEXT and any("_duplicated_" in name for name in names):  # what polars makes of a name that stands again
+        explain_csv(path, None, [])
+    return names
+
+
+def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
+    """A table that is read when it is needed; of text, these columns get these types and all others stay text."""
+    if ending(path) in TEXT:
+        separator = TEXT[ending(path)]
+        return po.scan_csv(path, separator=separator, infer_schema=False, schema_overrides=types, glob=False)
+    if ending(path) in (".parquet", ".pq"):
+        return po.scan_parquet(path, glob=False)
+    return po.scan_ipc(path)
+
+
+def _whole(path: str, names: list[str]) -> po.DataFrame:
+    """The truth; a text's columns stay text."""
+    with _reading(path, None, []):
+        data = scan(path, {}).collect()
+    if ending(path) in TEXT and any(data[name].null_count() for name in names):
+        explain_csv(path, names[0], [], every=True)
+        data = data.filter(~po.all_horizontal(po.all().is_null()))
+    return data
+
+
+class _reading:
+    """Errors of the reader in this block become one line about the file."""
+
+    def __init__(self, path: str, id_column: str | None, columns: list[str]) -> None:
+        self.path, self.id_column, self.columns = path, id_column, columns
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
+        if error is None or isinstance(error, (BadFile, GeneratorExit)):
+            return
+        if isinstance(error, (po.exceptions.PolarsError, OSError, ValueError, EOFError, UnicodeError)):
+            if ending(self.path) in TEXT:
+                explain_csv(self.path, self.id_column, self.columns)
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BadFile(f"{self.path}: cannot be read: {line}") from None
+
+
+def explain_csv(path: str, id_column: str | None, columns: list[str], every: bool = False) -> None:
+    """Raise BadFile for the first fault of a text file, if there is one: bytes, length of a row, a number. Slow, for bad files alone."""
+    if path.lower().endswith(".zst"):
+        return
+    try:
+        with (gzip.open if path.lower().endswith(".gz") else open)(path, "rb") as raw:
+            rows = csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), delimiter=TEXT[ending(path)])
+            header = next(rows, [])
+            if len(set(header)) != len(header):
+                twice = next(name for name in header if header.count(name) > 1)
+                raise BadFile(f"{path}: column {twice!r} stands {header.count(twice)} times in the header")
+            for number, row in enumerate(rows, 1):
+                if not row:
+                    continue
+                key = f" (id {shown(row[header.index(id_column)])})" if id_column in header and header.index(id_column) < len(row) else ""
+                if len(row) != len(header):
+                    kind = "short" if len(row) < len(header) else "long"
+                    raise BadFile(f"{path}: data row {number}{key} is too {kind}: {counted(len(row), 'cell')} for {len(header)} columns")
+                for name in columns:
+                    cell = row[header.index(name)] if name in header else "0"
+                    what = _cell(cell)
+                    if what:
+                        raise BadFile(f"{path}: column {name!r} is {what} in data row {number}{key}, but must hold a number")
+                if every and id_column in header and not row[header.index(id_column)]:
+                    raise BadFile(f"{path}: column {id_column!r} is empty in data row {number}, but every row needs an id")
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{path}: is no UTF-8 text: {error.reason} near byte {error.start} of a block") from None
+    except (EOFError, gzip.BadGzipFile, csv.Error) as error:
+        raise BadFile(f"{path}: cannot be read: {error}") from None
+
+
+def _cell(cell: str) -> str:
+    """What is wrong with a cell that must be a number."""
+    if not cell.strip():
+        return "empty"
+    try:
+        return "NaN" if np.isnan(float(cell)) else ""
+    except ValueError:
+        return repr(cell)

@@ -1,0 +1,386 @@
+"""The command: its six jobs, what it prints and exits with, and one line for every bad file."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import polars
+import pytest
+import zarr
+from sklearn import metrics
+
+import polyloss as pl
+from polyloss.__main__ import main
+
+TRUTH = "id,label\n1,cat\n2,dog\n3,bird\n"
+GOOD = "id,bird,cat,dog\n2,0.1,0.2,0.7\n1,0.1,0.8,0.1\n3,0.6,0.2,0.2\n"
+SCORE = -np.log([0.8, 0.7, 0.6]).mean()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("truth.csv").write_text(TRUTH)
+    Path("good.csv").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run ``polyloss score``: exit status, fields of each line of stdout, stderr."""
+
+    def score(*arguments):
+        status = main(["score", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return status, [line.split("\t") for line in out.splitlines()], err
+
+    return score
+
+
+def in_json(run, *arguments, status=0):
+    got, lines, _ = run(*arguments, "--json")
+    assert got == status
+    return json.loads("".join("\t".join(line) for line in lines))
+
+
+# ------------------------------------------------------------------------------------------------------------------ six jobs
+
+
+def kaggle(n=3000, seed=0):
+    """Truth and submission of Kaggle's shape: string labels, columns and rows in other orders, probabilities of six digits."""
+    rng = np.random.default_rng(seed)
+    names = np.array(["cat", "dog", "bird", "eel"])
+    y, z = rng.integers(0, 4, n), rng.standard_normal((n, 4))
+    z[np.arange(n), y] += 1
+    p = (np.exp(z) / np.exp(z).sum(1, keepdims=True)).round(6)
+    ids, order = np.arange(n) * 7 + 13, rng.permutation(n)
+    usage = np.where(np.arange(n) % 3 == 0, "Public", "Private")
+    truth = polars.DataFrame({"id": ids, "label": names[y], "Usage": usage, "w": rng.random(n).round(3)})
+    submission = polars.DataFrame({"id": ids[order], **{names[c]: p[order, c] for c in (3, 1, 0, 2)}})
+    return truth, submission, y, p
+
+
+def test_a_competition(run):
+    truth, submission, y, p = kaggle()
+    truth.write_csv("solution.csv")
+    submission.write_csv("submission.csv")
+    status, lines, err = run("solution.csv", "submission.csv", "--kaggle", "--weight", "w")
+    w = truth["w"].to_numpy()
+    rescaled = np.clip((p / p.sum(1, keepdims=True))[np.arange(len(y)), y], 1e-15, 1 - 1e-15)
+    assert status == 0
+    assert err == ""
+    assert lines[0][:2] == ["submission.csv", "log_loss"]
+    assert float(lines[0][2]) == pytest.approx(np.average(-np.log(rescaled), weights=w), rel=1e-14)
+    # scikit-learn's number without --kaggle, and the same bits from every format and split
+    submission.write_parquet("submission.parquet")
+    submission.write_ipc("submission.arrow")
+    submission.write_csv("submission.tsv", separator="\t")
+    Path("submission.csv.gz").write_bytes(gzip.compress(Path("submission.csv").read_bytes()))
+    for k in range(3):
+        submission[k * 1000 : (k + 1) * 1000].write_csv(f"part{k}.csv")
+    files = ["submission.csv", "submission.parquet", "submission.arrow", "submission.tsv", "submission.csv.gz"]
+    status, lines, _ = run("solution.csv", *files, "--target", "label", "-q")
+    _, parts, _ = run("solution.csv", "part*.csv", "--parts", "--target", "label")
+    assert parts[0][0] == "part*.csv"
+    assert {line[2] for line in [*lines, *parts]} == {lines[0][2]}
+    assert float(lines[0][2]) == pytest.approx(metrics.log_loss(y, p / p.sum(1, keepdims=True)), rel=1e-5)
+
+
+def test_groups_and_ignored_rows(run):
+    truth, submission, y, p = kaggle()
+    truth.with_columns(Usage=polars.when(polars.col("id") < 100).then(polars.lit("Ignored")).otherwise("Usage")).write_csv("solution.csv")
+    submission.filter(polars.col("id") != 13).write_csv("submission.csv")  # an ignored row may be absent
+    rows = in_json(run, "solution.csv", "submission.csv", "--kaggle", "--group-by", "Usage", "--target", "label")["scores"]
+    used = truth["id"].to_numpy() >= 100
+    usage = truth["Usage"].to_numpy()
+    losses = -np.log((p / p.sum(1, keepdims=True))[np.arange(len(y)), y])
+    assert [row["group"] for row in rows] == ["Private", "Public", None]
+    for row in rows:
+        here = used & ((usage == row["group"]) if row["group"] else True)
+        assert row["score"] == pytest.approx(losses[here].mean(), rel=1e-13)
+        assert row["count"] == here.sum()
+        assert row["stderr"] == pytest.approx(losses[here].std(ddof=1) / np.sqrt(here.sum()), rel=1e-9)
+    _, lines, _ = run("solution.csv", "submission.csv", "--kaggle", "--group-by", "Usage", "--target", "label")
+    assert [line[2] for line in lines] == ["Private", "Public", ""]
+
+
+def test_paired(run):
+    truth, submission, y, p = kaggle()
+    truth.write_csv("solution.csv")
+    submission.write_csv("old.csv")
+    q = 0.9 * p + 0.025
+    ids = truth["id"].to_numpy()
+    polars.DataFrame({"id": ids, **dict(zip(["cat", "dog", "bird", "eel"], q.T, strict=True))}).write_csv("new.csv")
+    rows = in_json(run, "solution.csv", "old.csv", "new.csv", "--paired", "--target", "label", "-q")["scores"]
+    d = -np.log(q[np.arange(len(y)), y]) + np.log(p[np.arange(len(y)), y])
+    assert "difference" not in rows[0]
+    assert rows[1]["difference"] == pytest.approx(d.mean(), rel=1e-6)
+    assert rows[1]["difference"] == pytest.approx(rows[1]["score"] - rows[0]["score"], rel=1e-6)
+    assert rows[1]["difference_stderr"] == pytest.approx(d.std(ddof=1) / np.sqrt(d.size), rel=1e-6)
+    assert rows[1]["z"] == pytest.approx(rows[1]["difference"] / rows[1]["difference_stderr"])
+    assert 0 <= rows[1]["p"] <= 1
+
+
+def test_arrays(run):
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((500, 30)).astype(np.float32), rng.integers(0, 30, 500).astype(np.int16)
+    np.save("y.npy", y)
+    np.save("z.npy", z)
+    np.savez("both.npz", y=y, z=z)
+    status, lines, _ = run("y.npy", "z.npy", "-l", "softmax_loss", "-l", "poly1:poly_epsilon=2.0")
+    assert status == 0
+    assert [line[1] for line in lines] == ["softmax_loss", "poly1_crossentropy:poly_epsilon=2.0"]
+    assert float(lines[0][2]) == pytest.approx(float(pl.softmax_loss(y, z.astype(np.float64))), rel=1e-6)
+    assert run("both.npz::y", "both.npz::z", "-l", "softmax_loss")[1][0][2] == lines[0][2]
+    rows = in_json(run, "y.npy", "z.npy", "z.npy", "-l", "softmax_loss", "--paired")["scores"]
+    assert (rows[1]["difference"], rows[1]["z"], rows[1]["p"]) == (0, 0, 1)
+
+
+def test_a_segmentation_by_slabs(run, monkeypatch):
+    from polyloss._command import arrays
+
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((20, 5, 8, 8)).astype(np.float32), rng.integers(0, 5, (20, 8, 8)).astype(np.uint8)
+    y[:, 0] = 255
+    group = zarr.open_group("seg.zarr", mode="w")
+    for name, x in (("labels", y), ("logits", z)):
+        group.create_array(name, shape=x.shape, chunks=(3, *x.shape[1:]), dtype=x.dtype)[:] = x
+    with h5py.File("seg.h5", "w") as file:
+        file["labels"], file["deep/logits"] = y, z
+    np.save("y.npy", y)
+    np.save("z.npy", z)
+    scores = set()
+    for slab in (arrays.SLAB, 5 * 8 * 8 * 4 * 7):
+        monkeypatch.setattr(arrays, "SLAB", slab)
+        for pair in (("seg.zarr::labels", "seg.zarr::logits"), ("seg.h5::labels", "seg.h5::deep/logits"), ("y.npy", "z.npy")):
+            status, lines, err = run(*pair, "-l", "softmax_loss", "--ignore-label", 255)
+            assert (status, err) == (0, "")
+            scores.add(lines[0][2])
+    assert len(scores) == 1
+    assert float(scores.pop()) == pytest.approx(float(pl.softmax_loss(y, z.astype(np.float64), ignore_label=255)), rel=1e-6)
+    y[17, 3, 4] = 40
+    np.save("y.npy", y)
+    status, _, err = run("y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 255)
+    assert status == 1
+    assert "y_true[17, 3, 4] is 40" in err  # in the whole file, not in its slab
+
+
+def test_a_gate(run):
+    truth = polars.DataFrame({"id": ["a", "b", "c", "d"], "price": [1.0, 2.0, 3.0, 5.0]})
+    truth.write_parquet("truth.parquet")
+    Path("preds").mkdir()
+    for k in range(2):
+        polars.DataFrame({"id": truth["id"][2 * k : 2 * k + 2], "price": [1.5, 2.5]}).write_parquet(f"preds/{k}.parquet")
+    mse = (0.25 + 0.25 + 2.25 + 6.25) / 4
+    assert run("truth.parquet", "preds/*.parquet", "--parts", "-l", "mse", "--fail-above", 2.3, "-q") == (
+        0,
+        [["preds/*.parquet", "mean_squared_error", repr(mse)]],
+        "",
+    )
+    assert run("truth.parquet", "preds/*.parquet", "--parts", "-l", "mse", "--fail-above", 2.2, "-q")[0] == 3
+
+
+# ------------------------------------------------------------------------------------------------------------------ columns
+
+
+def test_two_classes_in_one_column(run):
+    Path("t.csv").write_text("id,y\n1,10\n2,9\n3,9\n")
+    Path("p.csv").write_text("id,p\n1,0.9\n2,0.2\n3,0.5\n")
+    _, lines, _ = run("t.csv", "p.csv", "-l", "log_loss")  # 10 is the second class, by value
+    assert float(lines[0][2]) == pytest.approx(-np.log([0.9, 0.8, 0.5]).mean())
+    assert run("t.csv", "p.csv")[0] == 2
+    Path("t.csv").write_text("id,y\n1,spam\n2,ham\n3,ham\n")
+    assert run("t.csv", "p.csv", "-l", "log_loss")[1] == lines
+
+
+def test_dense_targets(run):
+    Path("t.csv").write_text("id,a,b\n1,0.5,1\n2,0,2\n")
+    Path("p.csv").write_text("id,b,a\n2,1,1\n1,1,0\n")
+    assert run("t.csv", "p.csv", "-l", "mse")[1][0][2] == repr((0.125 + 1.0) / 2)
+    assert run("t.csv", "p.csv")[0] == 2
+
+
+def test_written_alike_is_equal_and_nothing_else(run):
+    Path("t.csv").write_text("id,label\n007,NA\n7,null\n")
+    Path("p.csv").write_text("id,NA,null\n7,0.25,0.75\n007,0.5,0.5\n")
+    assert run("t.csv", "p.csv")[1][0][2] == repr(float(-np.log([0.5, 0.75]).mean()))
+
+
+def test_losses_of_classes(run):
+    p = np.array([[0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
+    y = np.array([1, 2, 0])
+    _, lines, _ = run("truth.csv", "good.csv", "-l", "log_loss", "-l", "cce", "-l", "scce", "-l", "categorical_hinge")
+    found = {line[1]: float(line[2]) for line in lines}
+    assert found["log_loss"] == pytest.approx(SCORE)
+    assert found["categorical_crossentropy"] == pytest.approx(SCORE, rel=1e-6)
+    assert found["sparse_categorical_crossentropy"] == pytest.approx(SCORE, rel=1e-6)
+    assert found["categorical_hinge"] == pytest.approx(pl.categorical_hinge(np.eye(3)[y], p).mean())
+
+
+def test_kaggle_divides_rows(run):
+    Path("p.csv").write_text(GOOD.replace("0.7", "0.9"))
+    status, lines, err = run("truth.csv", "p.csv", "--kaggle")
+    assert (status, lines[0][1]) == (0, "log_loss")
+    assert float(lines[0][2]) == pytest.approx(-np.log([0.8, 0.9 / 1.2, 0.6]).mean())
+    assert err == "polyloss score: warning: p.csv: probabilities of id 2 add up to 1 within 0.2 only: each row is divided by its sum\n"
+
+
+def test_json(run):
+    found = in_json(run, "truth.csv", "good.csv")
+    assert set(found) == {"polyloss", "truth", "seconds", "signature", "scores"}
+    assert found["signature"] == f"log_loss|kaggle:no|clip:2.2e-16|classes:3|polyloss:{pl.__version__}"
+    assert set(found["scores"][0]) == {"predictions", "loss", "group", "score", "stderr", "weight", "count", "warnings"}
+    np.save("y.npy", np.zeros(3, int))
+    np.save("z.npy", np.full((3, 2), np.nan))
+    assert in_json(run, "y.npy", "z.npy", "-l", "softmax_loss", status=1)["scores"][0]["score"] is None
+
+
+# ------------------------------------------------------------------------------------------------------------------ bad files
+
+# What is written beside the good files, the arguments, what is said of them.
+BAD = {
+    "empty": ({"p.csv": ""}, "p.csv: the file is empty"),
+    "header only": ({"p.csv": GOOD.partition("\n")[0] + "\n"}, "p.csv: no rows below the header"),
+    "missing id column": (
+        {"p.csv": GOOD.replace("id,", "Id,")},
+        "p.csv: no column 'id', by which it is joined; it has 'Id', 'bird', 'cat', 'dog'",
+    ),
+    "missing class column": ({"p.csv": "id,bird,cat\n1,.5,.5\n"}, "p.csv: no column for class 'dog'; it has 'bird', 'cat'"),
+    "doubled column": ({"p.csv": GOOD.replace("bird,cat", "cat,cat")}, "p.csv: column 'cat' stands 2 times in the header"),
+    "doubled id": ({"p.csv": GOOD.replace("3,0.6", "2,0.6")}, "p.csv: id 2 stands again in data row 3, but must stand once"),
+    "doubled id of the truth": (
+        {"truth.csv": TRUTH.replace("3,", "1,")},
+        "truth.csv: column 'id' holds 1 2 times over, but ids must be unique",
+    ),
+    "missing ids": ({"p.csv": GOOD[:-14]}, "p.csv: 1 of 3 ids are missing, the first 3"),
+    "extra ids": ({"p.csv": GOOD + "9,1,0,0\n"}, "p.csv: 1 id not in truth.csv, the first 9; --extra-ids ignore leaves them out"),
+    "another id": (
+        {"p.csv": GOOD.replace("\n2,", "\n02,")},
+        "p.csv: 1 id not in truth.csv, the first '02'; --extra-ids ignore leaves them out",
+    ),
+    "text": ({"p.csv": GOOD.replace("0.7", "high")}, "p.csv: column 'dog' is 'high' in data row 1 (id 2), but must hold a number"),
+    "empty cell": ({"p.csv": GOOD.replace("0.7", "")}, "p.csv: column 'dog' is empty in data row 1 (id 2), but must hold a number"),
+    "NaN": ({"p.csv": GOOD.replace("0.7", "nan")}, "p.csv: column 'dog' is NaN in data row 1 (id 2), but must hold a number"),
+    "outside [0, 1]": ({"p.csv": GOOD.replace("0.7", "7")}, "p.csv: column 'dog' at id 2 is 7.0, but probabilities lie in [0, 1]"),
+    "short row": ({"p.csv": GOOD[:-9]}, "p.csv: data row 3 (id 3) is too short: 2 cells for 4 columns"),
+    "long row": ({"p.csv": GOOD.replace("0.7", "0.7,0")}, "p.csv: data row 1 (id 2) is too long: 5 cells for 4 columns"),
+    "no label": ({"truth.csv": TRUTH.replace("dog", "")}, "truth.csv: column 'label' has no label at id 2, but every row needs one"),
+    "no id": ({"truth.csv": TRUTH.replace("2,", ",")}, "truth.csv: column 'id' is empty in data row 2, but every row needs an id"),
+    "unreadable bytes": (
+        {"p.csv": GOOD.encode().replace(b"0.7", b"\xff")},
+        "p.csv: is no UTF-8 text: invalid start byte near byte 26 of a block",
+    ),
+    "gzip cut short": (
+        {"p.csv.gz": gzip.compress(GOOD.encode())[:-15]},
+        "p.csv.gz: cannot be read: Compressed file ended before the end-of-stream marker was reached",
+    ),
+    "unknown format": ({"p.dat": GOOD}, "p.dat: its name does not tell the format"),
+    "no such file": ({"p.csv": None}, "p.csv: no such file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_tables(run, kind):
+    files, said = BAD[kind]
+    for name, text in files.items():
+        if text is not None:
+            Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    bad = next(iter(files))
+    status, lines, err = run("truth.csv", *(["good.csv"] if bad == "truth.csv" else [bad, "good.csv"]))
+    assert status == 1
+    assert err.startswith(f"polyloss score: {said}")
+    assert err.count("\n") == 1
+    # The other submission is scored all the same.
+    assert lines == ([] if bad == "truth.csv" else [["good.csv", "log_loss", repr(float(SCORE))]])
+
+
+def test_bad_weights_and_directories(run):
+    Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,-1\n3,bird,1\n")
+    assert run("truth.csv", "good.csv", "--weight", "w")[2] == (
+        "polyloss score: truth.csv: column 'w' is -1.0 at id 2, but weights are finite and not negative\n"
+    )
+    Path("folder.csv").mkdir()
+    assert run("good.csv", "folder.csv", "--target", "cat")[2] == "polyloss score: folder.csv: is a directory, but must be a file\n"
+
+
+def test_bad_arrays(run):
+    np.save("y.npy", np.array([0, 2, 1]))
+    np.save("z.npy", np.zeros((3, 3)))
+    np.save("long.npy", np.zeros((4, 3)))
+    np.save("deep.npy", np.zeros((3, 2, 2), int))
+    np.save("pickled.npy", np.array([{}], object), allow_pickle=True)
+    np.savez("several.npz", a=np.zeros(3), b=np.zeros(3))
+    Path("cut.npy").write_bytes(Path("z.npy").read_bytes()[:-8])
+    for truth, predictions, said in (
+        ("y.npy", "cut.npy", "cut.npy: cannot be read: it is cut short"),
+        ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are not loaded"),
+        ("y.npy", "long.npy", "long.npy: has 4 samples, but y.npy has 3"),
+        ("deep.npy", "z.npy", "z.npy and deep.npy: y_true has shape (3, 2, 2), but labels for logits of shape (3, 3)"),
+        ("y.npy", "several.npz", "several.npz: holds 2 arrays: name one, as several.npz::NAME; it has 'a', 'b'"),
+        ("y.npy", "none.npy", "none.npy: no such file"),
+    ):
+        status, lines, err = run(truth, predictions, "-l", "softmax_loss")
+        assert (status, lines) == (1, [])
+        assert err.startswith(f"polyloss score: {said}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["truth.csv", "good.csv", "-l", "hubert"], "there is no loss named 'hubert'; did you mean 'huber'?"),
+        (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "huber has no parameter 'dleta'"),
+        (["truth.csv", "good.csv", "--weight", "w"], "--weight is 'w', but truth.csv has no such column; it has 'id', 'label'"),
+        (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
+        (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
+        (["y.npy", "z.npy"], "--loss is missing"),
+        (["truth.csv"], "Missing argument 'PREDICTIONS...'"),
+    ],
+)
+def test_bad_usage(run, arguments, said):
+    status, lines, err = run(*arguments)
+    assert (status, lines) == (2, [])
+    assert said in err
+
+
+# ------------------------------------------------------------------------------------------------------------------ the rest
+
+
+def test_losses_and_explain(capsys):
+    assert main(["losses"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == list(pl.names())
+    assert main(["losses", "mse"]) == 0
+    assert "mse" in capsys.readouterr().out
+    assert main(["explain", "softmax_loss", "32", "10"]) == 0
+    assert capsys.readouterr().out.startswith("softmax_loss: ")
+    assert main(["explain", "nothing"]) == 2
+
+
+def test_cluster(run, monkeypatch):
+    """An address that nobody answers is one line within seconds; tasks travel as pickles."""
+    pytest.importorskip("distributed")
+    np.save("y.npy", np.array([0, 2, 1]))
+    np.save("z.npy", np.zeros((3, 3)))
+    status, _, err = run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", "tcp://127.0.0.1:9")
+    assert status == 1
+    assert err.startswith("polyloss score: --dask tcp://127.0.0.1:9: cannot be reached")
+    assert err.count("\n") == 1
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
+        address = client.scheduler.address
+        assert run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", address)[1] == run("y.npy", "z.npy", "-l", "softmax_loss")[1]
+
+
+def test_without_the_packages_of_the_command(tmp_path):
+    """The demo runs with NumPy alone; click is asked for by name otherwise."""
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "polyloss", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "'polyloss[cli]'" in " ".join(done.stdout.split())
