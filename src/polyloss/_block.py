@@ -71,10 +71,11 @@ class Rowwise(Block):
 
 
 class OfLogSoftmax(Rowwise):
-    """Σ_c term(t_c, l_c) with l = log softmax(z): term's derivatives by l are `first` and `second`.
+    """Σ_c term(t_c, l_c) with l = log softmax(z), p = exp(l), q = 1 - p. `first` is h, term's derivative by l; `second` is h' q.
 
-    With p = exp(l), q = 1 - p, h = first, g = second and H = Σh, G = Σg, the chain rule gives
-    slope_j = h_j - p_j H and curvature_j = g_j (1 - 2 p_j) + p_j² G - p_j q_j H; written so that nothing cancels where p_j is near 1.
+    The chain rule gives slope_j = h_j q_j - p_j Σ_{c≠j} h_c and curvature_j = h'_j q_j² + p_j² Σ_{c≠j} h'_c - p_j q_j Σh. Of a class whose
+    p nears 1, h' may be huge where q is tiny: its terms stay out of the sums over the others, so that nothing cancels, and p_j / q of it
+    is a number of its own, so that nothing overflows.
     """
 
     def value(xp, t, z, *, block, **params):
@@ -84,12 +85,24 @@ class OfLogSoftmax(Rowwise):
     def slope(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
         h = block.first(xp, t, l, p, q, **params)
-        return h * q - p * (xp.sum(h, axis=1, keepdims=True) - h)
+        return h * q - p * of_others(xp, h, q < 0.5)
 
     def curvature(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
-        h, g = block.first(xp, t, l, p, q, **params), block.second(xp, t, l, p, q, **params)
-        return g * q * q + p * p * (xp.sum(g, axis=1, keepdims=True) - g) - p * q * xp.sum(h, axis=1, keepdims=True)
+        near = q < 0.5  # one class at most
+        h, second = block.first(xp, t, l, p, q, **params), block.second(xp, t, l, p, q, **params)
+        g = xp.where(near, xp.zeros_like(q), second / xp.where(near, xp.ones_like(q), q))
+        near_q, near_second = (xp.sum(xp.where(near, x, xp.zeros_like(x)), axis=1, keepdims=True) for x in (q, second))
+        share = p / xp.where(near_q == 0, xp.ones_like(near_q), near_q)  # of what is not of the near class
+        of_near = xp.where(near, xp.zeros_like(p), p * share * near_second)
+        return second * q + p * p * of_others(xp, g, near) + of_near - p * q * xp.sum(h, axis=1, keepdims=True)
+
+
+def of_others(xp, x, near):
+    """For each class the sum of x over all others, of which none is lost to the rounding of a large one at the class that is `near`."""
+    zero = xp.zeros_like(x)
+    far, at_near = (xp.sum(xp.where(near, *pair), axis=1, keepdims=True) for pair in ((zero, x), (x, zero)))
+    return xp.where(near, far, (far - x) + at_near)
 
 
 class OfShares(Rowwise):
@@ -189,10 +202,12 @@ def log_softmax(xp, z):
 
     The largest logit's own term is kept out of the sum: with r = Σ over the others of exp(z - m), log p of the largest is -log1p(r), and
     its 1 - p is r / (1 + r), both right where 1 + r rounds to 1. The largest is picked by its index, so that ties differentiate correctly.
+    A row with +inf, or of -inf alone, is NaN.
     """
     c = xp.arange(z.shape[1], device=device(z))
     top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
-    d = z - xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=1, keepdims=True)
+    m = xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=1, keepdims=True)
+    d = z - xp.where(m == float("inf"), xp.full_like(m, float("nan")), m)
     e = xp.exp(d)
     rest = xp.sum(xp.where(top, xp.zeros_like(e), e), axis=1, keepdims=True)
     l, p = d - xp.log1p(rest), e / (1 + rest)

@@ -10,6 +10,8 @@ from polyloss._block import (
     OfShares,
     Rowwise,
     clipped,
+    log_softmax,
+    of_others,
     over,
     positive_part,
     power,
@@ -398,31 +400,37 @@ def binary_crossentropy(
 
 
 class BinaryFocalCrossentropyFromLogits(Elementwise):
-    """w u^γ b: b the binary cross-entropy from logits, u = 1 - p_t = t σ(-z) + (1 - t) σ(z), w the class balance."""
+    """w u^γ b: b the binary cross-entropy from logits, u = 1 - p_t = t σ(-z) + (1 - t) σ(z), w the class balance.
+
+    Derivatives of u are written as multiples of u, by r = u' / u, which is never large: no power of u is negative.
+    """
 
     kernel = "binary_focal_crossentropy_from_logits"
     targeted = binary_smoothed
 
     def parts(xp, t, z):
-        """b and u, each with its two derivatives by z."""
+        """u, r, b, and the sigmoids of z and -z."""
         up, down = sigmoid(xp, z), sigmoid(xp, -z)
-        b = BinaryCrossentropyFromLogits.value(xp, t, z), (1 - t) * up - t * down, up * down
-        u1 = (1 - 2 * t) * up * down
-        return b, (t * down + (1 - t) * up, u1, u1 * (down - up))
+        above = z > 0
+        e = xp.exp(xp.where(above, -z, z))
+        m = xp.where(above, t * e + (1 - t), t + (1 - t) * e)  # u (1 + e)
+        r = (1 - 2 * t) * xp.where(m == 0, xp.zeros_like(m), e / xp.where(m == 0, xp.ones_like(m), m)) / (1 + e)
+        return m / (1 + e), r, BinaryCrossentropyFromLogits.value(xp, t, z), up, down
 
     def value(xp, t, z, apply_class_balancing, alpha, gamma):
-        (b, _, _), (u, _, _) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
-        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * b
+        u, _, b, _, _ = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        return balance(t, apply_class_balancing, alpha) * times(xp, power(xp, u, gamma), b)
 
     def slope(xp, t, z, apply_class_balancing, alpha, gamma):
-        (b, b1, _), (u, u1, _) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
-        return balance(t, apply_class_balancing, alpha) * (power(xp, u, gamma) * b1 + gamma * power(xp, u, gamma - 1) * u1 * b)
+        u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        s = (1 - t) * up - t * down + gamma * times(xp, r, b)
+        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
 
     def curvature(xp, t, z, apply_class_balancing, alpha, gamma):
-        (b, b1, b2), (u, u1, u2) = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
-        f1 = gamma * power(xp, u, gamma - 1) * u1
-        f2 = gamma * ((gamma - 1) * power(xp, u, gamma - 2) * u1 * u1 + power(xp, u, gamma - 1) * u2)
-        return balance(t, apply_class_balancing, alpha) * (f2 * b + 2 * f1 * b1 + power(xp, u, gamma) * b2)
+        u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
+        b1 = (1 - t) * up - t * down
+        s = gamma * r * (times(xp, (down - up) + (gamma - 1) * r, b) + 2 * b1) + up * down
+        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
 
 
 def balance(t, apply_class_balancing, alpha):
@@ -462,7 +470,7 @@ class BinaryFocalCrossentropy(Elementwise):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
         u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
-        s = power(xp, u, gamma) * b1 + gamma * power(xp, u, gamma - 1) * u1 * b
+        s = power(xp, u, gamma) * (b1 + gamma * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
@@ -470,9 +478,13 @@ class BinaryFocalCrossentropy(Elementwise):
         u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
         b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
-        f1, f2 = gamma * power(xp, u, gamma - 1) * u1, gamma * (gamma - 1) * power(xp, u, gamma - 2) * u1 * u1
-        s = f2 * b + 2 * f1 * b1 + power(xp, u, gamma) * b2
+        near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
+        s = power(xp, u, gamma) * b2 + (gamma * power(xp, u, gamma - 1) * near if gamma else 0.0)
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+
+    def per_miss(xp, b, u):
+        """b / u, which nears 1 where u nears 0."""
+        return xp.where(u == 0, xp.ones_like(u), b / xp.where(u == 0, xp.ones_like(u), u))
 
 
 @public(BinaryFocalCrossentropy)
@@ -781,6 +793,12 @@ def sparse_categorical_crossentropy(
     )
 
 
+def loss_per_miss(xp, loss, q):
+    """loss / q of loss = -log(1 - q), which nears 1 with q: no power of q is ever negative that is multiplied by it."""
+    small = q < 2.0**-26
+    return xp.where(small, 1 + 0.5 * q, loss / xp.where(small, xp.ones_like(q), q))
+
+
 class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
     """-Σ α t_c q_c^γ log p_c, q = 1 - p."""
 
@@ -791,11 +809,11 @@ class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
         return -alpha * times(xp, t * power(xp, q, gamma), l)
 
     def first(xp, t, l, p, q, alpha, gamma):
-        return -alpha * t * (power(xp, q, gamma) - gamma * power(xp, q, gamma - 1) * times(xp, p, l))
+        return -alpha * t * power(xp, q, gamma) * (1 + gamma * times(xp, p, loss_per_miss(xp, -l, q)))
 
     def second(xp, t, l, p, q, alpha, gamma):
-        pl = times(xp, p, l)
-        return alpha * t * gamma * (power(xp, q, gamma - 1) * (2 * p + pl) - (gamma - 1) * power(xp, q, gamma - 2) * p * pl)
+        bend = 2 * p + times(xp, p, l) + (gamma - 1) * p * times(xp, p, loss_per_miss(xp, -l, q))
+        return alpha * gamma * t * power(xp, q, gamma) * bend
 
 
 class CategoricalFocalCrossentropy(OfShares):
@@ -819,12 +837,12 @@ class CategoricalFocalCrossentropy(OfShares):
 
     def first(xp, t, y, alpha, gamma):
         u = 1 - y
-        return alpha * times(xp, t, gamma * power(xp, u, gamma - 1) * xp.log(y) - power(xp, u, gamma) / y)
+        return -alpha * times(xp, t, power(xp, u, gamma) * (1 / y + gamma * loss_per_miss(xp, -xp.log(y), u)))
 
     def second(xp, t, y, alpha, gamma):
         u = 1 - y
-        near = (gamma - 1) * power(xp, u, gamma - 2) * xp.log(y)
-        return alpha * times(xp, t, power(xp, u, gamma) / (y * y) + gamma * (2 * power(xp, u, gamma - 1) / y - near))
+        near = power(xp, u, gamma - 1) * (2 / y + (gamma - 1) * loss_per_miss(xp, -xp.log(y), u)) if gamma else 0.0
+        return alpha * times(xp, t, power(xp, u, gamma) / (y * y) + gamma * near)
 
 
 @public(CategoricalFocalCrossentropy)
@@ -935,8 +953,14 @@ class Poly1Crossentropy(OfLogSoftmax):
     def first(xp, t, l, p, q, poly_epsilon):
         return -t - poly_epsilon * t * p
 
-    def second(xp, t, l, p, q, poly_epsilon):
-        return -poly_epsilon * t * p
+    def curvature(xp, t, z, *, block, poly_epsilon):
+        """p_j (q_j T - ε x_j (q_j - p_j)), x_j = t_j q_j - Σ_{c≠j} t_c p_c and T = Σt; sorted so that for |ε| = 1 what cancels is exact."""
+        _, p, q = log_softmax(xp, z)
+        near = q < 0.5
+        others, total = of_others(xp, t * p, near), xp.sum(t, axis=1, keepdims=True)
+        excess = t * q - others
+        of_far = (q * (total - poly_epsilon * t) + poly_epsilon * others) + 2 * poly_epsilon * p * excess
+        return p * xp.where(near, (q * (total + poly_epsilon * t) - poly_epsilon * others) - 2 * poly_epsilon * q * excess, of_far)
 
 
 @public(Poly1Crossentropy)

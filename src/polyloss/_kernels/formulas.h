@@ -306,15 +306,16 @@ FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha, int hard)
     real ones = SELECT(EQ(apply, R(0)), R(1), alpha), zeros = SELECT(EQ(apply, R(0)), R(1), R(1) - alpha);
     return hard ? SELECT(EQ(t, R(0)), zeros, ones) : t * ones + (R(1) - t) * zeros;
 }
+/* Derivatives of u^γ b with u' = u1, a constant. b / u nears 1 where u nears 0: γ = 0 asks nothing of 1/u. */
+FORMULA_INLINE real FORMULA(focal_ratio)(real u, real b) { return SELECT(EQ(u, R(0)), R(1), b / u); }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
-    return POWER(u, gamma) * b1 + gamma * POWER(u, gamma - R(1)) * TIMES(u1, b);
+    return POWER(u, gamma) * (b1 + gamma * u1 * FORMULA(focal_ratio)(u, b));
 }
-FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real u2, real b, real b1, real b2, real gamma)
+FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real b, real b1, real b2, real gamma)
 {
-    real f1 = gamma * POWER(u, gamma - R(1));
-    real f2 = gamma * (gamma - R(1)) * POWER(u, gamma - R(2)) * u1 * u1;
-    return TIMES(f2 + f1 * u2, b) + R(2) * f1 * u1 * b1 + POWER(u, gamma) * b2;
+    real near = POWER(u, gamma - R(1)) * u1 * (R(2) * b1 + (gamma - R(1)) * u1 * FORMULA(focal_ratio)(u, b));
+    return TIMES(gamma, near) + POWER(u, gamma) * b2;
 }
 FORMULA_INLINE real FORMULA(other_share)(real t, real y, int hard)
 {
@@ -335,16 +336,16 @@ LOSS(binary_focal_crossentropy, curvature)
 {
     real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
     real b = FORMULA(entropy)(s, y, HARD(a)), b1 = FORMULA(entropy_slope)(s, y, HARD(a)), b2 = FORMULA(entropy_curvature)(s, y);
-    real h = FORMULA(focal_curvature)(u, R(1) - R(2) * s, R(0), b, b1, b2, a[2]);
+    real h = FORMULA(focal_curvature)(u, R(1) - R(2) * s, b, b1, b2, a[2]);
     return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1], HARD(a)) * h);
 }
 
-/* u = t σ(-z) + (1 - t) σ(z) */
-FORMULA_INLINE real FORMULA(miss)(real t, real z)
+/* u = t σ(-z) + (1 - t) σ(z), and u' as a multiple of u, which is never large: no power of u is negative. */
+FORMULA_INLINE real FORMULA(miss)(real t, real z, real *ratio)
 {
-    real e = EXP_NEG(MINUS_ABS(z)), n = R(1) / (R(1) + e);
-    real up = SELECT(LT(R(0), z), n, e * n), down = SELECT(LT(R(0), z), e * n, n);
-    return t * down + (R(1) - t) * up;
+    real e = EXP_NEG(MINUS_ABS(z)), n = R(1) / (R(1) + e), m = SELECT(LT(R(0), z), t * e + (R(1) - t), t + (R(1) - t) * e);
+    *ratio = (R(1) - R(2) * t) * n * SELECT(EQ(m, R(0)), R(0), e / m);
+    return m * n;
 }
 /* If a target is hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. What u loses
    in rounding counts thrice in the slope: it is u + low, the exponential's, the sum's and the division's losses put together. */
@@ -362,25 +363,26 @@ LOSS(binary_focal_crossentropy_from_logits, value)
 {
     real s = FORMULA(smoothed)(t, a[3]), hard = FORMULA(balance)(s, a[0], a[1], 1) * FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0);
     if (HARD(a)) return hard;
-    real f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p), a[2]);
+    real ratio, f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p, &ratio), a[2]);
     return SELECT(EQ(s * s - s, R(0)), hard, TIMES(f, FORMULA(logit_value)(s, p)));
 }
 LOSS(binary_focal_crossentropy_from_logits, slope)
 {
-    real s = FORMULA(smoothed)(t, a[3]), hard;
+    real s = FORMULA(smoothed)(t, a[3]), hard, ratio;
     FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], &hard);
     hard = FORMULA(balance)(s, a[0], a[1], 1) * SELECT(EQ(s, R(0)), hard, -hard);
     if (HARD(a)) return hard;
-    real u1 = (R(1) - R(2) * s) * FORMULA(logit_curvature)(p);
-    real g = FORMULA(focal_slope)(FORMULA(miss)(s, p), u1, FORMULA(logit_value)(s, p), FORMULA(logit_slope)(s, p), a[2]);
-    return SELECT(EQ(s * s - s, R(0)), hard, FORMULA(balance)(s, a[0], a[1], 0) * g);
+    real f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p, &ratio), a[2]);
+    real g = f * (FORMULA(logit_slope)(s, p) + a[2] * TIMES(ratio, FORMULA(logit_value)(s, p)));
+    return SELECT(EQ(s * s - s, R(0)), hard, g);
 }
 LOSS(binary_focal_crossentropy_from_logits, curvature)
 {
-    real s = FORMULA(smoothed)(t, a[3]), e = EXP_NEG(MINUS_ABS(p)), tanh_half = (R(1) - e) / (R(1) + e);
-    real b2 = FORMULA(logit_curvature)(p), u1 = (R(1) - R(2) * s) * b2, u2 = u1 * SELECT(LT(R(0), p), -tanh_half, tanh_half);
-    real b = FORMULA(logit_value)(s, p), b1 = FORMULA(logit_slope)(s, p);
-    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * FORMULA(focal_curvature)(FORMULA(miss)(s, p), u1, u2, b, b1, b2, a[2]);
+    real s = FORMULA(smoothed)(t, a[3]), e = EXP_NEG(MINUS_ABS(p)), tanh_half = (R(1) - e) / (R(1) + e), ratio;
+    real f = FORMULA(balance)(s, a[0], a[1], HARD(a)) * POWER(FORMULA(miss)(s, p, &ratio), a[2]);
+    real bend = SELECT(LT(R(0), p), -tanh_half, tanh_half) + (a[2] - R(1)) * ratio;
+    real near = TIMES(bend, FORMULA(logit_value)(s, p)) + R(2) * FORMULA(logit_slope)(s, p);
+    return f * (a[2] * ratio * near + FORMULA(logit_curvature)(p));
 }
 
 #undef LOSS

@@ -142,14 +142,21 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
   using A = Compute<T>;
   using F = Formulas<A>;
   using Seen = State<T, false>;
-  using Terms = ThreeSums;
+  struct Terms {  // of the classes whose q is at least 1/2, and of the one that may be nearer to p = 1
+    double value = 0, far_first = 0, near_first = 0, far_bend = 0, near_second = 0, near_q = 0;
+    __device__ void merge(const Terms& o) {
+      value += o.value;
+      far_first += o.far_first, near_first += o.near_first;
+      far_bend += o.far_bend, near_second += o.near_second, near_q += o.near_q;
+    }
+  };
   struct Class {
     A l, p, q;  // log softmax, softmax, 1 - softmax
   };
   A alpha, gamma, keep, spread;
   bool grad, hess;
   A m, log_sum, inverse, rest;
-  A first, second, k;
+  A far, near, all, bend, near_second, near_q, k;
 
   __device__ categorical_focal_crossentropy_from_logits(const Rows<T>& job, int) : grad(job.grad || job.hess), hess(job.hess) {
     const double* a = job.parameters;
@@ -173,21 +180,27 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
   __device__ void add(Terms& terms, A t, A z) const {
     const Class of_z = of(z);
     terms.value += F::logits_value(target(t), of_z.l, of_z.q, alpha, gamma);
-    if (grad) terms.first += F::logits_first(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma);
-    if (hess) terms.second += F::logits_second(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma);
+    if (!grad) return;
+    const A h = F::logits_first(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma);
+    terms.far_first += F::far(of_z.q, h), terms.near_first += F::near(of_z.q, h);
+    if (!hess) return;
+    const A g = F::logits_second(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma);
+    terms.far_bend += F::far(of_z.q, g / of_z.q), terms.near_second += F::near(of_z.q, g), terms.near_q += F::near(of_z.q, of_z.q);
   }
   __device__ double conclude(const Terms& terms, A factor) {
-    first = static_cast<A>(terms.first), second = static_cast<A>(terms.second), k = factor;
+    far = static_cast<A>(terms.far_first), near = static_cast<A>(terms.near_first), all = static_cast<A>(terms.far_first + terms.near_first);
+    bend = static_cast<A>(terms.far_bend), near_second = static_cast<A>(terms.near_second), near_q = static_cast<A>(terms.near_q);
+    k = factor;
     return terms.value;
   }
   __device__ A slope(A t, A z, long long) const {
     const Class of_z = of(z);
-    return k * F::logits_slope(of_z.p, of_z.q, F::logits_first(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma), first);
+    return k * F::logits_slope(of_z.p, of_z.q, F::logits_first(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma), far, near);
   }
   __device__ A curvature(A t, A z, long long) const {
     const Class of_z = of(z);
     const A own = F::logits_second(target(t), of_z.l, of_z.p, of_z.q, alpha, gamma);
-    return k * F::logits_curvature(of_z.p, of_z.q, own, first, second);
+    return k * F::logits_curvature(of_z.p, of_z.q, own, all, bend, near_second, near_q);
   }
 };
 

@@ -36,6 +36,12 @@ FORMULA_INLINE FORMULA(share) FORMULA(share_of)(real p, real high, real low, rea
     return s;
 }
 
+/* loss / rest of loss = -log(1 - rest), which nears 1 with rest: no negative power of rest is multiplied by it. */
+FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest)
+{
+    return SELECT(LT(rest, R(0x1p-26)), R(1) + R(0.5) * rest, loss / rest);
+}
+
 /* -t log y, times α (1 - y)^γ if focal; its derivatives by y, first f and second; and what these take part with in the sums of the row.
    With S the sum of the predictions, P = Σ f y and B = Σ (second y + 2 f) y the slope is (f (1 - y) - (P - f y)) / S and the curvature
    ((second (1 - y) - 2 f) (1 - y) + (B - (second y + 2 f) y)) / S²: where they would cancel the own term is taken out of the sums. */
@@ -49,18 +55,18 @@ FORMULA_INLINE real FORMULA(share_value)(int focal, real t, FORMULA(share) s, re
 }
 FORMULA_INLINE real FORMULA(share_first)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
-    real f = -TIMES(t, FORMULA(share_factor)(focal, s, alpha, gamma) / s.y);
-    if (focal) f = f - alpha * gamma * POWER(s.rest, gamma - R(1)) * -TIMES(t, s.log);
-    return SELECT(s.outside, R(0), f);
+    real per_y = R(1) / s.y;
+    if (focal) per_y = per_y + gamma * FORMULA(loss_per_miss)(-s.log, s.rest);
+    return SELECT(s.outside, R(0), -TIMES(t, FORMULA(share_factor)(focal, s, alpha, gamma) * per_y));
 }
 FORMULA_INLINE real FORMULA(share_second)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
-    real second = TIMES(t, FORMULA(share_factor)(focal, s, alpha, gamma) / (s.y * s.y));
+    real second = FORMULA(share_factor)(focal, s, alpha, gamma) / (s.y * s.y);
     if (focal) {
-        real near = R(2) * POWER(s.rest, gamma - R(1)) / s.y - (gamma - R(1)) * POWER(s.rest, gamma - R(2)) * s.log;
-        second = second + TIMES(t, alpha * gamma * near);
+        real near = POWER(s.rest, gamma - R(1)) * (R(2) / s.y + (gamma - R(1)) * FORMULA(loss_per_miss)(-s.log, s.rest));
+        second = second + alpha * TIMES(gamma, near);
     }
-    return SELECT(s.outside, R(0), second);
+    return SELECT(s.outside, R(0), TIMES(t, second));
 }
 FORMULA_INLINE real FORMULA(share_pull)(FORMULA(share) s, real f) { return f * s.y; }
 FORMULA_INLINE real FORMULA(share_bend)(FORMULA(share) s, real f, real second) { return (second * s.y + R(2) * f) * s.y; }
@@ -76,25 +82,35 @@ FORMULA_INLINE real FORMULA(label_curvature)(FORMULA(share) s)
 }
 FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1)); }
 
-/* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p, and its derivatives by l; slope and curvature by z from these and their sums. */
+/* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p; its derivative h by l, first; and second, that of h times q. With far and near sums over
+   the classes with q >= 1/2, and the number of the one class that may be nearer to p = 1:
+       slope_j = h_j q_j - p_j Σ_{c≠j} h_c,   curvature_j = second_j q_j + p_j² Σ_{c≠j} second_c / q_c - p_j q_j Σ h
+   of which nothing is lost to the near class's large or small terms, and nothing overflows: p_j / q of it is a number of its own. */
 FORMULA_INLINE real FORMULA(logits_value)(real t, real l, real q, real alpha, real gamma)
 {
     return -alpha * TIMES(t * POWER(q, gamma), l);
 }
 FORMULA_INLINE real FORMULA(logits_first)(real t, real l, real p, real q, real alpha, real gamma)
 {
-    return -alpha * t * (POWER(q, gamma) - gamma * POWER(q, gamma - R(1)) * TIMES(p, l));
+    return -alpha * t * POWER(q, gamma) * (R(1) + gamma * TIMES(p, FORMULA(loss_per_miss)(-l, q)));
 }
 FORMULA_INLINE real FORMULA(logits_second)(real t, real l, real p, real q, real alpha, real gamma)
 {
-    real pl = TIMES(p, l);
-    real near = POWER(q, gamma - R(1)) * (R(2) * p + pl) - (gamma - R(1)) * POWER(q, gamma - R(2)) * p * pl;
-    return alpha * t * gamma * near;
+    real bend = R(2) * p + TIMES(p, l) + (gamma - R(1)) * p * TIMES(p, FORMULA(loss_per_miss)(-l, q));
+    return alpha * gamma * t * POWER(q, gamma) * bend;
 }
-FORMULA_INLINE real FORMULA(logits_slope)(real p, real q, real first, real sum_first) { return first * q - p * (sum_first - first); }
-FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real sum_first, real sum_second)
+FORMULA_INLINE MASK FORMULA(is_near)(real q) { return LT(q, R(0.5)); }
+FORMULA_INLINE real FORMULA(far)(real q, real x) { return SELECT(FORMULA(is_near)(q), R(0), x); }
+FORMULA_INLINE real FORMULA(near)(real q, real x) { return SELECT(FORMULA(is_near)(q), x, R(0)); }
+FORMULA_INLINE real FORMULA(logits_slope)(real p, real q, real first, real far_first, real near_first)
 {
-    return second * q * q + p * p * (sum_second - second) - p * q * sum_first;
+    return first * q - p * SELECT(FORMULA(is_near)(q), far_first, (far_first - first) + near_first);
+}
+FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real all_first, real far_bend, real near_second, real near_q)
+{
+    real own = second * q - p * q * all_first, others = far_bend - second / q;
+    real of_near = SELECT(EQ(near_second, R(0)), R(0), p * (p / near_q) * near_second);
+    return SELECT(FORMULA(is_near)(q), own + p * p * far_bend, own + p * p * others + of_near);
 }
 
 /* What competes for the largest wrong class of the hinge. */

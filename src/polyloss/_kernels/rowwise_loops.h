@@ -72,7 +72,8 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C);
     real top = R(-INFINITY);
     one lane[LANES], largest;
-    double others = -1, tail = 0, total = 0, all_first = 0, all_second = 0; /* Σ exp(z - largest) but for one 1: others + tail */
+    double others = -1, tail = 0, total = 0; /* Σ exp(z - largest) but for one 1: others + tail */
+    double far_first = 0, near_first = 0, far_bend = 0, near_second = 0, near_q = 0;
     FOR_LANES (i, m, C) top = MAX(top, SELECT(FIRST(m), LOAD_PART(z + i, m), top));
     STORE(lane, top);
     largest = lane[0];
@@ -92,7 +93,7 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     const real rest = R((one)(others + tail)), log_sum = LOG1P(rest), inverse = R(1) / (R(1) + rest);
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
-        real losses = R(0), firsts = R(0), seconds = R(0);
+        real losses = R(0), firsts = R(0), near_firsts = R(0), bends = R(0), near_seconds = R(0), near_qs = R(0);
         FOR_LANES (i, m, n) {
             const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, x = LOAD_PART(z + b + i, m), d = x - R(largest);
             const real l = d - log_sum, p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
@@ -100,25 +101,28 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
             if (!g) continue;
             const real first = FORMULA(logits_first)(target, l, p, q, alpha, gamma);
             STORE_PART(room + b + i, first, m); /* through memory, as above */
-            firsts += SELECT(FIRST(m), first, R(0));
+            firsts += SELECT(FIRST(m), FORMULA(far)(q, first), R(0));
+            near_firsts += SELECT(FIRST(m), FORMULA(near)(q, first), R(0));
             if (!h) continue;
             const real second = FORMULA(logits_second)(target, l, p, q, alpha, gamma);
             STORE_PART(room + C + b + i, second, m);
-            seconds += SELECT(FIRST(m), second, R(0));
+            bends += SELECT(FIRST(m), FORMULA(far)(q, second / q), R(0));
+            near_seconds += SELECT(FIRST(m), FORMULA(near)(q, second), R(0));
+            near_qs += SELECT(FIRST(m), FORMULA(near)(q, q), R(0));
         }
         total += SUM(losses);
-        all_first += SUM(firsts);
-        all_second += SUM(seconds);
+        far_first += SUM(firsts), near_first += SUM(near_firsts);
+        far_bend += SUM(bends), near_second += SUM(near_seconds), near_q += SUM(near_qs);
     }
-    const real sum_first = R((one)all_first), sum_second = R((one)all_second);
     if (!g) return total;
+    const real far_sum = R((one)far_first), near_sum = R((one)near_first), all = R((one)(far_first + near_first));
     FOR_LANES (i, m, C) {
         const real x = LOAD_PART(z + i, m), d = x - R(largest), first = LOAD_PART(room + i, m);
         const real p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
-        STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, sum_first), m);
+        STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, far_sum, near_sum), m);
         if (!h) continue;
-        const real second = LOAD_PART(room + C + i, m);
-        STORE_PART(h + i, R(k) * FORMULA(logits_curvature)(p, q, second, sum_first, sum_second), m);
+        const real second = LOAD_PART(room + C + i, m), of_near = R((one)near_second), q_of_near = R((one)near_q);
+        STORE_PART(h + i, R(k) * FORMULA(logits_curvature)(p, q, second, all, R((one)far_bend), of_near, q_of_near), m);
     }
     return total;
 }
