@@ -15,6 +15,8 @@ from libc.string cimport memset
 
 import numpy as np
 
+from polyloss import _threads
+
 cnp.import_array()
 
 cdef extern from "Python.h":
@@ -49,7 +51,7 @@ cdef Py_ssize_t THREADS_FROM = 1 << 18
 # ---------------------------------------------------------------------------------------------------------------- instruction sets
 
 cdef int isa_used = 0  # index into the tables that POLYLOSS_ISAS makes
-cdef bint in_forked_child = False
+cdef bint in_forked_child = _threads.alone()  # a parallel region could wait for ever for threads that the parent had
 
 
 cdef int isa_in_use() noexcept nogil:
@@ -82,7 +84,6 @@ def openmp():
 
 
 def _after_fork_in_child():
-    # libgomp's threads don't survive a fork, and its next parallel region would wait for them for ever.
     global in_forked_child
     in_forked_child = True
 
