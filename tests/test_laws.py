@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -231,6 +232,72 @@ def test_results_do_not_depend_on_the_number_of_threads(case):
         losses, other = case.of(pl.value_and_grad(case.target), t, p)
         results.append((value.tobytes(), slope.tobytes(), losses.tobytes(), other.tobytes()))
     assert len(set(results)) == 1
+
+
+def batch(case, n, c, dtype):
+    """A case with other sizes, and its inputs; among hard binary targets a few soft rows."""
+    params = dict(case.params)
+    if "class_weight" in params:
+        params["class_weight"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
+    if case.loss in ("hinge", "squared_hinge"):  # "auto" looks at the whole batch
+        params["labels"] = "pm1" if case.t == "signs" else "01"
+    case = dataclasses.replace(case, n=n, c=c, params=params)
+    t, p = case.inputs(dtype)
+    if case.t == "binary" and "hinge" not in case.loss:
+        t[::7] = t[::7] / 2 + np.array(0.25, t.dtype)
+    return case, t, p
+
+
+@pytest.fixture
+def every_isa():
+    """Instruction sets, each of which the kernels use while it is the loop's turn."""
+    modules = [import_module(f"polyloss._kernels.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
+    before = [module.isa() for module in modules]
+
+    def each():
+        for isa in modules[0].isas():
+            for module in modules:
+                module.force(isa)
+            yield isa
+
+    yield each()
+    for module, isa in zip(modules, before, strict=True):
+        module.force(isa)
+
+
+@all_cases
+def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
+    """Value and gradient of a position have the same bits alone, in a part and in the whole batch, whatever the axis, dtype and instruction
+    set, by kernel and by formula. An exact sum over batches rests on it. 300 classes and 2500 elements take other loops than 10."""
+
+    def check(call, lib, n, c, dtype):
+        sized, t, p = batch(case, n, c, dtype)
+        for axis in (-1, 0):
+            turn = np.ascontiguousarray if axis else (lambda x: np.ascontiguousarray(np.swapaxes(x, 0, -1)))
+            lay = lambda rows: lib.array(rows if rows.ndim == 1 else turn(rows))  # noqa: B023, E731
+            kwargs = {"axis": axis}
+            losses, slope = call(sized.of, pl.value_and_grad(sized.target), lay(t), lay(p), **kwargs)
+            values = lib.numpy(call(sized.of, sized.target, lay(t), lay(p), **kwargs))
+            losses, slope = lib.numpy(losses), turn(lib.numpy(slope))
+            for part in (slice(0, 1), slice(n - 1, n), slice(1, 4), slice(n // 2, n)):
+                own, own_slope = call(sized.of, pl.value_and_grad(sized.target), lay(t[part]), lay(p[part]), **kwargs)
+                same(NUMPY, lib.numpy(own), losses[part])
+                same(NUMPY, turn(lib.numpy(own_slope)), slope[part])
+                same(NUMPY, lib.numpy(call(sized.of, sized.target, lay(t[part]), lay(p[part]), **kwargs)), values[part])
+
+    def kernel(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    for _isa in every_isa:
+        for dtype in (*FLOATS, *NUMPY.low):
+            check(kernel, NUMPY, 103, 10, dtype)
+        for dtype in FLOATS:
+            check(kernel, NUMPY, 69, 300, dtype)
+            check(kernel, NUMPY, 11, 2500, dtype)
+    for lib in (TORCH, JAX):
+        check(kernel, lib, 23, 33, "float32")
+    for dtype in FLOATS:
+        check(formula, NUMPY, 41, 33, dtype)
 
 
 # ------------------------------------------------------------------------------------------------------- arrays in and out

@@ -232,8 +232,8 @@ def run_softmax_xent(plan, arrays):
     settings = plan.settings
     total, *sums, bad = kernel.fused(
         m.p, targets, bf16=plan.storage == "bfloat16", smoothing=settings.get("label_smoothing", 0.0),
-        poly_epsilon=settings.get("poly_epsilon", 0.0), scale=_scale(divisor), losses=outputs.losses, grad=outputs.gradient,
-        prob=outputs.prob, hess=outputs.hessian, **options,
+        poly_epsilon=settings.get("poly_epsilon", 0.0), planes=plan.layout.cut == 0 and bool(plan.layout.losses), scale=_scale(divisor),
+        losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob, hess=outputs.hessian, **options,
     )  # fmt: skip
     if isinstance(divisor, str):
         if not plan.labelled and plan.reduction == "mean":  # the kernel's sum has the targets in it

@@ -1,5 +1,7 @@
 """The route that every array library can take: a block's formulas, over canonical arrays."""
 
+import dataclasses
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,36 @@ class Outcome(NamedTuple):
 
 def run(plan, arrays):
     """Values, slopes and curvatures by the formulas."""
+    if plan.layout.s > 1 and plan.here and plan.backend.name in ("numpy", "torch"):
+        return _by_position(plan, arrays)
+    return _quietly(plan, arrays)
+
+
+def _by_position(plan, arrays):
+    """The same with each position's classes beside each other: libraries add up other layouts in other orders, and the bits of a position
+    are not to depend on how many there are.
+    """
+    xp, lay = arrays.xp, plan.layout
+    n, c, s = lay.n, lay.c, lay.s
+    contiguous = np.ascontiguousarray if plan.backend.name == "numpy" else operator.methodcaller("contiguous")
+
+    def lay_beside(x):
+        if x is None or x.ndim == 2:
+            return x if x is None else xp.reshape(x, (n * s, 1))
+        return xp.reshape(contiguous(xp.moveaxis(x, 1, 2)), (n * s, c, 1))
+
+    def lay_back(x):
+        if x is None or x.ndim == 0:
+            return x
+        return xp.moveaxis(xp.reshape(x, (n, s, c)), 2, 1) if x.ndim == 3 else xp.reshape(x, (n, s))
+
+    t, p, weight = map(lay_beside, (arrays.t, arrays.p, arrays.weight))
+    beside = dataclasses.replace(plan, layout=lay._replace(n=n * s, s=1))
+    outcome = _quietly(beside, arrays._replace(t=t, p=p, weight=weight))
+    return outcome._replace(**{name: lay_back(getattr(outcome, name)) for name in ("losses", "gradient", "hessian", "prob", "bad")})
+
+
+def _quietly(plan, arrays):
     if plan.backend.name == "torch":  # which has no such warnings, and whose compiler cannot trace the context
         return _run(plan, arrays)
     with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels

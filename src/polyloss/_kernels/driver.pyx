@@ -608,7 +608,7 @@ cdef class Kernel:
         return 0
 
     def bind(self, str name, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, t, p, weight=None, class_weight=None, losses=None, grad=None,
-             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", int threads=1, upstream=None, lse=None):
+             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, int threads=1, upstream=None, lse=None):
         """A kernel with all that a call needs but its data.
 
         Parameters
@@ -634,6 +634,9 @@ cdef class Kernel:
             Labels to skip, inside or outside of 0 … c - 1.
         combine : {"mean", "sum"}
             How the elements of a position make its loss, where it is a loss of elements.
+        planes : bool
+            Of one position alone, whose strides do not tell: whether the positions of its batch are nearer to each other in memory than classes
+            are. The softmax losses add up many classes in one order there, and in another elsewhere.
         threads : int
             At most so many threads; small work takes one. No result depends on it.
 
@@ -672,14 +675,15 @@ cdef class Kernel:
         bound.one_weight = order == REORDER_ELEMENTS and weight is not None and losses is None and job.weight.n == 0 == job.weight.s
         apart = losses is not None or (weight is not None and not bound.one_weight)
         lay(job, REORDER_POSITIONS if order == REORDER_ELEMENTS and apart else order, AT_P)
-        job.columns = job.columns and apart
+        job.columns = job.columns and (apart or order == KEEP_ORDER) or planes and n * s == 1
         bound.isa = isa_used
         if bound.elements or order == KEEP_ORDER:
             self.builds[isa_used].cut(job)
         return bound
 
     def run(self, str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, weight=None, class_weight=None, losses=None,
-            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", int threads=1, upstream=None, lse=None):
+            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", bint planes=False, int threads=1, upstream=None,
+            lse=None):
         """Bind to these arrays, and call: see `bind` and `Bound`. bf16: `p`, `grad`, `hess` and `prob` hold bits of bfloat16 as uint16."""
         cdef Bound bound
         cdef char *at[ARRAYS]
@@ -703,7 +707,7 @@ cdef class Kernel:
                     shape = tuple([(<object>p).shape["ncs".index(axis)] for axis in axes])
                     raise ValueError(f"{NAMES[i]} has shape {x.shape}, not {shape}")
         bound = self.bind(name, cnp.PyArray_DIM(p, 0), cnp.PyArray_DIM(p, 1), cnp.PyArray_DIM(p, 2), *known[:ARRAYS], parameters=parameters,
-                          ignore=ignore, combine=combine, threads=threads, upstream=known[AT_UPSTREAM], lse=known[AT_LSE])
+                          ignore=ignore, combine=combine, planes=planes, threads=threads, upstream=known[AT_UPSTREAM], lse=known[AT_LSE])
         for i in (AT_UPSTREAM, AT_LSE):
             bound.job.arrays[i].at = NULL if given[i] is None else <char *>cnp.PyArray_DATA(given[i])
         bound.addresses(at, given[:ARRAYS])

@@ -6,6 +6,8 @@
    task       weights, sums and outputs of some positions; two orders, by how positions lie in memory. */
 
 #define TILE ELEMENTWISE_TILE
+#define SHORT (TILE / 2) /* elements of a position that are added one after the other */
+#define SUMS (4 * LANES) /* sums that evaluate goes on with at once */
 #define BLOCK 2048 /* elements summed in lanes of the type before they go to a double */
 #define AHEAD 1024 /* floats prefetched ahead: the hardware's prefetcher stops at pages */
 
@@ -24,12 +26,20 @@ INLINE real FORMULA(known)(FORMULA(formula) *value_of, FORMULA(formula) *slope_o
     if (curvature_of) *curvature = k * curvature_of(t, p, b);
     return value_of(t, p, b);
 }
-/* bits: whether targets may be looked at, and found hard. Both branches hold value and slope, so that each computes once what they share. */
+/* bits: whether targets may be looked at, and found hard. A hard target beside soft ones is taken as among its like: its result does not depend
+   on its neighbours. All branches hold value and slope, so that each computes once what they share. */
 INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
                           const real *a, real k, int bits, real *slope, real *curvature)
 {
-    if (bits && EVERY(EQ(t * t - t, R(0))))
-        return FORMULA(known)(value_of, slope_of, curvature_of, t, p, a, k, 1, slope, curvature);
+    if (bits) {
+        const MASK hard = EQ(t * t - t, R(0));
+        real value = R(0), own = R(0);
+        if (ANY(hard)) value = FORMULA(known)(value_of, slope_of, NULL, t, p, a, k, 1, slope, NULL);
+        if (EVERY(hard)) return value;
+        const real other = FORMULA(known)(value_of, slope_of, NULL, t, p, a, k, 0, &own, NULL);
+        if (slope_of) *slope = SELECT(hard, *slope, own);
+        return SELECT(hard, value, other);
+    }
     return FORMULA(known)(value_of, slope_of, curvature_of, t, p, a, k, 0, slope, curvature);
 }
 
@@ -38,7 +48,7 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
                                 const one *t, const one *p, const one *parameters, int bits, one factor, one *value, one *slope,
                                 one *curvature, int stream)
 {
-    real a[FORMULA_PARAMETERS], k = R(factor), g, h;
+    real a[FORMULA_PARAMETERS], k = R(factor), g = R(0), h = R(0);
     double sum = 0;
     for (int i = 0; i < FORMULA_PARAMETERS; i++) a[i] = R(parameters[i]);
     /* Streaming needs aligned vectors: the first, partial one ends where slope is aligned. */
@@ -54,6 +64,7 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
                 PREFETCH(t + at + AHEAD);
                 PREFETCH(p + at + AHEAD);
                 real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD(t + at), LOAD(p + at), a, k, bits, &g, &h);
+                ROUNDED(v); /* or the product that it is could go into the sum unrounded */
                 s[j] += v;
                 if (value) STORE(value + at, v);
                 if (slope_of && stream) STREAM(slope + at, g);
@@ -64,6 +75,7 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
         for (; i < end; i += LANES) {
             ptrdiff_t m = end - i < LANES ? end - i : LANES;
             real v = FORMULA(step)(value_of, slope_of, curvature_of, LOAD_PART(t + i, m), LOAD_PART(p + i, m), a, k, bits, &g, &h);
+            ROUNDED(v);
             s[0] += SELECT(FIRST(m), v, R(0));
             if (value) STORE_PART(value + i, v, m);
             if (slope_of) STORE_PART(slope + i, g, m);
@@ -118,6 +130,14 @@ static const one *FORMULA(read)(int kind, const char *from, ptrdiff_t outer, ptr
     for (ptrdiff_t i = 0; i < m; i++) FORMULA(read_line)(kind, from + i * outer, inner, len, room + i * len);
     return room;
 }
+/* A copy past the caches */
+static void FORMULA(stream_line)(one *to, const one *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i < n && (uintptr_t)(to + i) % sizeof(real); i++) to[i] = from[i];
+    for (; i + LANES <= n; i += LANES) STREAM(to + i, LOAD(from + i));
+    for (; i < n; i++) to[i] = from[i];
+}
 /* k * from, and 0 where k is 0 even if from is NaN: a skipped position */
 static void FORMULA(scaled)(one *to, const one *k, const one *from, ptrdiff_t n, int stream)
 {
@@ -150,6 +170,24 @@ static double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
     for (; i < n; i++) s[0] += (double)x[i];
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
+/* A loss that is told apart has the same bits however the positions are cut and lie: the order of its sum depends on its number of elements
+   alone. Up to SHORT elements are added in double, one after the other. More are cut into tiles of TILE, and those into the SUMS lanes that
+   `evaluate` adds up; tiles are added within their segment, and segments, in double and in their order. */
+INLINE double FORMULA(sum_in_order)(const one *x, ptrdiff_t n)
+{
+    double s = 0;
+    for (ptrdiff_t i = 0; i < n; i++) s += (double)x[i];
+    return s;
+}
+/* The lane of element i of a tile of n, as `evaluate` has it; and what it makes of the lanes, `step` apart */
+INLINE ptrdiff_t FORMULA(lane_of)(ptrdiff_t i, ptrdiff_t n) { return i < n / SUMS * SUMS ? i % SUMS : i % LANES; }
+INLINE double FORMULA(across)(const one *x, ptrdiff_t step)
+{
+    double s = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++)
+        s += (double)((x[i * step] + x[(i + LANES) * step]) + (x[(i + 2 * LANES) * step] + x[(i + 3 * LANES) * step]));
+    return s;
+}
 /* The weights of m positions from (a, b) on; 1 where none are given */
 static void FORMULA(read_weights)(const kernel_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
 {
@@ -174,13 +212,14 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
     const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
     const ptrdiff_t L = job->c, segment = task % job->segments;
+    const int told_apart = job->losses.at != NULL;
     const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT, to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
     ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->n * job->s ? row + job->rows : job->n * job->s;
     one parameters[FORMULA_PARAMETERS];
     for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
     for (ptrdiff_t m; row < last; row += m) {
         const ptrdiff_t a = row / job->s, b = row % job->s;
-        m = L > TILE / 2 ? 1 : TILE / L;
+        m = L > SHORT ? 1 : TILE / L;
         m = m < last - row ? m : last - row;
         m = m < job->s - b ? m : job->s - b;
         FORMULA(read_weights)(job, a, b, m, room.w);
@@ -188,12 +227,11 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
         const char *tt = t->at + a * t->n + b * t->s, *pp = p->at + a * p->n + b * p->s;
         char *gg = grad->at ? grad->at + a * grad->n + b * grad->s : NULL;
         char *hh = hess->at ? hess->at + a * hess->n + b * hess->s : NULL;
-        if (m > 1) {
+        if (m > 1 || (told_apart && L <= SHORT)) {
             const one *x = FORMULA(read)(t->type, tt, t->s, m, t->c, L, room.t), *y = FORMULA(read)(p->type, pp, p->s, m, p->c, L, room.p);
             evaluation(m * L, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
             for (ptrdiff_t i = 0; i < m; i++) {
-                double s = 0;
-                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) s += (double)room.value[l];
+                double s = FORMULA(sum_in_order)(room.value + i * L, L);
                 s = room.w[i] == 0 ? 0 : s * job->mean * (double)room.w[i];
                 found->total += s;
                 room.value[i] = (one)s; /* i <= i * L: already read */
@@ -210,18 +248,21 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
         const int t_lies = FORMULA(in_place)(t->type, 0, 1, t->c, 0), p_lies = FORMULA(in_place)(p->type, 0, 1, p->c, 0);
         const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
         const int outputs_lie = gg ? g_lies && (!hh || h_lies) : !hh; /* curvatures bring slopes along, which need a place too */
-        const ptrdiff_t step = t_lies && p_lies && k != 0 && outputs_lie ? to - from : TILE;
+        const ptrdiff_t step = t_lies && p_lies && k != 0 && outputs_lie && !told_apart ? to - from : TILE;
         double s = 0;
         for (ptrdiff_t l = from; l < to && (room.w[0] != 0 || gg || hh); l += step) {
             const ptrdiff_t n = step < to - l ? step : to - l;
-            one *g = gg && g_lies && k != 0 ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
+            /* To stream, `evaluate` would begin with a part of a vector where the output is not aligned, and add up in another order. */
+            const int apart = told_apart && job->stream && (uintptr_t)(gg + l * sizeof(one)) % sizeof(real), direct = g_lies && k != 0 && !apart;
+            one *g = gg && direct ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
             if (room.w[0] != 0) {
                 const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->type, tt + l * t->c, 0, 1, t->c, n, room.t);
                 const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->type, pp + l * p->c, 0, 1, p->c, n, room.p);
                 s += evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
-            if (gg && g == room.slope) FORMULA(write_line)(grad->type, gg + l * grad->c, grad->c, n, g);
+            if (gg && apart && g_lies && k != 0) FORMULA(stream_line)((one *)gg + l, g, n);
+            else if (gg && g == room.slope) FORMULA(write_line)(grad->type, gg + l * grad->c, grad->c, n, g);
             if (hh && h == room.curvature) FORMULA(write_line)(hess->type, hh + l * hess->c, hess->c, n, h);
         }
         if (job->segments == 1) {
@@ -234,22 +275,26 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
 }
 
 /* Positions beside each other: a tile of positions at a time through all their elements; narrow ones take several elements a time. */
-static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, kernel_sums *found)
+static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *found)
 {
     _Alignas(64) FORMULA(rooms) room;
-    double sums[TILE];
+    const int in_lanes = job->c > SHORT;
+    double sums[TILE], *segment = scratch; /* and of a position in lanes: of its segment, and its lanes, (SUMS, n) */
+    one *lanes = (one *)(segment + TILE);
     const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
-    const ptrdiff_t tiles = (job->s + TILE - 1) / TILE;
+    const ptrdiff_t width = elementwise_tile(job), tiles = (job->s + width - 1) / width;
     ptrdiff_t tile = task * job->rows, last = tile + job->rows < job->n * tiles ? tile + job->rows : job->n * tiles;
     one parameters[FORMULA_PARAMETERS];
     for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
     for (; tile < last; tile++) {
-        const ptrdiff_t a = tile / tiles, b = tile % tiles * TILE, n = job->s - b < TILE ? job->s - b : TILE;
+        const ptrdiff_t a = tile / tiles, b = tile % tiles * width, n = job->s - b < width ? job->s - b : width;
         FORMULA(read_weights)(job, a, b, n, room.w);
         found->weights += FORMULA(sum_line)(room.w, n);
-        ptrdiff_t most = TILE / n < job->c ? TILE / n : job->c, m;
+        ptrdiff_t most = in_lanes && n < job->s ? 1 : TILE / n < job->c ? TILE / n : job->c, m;
         for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
+        for (ptrdiff_t i = 0; in_lanes && i < SUMS * n; i++) lanes[i] = 0;
+        for (ptrdiff_t i = 0; in_lanes && i < n; i++) segment[i] = 0;
         for (ptrdiff_t j = 0; (grad->at || hess->at) && j < most; j++)
             for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = (one)(job->scale * (double)room.w[i]);
         for (ptrdiff_t l = 0; l < job->c; l += m) {
@@ -259,8 +304,20 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, kernel_
             char *hh = hess->at ? hess->at + a * hess->n + b * hess->s + l * hess->c : NULL;
             const one *x = FORMULA(read)(t->type, tt, t->c, m, t->s, n, room.t), *y = FORMULA(read)(p->type, pp, p->c, m, p->s, n, room.p);
             evaluation(m * n, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
-            for (ptrdiff_t j = 0; j < m; j++)
-                for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
+            for (ptrdiff_t j = 0; j < m; j++) {
+                const ptrdiff_t at = l + j, begin = at / TILE * TILE, size = job->c - begin < TILE ? job->c - begin : TILE;
+                if (!in_lanes) {
+                    for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
+                    continue;
+                }
+                one *lane = lanes + FORMULA(lane_of)(at - begin, size) * n;
+                for (ptrdiff_t i = 0; i < n; i++) lane[i] += room.value[j * n + i];
+                if (at + 1 < begin + size) continue;
+                for (ptrdiff_t i = 0; i < n; i++) segment[i] += FORMULA(across)(lanes + i, n);
+                for (ptrdiff_t i = 0; i < SUMS * n; i++) lanes[i] = 0;
+                if (at + 1 < job->c && (at + 1) % ELEMENTWISE_SEGMENT) continue;
+                for (ptrdiff_t i = 0; i < n; i++) sums[i] += segment[i], segment[i] = 0;
+            }
             if (gg) FORMULA(write)(grad->type, gg, grad->c, m, grad->s, n, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->c, m, hess->s, n, room.k, room.curvature, job->stream);
         }
@@ -293,5 +350,7 @@ static int FORMULA(not_binary)(const kernel_job *job, ptrdiff_t task)
     return other;
 }
 #undef TILE
+#undef SHORT
+#undef SUMS
 #undef BLOCK
 #undef AHEAD

@@ -28,7 +28,7 @@ static void cut_rows(kernel_job *job)
 }
 static void cut(kernel_job *job)
 {
-    const ptrdiff_t most = job->s < ELEMENTWISE_TILE ? job->s : ELEMENTWISE_TILE;
+    const ptrdiff_t width = elementwise_tile(job), most = job->s < width ? job->s : width;
     const ptrdiff_t bytes = job->n * job->c * job->s * (job->p.type == TYPE_F64 ? 8 : job->p.type == TYPE_F32 ? 4 : 2);
     job->stream = ((job->grad.type >= 0) + (job->hess.type >= 0)) * bytes >= ELEMENTWISE_STREAM;
     if (!job->columns) {
@@ -36,16 +36,15 @@ static void cut(kernel_job *job)
         return;
     }
     job->segments = 1;
-    job->scratch = 0;
-    const ptrdiff_t tiles = job->n * ((job->s + ELEMENTWISE_TILE - 1) / ELEMENTWISE_TILE), rows = ELEMENTWISE_SEGMENT / (most * job->c);
+    job->scratch = width < ELEMENTWISE_TILE ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
+    const ptrdiff_t tiles = job->n * ((job->s + width - 1) / width), rows = ELEMENTWISE_SEGMENT / (most * job->c);
     job->rows = rows < 1 ? 1 : rows;
     job->tasks = (tiles + job->rows - 1) / job->rows;
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
 {
-    (void)scratch;
-    if (job->doubles) (job->columns ? columns_task_d : rows_task_d)(job, at, found);
-    else (job->columns ? columns_task_f : rows_task_f)(job, at, found);
+    if (job->columns) (job->doubles ? columns_task_d : columns_task_f)(job, at, scratch, found);
+    else (job->doubles ? rows_task_d : rows_task_f)(job, at, found);
     if (job->stream) fence();
 }
 static void not_binary(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)

@@ -56,7 +56,7 @@ typedef struct {
     /* What `cut` decides. */
     ptrdiff_t tasks;
     size_t scratch; /* bytes that one thread needs for its tasks, aligned to 64 */
-    int columns;    /* elementwise: positions lie beside each other in memory; else the elements of a position do */
+    int columns;    /* positions are nearer to each other in memory than a position's elements or classes are; see `lay`, and `bind` */
     int stream;     /* elementwise: outputs are too large for the caches */
     ptrdiff_t segments; /* elementwise: tasks per row: more than 1 where rows are long */
     ptrdiff_t rows;     /* elementwise: rows per task: more than 1 where they are short; columns: tiles of positions per task */

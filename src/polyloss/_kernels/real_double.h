@@ -33,6 +33,7 @@
 #define LOG_COSH(x) log_cosh_d(x)
 #define TANH(x) tanh_d(x)
 #define EVERY(m) every_d(m)
+#define ANY(m) any_d(m)
 #define HARD(a) (lane_d((a)[FORMULA_PARAMETERS]) != 0)
 #define LOAD(p) load_d(p)
 #define STORE(p, v) store_d(p, v)

@@ -33,6 +33,7 @@
 #define LOG_COSH(x) log_cosh_f(x)
 #define TANH(x) tanh_f(x)
 #define EVERY(m) every_f(m)
+#define ANY(m) any_f(m)
 #define HARD(a) (lane_f((a)[FORMULA_PARAMETERS]) != 0)
 #define LOAD(p) load_f(p)
 #define STORE(p, v) store_f(p, v)

@@ -31,6 +31,7 @@
 #undef LOG_COSH
 #undef TANH
 #undef EVERY
+#undef ANY
 #undef HARD
 #undef LOAD
 #undef STORE

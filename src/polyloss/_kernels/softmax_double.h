@@ -432,7 +432,7 @@ INLINE int panels_of(const softmax_job *j)
     const ptrdiff_t fit = 32768 / ((j->c + 1) * WD * (ptrdiff_t)sizeof(double) * (j->soft ? 2 : 1));
     return fit < 1 ? 1 : fit > PANELS ? PANELS : (int)fit;
 }
-INLINE int in_columns(const softmax_job *j) { return j->c <= FEW_D || (j->s >= WD && llabs(j->z.s) < llabs(j->z.c)); }
+INLINE int in_columns(const softmax_job *j) { return j->c <= FEW_D || j->columns; }
 static ptrdiff_t general_layout(const softmax_job *j, char *at, general_scratch *x)
 {
     const ptrdiff_t row = (j->c + WD - 1) / WD * WD, panel = in_columns(j) && j->c * WD > row ? j->c * WD : row;
@@ -582,7 +582,8 @@ static void take_columns(const softmax_job *j, const general_scratch *x, batch *
     else
         take(j, x, b, q, i, positions, sums, 0, 0);
 }
-static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char *scratch, softmax_sums *sums)
+/* alone: one position that falls out of a batch, wherever its neighbours are. */
+static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char *scratch, softmax_sums *sums, const int alone)
 {
     const vd zero = all_d(0.0);
     general_scratch x;
@@ -594,7 +595,7 @@ static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char
         const sum_t sum = sum_row_d(x.k, j->c);
         x.sum_k = sum.high + sum.low;
     }
-    const int row = count == 1 || !in_columns(j), at_once = row ? 1 : panels_of(j) * WD;
+    const int row = alone || !in_columns(j), at_once = row ? 1 : panels_of(j) * WD;
     tile_sums tile = {{zero, zero}, {zero, zero}, zero};
     batch b;
     for (ptrdiff_t q = first, step; q < first + count; q += step) {

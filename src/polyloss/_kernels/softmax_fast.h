@@ -14,7 +14,7 @@ static void again(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
 {
     for (ptrdiff_t i = 0; i < x->agains; i++) {
         softmax_sums sums = {.bad = -1};
-        general(j, first + x->again[i], 1, x->general, &sums);
+        general(j, first + x->again[i], 1, x->general, &sums, 1);
         if (x->summed)
             x->total += sums.total;
         else

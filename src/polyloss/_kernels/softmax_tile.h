@@ -20,6 +20,7 @@
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
 #define FETCHED 192 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
+#define MANY 4096 /* classes up to which less than CHUNK positions are taken for planes */
 #define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
 
 /* What one thread works with. */
@@ -48,7 +49,13 @@ INLINE int is_fast(const softmax_job *j)
 {
     return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0));
 }
-INLINE int is_planes(const softmax_job *j) { return j->z.s == 4 && j->z.type == TYPE_F32 && j->s >= CHUNK; }
+/* However few the positions are, since columns and rows add up in another order; but of a few positions of many classes columns would be
+   too large. */
+INLINE int is_planes(const softmax_job *j)
+{
+    if (!j->columns || j->z.type != TYPE_F32 || (j->s < CHUNK && j->c > MANY)) return 0;
+    return j->z.s == 4 || j->n * j->s == 1;
+}
 INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || is_planes(j); }
 static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {

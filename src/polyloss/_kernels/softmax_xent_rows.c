@@ -27,6 +27,6 @@ static void task(const softmax_job *j, ptrdiff_t number, void *scratch, softmax_
         return;
     }
 #endif
-    general(j, first, count, scratch, sums);
+    general(j, first, count, scratch, sums, 0);
 }
 const kernel_loops WITH_ISA(softmax_loops) = {KEEP_ORDER, 4, cut, task, NULL};
