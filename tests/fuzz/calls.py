@@ -28,6 +28,7 @@ LAYOUTS = {  # NumPy's, of an array X
     "unaligned": "np.frombuffer(b'?' + X.tobytes(), 'u1')[1:].view(X.dtype).reshape(X.shape)",
     "swapped": "X.astype(X.dtype.newbyteorder())",
     "readonly": "np.broadcast_to(X, X.shape)",
+    "masked": "np.ma.array(X)",  # never drawn: it is refused
 }
 TENSOR_LAYOUTS = {
     "plain": "X",

@@ -15,8 +15,10 @@ import calls
 import check
 import draw
 import fuzz
+import modules
 import oracle
 import shrink
+import torch
 import truth
 from calls import Array, Call
 from truth import TRUTHS
@@ -32,6 +34,13 @@ SEED = {"numpy": 6, "torch": 2}
 
 def test_every_loss_has_a_truth():
     assert set(TRUTHS) == set(LOSSES)
+
+
+def test_every_module_of_torch_is_drawn():
+    import polyloss.torch as ours
+
+    torchs = {name for name in ours.__all__ if hasattr(ours, name) and hasattr(torch.nn, name)}
+    assert torchs == set(modules.DRAWN)
 
 
 def test_every_parameter_is_drawn():

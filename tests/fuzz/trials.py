@@ -1,8 +1,13 @@
-"""What is tried: each trial is a module or class with SHARE, draw(rng, library), faults(case) and shrink(case, fault)."""
+"""What is tried: each trial has a SHARE of the calls, draw(rng, library, edges), faults(case) and shrink(case, fault)."""
 
 import calls
 import check
 import draw
+import head
+import laws
+import metric
+import modules
+import refusals
 import shrink
 
 
@@ -22,7 +27,52 @@ class Losses:
         return shrink.shrink(case, fault, check.faults)
 
 
-TRIALS = [Losses]
+class Refusals:
+    """Bad input."""
+
+    SHARE = 12
+    draw = staticmethod(refusals.draw_refusal)
+    faults = staticmethod(refusals.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+class Metric:
+    """log_loss."""
+
+    SHARE = 8
+    draw = staticmethod(metric.draw_scored)
+    faults = staticmethod(metric.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+class Modules:
+    """polyloss.torch."""
+
+    SHARE = 8
+    draw = staticmethod(modules.draw_module)
+    faults = staticmethod(modules.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+class Laws:
+    """What holds bit for bit."""
+
+    SHARE = 8
+    draw = staticmethod(laws.draw_law)
+    faults = staticmethod(laws.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+class Heads:
+    """linear_softmax_loss."""
+
+    SHARE = 6
+    draw = staticmethod(head.draw_head)
+    faults = staticmethod(head.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+TRIALS = [Losses, Refusals, Metric, Modules, Laws, Heads]
 
 
 def prepare():

@@ -420,17 +420,18 @@ def computed(dtype):
 
 
 def expected(loss, t, p, *, dtype, flushed=False, axis=-1, labelled=False, sample_weight=None, reduction="none", ignore=(),
-             class_weight=None, normalization=None, denominator=None, **params):  # fmt: skip
+             class_weight=None, normalization=None, denominator=None, error=None, **params):  # fmt: skip
     """The truth of a call: NumPy arrays as the caller gave them; `dtype` names that of the computation.
 
-    XLA flushes what is below the normal numbers to 0; with `flushed` that is no error.
+    XLA flushes what is below the normal numbers to 0; with `flushed` that is no error. Predictions that are results themselves, and not
+    held by the dtype, come with their `error` in its units.
     """
     fmt = FORMATS[dtype]
     if flushed:
         fmt = fmt._replace(least=LONG(float(np.finfo(fmt.dtype).tiny)) / fmt.unit)
     with np.errstate(all="ignore"):
         return _expected(loss, np.asarray(t), np.asarray(p), fmt, axis, labelled, sample_weight, reduction, ignore,
-                         class_weight, normalization, denominator, params)  # fmt: skip
+                         class_weight, normalization, denominator, error, params)  # fmt: skip
 
 
 def taken(x, fmt):
@@ -438,7 +439,8 @@ def taken(x, fmt):
     return Ball(np.asarray(x).astype(fmt.dtype).astype(LONG), LONG(0), fmt)
 
 
-def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore, class_weight, normalization, denominator, params):
+def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore, class_weight, normalization, denominator, error,
+              params):  # fmt: skip
     if p.ndim == 0:
         t, p, axis = t.reshape(1) if not labelled else t, p.reshape(1), 0
         scalar = True
@@ -447,7 +449,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     axis %= p.ndim
     c, losses = p.shape[axis], p.shape[:axis] + p.shape[axis + 1 :]
     rows = lambda x: np.moveaxis(x, axis, -1).reshape(-1, c)  # noqa: E731
-    z = taken(rows(p), fmt)
+    z = taken(rows(p), fmt) if error is None else Ball(rows(p), rows(error), fmt)
     n = len(z.v)
     if labelled:
         labels = [int(x) for x in t.reshape(-1).tolist()]

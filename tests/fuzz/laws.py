@@ -1,0 +1,149 @@
+"""What must hold bit for bit, of any call: whatever the number of threads, however a batch is cut, and however it is accumulated."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import draw
+import numpy as np
+from calls import MODULES, Array, Call, Refused, Setting, module, run
+from check import Fault, defaults
+
+import polyloss as pl
+from polyloss._block import LOSSES
+
+
+@dataclass(frozen=True)
+class Law:
+    """A call, and the law it is tried on."""
+
+    call: Call
+    law: str
+    seed: int
+
+    @property
+    def label(self):
+        return self.call.loss, self.call.library, self.law, self.call.route or self.call.isa or "kernel"
+
+    def code(self):
+        return self.call.code() + f"\n# {self.law}: --only"
+
+
+def draw_law(rng, library, edges):
+    law = draw.pick(rng, ["threads", "cut", "accumulated", "explained"])
+    while True:
+        call = draw.draw(rng, library="torch" if library == "torch" else "numpy", edges=False, heavy=law == "threads")
+        call = call.changed(threads=1, out="")
+        if call.mode == "autograd":
+            continue
+        if law == "cut":
+            axis = {**defaults(call.loss), **call.options}["axis"]
+            p = call.prediction.values
+            if p.ndim < 2 or axis % p.ndim == 0 or len(p) < 2 or p.size == 0:
+                continue
+            if call.loss in ("hinge", "squared_hinge") and call.options.get("labels", "auto") == "auto":
+                continue
+            call = call.changed(mode="value", options={**call.options, "reduction": "none"}).with_array("sample_weight", None)
+            call = call.changed(options={k: x for k, x in call.options.items() if k not in ("normalization", "normalize", "denominator")})
+        if law == "accumulated":
+            call = call.changed(mode="value", options={k: x for k, x in call.options.items() if k not in (
+                "reduction", "normalization", "normalize", "denominator", "return_prob")}, route="", isa="")  # fmt: skip
+            if "class_weight" in call.arrays or call.prediction.values.ndim < 2:
+                continue
+            axis = {**defaults(call.loss), **call.options}["axis"]
+            if axis % call.prediction.values.ndim == 0 or (call.loss in ("hinge", "squared_hinge") and "labels" not in call.options):
+                continue
+            call = call.changed(options={**call.options, "axis": axis}).with_array("sample_weight", None)
+        return Law(call, law, int(rng.integers(2**31)))
+
+
+def faults(case):
+    where = case.label
+    try:
+        words = LAWS[case.law](case.call, np.random.default_rng(case.seed))
+    except Refused as error:
+        return [Fault((*where, "raised"), f"raised {error}")]
+    return [Fault((*where, "differs"), words)] if words else []
+
+
+def bits(results):
+    return {name: x.tobytes() for name, x in results.items()}
+
+
+def threads(call, rng):
+    """Results do not depend on the number of threads."""
+    one, _ = run(call)
+    for n in (2, 3, 7):
+        other, _ = run(call.changed(threads=n))
+        if bits(one) != bits(other):
+            return f"{n} threads give other bits than one"
+    return None
+
+
+def cut(call, rng):
+    """The losses of some rows are those rows of the losses."""
+    n = len(call.prediction.values)
+    start = int(rng.integers(n))
+    stop = int(rng.integers(start, n)) + 1
+    plain = {name: np.ascontiguousarray(x.seen()) for name, x in call.arrays.items()}
+    some = {name: x if name == "class_weight" else np.ascontiguousarray(x[start:stop]) for name, x in plain.items()}
+    (whole, _), (part, _) = (run(call.changed(arrays={k: Array(x) for k, x in arrays.items()})) for arrays in (plain, some))
+    whole, part = whole["value"][start:stop], part["value"]
+    at = np.argwhere((part != whole) & ~(np.isnan(part) & np.isnan(whole)))
+    if not len(at):
+        return None
+    at = tuple(at[0])
+    return f"rows {start}:{stop} alone have other losses than among {n}: {part[at]!r} for {whole[at]!r} in place {list(map(int, at))}"
+
+
+def accumulated(call, rng):
+    """An Accumulator's mean is the exact one, rounded once."""
+    block = LOSSES[call.loss]
+    params = {**call.options}
+    t, p = call.arrays["y_true"].seen(), call.prediction.seen()
+    losses, _ = run(call.changed(options={**call.options, "reduction": "none"}))
+    losses = losses["value"].astype(float)
+    w = np.array(rng.choice([1.0, 0.5, 0.0, 3.0, 0.1], losses.shape)) if draw.chance(rng, 0.5) else None
+    if not np.isfinite(losses).all():
+        return None
+    mean = pl.Accumulator(call.loss, **params)
+    parts, start = [], 0
+    while start < len(p):
+        stop = min(len(p), start + 1 + int(rng.integers(len(p))))
+        into = mean if draw.chance(rng, 0.5) else pl.Accumulator(call.loss, **params)
+        into.update(t[start:stop], p[start:stop], None if w is None else w[start:stop])
+        if into is not mean:
+            parts.append(into)
+        start = stop
+    for part in parts:
+        mean.merge(part)
+    ignored = params.get(block.ignores) if block.ignores else None
+    ignored = () if ignored is None else tuple(ignored) if isinstance(ignored, tuple) else (ignored,)
+    flat = losses.reshape(-1)
+    weight = np.ones(len(flat)) if w is None else w.reshape(-1)
+    if call.labelled:
+        weight = np.where([int(x) in ignored for x in t.reshape(-1).tolist()], 0, weight) if len(flat) else weight
+    total = sum((Fraction(float(x * y)) for x, y in zip(flat, weight, strict=True) if y), Fraction(0))
+    divisor = sum(map(Fraction, weight.tolist()), Fraction(0))
+    right = float(total / divisor) if divisor else 0.0
+    got = mean.result()
+    if got == right or len(flat) == 0:
+        return None
+    return f"gives {got!r}, right is {right!r} (weights {None if w is None else w.reshape(-1)[:8].tolist()})"
+
+
+def explained(call, rng):
+    """`explain` names the route without evaluating."""
+    space = {**MODULES, **{f"A_{name}": x.values.copy() for name, x in call.arrays.items()}}
+    if call.library == "torch":
+        space["torch"] = module("torch")
+    lines = call.changed(mode="value").code(literal=False).splitlines()
+    lines[-1] = lines[-1].replace(f"pl.{call.loss}(", f"pl.explain({call.loss!r}, ")
+    with Setting(call):
+        exec("\n".join(lines), space)
+    said = space["r"]
+    if call.route and said.route != "formula":
+        return f"POLYLOSS_ROUTE is {call.route}, and explain says {said.route}"
+    return None if call.loss in said and said.route in said else f"says {said!r}"
+
+
+LAWS = {"threads": threads, "cut": cut, "accumulated": accumulated, "explained": explained}
