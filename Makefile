@@ -1,6 +1,7 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
 # make fuzz   SECONDS (60) of random calls of everything public beside what the contract says, from SEED (the clock's)
+# make test-oldest   the suite with the oldest versions of NumPy, JAX, Dask and others that pyproject.toml promises
 # make docs   the documentation, in docs/_build/html
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
 # make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
@@ -40,6 +41,17 @@ test: $(VENV)/installed
 SECONDS ?= 60
 fuzz: $(VENV)/installed
 	OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# What old libraries warn of is theirs.
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n auto -W default $(PYTEST_ARGS)
+
+.venv-oldest/installed: $(BUILT_FROM) tests/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(FORGET_MODULES)
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	POLYLOSS_REQUIRE_KERNELS=1 .venv-oldest/bin/pip install --quiet --constraint tests/oldest.txt '.[test]'
+	touch $@
 
 # The sanitizers see what NumPy and Python take from malloc. They report on stderr and end the process, so pytest may not hold stderr back;
 # CPython leaks by design. One process, since a report would be lost with a worker.
@@ -117,4 +129,4 @@ $(VENV)/docs: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/losses src/polyloss.egg-info
+	rm -rf $(VENV) .venv-oldest build dist docs/_build docs/losses src/polyloss.egg-info
