@@ -269,7 +269,7 @@ def test_log_loss_checks_what_the_metric_checks():
         (["a", "c"], [[0.5, 0.5], [0.5, 0.5]], None, r"y_true\[1\] is 'c', but labels has no such class"),
         (["a", "b"], [[0.5, 0.5], [1.5, 0.5]], None, r"y_proba\[1, 0\] is 1.5, but probabilities must be between 0 and 1"),
         (["a", "b"], [[0.5, 0.5], [np.nan, 0.5]], None, r"y_proba\[1, 0\] is nan"),
-        (["a", "b"], [[0.5, 0.25, 0.25]] * 2, None, "labels has 2 classes, but y_proba has 3"),
+        (["a", "b"], [[0.5, 0.25, 0.25]] * 2, None, r"labels has 2 classes \('a', 'b'\), but y_proba has 3"),
         (["a", "b"], [[0.5, 0.5]] * 2, [1.0, np.inf], "weights must be finite"),
         (["a"], [[0.5, 0.5]] * 2, None, "y_true has 1 labels, but y_proba has 2 rows"),
     ]:

@@ -180,14 +180,19 @@ def what(x):
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def convertible(x):
+    """Whether an object makes a NumPy array of itself: data sets of h5py and zarr, xarray's arrays, whatever has a DLPack capsule."""
+    return hasattr(x, "__array__") or hasattr(x, "__dlpack__")
+
+
 def numpy_array(name, x):
     if type(x) is np.ndarray and x.dtype.isnative and x.flags.aligned:
         return x
     kind = owner(x)
-    if kind == "plain" and not isinstance(x, (list, tuple, int, float, bool, range)):
+    if kind == "plain" and not (isinstance(x, (list, tuple, int, float, bool, range)) or convertible(x)):
         raise TypeError(f"{name} is {what(x)}, but must be an array, a list or a number")
     try:
-        x = np.asarray(x)
+        x = np.asarray(x) if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
     if x.dtype.hasobject:

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import device as device_of
 from array_api_compat import to_device
 
-from polyloss._backends import owner, what
+from polyloss._backends import convertible, owner, what
 from polyloss._shapes import FLOATS, INTEGERS, dtype_name, place
 
 
@@ -56,9 +56,11 @@ def read(name, y, like):
         return _of_list(name, y)
     if not beside(y, like):
         return _of_array(name, np, host(y))
-    if kind.name == "torch" and dtype_name(y.dtype) in ("uint16", "uint32", "uint64"):  # torch sorts none of these
+    xp = kind.namespace(y)
+    unsorted = kind.name == "torch" and dtype_name(y.dtype) in ("uint16", "uint32", "uint64")  # torch sorts none of these
+    if unsorted or not xp.__array_namespace_info__().capabilities()["data-dependent shapes"]:  # which classes there are is not known before
         return _of_array(name, np, host(y))
-    return _of_array(name, kind.namespace(y), y)
+    return _of_array(name, xp, y)
 
 
 def beside(x, like):
@@ -67,10 +69,10 @@ def beside(x, like):
 
 
 def sequence(name, x):
-    """A list or what NumPy takes for an array, of no library the road knows; anything else is refused."""
-    if not isinstance(x, (list, tuple, range)) and not hasattr(x, "__array__"):
+    """A list, or what makes a NumPy array of itself, as what NumPy takes; anything else is refused."""
+    if not isinstance(x, (list, tuple, range)) and not convertible(x):
         raise TypeError(f"{name} is {what(x)}, but must be an array, a list or a column")
-    return x
+    return x if isinstance(x, (list, tuple, range)) or hasattr(x, "__array__") else np.from_dlpack(x)
 
 
 def host(x):
@@ -103,7 +105,7 @@ def _of_frame(name, y):
 
 
 def _of_list(name, y):
-    sequence(name, y)
+    y = sequence(name, y)
     if isinstance(y, (list, tuple)) and y and isinstance(y[0], str):
         return _of_strings(name, y)  # an array of strings would cost more than their classes
     try:

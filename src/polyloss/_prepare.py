@@ -6,7 +6,7 @@ from polyloss import _reduce, _routes
 from polyloss._backends import Fact, gathered, owner, what
 from polyloss._params import flag, number
 from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
-from polyloss._shapes import FLOATS, INTEGERS, dtype_name, known_shape, label_shape, layout, same_shape, weight_shape
+from polyloss._shapes import FLOATS, INTEGERS, dtype_name, has, known_shape, label_shape, layout, same_shape, weight_shape
 
 ARRAYS = ("sample_weight", "class_weight", "denominator")  # options that are arrays
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -108,6 +108,8 @@ def plan_of(block, want, options, xp, facts):
     known_shape(name, p)
     _check_numeric(name, p)
     storage, dtype = (p.dtype, FLOATS[p.dtype]) if p.dtype in FLOATS else (dtype_name(xp.asarray(0.0).dtype),) * 2
+    if loss.targets != "dense" and p.dtype in INTEGERS and t.dtype in FLOATS and len(t.shape) == len(p.shape) + 1:
+        raise ValueError(f"y_true has shape {t.shape} and {name} {has(name)} shape {p.shape} and dtype {p.dtype}: targets come first")
     lay = layout(p.shape, axis, name, loss.combine is None)
     if p.here and len(lay.losses) > 1:
         lay = lay.viewing(p.strides)

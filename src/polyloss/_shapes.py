@@ -132,9 +132,10 @@ def weight_shape(shape, lay):
             shape = shape[: lay.axis] + shape[lay.axis + 1 :]
     if len(shape) <= len(losses) and all(w in (1, l) for w, l in zip(shape, losses, strict=False)):
         return shape + (1,) * (len(losses) - len(shape))
+    hint = "; for one loss per entry pass y_true[:, None] and y_pred[:, None]" if not losses and len(given) == 1 else ""
     raise ValueError(
         f"sample_weight has shape {given}, but the losses have shape {losses}: it must have their shape or that of their leading axes"
-        " (axes of length 1 are accepted), and may not enlarge them"
+        f" (axes of length 1 are accepted), and may not enlarge them{hint}"
     )
 
 

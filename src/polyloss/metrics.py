@@ -116,6 +116,8 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
         raise ValueError(f"y_proba has shape {tuple(p.shape)}: the mean over nothing is undefined")
     y = _column(y_true, p)
     declared = None if labels is None else sorted_classes(labels)
+    if hasattr(y_proba, "columns") and isinstance(y, Column):
+        p = _columns_by_name(y_proba.columns, xp, p, encode(np, y)[1] if declared is None else declared, declared is not None)
     weight, total_weight = _weight(sample_weight, xp, p)
     if total_weight == 0 and not bool(_namespace(weight, xp).any(weight != 0)):
         raise ValueError("sample_weight is 0 everywhere: the mean over nothing is undefined")
@@ -178,6 +180,20 @@ def _read(name, y_proba, epsilon, rescale):
     taken = dtype_name(p.dtype)
     taken = taken if taken in EPSILON else _widest(xp)  # scikit-learn takes bfloat16 as float64
     return xp, p, Rule(EPSILON[taken] if low is None else low, rescale and p.ndim == 2, rescale, taken)
+
+
+def _columns_by_name(names, xp, p, classes, declared):
+    """The probabilities in the order of the classes, where a frame's columns are named just as these are; else as they lie."""
+    names, wanted = [str(name) for name in names], [str(c) for c in classes]
+    if len(set(names)) != len(names) or _classes(p) != len(names):
+        return p
+    if set(names) == set(wanted):
+        return p if names == wanted else p[:, [names.index(name) for name in wanted]]
+    if set(names) > set(wanted):
+        other = next(name for name in names if name not in wanted)
+        more = "" if declared else ", or pass all classes as labels"
+        raise ValueError(f"y_proba has the column {other!r}, which is no class: {few(classes)}; leave it out{more}")
+    return p
 
 
 def _column(y_true, p):
@@ -291,7 +307,7 @@ def _marks(xp, p, y, declared):
     yp = np if isinstance(y.values, np.ndarray) else xp
     if isinstance(y, Column):
         codes, classes = encode(yp, y, declared)
-        marks, k, found = Marks(codes), len(classes), f": {few(classes)}"
+        marks, k, found = Marks(codes), len(classes), f" ({few(classes)})"
     else:
         if declared is not None:
             raise ValueError("labels is given, but y_true is an indicator matrix, whose columns are the classes")
@@ -300,7 +316,7 @@ def _marks(xp, p, y, declared):
         raise ValueError(f"{'y_true' if declared is None else 'labels'} has one class only{found}: pass all classes as labels")
     if k != c:
         hint = "" if declared is not None or not found else "; pass all classes as labels"
-        raise ValueError(f"{'y_true' if declared is None else 'labels'} has {k} classes, but y_proba has {c}{found}{hint}")
+        raise ValueError(f"{'y_true' if declared is None else 'labels'} has {k} classes{found}, but y_proba has {c}{hint}")
     return marks if yp is not np else Marks(*(None if x is None else _moved(xp, p, x) for x in marks))
 
 
