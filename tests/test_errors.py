@@ -49,6 +49,17 @@ def aliased():
         registry._exact_names.cache_clear()
 
 
+def among_others():
+    """An accumulator beside one of another loss, in another process."""
+    from polyloss import _processes
+
+    alike, _processes.alike = _processes.alike, lambda *_: False
+    try:
+        pl.Accumulator("mse").all_reduce()
+    finally:
+        _processes.alike = alike
+
+
 CASES = [
     (TypeError, lambda: pl.huber(T, P, delta="big"), "delta is 'big', but must be a number"),
     (TypeError, lambda: pl.huber(T, P, delta=True), "delta is True, but must be a number"),
@@ -336,6 +347,9 @@ CASES = [
      "data begins with b'{}', but an accumulator's bytes with b'polyloss accumulator 1\\n'"),
     (ValueError, lambda: pl.Accumulator.from_bytes(pl.Accumulator("mse").to_bytes()[:-1]),
      "data has 200 bytes that do not fit their checksum: it is cut, appended to or changed"),
+    (RuntimeError, lambda: pl.Accumulator("mse").all_reduce(),
+     "torch.distributed has no process group: call torch.distributed.init_process_group first"),
+    (ValueError, among_others, "the processes have accumulators of different losses; this one is of mean_squared_error()"),
     (ValueError, lambda: pl.evaluate(["mse", "MSE"], []), "losses has mean_squared_error twice: a dict gives them names"),
     (TypeError, lambda: pl.evaluate("mse", 3),
      "batches is 3, but must be an iterable of (y_true, y_pred) or (y_true, y_pred, sample_weight)"),

@@ -137,6 +137,37 @@ class Accumulator:
         self._tallies = {key: m.check(self._tallies[key] + other._tallies[key]) for key, m in self._measures.items()}
         return self
 
+    def all_reduce(self, group: Any = None) -> "Accumulator":
+        """Add what the accumulators of all processes have, in every one of them, by torch.distributed.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            The processes, each of which calls this once; all of them by default.
+
+        Returns
+        -------
+        Accumulator
+            This one, which now has the sums of all.
+
+        Raises
+        ------
+        ValueError
+            If the processes have other losses or parameters, in each of them.
+        RuntimeError
+            If there is no process group.
+        """
+        from polyloss import _processes
+
+        losses = json.dumps([[key, m.name, m.parameters, m.divisor] for key, m in self._measures.items()])
+        if not _processes.alike(zlib.crc32(losses.encode()) >> 8, group):
+            raise ValueError(f"the processes have accumulators of different losses; this one is of {self._losses()}")
+        counts = [tally.numbers() for tally in self._tallies.values()]
+        totals = iter(_processes.summed([n for numbers in counts for n in numbers], group))
+        tallies = [Tally() + Tally.of(next(totals) for _ in numbers) for numbers in counts]
+        self._tallies = {key: m.check(tally) for (key, m), tally in zip(self._measures.items(), tallies, strict=True)}
+        return self
+
     # ----------------------------------------------------------------------------------------------------------- results
 
     def result(self) -> Any:
