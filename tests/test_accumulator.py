@@ -45,7 +45,8 @@ def probabilities(z):
 
 
 def cuts(n, pieces):
-    edges = [0, *sorted(RNG.integers(0, n, pieces - 1).tolist()), n]
+    """Slices of even lengths, some of them empty."""
+    edges = [0, *sorted((2 * RNG.integers(0, n // 2, pieces - 1)).tolist()), n]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 

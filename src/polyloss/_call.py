@@ -45,4 +45,8 @@ def _shortcut(kind):
         from polyloss import _jax
 
         return _jax.shortcut
+    if library == "dask":
+        from polyloss import _dask
+
+        return _dask.shortcut
     return None

@@ -1,46 +1,64 @@
 """Dask: the road block by block, lazily. The only file that imports dask.
 
-The class axis is brought into one chunk; a block's losses, slopes or weights are then what the same road gives for the arrays in it, and
-the sums over blocks stay lazy. What needs all of the data at once (a divisor, the rule for hinge targets) goes to the blocks as a 0-d
-array. A bad label raises when the graph is computed.
+A call is checked once, by the facts of its arrays. Then each block goes the whole road by itself, in the
+caller's shape: the class axis is in one chunk, labels and weights are cut as the predictions are, and nothing is reshaped. A block's share
+of a reduction is three numbers (sum of the losses, sum of the weights, rows), which are added up as a tree. What needs all of the data at
+once (a divisor, what a hinge's targets mean) goes to the blocks as a 0-d array. A bad label raises when the graph is computed.
 """
 
 import math
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.layers import ArraySliceDep
 
-from polyloss import _reduce, _routes
-from polyloss._backends import NUMPY, gathered
-from polyloss._evaluate import evaluate, finish
-from polyloss._formula import Outcome, surveyed
-from polyloss._plan import GIVEN, GRADIENT, VALUE, Arrays, Want
-from polyloss._shapes import bad_label, dtype_name, sort_labels
+from polyloss import _routes
+from polyloss._backends import NUMPY, Fact, owner
+from polyloss._block import LOSSES
+from polyloss._evaluate import evaluate
+from polyloss._formula import surveyed
+from polyloss._plan import GIVEN, VALUE, Want
+from polyloss._prepare import ARRAYS, denominator_of, known, plan_of, prepare
+from polyloss._reduce import total_weight
+from polyloss._shapes import bad_label, dtype_name, has, known_shape, sort_labels
 
-PARTS = "ncs"
+AT_ONCE = 32  # blocks whose shares one task adds up
+# Indices of axes that the predictions don't have; those that they have are 0, 1, 2, …
+SINGLE, CLASSES, SHARES = -1, -2, -3  # of length 1; of class weights; of the three numbers
 
 
-def call(plan, arrays):
-    """Lazy results of a plan whose arrays are Dask arrays."""
-    p = arrays.p.rechunk({1: -1})
-    chunks = p.chunks
-    t = arrays.t.rechunk((chunks[0], chunks[2]) if plan.labelled else {0: chunks[0], 1: -1, 2: chunks[2]})
-    weight = None if arrays.weight is None else arrays.weight.rechunk((chunks[0], chunks[2]))
-    arrays = arrays._replace(p=p, t=t, weight=weight)
-    divisor = _divisor(plan, arrays)
-    outcome = {"divisor": divisor}
-    if plan.want.value:
-        losses = _blocks(plan, arrays, 1, VALUE, plan.dtype)
-        outcome |= {"losses": losses, "total": losses.sum(dtype=np.float64)}
-    if plan.want.gradient:
-        outcome["gradient"] = _blocks(plan, arrays, divisor, GRADIENT, plan.storage)
-    if plan.want.hessian:
-        outcome["hessian"] = _blocks(plan, arrays, divisor, Want(value=False, gradient=False, hessian=True), plan.storage)
-    if plan.want.prob:
-        outcome["prob"] = _blocks(plan, arrays, 1, Want(value=False, prob=True), plan.storage)
-    return finish(plan, arrays, Outcome(**outcome))
+def shortcut(block, y_true, y_pred, want, out, arguments):
+    """Lazy results of a call whose predictions are a Dask array."""
+    options = {key: x for key, x in arguments.items() if key not in ARRAYS}
+    xp, arrays, facts = known(block, y_true, y_pred, want, out, arguments)
+
+    def planned(length):
+        shapes = {key: _of_rows(x.shape, length) for key, x in facts.items() if isinstance(x, Fact)}
+        return plan_of(block, want, options, xp, facts | {key: facts[key]._replace(shape=shape) for key, shape in shapes.items()})
+
+    plan = planned(1)
+    divisor = plan.divisor
+    if divisor == GIVEN:
+        divisor = denominator_of(arrays["divisor"])
+    elif math.isnan(math.prod(y_pred.shape)):
+        if plan.layout.axis == 0:
+            known_shape(block.predictions, y_pred)
+        if not isinstance(divisor, str) and planned(2).divisor != divisor:
+            divisor = PerRow(divisor)
+    given = (arrays[key] for key in ("y_true", block.predictions, "sample_weight", "class_weight"))
+    return _Graph(plan, divisor, options, *given).results()
+
+
+def _of_rows(shape, length):
+    """A shape whose number of rows, if it is unknown, is `length`."""
+    return tuple(length if k == 0 and math.isnan(n) else n for k, n in enumerate(shape))
+
+
+class PerRow(float):
+    """A divisor: so much for each row, of which there is no saying how many there are."""
 
 
 def route(plan):
@@ -48,63 +66,241 @@ def route(plan):
     return _routes.choose(replace(plan, backend=NUMPY, here=True, concrete=True))
 
 
-def _blocks(plan, arrays, divisor, want, dtype):
-    """One result of every block: (n, s) of losses, else (n, c, s)."""
-    survey = surveyed(plan, arrays, arrays.t)
-    operands = [arrays.p, PARTS, arrays.t, "ns" if plan.labelled else PARTS, _starts(arrays.p), "ns"]
-    for x, axes in ((arrays.weight, "ns"), (arrays.class_weight, "c"), (divisor, ""), (survey, "")):
-        lazy = isinstance(x, da.Array)
-        operands += [x.rechunk({0: -1}) if lazy and axes == "c" else x, axes if lazy else None]
-    part = _routes.changed(plan, want=want, reduction="none", normalization=None, divisor=GIVEN)
-    dtype = arrays.p.dtype if dtype == dtype_name(arrays.p.dtype) else np.dtype(dtype)
-    return da.blockwise(
-        _one_block, "ns" if want.value else PARTS, *operands, plan=part, dtype=dtype, concatenate=True,
-        meta=np.empty((0, 0) if want.value else (0, 0, 0), dtype), align_arrays=False,
-    )  # fmt: skip
+# ------------------------------------------------------------------------------------------------------------------- the graph
 
 
-def _starts(p):
-    """Where each block begins, as an array of one entry per block: errors name places in the whole array."""
-    n, s = (np.cumsum([0, *sizes[:-1]]) for sizes in (p.chunks[0], p.chunks[2]))
-    starts = n[:, None] * p.shape[2] + s[None, :]
-    return da.from_array(starts, chunks=(1, 1))
+class _Graph:
+    """The graph of one call: a task for each block, and what joins their results."""
+
+    def __init__(self, plan, divisor, options, t, p, weight, class_weight):
+        self.plan, self.divisor, at = plan, divisor, plan.layout.axis
+        self.p = p.rechunk({at: -1}) if at >= 0 and p.numblocks[at] > 1 else p
+        self.axes = tuple(range(p.ndim))
+        self.positions = tuple(k for k in self.axes if k != at)
+        extra = None
+        if plan.labelled and t.ndim > len(self.positions):
+            extra = at if t.shape[at] == 1 else len(self.positions)
+        self.recipe = Recipe(plan.loss.name, options, t.shape, plan.labelled, plan.layout.c, at, np.dtype(plan.dtype), extra)
+        self.operands = [*self._cut("y_true", t, self._without(extra) if plan.labelled else self.axes)]
+        self.operands += [ArraySliceDep(tuple(self.p.chunks[k] for k in self.positions)), self.positions] if self.positions else [(), None]
+        if weight is not None and weight.ndim > len(self.positions):
+            self.operands += self._cut("sample_weight", weight, self._without(at if weight.shape[-1] != 1 else len(self.positions)))
+        else:
+            self.operands += self._cut("sample_weight", weight, self.positions[: 0 if weight is None else weight.ndim])
+        self.operands += [None, None] if class_weight is None else [class_weight.rechunk(-1), (CLASSES,)]
+        self.operands += [None, None] if options.get("labels") != "auto" else [self._zero_one(), ()]
+
+    def _without(self, extra):
+        """The indices of the losses' axes, with one of length 1 among them."""
+        return self.positions if extra is None else (*self.positions[:extra], SINGLE, *self.positions[extra:])
+
+    def _cut(self, name, x, index):
+        """An array with the chunks of the predictions, and its index."""
+        if x is None:
+            return None, None
+        chunks = {}
+        for k, axis in enumerate(index):
+            if axis < 0 or (x.shape[k] == 1 and self.p.shape[axis] != 1) or x.chunks[k] == self.p.chunks[axis]:
+                continue
+            if not math.isnan(x.shape[k]) and not math.isnan(self.p.shape[axis]):
+                chunks[k] = self.p.chunks[axis]
+            elif x.numblocks[k] != self.p.numblocks[axis]:
+                raise ValueError(
+                    f"{name} has {x.numblocks[k]} blocks along axis {k}, but {self.plan.name} {has(self.plan.name)}"
+                    f" {self.p.numblocks[axis]}: where lengths are unknown, both must be cut alike"
+                )
+        return x.rechunk(chunks) if chunks else x, index
+
+    def _blockwise(self, function, index, *more, dtype, ndim=None, **options):
+        ndim = len(index) if ndim is None else ndim
+        return da.blockwise(
+            function, index, *more, dtype=dtype, concatenate=True, align_arrays=False, meta=np.empty((0,) * ndim, dtype), **options
+        )
+
+    def _zero_one(self):
+        """Whether all targets that count are 0 or 1."""
+        cut = dict.fromkeys(self.axes, 1)
+        found = self._blockwise(_zero_one_of_block, self.axes, *self.operands, dtype=bool, recipe=self.recipe, adjust_chunks=cut)
+        return found.all(split_every=AT_ONCE)
+
+    def _shares(self, function, *more):
+        """The sums of what the blocks have of the three numbers."""
+        found = self._blockwise(
+            function, (*self.positions, SHARES), *self.operands, *more, dtype=np.float64, recipe=self.recipe, new_axes={SHARES: 3},
+            adjust_chunks=dict.fromkeys(self.positions, 1),
+        )  # fmt: skip
+        return found.sum(axis=tuple(range(len(self.positions))), split_every=AT_ONCE) if self.positions else found
+
+    def _joined(self, function, sums, kind):
+        """A 0-d array: a function of the sums and the divisor."""
+        given = (self.divisor, ()) if isinstance(self.divisor, da.Array) else (self.divisor, None)
+        return self._blockwise(function, (), sums, (SHARES,), *given, dtype=kind, kind=kind)
+
+    def _wholes(self, index, dtype, divisor=1, **want):
+        """What each block gives of one of the results."""
+        given = (divisor, ()) if isinstance(divisor, da.Array) else (float(divisor), None)
+        want = Want(**{"value": False, **want})
+        return self._blockwise(_whole, index, *self.operands, self.p, self.axes, *given, dtype=dtype, recipe=self.recipe, want=want)
+
+    def results(self):
+        """What is wanted, as `_evaluate.finish` orders it."""
+        plan, want, results = self.plan, self.plan.want, []
+        dtype, storage = np.dtype(plan.dtype), self.p.dtype if plan.storage == dtype_name(self.p.dtype) else np.dtype(plan.storage)
+        if want.value and plan.reduction == "none":
+            results.append(self._wholes(self.positions, dtype, value=True))
+        elif want.value:
+            results.append(self._joined(_quotient, self._shares(_share, self.p, self.axes), dtype))
+        if want.prob:
+            prob = self._wholes(self.axes, storage, prob=True)
+            results = [(*results, prob)] if results else [prob]
+        divisor = self.divisor
+        if isinstance(divisor, (str, PerRow)) and (want.gradient or want.hessian):
+            divisor = self._joined(_divided_by, self._shares(_weight_share), np.float64)
+        if want.gradient:
+            results.append(self._wholes(self.axes, storage, divisor, gradient=True))
+        if want.hessian:
+            results.append(self._wholes(self.axes, storage, divisor, hessian=True))
+        return results[0] if len(results) == 1 else tuple(results)
 
 
-def _one_block(p, t, start, weight, class_weight, divisor, survey, *, plan):
-    """What a plan of all blocks gives for the arrays of one."""
-    n, c, s = p.shape
-    backend, xp, _ = gathered({plan.name: p})
-    if plan.labelled and plan.validate:
-        _, _, bad = sort_labels(xp, t, c, plan.ignore)
-        if bool(xp.any(bad)):
-            at = divmod(int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))), s)
-            raise bad_label(plan, int(start.ravel()[0]) + at[0] * plan.layout.s + at[1], t[at].item())
-    lay = plan.layout._replace(shape=p.shape, axis=1, losses=(n, s), n=n, c=c, s=s, cut=1)
-    fact = backend.fact(p)
-    part = _routes.changed(plan, layout=lay, backend=backend, device=fact.device, cuda=fact.cuda, here=fact.here, concrete=True)
-    return evaluate(part, Arrays(xp, t, p, weight, class_weight, float(divisor), survey=survey))
+# ---------------------------------------------------------------------------------------------------------- in the workers
 
 
-def _divisor(plan, arrays):
-    """What the sum is divided by: a number, or a lazy 0-d array."""
-    divisor, xp, t = plan.divisor_of(arrays), arrays.xp, arrays.t
-    if not isinstance(divisor, str):
-        return divisor
-    skip, real = None if arrays.weight is None else arrays.weight == 0, plan.real(np)
+class Recipe(NamedTuple):
+    """What a block must know of the call, apart from its arrays."""
+
+    loss: str
+    options: dict[str, Any]  # of the public function
+    targets: tuple[float, ...]  # shape of all of them
+    labelled: bool
+    classes: int
+    at: int  # which axis of the predictions they are on; -1: predictions are one number
+    dtype: np.dtype  # of the computation
+    extra: int | None  # where labels have an axis of length 1 that losses lack
+
+    def of(self, t, p, weight, class_weight, want=VALUE, **options):
+        """The plan and the arrays of one block."""
+        options = {**self.options, **options, "sample_weight": weight, "class_weight": class_weight}
+        return prepare(LOSSES[self.loss], t, p, want, None, options)
+
+    def like(self, t):
+        """Predictions that hold nothing, for what targets and weights say alone."""
+        shape = [n for k, n in enumerate(t.shape) if k != self.extra]
+        if self.labelled:
+            shape.insert(self.at, self.classes)
+        xp = owner(t).namespace(t)
+        return xp.broadcast_to(xp.zeros((), dtype=self.dtype), tuple(shape))
+
+
+def _whole(t, where, weight, class_weight, zero_one, p, divisor, *, recipe, want):
+    """Losses, derivatives or probabilities of one block."""
+    plan, arrays = recipe.of(t, p, weight, class_weight, want, **_meaning(zero_one))
+    return _evaluated(plan, arrays, divisor, recipe, where)
+
+
+def _share(t, where, weight, class_weight, zero_one, p, *, recipe):
+    """The three numbers of one block."""
+    plan, arrays = recipe.of(t, p, weight, class_weight, **_meaning(zero_one))
+    losses = _evaluated(plan, arrays, 1.0, recipe, where)
+    return _numbers(float(arrays.xp.sum(losses, dtype=arrays.xp.float64)), _weight(plan, arrays), losses.shape, where)
+
+
+def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
+    """The same of targets and weights alone."""
+    plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight, **_meaning(zero_one))
+    return _numbers(0.0, _weight(plan, arrays), plan.layout.losses, where)
+
+
+def _zero_one_of_block(t, where, weight, class_weight, *, recipe):
+    plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight)
+    return np.full((1,) * t.ndim, bool(surveyed(plan, arrays, arrays.t)))
+
+
+def _meaning(zero_one):
+    """What the targets of a hinge are."""
+    return {} if zero_one is None else {"labels": "01" if zero_one else "pm1"}
+
+
+def _evaluated(plan, arrays, divisor, recipe, where):
+    """What is wanted of a block, not reduced, and its derivatives divided."""
+    plan = _routes.changed(plan, reduction="none", normalization=None, divisor=GIVEN)
+    with _Placed(plan, arrays, recipe, where):
+        return evaluate(plan, arrays._replace(divisor=float(divisor)))
+
+
+def _numbers(total, weight, losses, where):
+    rows = 0 if any(place.start for place in where[1:]) else losses[0] if losses else 1
+    return np.array([total, weight, rows], np.float64).reshape((1,) * len(losses) + (3,))
+
+
+def _weight(plan, arrays):
+    """What a block adds to the divisor, if that is not known yet: the number of positions not ignored, or the sum of their weights."""
+    if not isinstance(plan.divisor, str):
+        return 0.0
+    xp, w, k = arrays.xp, arrays.weight, arrays.class_weight
+    skip = None if w is None else w == 0
     if not plan.labelled:
-        return _reduce.total_weight(plan, arrays, t, skip)
-    labels, ignored, _ = sort_labels(xp, t, plan.layout.c, plan.ignore)
-    counted = da.ones_like(labels, dtype=real) if ignored is None else (~ignored).astype(real)
-    if arrays.class_weight is not None:
-        counted = counted * da.map_blocks(_pick, arrays.class_weight.rechunk(-1), labels, dtype=real, meta=np.empty((0, 0), real))
-    if skip is not None:
-        counted = da.where(skip, 0, counted * arrays.weight)
-    total = counted.sum(dtype=np.float64)
-    return da.maximum(total, 1.0) if divisor == "count" else total
+        return float(total_weight(plan, arrays, arrays.t, skip))
+    labels, ignored, _ = sort_labels(xp, arrays.t, plan.layout.c, plan.ignore)
+    counted = xp.ones(labels.shape) if k is None else k[labels]
+    counted = counted if w is None else counted * w
+    for mask in (skip, ignored):
+        counted = counted if mask is None else xp.where(mask, 0, counted)
+    return float(xp.sum(counted, dtype=xp.float64))
 
 
-def _pick(class_weight, labels):
-    return class_weight[labels]
+def _divided_by(sums, divisor, *, kind):
+    """The divisor of all blocks."""
+    _, weight, rows = sums
+    if isinstance(divisor, str):
+        return np.asarray(max(weight, 1.0) if divisor == "count" else weight, kind)
+    return np.asarray(max(rows * divisor, 1.0) if isinstance(divisor, PerRow) else divisor, kind)
+
+
+def _quotient(sums, divisor, *, kind):
+    """The loss of all blocks."""
+    whole = _divided_by(sums, divisor, kind=np.float64)
+    with np.errstate(all="ignore"):
+        return np.asarray(sums[0] / whole if whole else 0.0).astype(kind)
+
+
+class _Placed:
+    """Errors of labels in this block name the place in the whole array."""
+
+    def __init__(self, plan, arrays, recipe, where):
+        self.plan, self.arrays, self.recipe, self.where = plan, arrays, recipe, where
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        plan, arrays, recipe = self.plan, self.arrays, self.recipe
+        if not isinstance(error, (TypeError, ValueError)) or not plan.labelled:
+            return
+        bad = sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2].reshape(-1)
+        if not bool(bad.any()):
+            return
+        at = int(bad.argmax())
+        value = arrays.t.reshape(-1)[at].item()
+        if math.isnan(math.prod(recipe.targets)):  # the place in its block
+            raise bad_label(plan, at, value) from None
+        index = [int(i) + place.start for i, place in zip(np.unravel_index(at, plan.layout.losses), self.where, strict=True)]
+        if recipe.extra is not None:
+            index.insert(recipe.extra, 0)
+        flat = int(np.ravel_multi_index(index, recipe.targets)) if index else 0
+        raise bad_label(replace(plan, label_shape=recipe.targets), flat, value) from None
+
+
+# -------------------------------------------------------------------------------------------------------------- at once, not lazily
+
+
+def for_rows(function, p, beside, **options):
+    """What a function gives for each block of rows of an array, and for what `beside` says goes with these rows; one task a block."""
+    p = p.rechunk({1: -1}) if p.ndim == 2 else p
+    stops = np.cumsum(p.chunks[0]).tolist()
+    rows = [slice(stop - n, stop) for stop, n in zip(stops, p.chunks[0], strict=True)]
+    task = dask.delayed(function, pure=False)
+    return dask.compute(*(task(block, *beside(k), **options) for block, k in zip(p.to_delayed().ravel(), rows, strict=True)))
 
 
 def by_rows(function, y_true, y_pred, sample_weight, axis):

@@ -206,11 +206,18 @@ def arrays_of(plan, xp, given):
         weight = xp.reshape(xp.broadcast_to(weight, lay.losses), (lay.n, lay.s))
     if class_weight is not None:
         class_weight = xp.astype(class_weight, dtype, copy=False)
-    if isinstance(divisor, (int, float, np.generic)):
-        divisor = number("denominator", divisor)
-        if divisor == 0:
-            raise ValueError("denominator is 0, but the loss is divided by it")
-    elif divisor is not None:
-        divisor = xp.astype(divisor, dtype, copy=False)
+    if divisor is not None:
+        divisor = denominator_of(divisor)
+        divisor = divisor if isinstance(divisor, float) else xp.astype(divisor, dtype, copy=False)
     t = xp.reshape(t, (lay.n, lay.s)) if plan.labelled else lay.canonical(xp, t)
     return Arrays(xp, t, lay.canonical(xp, p), weight, class_weight, divisor, out, out_hessian)
+
+
+def denominator_of(given):
+    """The caller's denominator: a number, which is checked, or an array as it is."""
+    if not isinstance(given, (int, float, np.generic)):
+        return given
+    divisor = number("denominator", given)
+    if divisor == 0:
+        raise ValueError("denominator is 0, but the loss is divided by it")
+    return divisor

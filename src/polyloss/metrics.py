@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss import _reduce, _threads
-from polyloss._backends import owner
+from polyloss._backends import numpy_array, owner
 from polyloss._block import times
 from polyloss._cpu import kernels
 from polyloss._labels import Column, Indicator, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
@@ -400,17 +400,18 @@ def _sums(xp, p, marks, weight, rule, into=None):
 
 
 def _sums_of_blocks(p, marks, weight, rule):
-    """The same for a Dask array: a few numbers of each block of rows, put together."""
+    """The same for a Dask array: a few numbers of each block of rows, put together. Labels and weights go to the blocks in parts."""
+    from polyloss import _dask
 
-    def of_block(block, block_info=None):
-        start, stop = block_info[0]["array-location"][0]
-        xp, part = _at_hand(owner(block), block)
-        weights = None if weight is None else _moved(xp, part, weight[start:stop])
-        mine = (None if x is None else _moved(xp, part, x) for x in marks.between(start, stop))
-        return np.asarray([_sums(xp, part, Marks(*mine), weights, rule)])
+    def beside(rows):
+        return marks.between(rows.start, rows.stop), None if weight is None else weight[rows]
 
-    p, new = (p, {"new_axis": 1}) if p.ndim == 1 else (p.rechunk({1: -1}), {})
-    chunks = (1,) * len(p.chunks[0]), (len(Sums._fields),)
-    table = p.map_blocks(of_block, chunks=chunks, meta=np.empty((0, 0)), **new).compute()
-    total, least, most, off = table.T
+    found = np.array(_dask.for_rows(_sums_of_block, p, beside, rule=rule))
+    total, least, most, off = found.T
     return Sums(float(total.sum()), float(least.min()), float(most.max()), float(off.max()))
+
+
+def _sums_of_block(block, marks, weight, rule):
+    xp, part = _at_hand(owner(block), block)
+    *marks, weight = (None if x is None else _moved(xp, part, numpy_array("a block", x)) for x in (*marks, weight))
+    return _sums(xp, numpy_array("a block", part) if xp is np else part, Marks(*marks), weight, rule)
