@@ -86,7 +86,7 @@ def write(folder):
 def page(name, block):
     """The text of a page."""
     aliases = ", ".join(f"`{alias}`" for alias in block.aliases)
-    blocks = [block, *([block.logits] if block.logits else [])]
+    blocks = [block, *(form for form in (block.logits, block.logarithms) if form)]
     return PAGE.format(name=name, aliases=aliases, domain=block.domain, worked=worked(block), routes=routes(name),
                        sources="\n\n".join(map(source, with_bases(blocks))))
 
@@ -133,15 +133,15 @@ def draw(name):
     """The loss and its gradient as functions of the first prediction of each worked example; logits in a row of their own."""
     block = LOSSES[name]
     examples = [(example, *arguments(block, example)) for example in block.worked]
-    kinds = sorted({bool(parameters.get("from_logits")) for *_, parameters in examples})
+    kinds = sorted({transformed(parameters) for *_, parameters in examples})
     _, rows = plt.subplots(len(kinds), 2, figsize=(8, 2.6 * len(kinds)), layout="constrained", squeeze=False)
-    for (left, right), from_logits in zip(rows, kinds, strict=True):
-        left.set(title="loss", xlabel="first logit" if from_logits else "first prediction")
+    for (left, right), kind in zip(rows, kinds, strict=True):
+        left.set(title="loss", xlabel=kind)
         right.set(title="gradient", xlabel=left.get_xlabel())
         for example, t, p, parameters in examples:
-            if bool(parameters.get("from_logits")) != from_logits:
+            if transformed(parameters) != kind:
                 continue
-            x = np.linspace(*span(block, p, from_logits), 401)
+            x = np.linspace(*span(block, p, kind), 401)
             varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
             varied[0] = x
             losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
@@ -153,11 +153,17 @@ def draw(name):
         left.legend(frameon=False, fontsize=8)
 
 
-def span(block, p, from_logits):
+def transformed(parameters):
+    """What a call with these parameters takes its predictions for."""
+    return "first logit" if parameters.get("from_logits") else "first logarithm" if parameters.get("log_input") else "first prediction"
+
+
+def span(block, p, kind):
     """Where to draw: probabilities stay within (0, 1), positive numbers above 0; anything else around the example."""
-    if not from_logits and "probabilities" in block.domain:
+    plain = kind == "first prediction"
+    if plain and "probabilities" in block.domain:
         return 0.01, 0.99
-    if not from_logits and ("positive" in block.domain or " above " in block.domain):
+    if plain and ("positive" in block.domain or " above " in block.domain):
         return 0.02, max(2.0, p[0] + 1)
     return p[0] - 4, p[0] + 4
 
@@ -168,10 +174,11 @@ def routes(name):
     y_true, y_pred = _demo.arguments(name, labels, logits)
     libraries = [library for library in _demo.installed() if library.name not in ("CuPy", "torch, CUDA")]
     rows = [f"| predictions | {' | '.join(DTYPES)} |", "|---" * (1 + len(DTYPES)) + "|"]
-    for block, options in ((LOSSES[name], {}), (LOSSES[name].logits, {"from_logits": True})):
+    loss = LOSSES[name]
+    for block, options in ((loss, {}), (loss.logits, {"from_logits": True}), (loss.logarithms, {"log_input": True})):
         if block is None:
             continue
-        form = ", `from_logits=True`" if options else ""
+        form = "".join(f", `{key}=True`" for key in options)
         for library in libraries:
             taken = [route(name, library, y_true, y_pred, dtype, options) for dtype in DTYPES]
             rows.append(f"| {library.name}{form} | {' | '.join(taken)} |")

@@ -159,8 +159,52 @@ def log_cosh(t, p, dtype):
     return mean(mp.log(mp.cosh(b - a)) for a, b in pairs(t, p))
 
 
-def poisson(t, p, dtype):
-    return mean(b - times(a, lambda b=b: mp.log(b + rounded(1e-7, dtype))) for a, b in pairs(t, p))
+def poisson(t, p, dtype, log_input=False, full=False):
+    losses = [mp.exp(b) - a * b if log_input else b - times(a, lambda b=b: mp.log(b + rounded(1e-7, dtype))) for a, b in pairs(t, p)]
+    return mean(x + (a * mp.log(a) - a + mp.log(2 * mp.pi * a) / 2 if full and a > 1 else 0) for a, x in pairs(t, losses))
+
+
+def smooth_l1(t, p, dtype, beta=1.0):
+    β, errors = mp.mpf(beta), [abs(b - a) for a, b in pairs(t, p)]
+    return mean(d * d / (2 * β) if d < β else d - β / 2 for d in errors)
+
+
+def pseudo_huber(t, p, dtype, delta=1.0):
+    δ = mp.mpf(delta)
+    return mean(δ * δ * (mp.sqrt(1 + ((b - a) / δ) ** 2) - 1) for a, b in pairs(t, p))
+
+
+def quantile_loss(t, p, dtype, quantile=0.5):
+    q = mp.mpf(quantile)
+    return mean(max(q * (a - b), (q - 1) * (a - b)) for a, b in pairs(t, p))
+
+
+def tweedie_deviance(t, p, dtype, power=1.5, log_input=False):
+    """By the integral that defines it: twice that of (m - t) / m**power from the target to the mean."""
+    n = mp.mpf(power)
+
+    def antiderivative(t, m):
+        whole = mp.log(m) if n == 2 else m ** (2 - n) / (2 - n)
+        return whole - t * (mp.log(m) if n == 1 else m ** (1 - n) / (1 - n))
+
+    means = [mp.exp(b) if log_input else b for b in p]
+    return mean(2 * (antiderivative(a, m) - (antiderivative(a, a) if a else 0)) for a, m in pairs(t, means))
+
+
+def poisson_deviance(t, p, dtype, log_input=False):
+    return mean(2 * (times(a, lambda a=a, m=m: mp.log(a / m)) - a + m) for a, m in pairs(t, [mp.exp(b) if log_input else b for b in p]))
+
+
+def gamma_deviance(t, p, dtype, log_input=False):
+    return mean(2 * (mp.log(m / a) + a / m - 1) for a, m in pairs(t, [mp.exp(b) if log_input else b for b in p]))
+
+
+def exponential(t, p, dtype, labels="auto"):
+    return mean(mp.exp(-a * b) for a, b in pairs(signs(t, labels), p))
+
+
+def logistic(t, p, dtype, labels="auto"):
+    return mean(mp.log1p(mp.exp(-a * b)) for a, b in pairs(signs(t, labels), p))
 
 
 def softmax_loss(t, p, dtype, ignore_label=None, class_weight=None, label_smoothing=0.0):
@@ -174,7 +218,8 @@ def softmax_loss(t, p, dtype, ignore_label=None, class_weight=None, label_smooth
 DEFINITIONS = {function.__name__: function for function in (
     mean_squared_error, mean_absolute_error, mean_absolute_percentage_error, mean_squared_logarithmic_error, hinge, squared_hinge,
     categorical_hinge, binary_crossentropy, categorical_crossentropy, sparse_categorical_crossentropy, kl_divergence, cosine_similarity,
-    huber, log_cosh, poisson, binary_focal_crossentropy, categorical_focal_crossentropy, poly1_crossentropy, softmax_loss)}  # fmt: skip
+    huber, log_cosh, poisson, binary_focal_crossentropy, categorical_focal_crossentropy, poly1_crossentropy, softmax_loss, smooth_l1,
+    pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential, logistic)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------- cases
@@ -284,6 +329,18 @@ CASES = (
     Case("softmax_loss", "labels", "real", {"ignore_label": 255, "label_smoothing": 0.1}),
     Case("softmax_loss", "labels", "real", {"ignore_label": 3, "class_weight": WEIGHTS}),
     Case("softmax_loss", "distribution", "real", {"class_weight": WEIGHTS, "label_smoothing": 0.1}),
+    Case("poisson", "positive", "real", {"log_input": True, "full": True}),
+    Case("smooth_l1", "real", "real", {"beta": 0.75}),
+    Case("pseudo_huber", "real", "real", {"delta": 0.7}),
+    Case("quantile_loss", "real", "real", {"quantile": 0.8}),
+    Case("poisson_deviance", "positive", "positive"),
+    Case("poisson_deviance", "positive", "real", {"log_input": True}),
+    Case("gamma_deviance", "positive", "positive"),
+    Case("gamma_deviance", "positive", "real", {"log_input": True}),
+    Case("tweedie_deviance", "positive", "positive", {"power": 1.5}),
+    Case("tweedie_deviance", "positive", "real", {"power": 3.0, "log_input": True}),
+    Case("exponential", "signs", "real", {"labels": "pm1"}),
+    Case("logistic", "binary", "real", {"labels": "01"}),
 )  # fmt: skip
 
 

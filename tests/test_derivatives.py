@@ -13,6 +13,7 @@ from oracle import CASES
 
 import polyloss as pl
 import polyloss.torch as ours
+from polyloss._block import LOSSES
 
 WEIGHTED = np.array([1.0, 0.0, 2.5, 0.25, 0.0, 3.0])
 SOFT = ("probabilities", "distribution")
@@ -36,7 +37,7 @@ def sized(case):
     if case.loss == "softmax_loss":
         given["k"] = np.array([0.5, 0.0, 1.25, 0.0, 3.0])
     params = {key: value for key, value in case.params.items() if key != "class_weight"}
-    if "hinge" in case.loss and case.loss != "categorical_hinge":
+    if LOSSES[case.loss].survey:
         params["labels"] = "01" if case.t == "binary" else "pm1"  # "auto" jumps where a target leaves 0
     reduction = "normalize" if case.loss == "softmax_loss" else "mean"
 
@@ -113,7 +114,7 @@ def test_gradients_themselves_are_differentiable_on_jax(case):
     """`grad(loss)`, which is written out, by predictions, targets and weights."""
     jax = JAX.jax
     t, p = hard(case)
-    labels = {"labels": "01" if case.t == "binary" else "pm1"} if case.t in ("binary", "signs") and "hinge" in case.loss else {}
+    labels = {"labels": "01" if case.t == "binary" else "pm1"} if LOSSES[case.loss].survey else {}
     direction = np.random.default_rng(9).uniform(0.5, 1, p.shape)
 
     def slope(x):

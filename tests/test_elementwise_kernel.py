@@ -42,6 +42,16 @@ def focal(t, y, balance, alpha, gamma):
     return w * (1 - (t * y + (1 - t) * (1 - y))) ** gamma * entropy(t, y)
 
 
+def of_count(t, full):
+    return full * (t * mpmath.log(t) - t + mpmath.log(2 * mpmath.pi * t) / 2) if t > 1 else mpf(0)
+
+
+def tweedie(t, m, n):
+    if t == 0:
+        return 2 * m ** (2 - n) / (2 - n)
+    return 2 * (t ** (2 - n) / ((1 - n) * (2 - n)) - t * m ** (1 - n) / (1 - n) + m ** (2 - n) / (2 - n))
+
+
 def smooth(t, s):
     return t * (1 - s) + s / 2
 
@@ -59,7 +69,19 @@ DEFINITIONS = {
     "floored_binary_crossentropy": lambda t, p, high: entropy(t, p),
     "huber": lambda t, p, high, d: (p - t) ** 2 / 2 if abs(p - t) <= d else d * (abs(p - t) - d / 2),
     "log_cosh": lambda t, p, high: mpmath.log(mpmath.cosh(p - t)),
-    "poisson": lambda t, p, high: p - t * mpmath.log(p + high),
+    "poisson": lambda t, p, high, full: p - t * mpmath.log(p + high) + of_count(t, full),
+    "poisson_from_logarithms": lambda t, z, high, full: mpmath.exp(z) - t * z + of_count(t, full),
+    "smooth_l1": lambda t, p, high, b: (p - t) ** 2 / (2 * b) if abs(p - t) < b else abs(p - t) - b / 2,
+    "pseudo_huber": lambda t, p, high, d: d * d * (mpmath.sqrt(1 + ((p - t) / d) ** 2) - 1),
+    "quantile_loss": lambda t, p, high, q: max(q * (t - p), (q - 1) * (t - p)),
+    "poisson_deviance": lambda t, p, high: 2 * (xlogy(t, t / p) - t + p),
+    "poisson_deviance_from_logarithms": lambda t, z, high: 2 * (xlogy(t, t) - t * z - t + mpmath.exp(z)),
+    "gamma_deviance": lambda t, p, high: 2 * (mpmath.log(p / t) + t / p - 1),
+    "gamma_deviance_from_logarithms": lambda t, z, high: 2 * (z - mpmath.log(t) + t * mpmath.exp(-z) - 1),
+    "tweedie_deviance": lambda t, p, high, n: tweedie(t, p, n),
+    "tweedie_deviance_from_logarithms": lambda t, z, high, n: tweedie(t, mpmath.exp(z), n),
+    "exponential": lambda t, p, high, zero_one: mpmath.exp(-(2 * t - 1 if zero_one else t) * p),
+    "logistic": lambda t, p, high, zero_one: mpmath.log(1 + mpmath.exp(-(2 * t - 1 if zero_one else t) * p)),
     "kl_divergence": lambda t, p, high, e: xlogy(clip(t, mpf(0), mpf(1)), clip(t, mpf(0), mpf(1)) / clip(p, e, mpf(1))),
     "kl_from_logarithms": lambda t, p, high: xlogy(t, t) - t * p,
     "kl_between_logarithms": lambda t, p, high: mpmath.exp(t) * (t - p),
@@ -97,9 +119,18 @@ def pairs(name, dtype, n=10):
     elif name == "mean_squared_logarithmic_error":
         t = 10 ** u(-5, 5)
         cases = [(t, 10 ** u(-6, 6)), (t, t * (1 + u(-1e-2, 1e-2))), (t, t * (1 + u(-1e-5, 1e-5)))]
+    elif "deviance_from" in name:
+        t = 10 ** u(-1, 1)
+        cases = [(t, np.log(t) + u(0.3, 3)), (t, np.log(t) - u(0.3, 3))]
+    elif "deviance" in name:
+        t = 10 ** u(-3, 3)
+        cases = [(t, t * u(0.3, 3)), (t, t * 10 ** u(-6, 6)), (t, t * (1 + u(-1e-2, 1e-2))), (t, t * (1 + 10 ** u(-5, -3)))]
+        cases += [] if "gamma" in name else [(zero, t)]
+    elif name == "poisson_from_logarithms":
+        cases = [(u(0, 3), u(-3, 3)), (zero, u(-3, 3))]
     elif name == "poisson":
         cases = [(u(0, 3), 10 ** u(-6, 2)), (np.floor(u(0, 9)), 10 ** u(-3, 2)), (zero, u(0, 3))]
-    elif "hinge" in name:
+    elif "hinge" in name or name in ("exponential", "logistic"):
         cases = [(np.where(u(0, 1) < 0.5, -1.0, 1.0), u(-3, 3)), (one, 1 + u(-1e-4, 1e-4))]
     else:
         t = u(-3, 3)
@@ -162,6 +193,14 @@ BOUNDS = dict.fromkeys(NAMES, (3, 2, 4)) | {
     "binary_crossentropy_from_logits": (2, 3, 4),
     "binary_focal_crossentropy": (4, 4, 6),
     "binary_focal_crossentropy_from_logits": (4, 4, 12),
+    "poisson_from_logarithms": (4, 3, 2),
+    "pseudo_huber": (3, 2, 6),
+    "poisson_deviance": (5, 2, 3),
+    "poisson_deviance_from_logarithms": (14, 3, 2),
+    "gamma_deviance": (5, 2, 6),
+    "gamma_deviance_from_logarithms": (14, 4, 5),
+    "tweedie_deviance": (7, 3, 6),
+    "tweedie_deviance_from_logarithms": (8, 4, 3),
 }
 
 
@@ -177,6 +216,10 @@ def test_formulas_against_mpmath(isa, name, dtype):
         d = [mpf(1)] * t.size  # u1² and u u2 cancel at some logit
     if name == "mean_squared_logarithmic_error":
         d = [2 / (1 + mpf(float(x))) ** 2 for x in p]  # 1 - log cancels where p is e times t
+    if name in ("gamma_deviance", "tweedie_deviance"):
+        d = [2 / mpf(float(x)) ** (2 if name == "gamma_deviance" else 1.5) for x in p]  # the curvature is 0 where p is 2 t, or 3 t
+    if name == "poisson_from_logarithms":
+        soft = [mpmath.exp(mpf(float(x))) for x in p]
     ours = one_by_one(name, t, p)
     kink = np.isin(name, ["mean_absolute_error", "mean_absolute_percentage_error", "huber", "hinge"]) & (p == t)
     assert not kink.any()
@@ -217,10 +260,18 @@ def test_focal_loss_of_labels_to_the_last_digits(isa, gamma, dtype):
         ("binary_focal_crossentropy_from_logits", (1.0, 0.3, 0.5, 0.1)),
         ("mean_absolute_percentage_error", (0.5,)),
         ("kl_divergence", (0.2,)),
+        ("poisson", (1.0,)),
+        ("poisson_from_logarithms", (1.0,)),
+        ("smooth_l1", (0.25,)),
+        ("pseudo_huber", (3.0,)),
+        *(("tweedie_deviance", (power,)) for power in (-1.5, 1.1, 2.5, 3.0)),
+        *(("tweedie_deviance_from_logarithms", (power,)) for power in (-1.5, 1.1, 3.0)),
     ],
 )
 def test_parameters(isa, name, parameters, monkeypatch):
     t, p = pairs(name, "f8")
+    if name == "tweedie_deviance" and parameters[0] > 2:
+        t, p = t[t > 0], p[t > 0]
     high = 1 - parameters[{"binary_crossentropy": 0, "binary_focal_crossentropy": 3}.get(name, 0)]
     if "binary" in name and "logits" not in name:
         monkeypatch.setitem(DEFINITIONS, name, lambda t, p, _, *a, f=DEFINITIONS[name]: f(t, p, mpf(high), *a))
@@ -322,8 +373,10 @@ def check(name, t, p, *, combine="mean", weight=None, scale=1.0, bf16=False, thr
 def numbers(name, shape, dtype="f4", seed=0):
     rng = np.random.default_rng(seed)
     t, p = rng.random(shape), rng.uniform(0.02, 0.98, shape)
-    if "hinge" in name:
+    if "hinge" in name or name in ("exponential", "logistic"):
         t = np.where(t < 0.5, -1.0, 1.0)
+    if name == "gamma_deviance":
+        p = p / 2 + 0.5  # its curvature goes with the inverse cube, which float16 does not hold
     if "percentage" in name:
         t = t + 0.5
     if "binary" in name:

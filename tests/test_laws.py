@@ -688,9 +688,14 @@ def test_explain_never_evaluates(case, lib, monkeypatch):
 def keras_arguments(case):
     """A case for Keras' function of the same name; None where Keras has no such parameter or clips elsewhere."""
     params = dict(case.params)
-    if params.pop("epsilon", 1e-7) != 1e-7 or case.loss in ("softmax_loss", "poly1_crossentropy") or "labels" in params:
-        return None
-    return params
+    own = case.loss in NOT_OF_KERAS or not {"labels", "log_input"}.isdisjoint(params)
+    return None if params.pop("epsilon", 1e-7) != 1e-7 or own else params
+
+
+NOT_OF_KERAS = (
+    "softmax_loss", "poly1_crossentropy", "smooth_l1", "pseudo_huber", "quantile_loss", "poisson_deviance", "gamma_deviance",
+    "tweedie_deviance", "exponential", "logistic",
+)  # fmt: skip
 
 
 KERAS = [case for case in CASES if keras_arguments(case) is not None]
@@ -743,6 +748,9 @@ def test_values_are_those_of_torch():
         "categorical_crossentropy-distribution-from_logits=True-label_smoothing=0.1": lambda t, p: f.cross_entropy(
             p, t, reduction="none", label_smoothing=0.1),
         "sparse_categorical_crossentropy-labels": lambda t, p: f.nll_loss((p / p.sum(1, keepdim=True)).log(), t, reduction="none"),
+        "smooth_l1-real-beta=0.75": lambda t, p: f.smooth_l1_loss(p, t, reduction="none", beta=0.75).mean(1),
+        "poisson-positive-log_input=True-full=True": lambda t, p: f.poisson_nll_loss(p, t, full=True, reduction="none").mean(1),
+        "logistic-binary-labels=01": lambda t, p: f.soft_margin_loss(p, 2 * t - 1, reduction="none").mean(1),
     }  # fmt: skip
     for case in CASES:
         if repr(case) in by_case:
@@ -775,6 +783,7 @@ def test_values_are_those_of_optax():
 
 def test_values_are_those_of_scikit_learn():
     from sklearn import metrics
+    from sklearn._loss.loss import ExponentialLoss
 
     t, p = CASES[0].inputs()
     weight = np.array(WEIGHTED)
@@ -787,10 +796,40 @@ def test_values_are_those_of_scikit_learn():
         assert ours == pytest.approx(factor * theirs(t, p, sample_weight=weight), rel=1e-6)  # it has other epsilons
     signs = np.array([1, -1, 1, 1, -1, -1])
     assert pl.hinge(signs[:, None], p[:, :1], reduction="mean") == pytest.approx(metrics.hinge_loss(signs, p[:, 0]), rel=1e-14)
+    deviances = (("poisson_deviance", {}), ("gamma_deviance", {}), *(("tweedie_deviance", {"power": n}) for n in (-1.5, 0, 1, 1.25, 2, 3)))
+    for name, params in deviances:
+        right = getattr(metrics, f"mean_{name}")(t.ravel(), p.ravel(), sample_weight=np.repeat(weight, 5), **params)
+        for means, form in ((p, {}), (np.log(p), {"log_input": True})):
+            ours = pl.get(name)(t, means, sample_weight=weight, reduction="mean", **params, **form)
+            assert ours == pytest.approx(right, rel=1e-12), (name, params, form)
+    right = metrics.mean_pinball_loss(t, p, sample_weight=weight, alpha=0.125)
+    assert pl.quantile_loss(t, p, sample_weight=weight, reduction="mean", quantile=0.125) == pytest.approx(right, rel=1e-14)
+    right = ExponentialLoss().loss((signs + 1.0) / 2, np.array(p[:, 0]))
+    np.testing.assert_allclose(pl.exponential(signs[:, None], p[:, :1]), right, rtol=1e-14)
     y, z = rng_labels()
     e = np.exp(z)
     ours = pl.softmax_loss(y, z, sample_weight=weight)
     assert ours == pytest.approx(metrics.log_loss(y, e / e.sum(axis=1, keepdims=True), sample_weight=weight, labels=range(4)), rel=1e-13)
+
+
+def test_values_are_those_of_xgboost():
+    import xgboost
+
+    case = next(case for case in CASES if case.loss == "pseudo_huber")
+    t, p = case.inputs("float32")
+    data = xgboost.DMatrix(np.zeros((t.size, 1)), t.ravel(), base_margin=p.ravel())
+    booster = xgboost.train({"objective": "reg:pseudohubererror", "huber_slope": case.params["delta"], "eval_metric": "mphe"}, data, 0)
+    assert case.call(t, p, reduction="mean") == pytest.approx(float(booster.eval(data).rpartition(":")[2]), rel=1e-6)
+
+
+def test_pseudo_huber_of_small_and_large_errors():
+    """XGBoost's way gives 0 for errors of 1e-6, the textbook's infinity for those of 3e25."""
+    for dtype in FLOATS:
+        p = np.array([[1e-6], [1e-3], [0.5], [1.0], [3.0], [1e4], [3e25]], dtype)
+        for delta in (1e-3, 1.0, 1e6):
+            right = truth_of("pseudo_huber", np.zeros_like(p), p, dtype, derivatives=False, delta=float(np.dtype(dtype).type(delta))).losses
+            for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+                np.testing.assert_allclose(road(pl.pseudo_huber, np.zeros_like(p), p, delta=delta), right, rtol=8 * UNIT[dtype], atol=0)
 
 
 def rng_labels():
@@ -825,6 +864,14 @@ EDGES = {  # loss (and parameters): targets and predictions of one row each, at 
     "categorical_focal_crossentropy from_logits": ([1.0, 0.0], [30.0, 0.0]),
     "poly1_crossentropy": (0, [45.0, 0.0, 1.0]),
     "softmax_loss": (0, [36.5, 0.0, -1e5, 1.0]),
+    "smooth_l1": ([0.0, 0.0, 0.0, 0.0], [1.0, -1e-100, 1e300, 0.5]),
+    "pseudo_huber": ([0.0, 0.0, 0.0, 1.0], [1e-6, 1e300, -1.0, 1.0 + 1e-9]),
+    "quantile_loss": ([0.0, 3.0, -1e300], [0.0, 1.0, 1e300]),
+    "poisson_deviance": ([0.0, 2.0, 1e200, 1.0, 1e-300, 1.0], [3.0, 2.0 + 1e-9, 1e-100, 1e300, 1e100, 1.375]),
+    "gamma_deviance": ([2.0, 1e50, 1e-300, 1.0, 1.0], [2.0 + 1e-9, 1e-50, 1e100, 0.7, 1e9]),
+    "tweedie_deviance": ([0.0, 1.0, 4.0, 1e-200, 3.0], [2.0, 1.0 + 1e-9, 1e-100, 1e100, 1.75]),
+    "exponential": ([1.0, -1.0, 1.0], [-700.0, 1e-20, 700.0]),
+    "logistic": ([1.0, -1.0, 1.0, -1.0], [-1e5, 40.0, 700.0, -1e-9]),
 }
 
 
@@ -865,6 +912,10 @@ def test_slopes_at_kinks_and_clips():
     assert slope("kld", 0.0, 0.5) == 0
     assert slope("msle", 1.0, -1.0) == 0
     assert slope("poisson", 0.0, 0.0) == 1
+    assert slope("quantile_loss", 2.0, 2.0, quantile=0.9) == 0
+    assert slope("smooth_l1", 0.0, -1.0) == -1
+    assert [slope("smooth_l1", 1.0, p, beta=0.0) for p in (0.0, 1.0, 2.0)] == [-1, 0, 1]
+    assert slope("poisson_deviance", 0.0, 0.0) == 2
     ties = pl.grad("categorical_hinge")(np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 2.0, 2.0]]))
     np.testing.assert_array_equal(ties, [[-1.0, 1.0, 0.0]])
     np.testing.assert_array_equal(pl.grad("cosine")(np.zeros((1, 2)), np.ones((1, 2))), [[0.0, 0.0]])
@@ -892,7 +943,7 @@ def test_any_call_is_its_rows_one_at_a_time(data):
     w = np.random.default_rng(0).choice([0.0, 0.5, 2.0], places) if weighted else np.ones(places)
     exact_t = t if case.labelled else t.astype(np.float64)
     kwargs = {"labels": "pm1" if case.t == "signs" else "01"} if case.params.get("labels") == "auto" or (
-        "hinge" in case.loss and case.loss != "categorical_hinge" and "labels" not in case.params) else {}  # fmt: skip
+        LOSSES[case.loss].survey and "labels" not in case.params) else {}  # fmt: skip
     row_losses = np.array([case.call(exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0] for k in range(case.n)])
     row_slopes = np.array([case.of(pl.grad(case.target), exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0]
                            for k in range(case.n)])  # fmt: skip

@@ -4,7 +4,7 @@ The house, floor by floor (imports run downwards):
 
 - `torch` (drop-in modules), `evaluation` (Accumulator, evaluate), `inspection` (explain), `registry` (get, names), `gradients`
   (value_and_grad, grad, grad_and_hess); `_positions`: what a batch adds to a mean
-- `regression`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
+- `regression`, `deviance`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
 - `_call`: one call
 - `_torch`, `_jax`, `_dask`: what these libraries need besides
 - `_prepare`: all that is checked of a call, and its plan
@@ -13,7 +13,7 @@ The house, floor by floor (imports run downwards):
 - `_plan`: what was decided of a call, apart from its data
 - `_backends`: which array libraries there are, and whose an array is
 - `_kernels`: compiled code
-- `_block`, `_params`, `_shapes`, `_reduce`, `_threads`: the ground
+- `_block`, `_params`, `_shapes`, `_reduce`, `_threads`, `_types`: the ground
 """
 
 from polyloss._threads import get_num_threads, set_num_threads
@@ -23,11 +23,14 @@ from polyloss.classification import (
     categorical_crossentropy,
     categorical_focal_crossentropy,
     categorical_hinge,
+    exponential,
     hinge,
+    logistic,
     poly1_crossentropy,
     sparse_categorical_crossentropy,
     squared_hinge,
 )
+from polyloss.deviance import gamma_deviance, poisson_deviance, tweedie_deviance
 from polyloss.evaluation import Accumulator, evaluate
 from polyloss.gradients import grad, grad_and_hess, value_and_grad
 from polyloss.inspection import explain
@@ -42,6 +45,9 @@ from polyloss.regression import (
     mean_squared_error,
     mean_squared_logarithmic_error,
     poisson,
+    pseudo_huber,
+    quantile_loss,
+    smooth_l1,
 )
 from polyloss.similarity import cosine_similarity, kl_divergence
 from polyloss.softmax import Normalization, softmax_loss
@@ -59,6 +65,8 @@ __all__ = [
     "cosine_similarity",
     "evaluate",
     "explain",
+    "exponential",
+    "gamma_deviance",
     "get",
     "get_num_threads",
     "grad",
@@ -69,16 +77,22 @@ __all__ = [
     "linear_softmax_loss",
     "log_cosh",
     "log_loss",
+    "logistic",
     "mean_absolute_error",
     "mean_absolute_percentage_error",
     "mean_squared_error",
     "mean_squared_logarithmic_error",
     "names",
     "poisson",
+    "poisson_deviance",
     "poly1_crossentropy",
+    "pseudo_huber",
+    "quantile_loss",
     "set_num_threads",
+    "smooth_l1",
     "softmax_loss",
     "sparse_categorical_crossentropy",
     "squared_hinge",
+    "tweedie_deviance",
     "value_and_grad",
 ]

@@ -47,6 +47,7 @@ class Block:
     combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True
+    logarithms: type | None = None  # likewise when log_input=True
     ordinary: object = None  # the short way of an ordinary call: (y_true, y_pred, want, arguments, out) -> results; None for any other
     kernel: str | None = None  # name under which formulas.h holds the same formulas
     targeted: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
@@ -54,8 +55,17 @@ class Block:
     worked: tuple[dict, ...] = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs
     domain = "any real numbers"  # of the predictions; for the docs
 
+    def form(block, values):
+        """The block whose formulas apply to a call with these parameters; takes away the parameters that its formulas do not have."""
+        if values.pop("from_logits", False):
+            values.pop("epsilon", None)
+            return block.logits
+        return block.logarithms if values.pop("log_input", False) else block
+
+    form = staticmethod(form)
+
     def __init_subclass__(cls):
-        for formula in ("value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
+        for formula in ("form", "value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
             if formula in cls.__dict__:
                 setattr(cls, formula, staticmethod(cls.__dict__[formula]))
 

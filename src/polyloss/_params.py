@@ -54,6 +54,14 @@ def clip_bound(name, value):
     return x
 
 
+def tweedie_power(name, value):
+    """A number at most 0 or at least 1: the power of the mean that is the variance."""
+    x = number(name, value)
+    if 0 < x < 1:
+        raise ValueError(f"{name} is {value!r}, but must be 0 or below, or 1 or above: no distribution has one between")
+    return x
+
+
 def flag(name, value):
     """True or False."""
     if value is True or value is False or type(value).__name__ in ("bool_", "bool"):

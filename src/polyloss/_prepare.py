@@ -98,9 +98,7 @@ def plan_of(block, want, options, xp, facts):
     normalization = _reduce.normalization_name(normalization, normalize) if reduction == "normalize" else None
     validate = flag("validate", validate)
     ignore = values.pop(loss.ignores, ()) if loss.ignores else ()
-    if values.pop("from_logits", False):
-        block = loss.logits
-        values.pop("epsilon", None)
+    block = loss.form(loss, values)
     targeting = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
 
     t, p, weight, class_weight = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight"))

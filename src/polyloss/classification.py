@@ -1,6 +1,7 @@
 """Classification losses: each a block, formulas above and public function below."""
 
 import math
+from typing import Literal
 
 from array_api_compat import device
 
@@ -22,6 +23,7 @@ from polyloss._block import (
 )
 from polyloss._call import call
 from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of
+from polyloss._types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
 
 
@@ -1022,3 +1024,186 @@ def poly1_crossentropy(y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weig
         reduction=reduction,
         validate=validate,
     )
+
+
+class Exponential(Elementwise):
+    """exp(-t p), t -1 or 1."""
+
+    aliases = ("ExponentialLoss",)
+    params = {"labels": one_of("auto", "01", "pm1")}
+    kernel = "exponential"
+    domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
+    targeted = plus_minus
+    survey = all_binary
+    worked = (
+        dict(t=1.0, p=0.0, labels="pm1", value=1.0, slope=-1.0),
+        dict(t=-1.0, p=-math.log(2), labels="pm1", value=0.5, slope=0.5),
+    )
+
+    def value(xp, t, p):
+        return xp.exp(-(t * p))
+
+    def slope(xp, t, p):
+        return -t * xp.exp(-(t * p))
+
+    def curvature(xp, t, p):
+        return t * t * xp.exp(-(t * p))
+
+
+@public(Exponential)
+def exponential(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    labels: Literal["auto", "01", "pm1"] = "auto",
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Exponential loss of AdaBoost, mean over `axis`: ``mean(exp(-y_true * y_pred))``, targets as -1 and 1.
+
+    Numbers of scikit-learn's `GradientBoostingClassifier(loss="exponential")`.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets, -1 and 1 or 0 and 1. Nothing is broadcast.
+    y_pred : array
+        Decisions, any real numbers: positive for the class 1. float16 and bfloat16 are computed in float32.
+    labels : {"auto", "01", "pm1"}, default "auto"
+        What the targets are: 0 and 1, or -1 and 1. "auto" is Keras' rule: 0 and 1 if every target of the array is 0 or 1 (of those with
+        weight not 0).
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    logistic : Grows linearly with a wrong decision.
+    hinge : Does not reward decisions that are right enough.
+
+    References
+    ----------
+    .. [1] Yoav Freund and Robert E. Schapire, "A Decision-Theoretic Generalization of On-Line Learning and an Application to Boosting",
+           Journal of Computer and System Sciences 55(1), 1997, pp. 119-139.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.exponential([[1.0, -1.0]], [[0.0, -np.log(2)]])
+    array([0.75])
+    """
+    return call(Exponential, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class Logistic(Elementwise):
+    """log(1 + exp(-t p)), t -1 or 1: log1p(exp(-|t p|)), and |t p| where the decision is wrong."""
+
+    aliases = ("soft_margin", "SoftMarginLoss")
+    params = {"labels": one_of("auto", "01", "pm1")}
+    kernel = "logistic"
+    domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
+    targeted = plus_minus
+    survey = all_binary
+    worked = (
+        dict(t=1.0, p=0.0, labels="pm1", value=math.log(2), slope=-0.5),
+        dict(t=-1.0, p=math.log(3), labels="pm1", value=math.log(4), slope=0.75),
+    )
+
+    def value(xp, t, p):
+        x = t * p
+        wrong = x < 0
+        return xp.where(wrong, -x, xp.zeros_like(x)) + xp.log1p(xp.exp(xp.where(wrong, x, -x)))
+
+    def slope(xp, t, p):
+        return -t * sigmoid(xp, -(t * p))
+
+    def curvature(xp, t, p):
+        x = t * p
+        return t * t * sigmoid(xp, x) * sigmoid(xp, -x)
+
+
+@public(Logistic)
+def logistic(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    labels: Literal["auto", "01", "pm1"] = "auto",
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Logistic loss of a margin, mean over `axis`: ``mean(log(1 + exp(-y_true * y_pred)))``, targets as -1 and 1.
+
+    PyTorch's `SoftMarginLoss`; the binary cross-entropy from logits, with other labels. It never saturates.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets, -1 and 1 or 0 and 1. Nothing is broadcast.
+    y_pred : array
+        Decisions, any real numbers: positive for the class 1. float16 and bfloat16 are computed in float32.
+    labels : {"auto", "01", "pm1"}, default "auto"
+        What the targets are: 0 and 1, or -1 and 1. "auto" is Keras' rule: 0 and 1 if every target of the array is 0 or 1 (of those with
+        weight not 0).
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    binary_crossentropy : Of probabilities, or logits.
+    exponential : Grows faster with a wrong decision.
+
+    References
+    ----------
+    .. [1] Jerome Friedman, Trevor Hastie and Robert Tibshirani, "Additive logistic regression: a statistical view of boosting", Annals of
+           Statistics 28(2), 2000, pp. 337-407.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.logistic([[1.0, -1.0]], [[0.0, np.log(3)]])
+    array([1.03972077])
+    """
+    return call(Logistic, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

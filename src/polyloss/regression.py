@@ -2,9 +2,10 @@
 
 import math
 
-from polyloss._block import Elementwise, clipped, floored, magnitude, over, public, times_log
+from polyloss._block import Elementwise, clipped, floored, magnitude, over, positive_part, public, times, times_log
 from polyloss._call import call
-from polyloss._params import nonnegative, positive
+from polyloss._params import flag, fraction, nonnegative, positive
+from polyloss._types import Array, Reduction
 
 
 class MeanSquaredError(Elementwise):
@@ -460,29 +461,71 @@ def log_cosh(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", v
     return call(LogCosh, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
-class Poisson(Elementwise):
-    """p - t log(p + 1e-7), Keras' constant; a target of 0 costs p, whatever the logarithm."""
+def of_count(xp, t, full):
+    """Stirling's approximation of log t! for targets above 1; 0 for others, and if it is not asked for."""
+    if not full:
+        return xp.zeros_like(t)
+    u = xp.where(t > 1, t, xp.ones_like(t))
+    return xp.where(t > 1, u * xp.log(u) - u + 0.5 * xp.log(2 * math.pi * u), xp.zeros_like(t))
 
-    aliases = ("Poisson",)
+
+class PoissonFromLogarithms(Elementwise):
+    """e^z - t z, z the logarithm of the mean, plus `of_count`."""
+
+    kernel = "poisson_from_logarithms"
+
+    def value(xp, t, z, full):
+        return xp.exp(z) - times(xp, t, z) + of_count(xp, t, full)
+
+    def slope(xp, t, z, full):
+        return xp.exp(z) - t
+
+    def curvature(xp, t, z, full):
+        return xp.exp(z)
+
+
+class Poisson(Elementwise):
+    """p - t log(p + 1e-7), Keras' constant, plus `of_count`; a target of 0 costs p, whatever the logarithm."""
+
+    aliases = ("Poisson", "poisson_nll", "PoissonNLLLoss")
+    params = {"log_input": flag, "full": flag}
+    logarithms = PoissonFromLogarithms
     kernel = "poisson"
-    domain = "y_pred above -1e-7; y_true at least 0"
-    worked = (dict(t=0.0, p=3.0, value=3.0, slope=1.0), dict(t=1.0, p=math.e - 1e-7, value=math.e - 1e-7 - 1, slope=1 - 1 / math.e))
+    domain = "y_pred above -1e-7, with log_input=True any real numbers; y_true at least 0"
+    worked = (
+        dict(t=0.0, p=3.0, log_input=False, full=False, value=3.0, slope=1.0),
+        dict(t=1.0, p=math.e - 1e-7, log_input=False, full=False, value=math.e - 1e-7 - 1, slope=1 - 1 / math.e),
+        dict(t=1.0, p=1.0, log_input=True, full=False, value=math.e - 1, slope=math.e - 1),
+        dict(t=2.0, p=0.0, log_input=True, full=True, value=2.5 * math.log(2) - 1 + 0.5 * math.log(2 * math.pi), slope=-1.0),
+    )
     epsilon = 1e-7
 
-    def value(xp, t, p):
-        return p - times_log(xp, t, p + Poisson.epsilon)
+    def value(xp, t, p, full):
+        return p - times_log(xp, t, p + Poisson.epsilon) + of_count(xp, t, full)
 
-    def slope(xp, t, p):
+    def slope(xp, t, p, full):
         return 1 - over(xp, t, p + Poisson.epsilon)
 
-    def curvature(xp, t, p):
+    def curvature(xp, t, p, full):
         q = p + Poisson.epsilon
         return over(xp, t, q * q)
 
 
 @public(Poisson)
-def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def poisson(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    log_input: bool = False,
+    full: bool = False,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Poisson loss, mean over `axis`: ``mean(y_pred - y_true * log(y_pred + 1e-7))``.
+
+    With `log_input` ``mean(exp(y_pred) - y_true * y_pred)``, as in PyTorch's `PoissonNLLLoss`.
 
     Parameters
     ----------
@@ -490,6 +533,11 @@ def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", va
         Counts, at least 0; taken in the dtype of the computation. Nothing is broadcast.
     y_pred : array
         Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    log_input : bool, default False
+        Whether `y_pred` holds the logarithms of the predicted means: any real numbers.
+    full : bool, default False
+        Whether to add Stirling's approximation of the logarithm of the factorial of `y_true`, ``t * log(t) - t + 0.5 * log(2 * pi * t)``
+        for targets t above 1, as PyTorch's `full` does: a constant for the gradient.
     axis : int, default -1
         Axis of the elements of one sample, over which the mean is taken.
     sample_weight : array, optional
@@ -503,8 +551,8 @@ def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", va
     Returns
     -------
     array
-        Negative log-likelihood in nats, up to a constant of the targets. In the shape of `y_pred` without `axis` under "none", else 0-d; of
-        the caller's library and device, float32 or float64.
+        Negative log-likelihood in nats, up to a term of the targets alone. In the shape of `y_pred` without `axis` under "none", else 0-d;
+        of the caller's library and device, float32 or float64.
 
     Raises
     ------
@@ -515,6 +563,7 @@ def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", va
 
     See Also
     --------
+    poisson_deviance : 0 for a perfect prediction.
     mean_squared_error : For errors that do not grow with the mean.
 
     Notes
@@ -528,4 +577,300 @@ def poisson(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", va
     >>> pl.poisson([[0.0]], [[3.0]])
     array([3.])
     """
-    return call(Poisson, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        Poisson,
+        y_true,
+        y_pred,
+        log_input=log_input,
+        full=full,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class SmoothL1(Elementwise):
+    """d = p - t:  d² / (2 beta) where |d| < beta, else |d| - beta/2; |d| where beta is 0."""
+
+    aliases = ("SmoothL1",)
+    params = {"beta": nonnegative}
+    kernel = "smooth_l1"
+    symmetric = True
+    worked = (dict(t=0.0, p=3.0, beta=1.0, value=2.5, slope=1.0), dict(t=0.0, p=-1.0, beta=2.0, value=0.25, slope=-0.5))
+
+    def value(xp, t, p, beta):
+        d = p - t
+        return xp.where(xp.abs(d) < beta, 0.5 * d * (d / (beta + (beta == 0))), magnitude(xp, d) - 0.5 * beta)
+
+    def slope(xp, t, p, beta):
+        d = p - t
+        return xp.where(xp.abs(d) < beta, d / (beta + (beta == 0)), xp.sign(d))
+
+    def curvature(xp, t, p, beta):
+        return xp.where(xp.abs(p - t) < beta, xp.ones_like(p) / (beta + (beta == 0)), xp.zeros_like(p))
+
+
+@public(SmoothL1)
+def smooth_l1(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    beta: float = 1.0,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Smooth L1 loss, mean over `axis`: quadratic near the target, with slope ±1 far from it.
+
+    With d = y_pred - y_true: d²/(2 * beta) where abs(d) < beta, else abs(d) - beta/2: the Huber loss divided by its width, PyTorch's
+    `SmoothL1Loss`.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    beta : float, default 1.0
+        At least 0: errors below it cost their square. 0 gives the absolute error.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    huber : With slopes up to its width.
+    mean_absolute_error : Its limit for a width of 0.
+
+    References
+    ----------
+    .. [1] Ross Girshick, "Fast R-CNN", ICCV 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.smooth_l1([[0.0, 0.0]], [[3.0, -1.0]], beta=2.0)
+    array([1.125])
+    """
+    return call(SmoothL1, y_true, y_pred, beta=beta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class PseudoHuber(Elementwise):
+    """delta² (sqrt(1 + x²) - 1), x = d / delta, d = p - t.
+
+    Near the target d² / (1 + sqrt(1 + x²)); beyond |x| = 1, with y = 1 / |x|, delta |d| / (y + sqrt(1 + y²)): no square overflows.
+    """
+
+    aliases = ("PseudoHuber",)
+    params = {"delta": positive}
+    kernel = "pseudo_huber"
+    symmetric = True
+    worked = (dict(t=0.0, p=0.75, delta=1.0, value=0.25, slope=0.6), dict(t=0.0, p=-8.0, delta=6.0, value=24.0, slope=-4.8))
+
+    def parts(xp, t, p, delta):
+        """Whether d is far, d where it is near, |d| where it is far; of the latter y and sqrt(1 + y²)."""
+        d = p - t
+        far = xp.abs(d) > delta
+        near, beyond = xp.where(far, xp.zeros_like(d), d), xp.where(far, xp.abs(d), xp.full_like(d, delta))
+        y = delta / beyond
+        return far, near, beyond, y, xp.sqrt(1 + y * y)
+
+    def value(xp, t, p, delta):
+        far, near, beyond, y, w = PseudoHuber.parts(xp, t, p, delta)
+        x = near / delta
+        return xp.where(far, beyond * (delta / (y + w)), near * (near / (1 + xp.sqrt(1 + x * x))))
+
+    def slope(xp, t, p, delta):
+        far, near, _, _, w = PseudoHuber.parts(xp, t, p, delta)
+        x = near / delta
+        return xp.where(far, xp.sign(p - t) * (delta / w), near / xp.sqrt(1 + x * x))
+
+    def curvature(xp, t, p, delta):
+        far, near, _, y, w = PseudoHuber.parts(xp, t, p, delta)
+        x = near / delta
+        n = xp.where(far, y / w, 1 / xp.sqrt(1 + x * x))
+        return n * n * n
+
+
+@public(PseudoHuber)
+def pseudo_huber(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    delta: float = 1.0,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Pseudo-Huber loss, mean over `axis`: the Huber loss without its kink.
+
+    With d = y_pred - y_true: delta² * (sqrt(1 + (d/delta)²) - 1), XGBoost's `reg:pseudohubererror`; right to the last digits for small and
+    for large errors, where XGBoost's way to compute it gives 0 or infinity.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    delta : float, default 1.0
+        Above 0: the largest slope, and about where quadratic becomes linear.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    huber : Quadratic, then linear, with a jump of the curvature.
+    log_cosh : Smooth, without a width.
+
+    References
+    ----------
+    .. [1] Pierre Charbonnier et al., "Deterministic edge-preserving regularization in computed imaging", IEEE Transactions on Image
+           Processing 6(2), 1997, pp. 298-311.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.pseudo_huber([[0.0]], [[0.75]])
+    array([0.25])
+    """
+    return call(PseudoHuber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class QuantileLoss(Elementwise):
+    """d = t - p:  quantile d above the prediction, (quantile - 1) d below it; the slope at d = 0 is 0."""
+
+    aliases = ("pinball", "mean_pinball_loss", "QuantileLoss")
+    params = {"quantile": fraction}
+    kernel = "quantile_loss"
+    worked = (dict(t=3.0, p=1.0, quantile=0.75, value=1.5, slope=-0.75), dict(t=1.0, p=3.0, quantile=0.75, value=0.5, slope=0.25))
+
+    def value(xp, t, p, quantile):
+        d = t - p
+        return quantile * positive_part(xp, d) + (1 - quantile) * positive_part(xp, -d)
+
+    def slope(xp, t, p, quantile):
+        d = t - p
+        return xp.where(d > 0, xp.full_like(d, -quantile), xp.where(d < 0, xp.full_like(d, 1 - quantile), d))
+
+    def curvature(xp, t, p, quantile):
+        return xp.zeros_like(p)
+
+
+@public(QuantileLoss)
+def quantile_loss(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    quantile: float = 0.5,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Quantile (pinball) loss, mean over `axis`: least where `y_pred` is the quantile of the targets.
+
+    With d = y_true - y_pred: quantile * d where the target is above the prediction, (quantile - 1) * d where it is below: scikit-learn's
+    `mean_pinball_loss` (its `alpha`).
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets; taken in the dtype of the computation. Nothing is broadcast.
+    y_pred : array
+        Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
+    quantile : float, default 0.5
+        In [0, 1]: the quantile that is predicted. 0.5 is half the absolute error.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_absolute_error : Twice the loss of the median.
+
+    Notes
+    -----
+    At an error of 0 the gradient is 0.
+
+    References
+    ----------
+    .. [1] Roger Koenker and Gilbert Bassett, "Regression Quantiles", Econometrica 46(1), 1978, pp. 33-50.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.quantile_loss([[3.0, 1.0]], [[1.0, 3.0]], quantile=0.75)
+    array([1.])
+    """
+    return call(
+        QuantileLoss,
+        y_true,
+        y_pred,
+        quantile=quantile,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )

@@ -9,7 +9,7 @@ import stand_in as device
 from cpu_module import KernelError
 
 import polyloss.torch
-from polyloss import classification, regression, similarity
+from polyloss import classification, deviance, regression, similarity
 from polyloss._block import Elementwise
 from polyloss._kernels import cuda
 
@@ -17,7 +17,7 @@ STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), 
 REAL = {name: np.dtype("f8" if name == "float64" else "f4") for name in STORAGE}
 BLOCKS = {
     block.kernel: block
-    for module in (regression, classification, similarity, polyloss.torch)
+    for module in (regression, deviance, classification, similarity, polyloss.torch)
     for block in vars(module).values()
     if inspect.isclass(block) and issubclass(block, Elementwise) and block.kernel
 }
@@ -29,6 +29,10 @@ PARAMETERS = {
     "alpha": 0.3,
     "gamma": 1.7,
     "zero_one": 1.0,
+    "full": 1.0,
+    "beta": 0.7,
+    "quantile": 0.3,
+    "power": 1.5,
 }
 # n, c, s and whether weights make the positions differ: element by element; lanes of a warp, a block; positions by packs and one by one.
 SHAPES = [
@@ -49,9 +53,9 @@ def sample(loss, shape, dtype="float32", weighted=False):
     n, _, s = shape
     unit = "crossentropy" in loss or "kl" in loss
     p = rng.uniform(0.02, 0.98, shape) if unit and "logits" not in loss else rng.standard_normal(shape) * (1 if unit else 2)
-    if loss in ("poisson", "mean_squared_logarithmic_error"):
-        p = abs(p)
-    t = rng.integers(0, 2, shape) if "hinge" in loss else rng.uniform(0, 1, shape) if unit else abs(rng.standard_normal(shape)) + 0.1
+    if loss in ("poisson", "mean_squared_logarithmic_error") or loss.endswith("_deviance"):
+        p = abs(p) + (0.1 if "deviance" in loss else 0)
+    t = rng.integers(0, 2, shape) if BLOCKS[loss].survey else rng.uniform(0, 1, shape) if unit else abs(rng.standard_normal(shape)) + 0.1
     if unit:
         t.reshape(-1)[::3] = rng.integers(0, 2, t.reshape(-1)[::3].shape)
     case = {"loss": loss, "dtype": dtype, "p": p.astype(STORAGE[dtype]), "t": t.astype(REAL[dtype]), "mean": BLOCKS[loss].combine == "mean"}
@@ -66,7 +70,7 @@ def truth(loss, p, t, dtype, mean, parameters, weight=None, divisor=1.0, survey=
     """What the kernel must give, by the block's formulas."""
     block, p, t = BLOCKS[loss], np.asarray(p, np.float64), np.asarray(t, np.float64)
     given = {name: float(np.float32(v)) if dtype != "float64" else v for name, v in zip(cuda.formulas()[loss], parameters, strict=True)}
-    if "hinge" in loss:
+    if block.survey:
         t = 2 * t - 1 if given["zero_one"] else t
     elif "label_smoothing" in given:
         t = t - given.pop("label_smoothing") * (t - 0.5)

@@ -19,7 +19,8 @@ from polyloss._block import LOSSES
 
 TOLERANCE = 2e-6  # of a value from float32 predictions, relative to float64's; of a gradient, relative to its largest element
 SECONDS = 0.02  # spent on each timing; the best run counts
-DECISIONS = ("hinge", "squared_hinge", "categorical_hinge")  # losses of decision values: logits are, probabilities are not
+# Losses of decision values: logits are, probabilities are not.
+DECISIONS = ("hinge", "squared_hinge", "categorical_hinge", "exponential", "logistic")
 ROW = "{:33}{:17}{:>11}{:>12}  {:20}{:>10}{:>10}  {}"
 
 

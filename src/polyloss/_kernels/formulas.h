@@ -8,7 +8,7 @@
        SELECT(m, x, y)   m ? x : y          LT(x, y) LE(x, y) EQ(x, y)   false where a side is NaN
        AND(m, k)         both               OR(m, k)   either
        MAX(x, y)         x > y ? x : y, so y where one is NaN             MIN(x, y)   likewise
-       ABS(x) MINUS_ABS(x)   |x|, -|x|      SQRT LOG   of any x           EXP_NEG  of x <= 0            LOG1P   of x >= -1
+       ABS(x) MINUS_ABS(x)   |x|, -|x|      SQRT LOG EXP of any x         EXP_NEG  of x <= 0            LOG1P   of x >= -1
        LOG1P_01          of 0 <= x <= 1
        LOG1M_HALF(x)     log(1 - x), 0 <= x <= 1/2                        LOG_HALF   of 0 <= x <= 1/2
        LOG_NEAR(u, v)    log(u + v) for |v| no more than half of the last place of u; v may be lost unless 3/4 <= u < 3/2
@@ -19,6 +19,7 @@
        MAD(a, b, c)      a * b + c, in one rounding where the machine has it
        RESIDUAL(a, b, c)        c - a * b near 0, to its last digits
        HARD(a)           whether it is known that every t is 0 or 1 and that there is no label smoothing
+       EVERY(m)          whether m holds in every lane
    The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
    compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
    where the factor 0 is a target. Clipped predictions have slope 0. */
@@ -37,12 +38,24 @@
     X(floored_binary_crossentropy, 0, "")                                                                                                  \
     X(huber, 1, "delta")                                                                                                                   \
     X(log_cosh, 0, "")                                                                                                                     \
-    X(poisson, 0, "")                                                                                                                      \
+    X(poisson, 1, "full")                                                                                                                    \
     X(kl_divergence, 1, "epsilon")                                                                                                         \
     X(kl_from_logarithms, 0, "")                                                                                                           \
     X(kl_between_logarithms, 0, "")                                                                                                        \
     X(binary_focal_crossentropy, 5, "apply_class_balancing alpha gamma epsilon label_smoothing")                                           \
-    X(binary_focal_crossentropy_from_logits, 4, "apply_class_balancing alpha gamma label_smoothing")
+    X(binary_focal_crossentropy_from_logits, 4, "apply_class_balancing alpha gamma label_smoothing")                                       \
+    X(poisson_from_logarithms, 1, "full")                                                                                                  \
+    X(smooth_l1, 1, "beta")                                                                                                                \
+    X(pseudo_huber, 1, "delta")                                                                                                            \
+    X(quantile_loss, 1, "quantile")                                                                                                        \
+    X(poisson_deviance, 0, "")                                                                                                             \
+    X(poisson_deviance_from_logarithms, 0, "")                                                                                             \
+    X(gamma_deviance, 0, "")                                                                                                               \
+    X(gamma_deviance_from_logarithms, 0, "")                                                                                               \
+    X(tweedie_deviance, 1, "power")                                                                                                        \
+    X(tweedie_deviance_from_logarithms, 1, "power")                                                                                        \
+    X(exponential, 1, "zero_one")                                                                                                          \
+    X(logistic, 1, "zero_one")
 #define FORMULA_PARAMETERS 5 /* the most of any loss */
 #endif
 
@@ -61,11 +74,13 @@
 #define ABS(x) fabs(x)
 #define MINUS_ABS(x) (-fabs(x))
 #define SQRT(x) sqrt(x)
+#define EXP(x) exp(x)
 #define EXP_NEG(x) exp(x)
 #define EXP_NEG_LOW(x, low) (*(low) = R(0), exp(x))
 #define MAD(a, b, c) fma(a, b, c)
 #define RESIDUAL(a, b, c) fma(-(a), b, c)
 #define HARD(a) 0
+#define EVERY(m) (m)
 #define LOG(x) log(x)
 #define LOG1P(x) log1p(x)
 #define LOG1P_01(x) log1p(x)
@@ -257,14 +272,25 @@ LOSS(log_cosh, curvature)
     return (void)a, R(4) * e * n * n;
 }
 
+/* Stirling's approximation of log t! for t > 1, a[0] times; for t from 0 to 1 it is taken as 0, as log t! is at both. */
+FORMULA_INLINE real FORMULA(of_count)(real t, const real *a)
+{
+    if (EVERY(EQ(a[0], R(0)))) return R(0);
+    return SELECT(LT(R(1), t), a[0] * (t * LOG(t) - t + R(0.5) * LOG(R(6.283185307179586476925) * t)), R(0));
+}
 /* q = p + 1e-7, Keras' constant. The slope is 1 - t/q, and (q - t)/q where that cancels. */
-LOSS(poisson, value) { return (void)a, p - TIMES(t, LOG(p + R(1e-7))); }
+LOSS(poisson, value) { return (p - TIMES(t, LOG(p + R(1e-7)))) + FORMULA(of_count)(t, a); }
 LOSS(poisson, slope)
 {
     real q = p + R(1e-7), r = SELECT(LT(R(2) * t, q), t, (p - t) + R(1e-7)) / q;
     return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(R(2) * t, q), R(1) - r, r));
 }
 LOSS(poisson, curvature) { return (void)a, TIMES(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
+
+/* p is the logarithm of the mean: e^p - t p. */
+LOSS(poisson_from_logarithms, value) { return (EXP(p) - TIMES(t, p)) + FORMULA(of_count)(t, a); }
+LOSS(poisson_from_logarithms, slope) { return (void)a, EXP(p) - t; }
+LOSS(poisson_from_logarithms, curvature) { return (void)t, (void)a, EXP(p); }
 
 /* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. */
 LOSS(kl_divergence, value)
@@ -383,6 +409,214 @@ LOSS(binary_focal_crossentropy_from_logits, curvature)
     real bend = SELECT(LT(R(0), p), -tanh_half, tanh_half) + (a[2] - R(1)) * ratio;
     real near = TIMES(bend, FORMULA(logit_value)(s, p)) + R(2) * FORMULA(logit_slope)(s, p);
     return f * (a[2] * ratio * near + FORMULA(logit_curvature)(p));
+}
+
+/* d²/(2 beta) within beta of the target, |d| - beta/2 beyond; |d| where beta is 0. */
+LOSS(smooth_l1, value)
+{
+    real d = ABS(p - t);
+    return SELECT(LT(d, a[0]), R(0.5) * d * (d / a[0]), d - R(0.5) * a[0]);
+}
+LOSS(smooth_l1, slope)
+{
+    real d = p - t;
+    return SELECT(LT(ABS(d), a[0]), d / a[0], FORMULA(sign)(d));
+}
+LOSS(smooth_l1, curvature) { return SELECT(LT(ABS(p - t), a[0]), R(1) / a[0], R(0)); }
+
+/* delta² (sqrt(1 + x²) - 1), x = |d| / delta, without its cancellation: delta |d| x / (1 + w), w = sqrt(1 + x²). With y the smaller of x and
+   1/x, w is sqrt(1 + y²) times the larger of 1 and x, so that no square overflows. */
+FORMULA_INLINE real FORMULA(bend)(real d, real delta, real *y)
+{
+    real x = ABS(d) / delta;
+    *y = SELECT(LT(R(1), x), R(1) / x, x);
+    return SQRT(R(1) + *y * *y);
+}
+LOSS(pseudo_huber, value)
+{
+    real d = ABS(p - t), y, w = FORMULA(bend)(d, a[0], &y);
+    return d * (a[0] * (SELECT(LT(a[0], d), R(1), y) / SELECT(LT(a[0], d), y + w, R(1) + w)));
+}
+LOSS(pseudo_huber, slope)
+{
+    real d = p - t, y, w = FORMULA(bend)(d, a[0], &y);
+    return SELECT(LT(a[0], ABS(d)), a[0] * FORMULA(sign)(d), d) / w;
+}
+LOSS(pseudo_huber, curvature)
+{
+    real y, w = FORMULA(bend)(p - t, a[0], &y), n = SELECT(LT(a[0], ABS(p - t)), y, R(1)) / w;
+    return n * n * n;
+}
+
+/* d = t - p: quantile d above the prediction, (quantile - 1) d below it. */
+LOSS(quantile_loss, value)
+{
+    real d = t - p;
+    return SELECT(LT(d, R(0)), a[0] - R(1), a[0]) * d;
+}
+LOSS(quantile_loss, slope)
+{
+    real d = t - p;
+    return SELECT(LT(R(0), d), -a[0], SELECT(LT(d, R(0)), R(1) - a[0], d));
+}
+LOSS(quantile_loss, curvature) { return (void)t, (void)p, (void)a, R(0); }
+
+/* x = t p, t -1 or 1. */
+LOSS(exponential, value) { return EXP(-(FORMULA(plus_minus)(t, a[0]) * p)); }
+LOSS(exponential, slope)
+{
+    real u = FORMULA(plus_minus)(t, a[0]);
+    return -u * EXP(-(u * p));
+}
+LOSS(exponential, curvature)
+{
+    real u = FORMULA(plus_minus)(t, a[0]);
+    return u * u * EXP(-(u * p));
+}
+LOSS(logistic, value)
+{
+    real x = FORMULA(plus_minus)(t, a[0]) * p;
+    return MAX(R(0), -x) + LOG1P_01(EXP_NEG(MINUS_ABS(x)));
+}
+LOSS(logistic, slope)
+{
+    real u = FORMULA(plus_minus)(t, a[0]), x = u * p, e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e);
+    return -u * SELECT(LT(R(0), x), e * n, n);
+}
+LOSS(logistic, curvature)
+{
+    real u = FORMULA(plus_minus)(t, a[0]);
+    return u * u * FORMULA(logit_curvature)(u * p);
+}
+
+/* Unit deviances of exponential dispersion models, m the mean that p gives: NaN where it is below 0.
+
+   excess(r) = r - log1p(r) for -0.4 < r < 0.8, where that cancels: with s = r / (2 + r), log1p(r) = 2 artanh(s) and r - 2 s = r s, so that it is
+   r s - 2 (s³/3 + s⁵/5 + ...). quotient is log(m / t), where m / t may overflow. */
+FORMULA_INLINE real FORMULA(mean_of)(real p) { return SELECT(LT(p, R(0)), R(0) / R(0), p); }
+FORMULA_INLINE real FORMULA(excess)(real r)
+{
+    const real s = r / (R(2) + r), q = s * s;
+    real sum = R(1) / R(29);
+    for (int k = 27; k > 1; k -= 2) sum = MAD(sum, q, R(1) / R(k));
+    return s * (r - R(2) * q * sum);
+}
+FORMULA_INLINE real FORMULA(log_quotient)(real m, real t)
+{
+    const real q = m / t, roots = SQRT(m) / SQRT(t);
+    return SELECT(AND(LT(R(1e-30), q), LT(q, R(1e30))), R(1), R(2)) * LOG(SELECT(AND(LT(R(1e-30), q), LT(q, R(1e30))), q, roots));
+}
+/* m - t - t log(m / t), for any logarithm of it: one beyond 100 costs nothing beside m. */
+FORMULA_INLINE real FORMULA(poisson_excess)(real t, real m, real L)
+{
+    const real r = (m - t) / t;
+    return R(2) * SELECT(AND(LT(R(-0.4), r), LT(r, R(0.8))), t * FORMULA(excess)(r), (m - t) - TIMES(t, MIN(R(100), L)));
+}
+LOSS(poisson_deviance, value)
+{
+    const real m = FORMULA(mean_of)(p);
+    return (void)a, FORMULA(poisson_excess)(t, m, FORMULA(log_quotient)(m, t));
+}
+LOSS(poisson_deviance, slope)
+{
+    const real m = FORMULA(mean_of)(p);
+    return (void)a, R(2) * SELECT(EQ(t, R(0)), R(1) + (m - m), (m - t) / m);
+}
+LOSS(poisson_deviance, curvature)
+{
+    const real m = FORMULA(mean_of)(p);
+    return (void)a, TIMES(t, R(2) / (m * m));
+}
+LOSS(poisson_deviance_from_logarithms, value) { return (void)a, FORMULA(poisson_excess)(t, EXP(p), p - LOG(t)); }
+LOSS(poisson_deviance_from_logarithms, slope) { return (void)a, R(2) * (EXP(p) - t); }
+LOSS(poisson_deviance_from_logarithms, curvature) { return (void)t, (void)a, R(2) * EXP(p); }
+
+LOSS(gamma_deviance, value)
+{
+    const real m = FORMULA(mean_of)(p), v = (t - m) / m;
+    return (void)a, R(2) * SELECT(AND(LT(R(-0.4), v), LT(v, R(0.8))), FORMULA(excess)(v), (t / m - R(1)) + FORMULA(log_quotient)(m, t));
+}
+LOSS(gamma_deviance, slope)
+{
+    const real m = FORMULA(mean_of)(p);
+    return (void)a, R(2) * ((m - t) / m) / m;
+}
+LOSS(gamma_deviance, curvature)
+{
+    const real m = FORMULA(mean_of)(p);
+    return (void)a, R(2) * ((t / m + (t - m) / m) / m) / m;
+}
+/* t e^-p by halves: its factor alone may overflow. */
+FORMULA_INLINE real FORMULA(over_exp)(real t, real p)
+{
+    const real half = EXP(R(-0.5) * p);
+    return t * half * half;
+}
+LOSS(gamma_deviance_from_logarithms, value)
+{
+    const real v = FORMULA(over_exp)(t, p) - R(1);
+    return (void)a, R(2) * SELECT(AND(LT(R(-0.4), v), LT(v, R(0.8))), FORMULA(excess)(v), v + (p - LOG(t)));
+}
+LOSS(gamma_deviance_from_logarithms, slope) { return (void)a, R(2) * (R(1) - FORMULA(over_exp)(t, p)); }
+LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA(over_exp)(t, p); }
+
+/* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is X(A) - t X(B), where X(n) = (m^n - t^n) / n = t^n L (1 + n L / 2! +
+   (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1, D(k+1) = A D(k) + B^(k-1). */
+FORMULA_INLINE real FORMULA(raised)(real u, real n) { return SELECT(AND(EQ(u, R(0)), LT(n, R(0))), R(1) / R(0), POWER(u, n)); }
+FORMULA_INLINE real FORMULA(power_difference)(real t, real to, real from, real n, real L)
+{
+    const real y = n * L;
+    real sum = R(1);
+    for (int k = 15; k > 1; k--) sum = MAD(sum * y, R(1) / R(k), R(1));
+    return (void)t, SELECT(LT(ABS(y), R(0.5)), from * L * sum, (to - from) / n);
+}
+FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, real L)
+{
+    const real A = R(2) - power, B = R(1) - power, t_A = POWER(t, A), most = MAX(R(1), MAX(ABS(A), ABS(B)));
+    real sum = R(0.5), D = R(1), of_B = B, w = R(0.5);
+    for (int k = 3; k < 22; k++) {
+        D = A * D + of_B;
+        of_B = of_B * B;
+        w = w * L * (R(1) / R(k));
+        sum = MAD(D, w, sum);
+    }
+    const real near = t_A * L * L * sum;
+    const real far = FORMULA(power_difference)(t, m_A, t_A, A, L) - t * FORMULA(power_difference)(t, m_B, POWER(t, B), B, L);
+    const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
+    const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, R(0) / R(0)); /* of t < 0, which only a power below 0 allows */
+    const real rest = SELECT(EQ(t, R(0)), none, SELECT(LT(t, R(0)), below, t + L));
+    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, far), rest);
+}
+LOSS(tweedie_deviance, value)
+{
+    const real m = FORMULA(mean_of)(p), r = (m - t) / t;
+    const real L = SELECT(LT(ABS(r), R(0.5)), LOG1P(r), FORMULA(log_quotient)(m, t));
+    return FORMULA(tweedie)(t, a[0], FORMULA(raised)(m, R(2) - a[0]), FORMULA(raised)(m, R(1) - a[0]), L);
+}
+LOSS(tweedie_deviance, slope)
+{
+    const real m = FORMULA(mean_of)(p);
+    return R(2) * SELECT(EQ(t, R(0)), FORMULA(raised)(m, R(1) - a[0]), (m - t) * FORMULA(raised)(m, -a[0]));
+}
+LOSS(tweedie_deviance, curvature)
+{
+    const real m = FORMULA(mean_of)(p);
+    return R(2) * FORMULA(raised)(m, -a[0]) * SELECT(EQ(t, R(0)), R(1) - a[0], (R(1) - a[0]) + a[0] * (t / m));
+}
+LOSS(tweedie_deviance_from_logarithms, value)
+{
+    const real m = EXP(p), r = (m - t) / t, L = SELECT(LT(ABS(r), R(0.5)), LOG1P(r), p - LOG(t));
+    return FORMULA(tweedie)(t, a[0], EXP((R(2) - a[0]) * p), EXP((R(1) - a[0]) * p), L);
+}
+LOSS(tweedie_deviance_from_logarithms, slope)
+{
+    const real B = R(1) - a[0], together = (EXP(p) - t) * EXP(B * p); /* which does not cancel, but may overflow on its way */
+    return R(2) * SELECT(LT(ABS(p), R(30)), together, EXP((R(2) - a[0]) * p) - TIMES(t, EXP(B * p)));
+}
+LOSS(tweedie_deviance_from_logarithms, curvature)
+{
+    const real A = R(2) - a[0], B = R(1) - a[0];
+    return R(2) * (A * EXP(A * p) - TIMES(t, B * EXP(B * p)));
 }
 
 #undef LOSS

@@ -17,6 +17,7 @@
 #define ABS(x) abs_d(x)
 #define MINUS_ABS(x) minus_abs_d(x)
 #define SQRT(x) sqrt_d(x)
+#define EXP(x) exp_d(x)
 #define EXP_NEG(x) exp_neg_d(x)
 #define EXP_NEG_LOW(x, low) exp_neg_low_d(x, low)
 #define LOG(x) log_d(x)

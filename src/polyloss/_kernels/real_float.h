@@ -17,6 +17,7 @@
 #define ABS(x) abs_f(x)
 #define MINUS_ABS(x) minus_abs_f(x)
 #define SQRT(x) sqrt_f(x)
+#define EXP(x) exp_f(x)
 #define EXP_NEG(x) exp_neg_f(x)
 #define EXP_NEG_LOW(x, low) exp_neg_low_f(x, low)
 #define LOG(x) log_f(x)

@@ -15,6 +15,7 @@
 #undef ABS
 #undef MINUS_ABS
 #undef SQRT
+#undef EXP
 #undef EXP_NEG
 #undef EXP_NEG_LOW
 #undef LOG

@@ -1,0 +1,480 @@
+"""Unit deviances of exponential dispersion models, for means and for their logarithms: each a block, and a public function below it.
+
+A deviance is twice what the log-likelihood lacks of that of a mean equal to the target: 0 there, positive elsewhere. Near the target its
+terms cancel; each formula takes the difference from a series there, so that small deviances keep their digits.
+"""
+
+import math
+
+from polyloss._block import Elementwise, public, times
+from polyloss._call import call
+from polyloss._params import flag, tweedie_power
+from polyloss._types import Array, Reduction
+from polyloss.regression import MeanSquaredError
+
+
+def excess(xp, r):
+    """r - log1p(r) for -0.4 < r < 0.8, where that cancels: with s = r / (2 + r) it is r s - 2 (s³/3 + s⁵/5 + ...)."""
+    s = r / (2 + r)
+    q = s * s
+    total = xp.full_like(r, 1 / 29)
+    for k in range(27, 1, -2):
+        total = total * q + 1 / k
+    return s * (r - 2 * q * total)
+
+
+def near_log1p(xp, r):
+    """log1p(r) for |r| < 0.4: XLA's own is wrong by 100 units of a double's last place at r = -0.4."""
+    return r - excess(xp, r)
+
+
+def log_quotient(xp, m, t):
+    """log(m / t), also where m / t overflows or underflows."""
+    q = m / t
+    plain = (q > 1e-30) & (q < 1e30)
+    roots = xp.sqrt(xp.where(plain, xp.ones_like(m), m)) / xp.sqrt(xp.where(plain, xp.ones_like(t), t))
+    return xp.where(plain, xp.ones_like(q), xp.full_like(q, 2.0)) * xp.log(xp.where(plain, q, roots))
+
+
+def mean_of(xp, p):
+    """A prediction, NaN where it is below 0, and so are its derivatives."""
+    return p * xp.where(p < 0, xp.full_like(p, math.nan), xp.ones_like(p))
+
+
+def poisson_excess(xp, t, m, log_quotient):
+    """2 (m - t - t log(m / t)), for a function of t and m that gives the logarithm."""
+    none = t == 0
+    u = xp.where(none, xp.ones_like(t), t)
+    r = (m - u) / u
+    near = (r > -0.4) & (r < 0.8) & ~none
+    l = log_quotient(xp.where(near | (none & (m == 0)), u, m), u)
+    far = (m - t) - t * xp.where(l > 100, xp.full_like(l, 100.0), l)  # one beyond costs nothing beside m, which may be infinite
+    return 2 * xp.where(near, u * excess(xp, xp.where(near, r, xp.zeros_like(r))), far)
+
+
+class PoissonDevianceFromLogarithms(Elementwise):
+    """2 (t log t - t z - t + e^z), z the logarithm of the mean."""
+
+    kernel = "poisson_deviance_from_logarithms"
+
+    def value(xp, t, z):
+        return poisson_excess(xp, t, xp.exp(z), lambda m, u: xp.where((t == 0) & (z == -math.inf), xp.log(m), z - xp.log(u)))
+
+    def slope(xp, t, z):
+        return 2 * (xp.exp(z) - t)
+
+    def curvature(xp, t, z):
+        return 2 * xp.exp(z)
+
+
+class PoissonDeviance(Elementwise):
+    """2 (t log(t / m) - t + m); of a target of 0 it is 2 m."""
+
+    aliases = ("mean_poisson_deviance", "PoissonDeviance")
+    params = {"log_input": flag}
+    logarithms = PoissonDevianceFromLogarithms
+    kernel = "poisson_deviance"
+    domain = "y_pred above 0, with log_input=True any real numbers; y_true at least 0"
+    worked = (
+        dict(t=1.0, p=math.e, log_input=False, value=2 * math.e - 4, slope=2 - 2 / math.e),
+        dict(t=0.0, p=3.0, log_input=False, value=6.0, slope=2.0),
+        dict(t=1.0, p=1.0, log_input=True, value=2 * math.e - 4, slope=2 * math.e - 2),
+    )
+
+    def value(xp, t, p):
+        return poisson_excess(xp, t, mean_of(xp, p), lambda m, u: log_quotient(xp, m, u))
+
+    def slope(xp, t, p):
+        m = mean_of(xp, p)
+        none = t == 0
+        return 2 * xp.where(none, xp.ones_like(m) + 0 * m, (m - t) / xp.where(none, xp.ones_like(m), m))
+
+    def curvature(xp, t, p):
+        m = mean_of(xp, p)
+        return times(xp, t, 2 / (m * m))
+
+
+@public(PoissonDeviance)
+def poisson_deviance(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    log_input: bool = False,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Poisson deviance, mean over `axis`: ``mean(2 * (t * log(t / m) - t + m))``, t the targets and m the means.
+
+    Numbers of scikit-learn's `mean_poisson_deviance`, which raises an error where a target or prediction is outside of the domain.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets, at least 0: counts or rates. Nothing is broadcast.
+    y_pred : array
+        Predicted means, above 0; a negative one gives NaN. With `log_input` their logarithms. float16 and bfloat16 are computed in float32.
+    log_input : bool, default False
+        Whether `y_pred` holds the logarithms of the predicted means instead: any real numbers.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    poisson : Without the targets' own term.
+    tweedie_deviance : Of other powers.
+
+    References
+    ----------
+    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.poisson_deviance([[2.0, 0.0]], [[2.0, 3.0]])
+    array([3.])
+    """
+    return call(
+        PoissonDeviance,
+        y_true,
+        y_pred,
+        log_input=log_input,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class GammaDevianceFromLogarithms(Elementwise):
+    """2 (z - log t + t e^-z - 1), z the logarithm of the mean."""
+
+    kernel = "gamma_deviance_from_logarithms"
+
+    def over_exp(xp, t, z):
+        """t e^-z by halves: its factor alone may overflow."""
+        half = xp.exp(-0.5 * z)
+        return t * half * half
+
+    def value(xp, t, z):
+        v = GammaDevianceFromLogarithms.over_exp(xp, t, z) - 1
+        near = (v > -0.4) & (v < 0.8)
+        return 2 * xp.where(near, excess(xp, xp.where(near, v, xp.zeros_like(v))), v + (z - xp.log(t)))
+
+    def slope(xp, t, z):
+        return 2 * (1 - GammaDevianceFromLogarithms.over_exp(xp, t, z))
+
+    def curvature(xp, t, z):
+        return 2 * GammaDevianceFromLogarithms.over_exp(xp, t, z)
+
+
+class GammaDeviance(Elementwise):
+    """2 (log(m / t) + t / m - 1)."""
+
+    aliases = ("mean_gamma_deviance", "GammaDeviance")
+    params = {"log_input": flag}
+    logarithms = GammaDevianceFromLogarithms
+    kernel = "gamma_deviance"
+    domain = "y_pred above 0, with log_input=True any real numbers; y_true above 0"
+    worked = (
+        dict(t=2.0, p=1.0, log_input=False, value=2 - 2 * math.log(2), slope=-2.0),
+        dict(t=1.0, p=1.0, log_input=True, value=2 / math.e, slope=2 - 2 / math.e),
+    )
+
+    def value(xp, t, p):
+        m = mean_of(xp, p)
+        v = (t - m) / m
+        near = (v > -0.4) & (v < 0.8)
+        far = (t / m - 1) + log_quotient(xp, xp.where(near, xp.ones_like(m), m), xp.where(near, xp.ones_like(t), t))
+        return 2 * xp.where(near, excess(xp, xp.where(near, v, xp.zeros_like(v))), far)
+
+    def slope(xp, t, p):
+        m = mean_of(xp, p)
+        return 2 * ((m - t) / m) / m
+
+    def curvature(xp, t, p):
+        m = mean_of(xp, p)
+        return 2 * ((t / m + (t - m) / m) / m) / m
+
+
+@public(GammaDeviance)
+def gamma_deviance(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    log_input: bool = False,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Gamma deviance, mean over `axis`: ``mean(2 * (log(m / t) + t / m - 1))``, t the targets and m the means.
+
+    Numbers of scikit-learn's `mean_gamma_deviance`, which raises an error where a target or prediction is outside of the domain.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets, above 0. Nothing is broadcast.
+    y_pred : array
+        Predicted means, above 0; a negative one gives NaN. With `log_input` their logarithms. float16 and bfloat16 are computed in float32.
+    log_input : bool, default False
+        Whether `y_pred` holds the logarithms of the predicted means instead: any real numbers.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_logarithmic_error : Relative error, too.
+    tweedie_deviance : Of other powers.
+
+    References
+    ----------
+    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.gamma_deviance([[2.0]], [[1.0]])
+    array([0.61370564])
+    """
+    return call(
+        GammaDeviance,
+        y_true,
+        y_pred,
+        log_input=log_input,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+def power_difference(xp, t, to, n, l):
+    """(m^n - t^n) / n, l = log(m / t); `to` is m^n. Where n l is small, t^n l (1 + n l / 2! + (n l)² / 3! + ...)."""
+    y = n * l
+    near = xp.abs(y) < 0.5
+    u = xp.where(near, y, xp.zeros_like(y))
+    total = xp.ones_like(u)
+    for k in range(15, 1, -1):
+        total = total * u / k + 1
+    start = t**n
+    return xp.where(near, start * l * total, (xp.where(near, start, to) - start) / (n + (n == 0)))
+
+
+def unit_tweedie(xp, t, power, to_a, to_b, l):
+    """2 (X(a) - t X(b)) for t > 0, a = 2 - power, b = 1 - power, X(n) = (m^n - t^n) / n; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
+
+    Where l is small the two cancel: their difference is t^a l² (D2 / 2! + D3 l / 3! + ...), D2 = 1, D(k+1) = a D(k) + b^(k-1).
+    """
+    a, b = 2 - power, 1 - power
+    near = max(abs(a), abs(b), 1.0) * xp.abs(l) < 1
+    u = xp.where(near, l, xp.zeros_like(l))
+    d, total, w = 1.0, xp.full_like(u, 0.5), xp.full_like(u, 0.5)
+    for k in range(3, 22):
+        d = a * d + b ** (k - 2)
+        w = w * u / k
+        total = total + d * w
+    far = power_difference(xp, t, xp.where(near, t**a, to_a), a, l) - t * power_difference(xp, t, xp.where(near, t**b, to_b), b, l)
+    return 2 * xp.where(near, t**a * u * u * total, far)
+
+
+class TweedieDevianceFromLogarithms(Elementwise):
+    """2 (t^a / (a b) - t e^(b z) / b + e^(a z) / a), a = 2 - power, b = 1 - power, z the logarithm of the mean."""
+
+    kernel = "tweedie_deviance_from_logarithms"
+
+    def value(xp, t, z, power):
+        a, b = 2 - power, 1 - power
+        up = t > 0
+        u = xp.where(up, t, xp.ones_like(t))
+        m = xp.exp(z)
+        r = (m - u) / u
+        near = xp.abs(r) < 0.4
+        l = xp.where(near, near_log1p(xp, xp.where(near, r, xp.zeros_like(r))), z - xp.log(u))
+        to_a, to_b = xp.exp(a * z), xp.exp(b * z)
+        return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
+
+    def slope(xp, t, z, power):
+        to_b = xp.exp((1 - power) * z)
+        tame = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
+        return 2 * xp.where(tame, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
+
+    def curvature(xp, t, z, power):
+        a, b = 2 - power, 1 - power
+        return 2 * (a * xp.exp(a * z) - times(xp, t, b * xp.exp(b * z)))
+
+
+def without_positive(xp, t, power, to_a, to_b):
+    """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
+    a, b = 2 - power, 1 - power
+    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, xp.full_like(t, math.nan) + to_a)
+    return 2 * (xp.where(t < 0, to_a / a - t * to_b / b, none) if power < 0 else none)
+
+
+class TweedieDeviance(Elementwise):
+    """2 (max(t, 0)^a / (a b) - t m^b / b + m^a / a), a = 2 - power, b = 1 - power; powers 0, 1 and 2 have blocks of their own."""
+
+    aliases = ("mean_tweedie_deviance", "TweedieDeviance")
+    params = {"power": tweedie_power, "log_input": flag}
+    logarithms = TweedieDevianceFromLogarithms
+    kernel = "tweedie_deviance"
+    domain = "y_pred above 0, with log_input=True any real numbers; y_true at least 0"
+    worked = (
+        dict(t=4.0, p=1.0, power=1.5, log_input=False, value=4.0, slope=-6.0),
+        dict(t=0.0, p=1.0, power=1.5, log_input=False, value=4.0, slope=2.0),
+        dict(t=4.0, p=0.0, power=1.5, log_input=True, value=4.0, slope=-6.0),
+        dict(t=1.0, p=2.0, power=3.0, log_input=False, value=0.25, slope=0.25),
+    )
+
+    def form(block, values):
+        """Squared errors, Poisson's and gamma's deviance where they are meant."""
+        named = {0.0: MeanSquaredError, 1.0: PoissonDeviance, 2.0: GammaDeviance}.get(values["power"])
+        if named is not None and not (named is MeanSquaredError and values["log_input"]):
+            del values["power"]
+            block = named
+        return Elementwise.form(block, values)
+
+    def value(xp, t, p, power):
+        m = mean_of(xp, p)
+        up = t > 0
+        u, v = xp.where(up, t, xp.ones_like(t)), xp.where(up, m, xp.ones_like(m))
+        r = (v - u) / u
+        near = xp.abs(r) < 0.4
+        far = log_quotient(xp, xp.where(near, xp.ones_like(v), v), xp.where(near, xp.ones_like(u), u))
+        l = xp.where(near, near_log1p(xp, xp.where(near, r, xp.zeros_like(r))), far)
+        to_a, to_b = m ** (2 - power), m ** (1 - power)
+        return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
+
+    def slope(xp, t, p, power):
+        m = mean_of(xp, p)
+        return 2 * xp.where(t == 0, m ** (1 - power), (m - t) * m**-power)
+
+    def curvature(xp, t, p, power):
+        m = mean_of(xp, p)
+        none = t == 0
+        return 2 * m**-power * xp.where(none, 1 - power + 0 * m, (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
+
+
+@public(TweedieDeviance)
+def tweedie_deviance(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    power: float = 1.5,
+    log_input: bool = False,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Tweedie deviance, mean over `axis`: of a variance that is the mean to a power.
+
+    ``mean(2 * (max(t, 0)**(2 - power) / ((1 - power) * (2 - power)) - t * m**(1 - power) / (1 - power) + m**(2 - power) / (2 - power)))``,
+    t the targets and m the means. Numbers of scikit-learn's `mean_tweedie_deviance`, which raises an error where a target or prediction is
+    outside of the domain.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred`
+        Targets, at least 0; above 0 for a `power` of 2 and more, any real numbers for one of 0 and less. Nothing is broadcast.
+    y_pred : array
+        Predicted means, above 0 (for `power` 0 any real numbers); a negative one gives NaN. With `log_input` their logarithms. float16 and
+        bfloat16 are computed in float32.
+    power : float, default 1.5
+        0 gives squared errors, 1 the Poisson deviance, 2 the gamma deviance; between 1 and 2 sums of gamma-distributed amounts, many of
+        them 0, as insurance claims are; above 2 positive targets; below 0 any targets. None between 0 and 1 is one.
+    log_input : bool, default False
+        Whether `y_pred` holds the logarithms of the predicted means instead: any real numbers.
+    axis : int, default -1
+        Axis of the elements of one sample, over which the mean is taken.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    poisson_deviance : `power` 1.
+    gamma_deviance : `power` 2.
+    mean_squared_error : `power` 0.
+
+    References
+    ----------
+    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.tweedie_deviance([[0.0, 1.0]], [[1.0, 1.0]])
+    array([2.])
+    """
+    return call(
+        TweedieDeviance,
+        y_true,
+        y_pred,
+        power=power,
+        log_input=log_input,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
