@@ -65,6 +65,8 @@ CASES = [
     (TypeError, lambda: pl.huber(T, P, delta=True), "delta is True, but must be a number"),
     (ValueError, lambda: pl.huber(T, P, delta=math.inf), "delta is inf, but must be finite"),
     (ValueError, lambda: pl.huber(T, P, delta=0), "delta is 0, but must be above 0"),
+    (ValueError, lambda: pl.tweedie_deviance(T, P, power=0.5),
+     "power is 0.5, but must be 0 or below, or 1 or above: no distribution has one between"),
     (ValueError, lambda: pl.binary_focal_crossentropy(B, Q, gamma=-1.0), "gamma is -1.0, but must be 0 or above"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, label_smoothing=1.5), "label_smoothing is 1.5, but must be between 0 and 1"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, epsilon=0.5), "epsilon is 0.5, but must be at least 0 and below 0.5"),
@@ -213,10 +215,7 @@ CASES = [
     (TypeError, lambda: pl.grad("mse")(T), "grad(mean_squared_error): missing a required argument: 'y_pred'"),
     (ValueError, lambda: pl.get("hubert"), "there is no loss named 'hubert'; did you mean 'huber'?"),
     (ValueError, lambda: pl.get("xyz"),
-     "there is no loss named 'xyz'; the names are binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,"
-     " categorical_focal_crossentropy, categorical_hinge, cosine_similarity, hinge, huber, kl_divergence, log_cosh, log_loss,"
-     " mean_absolute_error, mean_absolute_percentage_error, mean_squared_error, mean_squared_logarithmic_error, poisson,"
-     " poly1_crossentropy, softmax_loss, sparse_categorical_crossentropy, squared_hinge"),
+     f"there is no loss named 'xyz'; the names are {', '.join(pl.names())}"),
     (TypeError, lambda: pl.get(3), "name is 3, but must be a string or a callable"),
     (ValueError, lambda: pl.get("l1"), "there is no loss named 'l1'; did you mean 'mean_absolute_error'?"),
     (TypeError, lambda: pl.get("huber", dleta=1.0),
