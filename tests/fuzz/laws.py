@@ -31,7 +31,8 @@ class Law:
 def draw_law(rng, library, edges):
     law = draw.pick(rng, ["threads", "cut", "accumulated", "explained"])
     while True:
-        call = draw.draw(rng, library="torch" if library == "torch" else "numpy", edges=False, heavy=law == "threads")
+        host = "torch" if library == "torch" and law != "accumulated" else "numpy"
+        call = draw.draw(rng, library=host, edges=False, heavy=law == "threads")
         call = call.changed(threads=1, out="")
         if call.mode == "autograd":
             continue

@@ -73,7 +73,7 @@ def draw_scored(rng, library, edges):
         options["normalize"] = False
     if draw.chance(rng, 0.15):
         options["epsilon"] = draw.pick(rng, [1e-15, 1e-7, 0.1, 0.0])
-    if draw.chance(rng, 0.15):
+    if edges and draw.chance(rng, 0.15):
         options["rescale"] = True
         p = (p.astype(float) * rng.integers(1, 9, (n, 1))).astype(dtype)
     if draw.chance(rng, 0.12):
@@ -124,7 +124,7 @@ def right(case):
     off = 4 * UNIT[dtype] * (np.abs(losses) + 3)  # the probability is rounded, and that is divided by it
     w = np.ones(len(losses)) if case.w is None else case.w.astype(LONG)
     weighted = np.where(w == 0, 0, w * np.where(w == 0, 0, losses))
-    total, error = weighted.sum(), np.abs(w * off).sum()
+    total, error = weighted.sum(), np.where(w == 0, 0, np.abs(w) * np.where(w == 0, 0, off)).sum()
     divisor = w.sum() if case.options.get("normalize", True) else LONG(1)
     return total / divisor, np.abs(error / divisor)
 

@@ -1,6 +1,6 @@
 """The modules of polyloss.torch beside torch's: the same value and gradients, as near to those of double precision as torch's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import draw
 import numpy as np
@@ -18,6 +18,7 @@ class Module:
     options: dict  # numbers and words, or arrays
     needed: tuple
     small: bool  # whether small inputs take our kernels, too
+    state: dict = field(default_factory=dict)  # parameters of the module, by name; their gradients are compared, too
 
     @property
     def label(self):
@@ -33,7 +34,10 @@ class Module:
             lines.append(f"{name} = {made}{'.requires_grad_()' if name in self.needed else ''}")
         options = ", ".join(f"{key}={key if isinstance(x, np.ndarray) else repr(x)}" for key, x in self.options.items())
         lines.append(f"ours.SMALL = {0 if self.small else '1 << 14'}")
-        lines.append(f"r = ours.{self.name}({options})({', '.join(self.arrays)})")
+        lines.append(f"m = ours.{self.name}({options})")
+        for name, x in self.state.items():
+            lines.append(f"m.{name}.data = {Array(x).code('torch', Array(x).literal())}")
+        lines.append(f"r = m({', '.join(self.arrays)})")
         return "\n".join(lines)
 
     def every(self):
@@ -44,10 +48,10 @@ def draw_module(rng, library, edges):
     name = pick(rng, list(DRAWN))
     dtype = pick(rng, {"float32": 4, "float64": 3, "bfloat16": 1, "float16": 1})
     big = chance(rng, 0.15)
-    arrays, options = DRAWN[name](rng, dtype, big)
+    arrays, options, *state = DRAWN[name](rng, dtype, big)
     options["reduction"] = options.get("reduction") or pick(rng, ["mean", "sum", "none"])
     needed = [key for key, x in arrays.items() if x.dtype.kind not in "iu" and (key in ("input", "input1") or chance(rng, 0.3))]
-    return Module(name, arrays, options, tuple(needed), chance(rng, 0.8))
+    return Module(name, arrays, options, tuple(needed), chance(rng, 0.8), *state)
 
 
 def shape_of(rng, big):
@@ -135,6 +139,20 @@ def cosine(rng, dtype, big):
     return {**inputs, "target": rng.choice([-1, 1], n)}, {"margin": pick(rng, [0.0, 0.3, -0.5])}
 
 
+def linear(rng, dtype, big):
+    n, d, c = int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(2, 9))
+    arrays = {"input": some(rng, (n, d), dtype, "real"), "target": rng.integers(0, c, n)}
+    options = {"in_features": d, "num_classes": c, "bias": chance(rng, 0.5), "label_smoothing": pick(rng, [0.0, 0.1])}
+    if chance(rng, 0.4):
+        options["ignore_index"] = int(rng.integers(c))
+    if chance(rng, 0.3):
+        options["weight"] = rng.choice([0.5, 1.0, 2.0], c).astype(arrays["input"].dtype)
+    state = {"linear.weight": some(rng, (c, d), dtype, "real")}
+    if options["bias"]:
+        state["linear.bias"] = some(rng, (c,), dtype, "real")
+    return arrays, options, state
+
+
 DRAWN = {
     "CrossEntropyLoss": cross_entropy,
     "NLLLoss": nll,
@@ -146,6 +164,7 @@ DRAWN = {
     "SmoothL1Loss": with_width("beta"),
     "KLDivLoss": kl,
     "CosineEmbeddingLoss": cosine,
+    "LinearCrossEntropyLoss": linear,
 }
 
 
@@ -153,20 +172,24 @@ def outcome(case, namespace, wide=False):
     """Value and gradients of a module of a namespace, as NumPy arrays in float64; or the error."""
     torch = module("torch")
     tensors = {}
-    for name, x in case.every().items():
+    for name, x in {**case.every(), **case.state}.items():
         space = {"torch": torch, "X": x.copy()}
         tensor = eval(Array(x).code("torch", "X"), space)
         tensor = tensor.double() if wide and tensor.is_floating_point() else tensor
         tensors[name] = tensor.requires_grad_() if name in case.needed else tensor
     options = {key: tensors.get(key, x) for key, x in case.options.items()}
     try:
-        loss = getattr(namespace, case.name)(**options)(*(tensors[name] for name in case.arrays))
+        loss = getattr(namespace, case.name)(**options)
+        parameters = dict(loss.named_parameters())
+        for name in case.state:
+            parameters[name].data = tensors[name]
+        loss = loss(*(tensors[name] for name in case.arrays))
         upstream = torch.linspace(0.5, 1.5, loss.numel(), dtype=torch.float64).reshape(loss.shape).to(loss.dtype)
-        needing = [tensors[name] for name in case.needed]
+        needing = [*(tensors[name] for name in case.needed), *parameters.values()]
         gradients = torch.autograd.grad(loss, needing, upstream, allow_unused=True)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return error, None
-    results = {"value": loss, **dict(zip(case.needed, gradients, strict=True))}
+    results = {"value": loss, **dict(zip([*case.needed, *parameters], gradients, strict=True))}
     kinds = {name: x.dtype for name, x in results.items() if x is not None}
     return {name: x.detach().double().numpy() for name, x in results.items() if x is not None}, kinds
 
