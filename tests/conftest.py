@@ -12,7 +12,7 @@ import pytest
 from libraries import DEVICE_NAMESPACE, GPUS, LAYOUTS, LIBRARIES, DeviceArray
 
 import polyloss as pl
-from polyloss import _backends, _kernels, registry
+from polyloss import _backends, _call, _kernels, registry
 from polyloss._block import LOSSES
 
 # The stand-in is a row of the table, as CuPy is.
@@ -40,6 +40,7 @@ def restored_state():
     threads, losses = pl.get_num_threads(), dict(LOSSES)
     yield
     pl.set_num_threads(threads)
+    _call.front.forget()
     if losses != LOSSES:
         LOSSES.clear()
         LOSSES.update(losses)

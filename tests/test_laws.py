@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
+from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, in_sight, np_dtype
 from oracle import CASES, WEIGHTS, Case, truth, truth_of
 
 import polyloss as pl
@@ -676,6 +676,7 @@ def test_explain_never_evaluates(case, lib, monkeypatch):
     said = case.of(lambda t, p, **kwargs: pl.explain(case.loss, t, p, **kwargs), lib.array(t), lib.array(p))
     route, _ = max(((r.name, i) for i, r in enumerate(_routes.ROUTES) if r.name == said.route), default=(None, 0))
     assert said.route == route
+    in_sight(monkeypatch)
     monkeypatch.setattr(_routes, "ROUTES", tuple(dataclasses.replace(r, run=forbidden) for r in _routes.ROUTES))
     assert case.of(lambda t, p, **kwargs: pl.explain(case.loss, t, p, **kwargs), lib.array(t), lib.array(p)) == said
     with pytest.raises(AssertionError, match="explain evaluated"):

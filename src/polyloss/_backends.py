@@ -44,7 +44,8 @@ class Backend:
     owns: Callable  # array -> is it this library's?
     namespace: Callable = array_api_compat.array_namespace  # array -> its array-API namespace
     carrier: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
-    call: Callable | None = None  # (plan, arrays) -> results, instead of evaluate(plan, arrays)
+    call: Callable | None = None  # (plan, arrays, arrays as given) -> results, instead of evaluate(plan, arrays)
+    prepared: Callable | None = None  # (plan, arrays as given, arrays) -> its kernel for such calls or None, instead of _cpu.prepared
     route: Callable | None = None  # plan -> the route it takes and the obstacles, instead of choose(plan)
     concrete: Callable = lambda x: True  # array -> are its values at hand?
     memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None

@@ -48,7 +48,6 @@ class Block:
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True
     logarithms: type | None = None  # likewise when log_input=True
-    ordinary: object = None  # the short way of an ordinary call: (y_true, y_pred, want, arguments, out) -> results; None for any other
     kernel: str | None = None  # name under which formulas.h holds the same formulas
     targeted: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
     survey: Callable | None = None  # formula of (xp, t) that gives what `targeted` must know of all targets at once, as a 0-d array

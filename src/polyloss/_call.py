@@ -1,52 +1,72 @@
-"""The road of every call: checks -> canonical shape -> route -> reduction -> the caller's type.
+"""One call of a loss: its plan, its arrays, their evaluation.
 
 Every public function ends here, and so do the gradients: `want` says which of value, gradient, Hessian diagonal and probabilities is
-asked for. What depends on the array library stands in `_backends.BACKENDS`; what depends on the loss, in its block.
+asked for. What depends on the array library stands in `_backends.BACKENDS`; what depends on the loss, in its block. The plan of a call on
+arrays in this machine's memory is looked up by `_kernels/front.pyx`; it is made here where it is not known yet, or where a call has no key.
 """
 
 from collections.abc import Callable
 
+import numpy as np
+
+from polyloss import _cpu, _threads
 from polyloss._evaluate import evaluate
 from polyloss._plan import VALUE
-from polyloss._prepare import prepare
+from polyloss._prepare import IN_PLACE, arrays_of, prepare
 
-_shortcuts: dict[type, Callable | None] = {}  # type of the predictions -> what may give the results without the road
+_ways: dict[type, Callable] = {}  # type of the predictions -> what takes a call on such
 
 
-def call(block, y_true, y_pred, *, want=VALUE, out=None, **arguments):
+def call(block, y_true, y_pred, *, want=VALUE, out=None, **options):
     """Check and evaluate one call of a loss: what `want` asks for, as the caller's kind of array."""
-    return called(block, y_true, y_pred, want, out, arguments)
+    return called(block, y_true, y_pred, want, out, options)
 
 
-def called(block, y_true, y_pred, want, out, arguments):
-    """The same where the arguments are a dictionary already: it is not written to."""
-    kind, results = type(y_pred), None
-    if kind not in _shortcuts:
-        _shortcuts[kind] = _shortcut(kind)
-    shortcut = _shortcuts[kind]
-    if shortcut is not None:
-        results = shortcut(block, y_true, y_pred, want, out, arguments)
-    elif block.ordinary is not None:
-        results = block.ordinary(y_true, y_pred, want, arguments, out)
-    if results is not None:
-        return results
-    plan, arrays = prepare(block, y_true, y_pred, want, out, arguments)
-    return (plan.backend.call or evaluate)(plan, arrays)
+def called(block, y_true, y_pred, want, out, options):
+    """The same where the options are a dictionary already: it is not written to."""
+    way = _ways.get(type(y_pred))
+    if way is None:
+        way = _ways[type(y_pred)] = _way(type(y_pred))
+    return way(block, y_true, y_pred, want, out, options)
 
 
-def _shortcut(kind):
-    """A library's shortcut. An import statement, since `torch.compile` traces the first call too, and traces no `import_module`."""
+def _way(kind):
+    """What takes calls on a type. Import statements, since `torch.compile` traces the first call too, and traces no `import_module`."""
     library = kind.__module__.partition(".")[0]
     if library == "torch":
         from polyloss import _torch
 
-        return _torch.shortcut
+        return _torch.way(front, planned)
     if library in ("jax", "jaxlib"):
         from polyloss import _jax
 
-        return _jax.shortcut
+        return _jax.way(front or planned, planned)
     if library == "dask":
         from polyloss import _dask
 
-        return _dask.shortcut
-    return None
+        return _dask.called
+    return (front if kind is np.ndarray else None) or planned
+
+
+def planned(block, y_true, y_pred, want, out, options):
+    """The results of a call whose plan is made for it alone."""
+    return first(block, y_true, y_pred, want, out, options)[1]
+
+
+def first(block, y_true, y_pred, want, out, options):
+    """The kernel that takes a call's arrays as they are, or its plan if none does; the call's results."""
+    plan, arrays, given = prepare(block, y_true, y_pred, want, out, options)
+    results = (plan.backend.call or evaluate)(plan, arrays, given)
+    return (plan.backend.prepared or _cpu.prepared)(plan, given, arrays) or plan, results
+
+
+def again(plan, block, y_true, y_pred, out, options):
+    """The results of a call whose plan is known but whose arrays a kernel does not take as they are, or refuses."""
+    given = {"y_true": y_true, plan.name: y_pred, "out": out if isinstance(out, tuple) or out is IN_PLACE else (out,)}
+    given |= {key: options.get(key) for key in ("sample_weight", "class_weight")} | {"divisor": options.get("denominator")}
+    arrays = arrays_of(plan, plan.backend.namespace(y_pred), given)
+    return (plan.backend.call or evaluate)(plan, arrays, given)
+
+
+_kernel = _cpu.kernels("front")
+front = None if _kernel is None else _kernel.Front(first, again, planned, vars(_threads), IN_PLACE)  # looks up the plans of calls

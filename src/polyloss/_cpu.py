@@ -1,6 +1,7 @@
 """Plans on the CPU's compiled kernels: what they can take, and how a plan and arrays become their arguments."""
 
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -11,7 +12,10 @@ from polyloss import _threads
 from polyloss._block import Elementwise, Rowwise
 from polyloss._buffers import empty
 from polyloss._formula import Outcome
+from polyloss._plan import BOTH
 from polyloss._shapes import FLOATS, sort_labels
+
+KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise")}  # routes -> modules
 
 _kernels: dict[str, ModuleType | None] = {}
 
@@ -23,7 +27,8 @@ def kernels(name):
             _kernels[name] = import_module(f"polyloss._kernels.{name}")
         except ImportError as error:
             _kernels[name] = None
-            if not any(module for module in _kernels.values()) and sum(module is None for module in _kernels.values()) == 1:
+            others = [_kernels[other] for other in KERNELS.values() if other in _kernels and other != name]
+            if name in KERNELS.values() and not any(others) and None not in others:
                 warnings.warn(
                     f"polyloss runs on formulas, several times slower: its kernel {name} was not imported ({error});"
                     " to build it, install a C compiler and run `pip install --force-reinstall --no-deps .` in its source tree",
@@ -60,8 +65,9 @@ def obstacle(plan, kernel):
         return f"it needs arrays in this machine's memory, and those of {plan.backend.name} on {plan.device} are not"
     if plan.storage not in FLOATS:
         return f"it takes floating predictions, not {plan.storage}"
-    if kernels(kernel) is None:
-        return f"the compiled kernel {kernel} is missing"
+    for needed in (kernel, "front"):
+        if kernels(needed) is None:
+            return f"the compiled kernel {needed} is missing"
     return None
 
 
@@ -73,7 +79,7 @@ def softmax_xent_obstacle(plan):
 def elementwise_obstacle(plan):
     """Why the elementwise kernel cannot take the plan, or None."""
     why = obstacle(plan, "elementwise")
-    if why is None and plan.block.kernel not in kernels("elementwise").FORMULAS:
+    if why is None and plan.block.kernel not in kernels("elementwise").PARAMETERS:
         return "it holds no formula of this loss"
     return why
 
@@ -81,206 +87,114 @@ def elementwise_obstacle(plan):
 def rowwise_obstacle(plan):
     """Why the row-wise kernel cannot take the plan, or None."""
     why = obstacle(plan, "rowwise")
-    if why is None and plan.block.kernel not in kernels("rowwise").LOSSES:
+    if why is None and plan.block.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
-    if why is None and plan.want.hessian and not plan.want.gradient:
-        return "it computes the Hessian only together with the gradient"
     return why
 
 
 class Memory(NamedTuple):
-    """The arrays of a call as NumPy arrays over the same memory, bfloat16 as its bits."""
+    """The arrays of a kernel as NumPy arrays over the same memory, bfloat16 as its bits; (n, c, s), (n, s) or (c,)."""
 
     t: object
     p: object
     weight: object
     class_weight: object
-    out: object  # (n, c, s); None where only a copy in the end can fill what the caller gave
-    out_hessian: object
+    losses: object
+    gradient: object
+    hessian: object
+    prob: object
 
 
 def memory(plan, arrays):
-    """The arrays as NumPy arrays over the same memory."""
-    view = plan.backend.memory
-    inputs = arrays.t, arrays.p, arrays.weight, arrays.class_weight
-    outputs = (None if x is None else _canonical(plan, view(x)) for x in (arrays.out, arrays.out_hessian))
-    return Memory(*(None if x is None else view(x) for x in inputs), *outputs)
+    """The arrays of a kernel: inputs as it reads them, outputs the caller's own where they can be filled in place, else new ones."""
+    view, lay, want = plan.backend.memory, plan.layout, plan.want
+    t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
+    if not plan.labelled and softmax_xent(plan):
+        t = t.astype(plan.dtype, copy=False)
+
+    def output(wanted, given=None):
+        given = None if given is None else _canonical(plan, view(given))
+        return given if given is not None or not wanted else lay.canonical(np, empty(lay.shape, p.dtype))
+
+    losses = np.empty((lay.n, lay.s), plan.dtype) if want.value and plan.reduction == "none" else None
+    outputs = output(want.gradient, arrays.out), output(want.hessian, arrays.out_hessian), output(want.prob)
+    return Memory(t, p, weight, class_weight, losses, *outputs)
 
 
 def _canonical(plan, x):
+    """An output as (n, c, s) over the same memory; None where only a copy in the end can fill it."""
     try:
         return plan.layout.canonical(np, x, copy=False) if x.flags.aligned and x.dtype.isnative else None
     except ValueError:
         return None
 
 
-class Outputs:
-    """What a kernel writes: the caller's arrays where they have its shape, else new ones; None where nothing is asked for."""
-
-    def __init__(self, plan, m):
-        want, lay = plan.want, plan.layout
-        self.dtype = np.dtype(plan.dtype)
-        self.losses = np.empty((lay.n, lay.s), self.dtype) if want.value and plan.reduction == "none" else None
-        self.gradient = _output(plan, m, want.gradient, m.out)
-        self.hessian = _output(plan, m, want.hessian, m.out_hessian)
-        self.prob = _output(plan, m, want.prob, None)
-
-
-def _output(plan, m, wanted, given):
-    if not wanted:
-        return None
-    if given is not None:
-        return given
-    lay = plan.layout
-    return lay.canonical(np, empty(lay.shape, m.p.dtype))
-
-
-def _scale(divisor):
-    """The factor of the derivatives; 1 where the divisor comes out of the same pass."""
-    return 1.0 if isinstance(divisor, str) else 1 / float(divisor) if divisor else 0.0
-
-
-def run_elementwise(plan, arrays):
-    """The elementwise losses."""
-    kernel, m, block = kernels("elementwise"), memory(plan, arrays), plan.block
-    settings = plan.settings
-    if "labels" in settings:
-        settings["zero_one"] = _zero_one(settings["labels"], arrays.survey)
-    parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
-    divisor = float(m.weight.sum(dtype=np.float64)) if plan.divisor == "weights" else plan.divisor_of(arrays)
-    outputs = Outputs(plan, m)
-    total, *_ = kernel.run(
-        block.kernel, m.t, m.p, parameters, bf16=plan.storage == "bfloat16", combine=block.combine, weight=m.weight, scale=_scale(divisor),
-        losses=outputs.losses, grad=outputs.gradient, hess=outputs.hessian, threads=_threads.get_num_threads(),
-    )  # fmt: skip
-    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian)
-
-
-def run_rowwise(plan, arrays):
-    """The losses that consume the class axis, but for the softmax cross-entropies."""
-    kernel, m, block = kernels("rowwise"), memory(plan, arrays), plan.block
-    targets, ignore, bad = kernel_targets(plan, m)
+def run(plan, arrays):
+    """The outcome of a plan on its kernel."""
+    m, bad = _integer_labels(plan, memory(plan, arrays))
     if bad >= 0:
         return Outcome(first_bad=bad)
-    options = dict(ignore=ignore, weight=m.weight, threads=_threads.get_num_threads())
-    divisor, bad = _early_divisor(plan, arrays, m, targets, options)
-    if bad >= 0:
-        return Outcome(first_bad=bad)
-    settings = plan.settings
-    parameters = [settings[name] for name in kernel.PARAMETERS[block.kernel]]
-    outputs = Outputs(plan, m)
-    total, *sums, bad = kernel.run(
-        block.kernel, targets, m.p, parameters, bf16=plan.storage == "bfloat16", scale=_scale(divisor), losses=outputs.losses,
-        grad=outputs.gradient, hess=outputs.hessian, **options,
-    )  # fmt: skip
-    if isinstance(divisor, str):
-        divisor = _divided(plan, sums)
-    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, first_bad=bad)
+    kept = plan.__dict__.setdefault("_bound", {})
+    survey = None if arrays.survey is None else bool(arrays.survey)
+    key = *(x if x is None else (x.dtype, x.strides) for x in m), _threads.get_num_threads(), survey
+    if key not in kept:
+        if len(kept) >= 16:
+            kept.clear()
+        kept[key] = _bound(plan, m, survey)
+    total, divisor, bad = kept[key].run(*m[:4], arrays.divisor, *m[4:])
+    return Outcome(m.losses, total, divisor, m.gradient, m.hessian, m.prob, first_bad=bad)
 
 
-def _zero_one(labels, survey):
-    """Whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way."""
-    if labels != "auto":
-        return labels == "01"
-    return None if survey is None else bool(survey)  # a part of an array is decided by the whole
-
-
-def ordinary_softmax(y_true, logits, want, given, out=None):
-    """The results of an ordinary call of `softmax_loss`, in one call of the kernel; None for any other.
-
-    The road costs 45 µs, as much as the loss of 100,000 logits. What the kernel checks here, it checks as the road does;
-    where anything is unusual, a bad label included, the road takes over and words the error.
-    """
-    reduction, axis, smoothing = given["reduction"], given["axis"], given["label_smoothing"]
-    if (
-        (reduction != "normalize" and reduction != "sum")
-        or type(axis) is not int
-        or (axis != 1 and axis != -1)
-        or given["class_weight"] is not None
-        or given["sample_weight"] is not None
-        or given["denominator"] is not None
-        or given["normalization"] is not None
-        or (given["normalize"] is not None and given["normalize"] is not True)
-        or type(smoothing) is not float
-        or smoothing != 0.0
-        or given["return_prob"] is not False
-        or given["validate"] is not True
-        or not want.value
-        or want.hessian
-    ):
-        return None
-    kernel = kernels("softmax_xent")
-    if kernel is None:
-        return None
-    mean, threads = reduction == "normalize", _threads.get_num_threads()
-    return kernel.ordinary(y_true, logits, given["ignore_label"], mean, want.gradient, out, threads)
-
-
-def run_softmax_xent(plan, arrays):
-    """The fused softmax cross-entropy."""
-    kernel, m = kernels("softmax_xent"), memory(plan, arrays)
-    outputs = Outputs(plan, m)
-    targets, ignore, bad = kernel_targets(plan, m)
-    if bad >= 0:
-        return Outcome(first_bad=bad)
-    if not plan.labelled:
-        targets = targets.astype(outputs.dtype, copy=False)
-    options = dict(ignore=ignore, class_weight=m.class_weight, weight=m.weight, threads=_threads.get_num_threads())
-    divisor, bad = _early_divisor(plan, arrays, m, targets, options)
-    if bad >= 0:
-        return Outcome(first_bad=bad)
-    settings = plan.settings
-    total, *sums, bad = kernel.fused(
-        m.p, targets, bf16=plan.storage == "bfloat16", smoothing=settings.get("label_smoothing", 0.0),
-        poly_epsilon=settings.get("poly_epsilon", 0.0), planes=plan.layout.cut == 0 and bool(plan.layout.losses), scale=_scale(divisor),
-        losses=outputs.losses, grad=outputs.gradient, prob=outputs.prob, hess=outputs.hessian, **options,
-    )  # fmt: skip
-    if isinstance(divisor, str):
-        if not plan.labelled and plan.reduction == "mean":  # the kernel's sum has the targets in it
-            *sums, _ = _sums(plan, m, targets, options)
-        divisor = _divided(plan, sums)
-    return Outcome(outputs.losses, total, divisor, outputs.gradient, outputs.hessian, outputs.prob, None, bad)
-
-
-def kernel_targets(plan, m):
-    """Targets and ignored labels as the kernels take them, and the first bad label if it is known already, else -1.
-
-    Whole-numbered floats become int64 labels: ignored ones -1, bad ones -2.
-    """
-    targets = m.t
-    if not plan.labelled or targets.dtype.kind != "f":
-        return targets, plan.ignore, -1
-    labels, ignored, bad = sort_labels(np, targets, plan.layout.c, plan.ignore)
+def _integer_labels(plan, m):
+    """Whole-numbered floats as int64 labels, ignored ones -1 and bad ones -2; and the first bad one, -1 if there is none."""
+    if not plan.labelled or m.t.dtype.kind != "f":
+        return m, -1
+    labels, ignored, bad = sort_labels(np, m.t, plan.layout.c, plan.ignore)
     if plan.validate and bad.any():
-        return targets, plan.ignore, int(bad.argmax())
+        return m, int(bad.argmax())
     labels = np.where(bad, -2, labels.astype(np.int64))
-    return (labels, (), -1) if ignored is None else (np.where(ignored, -1, labels), (-1,), -1)
+    return m._replace(t=labels if ignored is None else np.where(ignored, -1, labels)), -1
 
 
-def _early_divisor(plan, arrays, m, targets, options):
-    """The divisor, a number where derivatives are wanted (the kernel's one pass scales them), and the first bad label found or -1."""
-    divisor = plan.divisor_of(arrays)
-    if not (plan.want.gradient or plan.want.hessian) or not isinstance(divisor, str):
-        return divisor, -1
-    *sums, bad = _sums(plan, m, targets, options)
-    return _divided(plan, sums), bad if plan.validate else -1
+def prepared(plan, given, arrays, wrap=None, record=None):
+    """The plan's kernel for calls on arrays like these, if it reads and writes the caller's own where they lie; else None.
 
-
-def _sums(plan, m, targets, options):
-    """Σ of weights, count of positions not ignored, first bad label: from targets and weights alone."""
+    `wrap` makes a result one of the caller's library. `record` puts a call into autograd's graph: then the kernel finds the gradient, too.
+    """
     lay = plan.layout
-    if plan.labelled:
-        return kernels("softmax_xent").label_sums(targets, lay.c, **options)
-    if plan.reduction == "mean":
-        sums = m.weight
+    if not plan.here or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
+        return None
+    view, wider = plan.backend.memory, plan if record is None else replace(plan, want=BOTH)
+    m = memory(wider, arrays)
+    inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
+    converted = any(x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False))
+    if converted or (plan.labelled and m.t.dtype.kind == "f"):
+        return None
+    outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
+    if not all(view(x).flags.c_contiguous for x in outputs):
+        return None
+    return _bound(wider, m, None, plan, inputs, wrap, record)
+
+
+def _address(x):
+    return x.__array_interface__["data"][0]
+
+
+def _bound(plan, m, survey, called=None, inputs=(None,) * 4, wrap=None, record=None):
+    """The plan's kernel, bound to the types and strides of arrays; `called` is the plan of the call where that wants less."""
+    kernel, block, lay, settings = kernels(KERNELS[plan.route]), plan.block, plan.layout, plan.settings
+    if "labels" in settings:  # whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way
+        settings["zero_one"] = survey if settings["labels"] == "auto" else settings["labels"] == "01"
+    axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t="ns" if plan.labelled else "ncs")
+    bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
+    facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())
+    bound = kernel.bind(
+        block.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[block.kernel]],
+        ignore=plan.ignore if plan.targets not in FLOATS else (-1,), combine=block.combine or "sum",
+        planes=lay.cut == 0 and bool(lay.losses), threads=_threads.get_num_threads(),
+    )  # fmt: skip
+    if plan.divisor == "weights" and plan.reduction == "mean" and not plan.labelled:
+        divide = "position weights"
     else:
-        k = np.ones(lay.c, targets.dtype) if m.class_weight is None else m.class_weight
-        sums = np.einsum("ncs,c->ns", targets, k)  # no array of the targets' size
-        if m.weight is not None:
-            sums = np.where(m.weight == 0, 0, sums * m.weight)
-    return float(sums.sum(dtype=np.float64)), lay.n * lay.s, -1
-
-
-def _divided(plan, sums):
-    """The divisor that the plan names, from (Σ of weights, count)."""
-    return max(sums[1], 1) if plan.divisor == "count" else sums[0]
+        divide = plan.divisor if isinstance(plan.divisor, str) else "number"
+    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, divide, wrap, record)

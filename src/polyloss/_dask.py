@@ -30,7 +30,7 @@ AT_ONCE = 32  # blocks whose shares one task adds up
 SINGLE, CLASSES, SHARES = -1, -2, -3  # of length 1; of class weights; of the three numbers
 
 
-def shortcut(block, y_true, y_pred, want, out, arguments):
+def called(block, y_true, y_pred, want, out, arguments):
     """Lazy results of a call whose predictions are a Dask array."""
     options = {key: x for key, x in arguments.items() if key not in ARRAYS}
     xp, arrays, facts = known(block, y_true, y_pred, want, out, arguments)
@@ -181,7 +181,7 @@ class Recipe(NamedTuple):
     def of(self, t, p, weight, class_weight, want=VALUE, **options):
         """The plan and the arrays of one block."""
         options = {**self.options, **options, "sample_weight": weight, "class_weight": class_weight}
-        return prepare(LOSSES[self.loss], t, p, want, None, options)
+        return prepare(LOSSES[self.loss], t, p, want, None, options)[:2]
 
     def like(self, t):
         """Predictions that hold nothing, for what targets and weights say alone."""

@@ -9,7 +9,7 @@ from polyloss._plan import shares_memory
 from polyloss._shapes import FLOATS, bad_label, dtype_name
 
 
-def evaluate(plan, arrays):
+def evaluate(plan, arrays, given=None):
     """What a plan gives for the arrays of one call, in the caller's shape and kind."""
     return finish(plan, arrays, checked(plan, arrays, _routes.run(plan, arrays)))
 

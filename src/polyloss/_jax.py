@@ -22,7 +22,6 @@ from polyloss._cpu import kernels
 from polyloss._evaluate import checked, evaluate, finish, reduced
 from polyloss._formula import Outcome
 from polyloss._plan import BOTH, GIVEN, VALUE, Arrays
-from polyloss._prepare import prepare
 from polyloss._shapes import FLOATS, dtype_name, sort_labels
 
 TARGET = "polyloss"  # what XLA knows the handler as
@@ -33,24 +32,28 @@ ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may 
 FORMULA = _routes.ROUTES[-1].name
 
 
-def shortcut(block, y_true, y_pred, want, out, arguments):
-    """The results of a call on arrays in this machine's memory, by NumPy's road over them; None where JAX's is to be taken.
+def way(here, planned):
+    """What takes calls on JAX's arrays: `here` those in this machine's memory, as NumPy's; `planned` all others.
 
     JAX's own reshape copies, and one of its operations costs as much as the loss of 1000 logits.
     """
-    given = {"y_true": y_true} | {key: arguments[key] for key in ARRAYS if not isinstance(arguments.get(key), (int, float, type(None)))}
-    if out is not None or not _here(y_pred, y_pred) or dtype_name(y_pred.dtype) not in FLOATS:
-        return None
-    if not all(_here(x, y_pred) or isinstance(x, np.ndarray) for x in given.values()):
-        return None
-    logits, views = np.asarray(y_pred), {key: np.asarray(x) for key, x in given.items()}
-    target, arguments = views.pop("y_true"), arguments | views
-    results = block.ordinary(target, logits, want, arguments) if block.ordinary is not None else None
-    if results is None:
-        plan, arrays = prepare(block, target, logits, want, None, arguments)
-        outputs = (_aligned(logits) if wanted else None for wanted in (want.gradient, want.hessian))
-        results = evaluate(plan, arrays._replace(**dict(zip(("out", "out_hessian"), outputs, strict=True))))
-    return jax.tree.map(lambda x: jax.device_put(x, y_pred.device), results)
+
+    def called(block, y_true, y_pred, want, out, options):
+        given = {"y_true": y_true} | {key: options[key] for key in ARRAYS if not isinstance(options.get(key), (int, float, type(None)))}
+        if out is not None or not _here(y_pred, y_pred) or dtype_name(y_pred.dtype) not in FLOATS:
+            return planned(block, y_true, y_pred, want, out, options)
+        if not all(_here(x, y_pred) or isinstance(x, np.ndarray) for x in given.values()):
+            return planned(block, y_true, y_pred, want, out, options)
+        logits, views = np.asarray(y_pred), {key: np.asarray(x) for key, x in given.items()}
+        target = views.pop("y_true")
+        if want.hessian:
+            out = _aligned(logits), _aligned(logits)
+        elif want.gradient:
+            out = _aligned(logits)
+        results = here(block, target, logits, want, out, options | views if views else options)
+        return jax.tree.map(lambda x: jax.device_put(x, y_pred.device), results)
+
+    return called
 
 
 def _here(x, like):
@@ -65,7 +68,7 @@ def _aligned(like):
     return room[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
 
-def call(plan, arrays):
+def call(plan, arrays, given):
     """The results of a plan whose arrays are JAX's, or their tracers."""
     if plan.concrete:
         return evaluate(plan, arrays)

@@ -91,7 +91,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     c, d = shapes["weight"]
     logits = np.broadcast_to(np.zeros((), wide), (*shapes["features"][:-1], c))
     labels = like.pop("y_true")
-    plan, checked = prepare(SoftmaxLoss, labels, logits, want, None, dict(axis=-1, return_prob=False) | options | _options_of(like))
+    plan, checked, _ = prepare(SoftmaxLoss, labels, logits, want, None, dict(axis=-1, return_prob=False) | options | _options_of(like))
     if not plan.labelled:
         raise ValueError(
             f"y_true has shape {shapes['y_true']} and dtype {dtype_name(labels.dtype)}, but must hold labels, in the shape"

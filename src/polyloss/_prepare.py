@@ -14,10 +14,10 @@ IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their
 
 
 def prepare(block, y_true, y_pred, want, out, options):
-    """The plan and the arrays of a call."""
-    xp, arrays, facts = known(block, y_true, y_pred, want, out, options)
+    """The plan of a call, its arrays in canonical shape, and the same as they were given."""
+    xp, given, facts = known(block, y_true, y_pred, want, out, options)
     plan = plan_of(block, want, {key: x for key, x in options.items() if key not in ARRAYS}, xp, facts)
-    return plan, arrays_of(plan, xp, arrays)
+    return plan, arrays_of(plan, xp, given), given
 
 
 def known(block, y_true, y_pred, want, out, options):

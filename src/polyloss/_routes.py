@@ -23,9 +23,9 @@ class Route:
 
 
 ROUTES = (
-    Route("softmax_xent kernel", _cpu.softmax_xent, _cpu.softmax_xent_obstacle, _cpu.run_softmax_xent, lambda: _cpu.note("softmax_xent")),
-    Route("elementwise kernel", _cpu.elementwise, _cpu.elementwise_obstacle, _cpu.run_elementwise, lambda: _cpu.note("elementwise")),
-    Route("rowwise kernel", _cpu.rowwise, _cpu.rowwise_obstacle, _cpu.run_rowwise, lambda: _cpu.note("rowwise")),
+    Route("softmax_xent kernel", _cpu.softmax_xent, _cpu.softmax_xent_obstacle, _cpu.run, lambda: _cpu.note("softmax_xent")),
+    Route("elementwise kernel", _cpu.elementwise, _cpu.elementwise_obstacle, _cpu.run, lambda: _cpu.note("elementwise")),
+    Route("rowwise kernel", _cpu.rowwise, _cpu.rowwise_obstacle, _cpu.run, lambda: _cpu.note("rowwise")),
     Route("softmax_xent kernel for CUDA", _cpu.softmax_xent, _gpu.softmax_xent_obstacle, _gpu.run_softmax_xent, _gpu.note),
     Route("elementwise kernel for CUDA", _cpu.elementwise, _gpu.elementwise_obstacle, _gpu.run_elementwise, _gpu.note),
     Route("rowwise kernel for CUDA", _cpu.rowwise, _gpu.rowwise_obstacle, _gpu.run_rowwise, _gpu.note),

@@ -10,38 +10,65 @@ which autograd follows. A graph that is being compiled or traced gets one operat
 import math
 from ast import literal_eval
 from enum import Enum
+from functools import partial
 
 import array_api_compat.torch
 import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from polyloss import _formula, _reduce, _routes
+from polyloss import _cpu, _formula, _reduce, _routes
 from polyloss._backends import owner
 from polyloss._block import LOSSES, log_softmax
-from polyloss._cpu import kernels
 from polyloss._evaluate import checked, evaluate, finish, reduced, restored
 from polyloss._params import integers
-from polyloss._plan import BOTH, GIVEN, GRADIENT, Arrays, Want
-from polyloss._prepare import prepare
+from polyloss._plan import BOTH, GIVEN, GRADIENT, Want
+from polyloss._prepare import arrays_of, prepare
 
-SMALL = 65536  # predictions; from here on the kernels' time outweighs that of a node that saves its tensors as torch does
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 tracing_state, dispatch_mode = torch._C._get_tracing_state, torch._C._get_dispatch_mode  # looked up once: 0.1 µs of a call's 6
-SMALL_TYPES = {"float32": "f4", "float64": "f8", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1"}
+peek_transform, grad_enabled = torch._C._functorch.peek_interpreter_stack, torch.is_grad_enabled
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+batched = torch._C._functorch.is_legacy_batchedtensor
+TENSORS = ("t", "p", "weight", "class_weight")  # of a call's arrays those that autograd may follow
+KINDS = {"bool": (6, 8), "bfloat16": (4, 16)}  # DLPack's numbers of dtypes: code, bits
+KINDS |= {f"float{n}": (2, n) for n in (16, 32, 64)} | {f"int{n}": (0, n) for n in (8, 16, 32, 64)} | {"uint8": (1, 8)}
 
 
-def call(plan, arrays):
+def way(front, planned):
+    """What takes calls on tensors: `front` looks up the plans of those on the CPU, `planned` makes one for a call alone."""
+
+    def called(block, y_true, y_pred, want, out, options):
+        if traced():
+            results = None if out is not None else _operator(block, y_true, y_pred, want, options)
+            return planned(block, y_true, y_pred, want, out, options) if results is None else results
+        if front is None or peek_transform() is not None or forward_ad._current_level >= 0:
+            return planned(block, y_true, y_pred, want, out, options)
+        follow = 0 if want.gradient or want.hessian or not grad_enabled() else 2 if _hooked() else 1
+        return front(block, y_true, y_pred, want, out, options, follow)
+
+    return called
+
+
+def call(plan, arrays, given):
     """The results of a plan whose arrays are tensors."""
     if plan.want.gradient or plan.want.hessian:  # ours: no autograd framework takes part
         if plan.tracked:
-            arrays = arrays._replace(**{name: x.detach() for name, x in _tensors(arrays).items()})
+            arrays = arrays._replace(**{key: getattr(arrays, key).detach() for key in TENSORS if getattr(arrays, key) is not None})
         return evaluate(plan, arrays)
     if plan.watched or not set(plan.tracked) <= _differentiable(plan):
         return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
-    if plan.tracked:
-        return Bridge.apply(plan, arrays, arrays.p, arrays.t, arrays.weight, arrays.class_weight)
-    return evaluate(plan, arrays)
+    if not plan.tracked:
+        return evaluate(plan, arrays)
+    one_pass = plan.name in plan.tracked and _in_one_pass(plan)
+    with torch.no_grad():
+        outcome = checked(plan, arrays, _routes.run(_routes.changed(plan, want=BOTH) if one_pass else plan, arrays))
+        results, divisor = finish(plan, arrays, outcome), outcome.divisor
+        gradient = None if outcome.gradient is None else restored(plan, arrays, outcome.gradient)
+    if divisor is arrays.divisor and isinstance(divisor, torch.Tensor):  # the caller's, who may write to it
+        divisor = divisor.clone()
+    tensors = given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"]
+    return _record(plan, tensors, divisor, results, gradient)
 
 
 def _differentiable(plan):
@@ -49,35 +76,100 @@ def _differentiable(plan):
     return {plan.name, "y_true"} if plan.block.symmetric and plan.targets == plan.dtype else {plan.name}
 
 
-class Bridge(torch.autograd.Function):
-    """A loss in autograd's graph, differentiable by its predictions, and by its targets where they may change places."""
+def prepared(plan, given, arrays):
+    """The plan's kernel for calls on tensors like these, where it takes them as they are."""
+    ours = plan.want.gradient or plan.want.hessian
+    if plan.watched or (plan.tracked and not ours and (plan.tracked != (plan.name,) or not _in_one_pass(plan))):
+        return None
+    wrapped = partial(wrap, like=arrays.p) if plan.storage == "bfloat16" else torch.from_numpy
+    return _cpu.prepared(plan, given, arrays, wrapped, _recorded if plan.tracked and not ours else None)
+
+
+def _recorded(plan, y_true, y_pred, sample_weight, class_weight, value, gradient, divisor):
+    """The loss as part of autograd's graph, from what the kernel found."""
+    return _apply((plan, (y_true, y_pred, sample_weight, class_weight), _versions(y_true, y_pred, sample_weight, class_weight), divisor,
+                   value), gradient, y_pred)  # fmt: skip
+
+
+def _record(plan, tensors, divisor, results, gradient):
+    """The same where anything may be unusual."""
+    versions = None if _hooked() else _versions(*tensors)
+    kept = plan, tensors, versions, divisor, results
+    y_true, y_pred = tensors[:2]
+    return _apply(kept, gradient, y_pred, y_true) if "y_true" in plan.tracked else _apply(kept, gradient, y_pred)
+
+
+class Loss(torch.autograd.Function):
+    """A loss in autograd's graph, differentiable by its predictions, and by its targets where they may change places.
+
+    A scalar loss on a CPU comes with its gradient, which is kept. What else it keeps are plain attributes, since torch's own way to save
+    tensors takes 4 of a small step's 35 µs; but torch is to save them where it was told what to do with what graphs keep.
+    """
 
     @staticmethod
-    def forward(ctx, plan, arrays, *tensors):
-        one_pass = ctx.needs_input_grad[2] and _in_one_pass(plan)
-        outcome = checked(plan, arrays, _routes.run(_routes.changed(plan, want=BOTH) if one_pass else plan, arrays))
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.plan, ctx.xp, ctx.survey = plan, arrays.xp, arrays.survey
-        ctx.divisor, ctx.gradient = outcome.divisor, outcome.gradient
-        if ctx.divisor is arrays.divisor and isinstance(ctx.divisor, torch.Tensor):  # the caller's, who may write to it
-            ctx.divisor = ctx.divisor.clone()
-        return finish(plan, arrays, outcome)
+    def forward(ctx, kept, gradient, *_):
+        ctx.gradient = gradient
+        plan, tensors, versions, divisor, results = kept
+        if versions is None:
+            ctx.save_for_backward(*tensors)
+            tensors = None
+        ctx.kept = plan, tensors, versions, divisor
+        if plan.want.prob:
+            ctx.set_materialize_grads(False)
+        return results
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
-        p, t, weight, class_weight = ctx.saved_tensors  # an error where one was written to, or the graph is gone
-        arrays = Arrays(ctx.xp, t, p, weight, class_weight, ctx.divisor, survey=ctx.survey)
-        kept = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
-        by_p = by_t = None
-        if kept is not None and upstream is not None:
-            by_p = _received(_tensor(kept, p), upstream)
-        if by_p is None and ctx.needs_input_grad[2]:
-            by_p = _backward(ctx.plan, arrays, upstream, upstream_prob)
-        if ctx.needs_input_grad[3]:
-            exchanged = arrays._replace(t=p.to(plan_dtype(ctx.plan)), p=t)
-            by_t = _backward(_routes.changed(ctx.plan, storage=ctx.plan.dtype), exchanged, upstream, None)
-        return None, None, by_p, by_t, None, None
+        kept = ctx.kept
+        if kept is None:
+            raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
+        by_p = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
+        if not keeps_graph():
+            ctx.kept = None
+        if by_p is not None:  # of the values that the tensors had in the forward pass
+            by_p = None if upstream is None else _received(by_p, upstream)
+            if by_p is not None and len(ctx.needs_input_grad) == 3:
+                return None, None, by_p
+        return None, None, *_found_again(ctx, kept, by_p, upstream, upstream_prob)
+
+
+def _found_again(ctx, kept, by_p, upstream, upstream_prob):
+    """The gradients that autograd needs of a loss, the first one unless it is known."""
+    plan, tensors, versions, divisor = kept
+    if tensors is None:
+        tensors = ctx.saved_tensors  # an error where one was written to
+    elif versions != _versions(*tensors):
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: y_true, y_pred or a weight"
+        )
+    if upstream is None and upstream_prob is None:
+        return (None,) * (len(ctx.needs_input_grad) - 2)
+    given = dict(zip(("y_true", plan.name, "sample_weight", "class_weight"), tensors, strict=True), divisor=None, out=(None,))
+    arrays = arrays_of(plan, array_api_compat.torch, given)._replace(divisor=divisor)
+    restored_as = partial(plan.layout.restored, arrays.xp)
+    _, _, needs_p, *needs_t = ctx.needs_input_grad
+    if by_p is None and needs_p:
+        by_p = restored_as(_backward(plan, arrays, upstream, upstream_prob))
+    if not needs_t:
+        return (by_p,)
+    if not needs_t[0]:
+        return by_p, None
+    exchanged = arrays._replace(t=arrays.p.to(plan_dtype(plan)), p=arrays.t)
+    return by_p, restored_as(_backward(_routes.changed(plan, storage=plan.dtype), exchanged, upstream, None))
+
+
+# `Function.apply` itself looks for function transforms, which is done before: 1 µs.
+_apply = super(torch.autograd.Function, Loss).apply
+
+
+def _versions(t, p, weight, class_weight):
+    """How often each tensor was written to; those of inference mode don't count."""
+    try:
+        if weight is None and class_weight is None:
+            return t._version, p._version
+        return tuple(None if x is None else x._version for x in (t, p, weight, class_weight))
+    except RuntimeError:
+        return tuple(None if x is None or x.is_inference() else x._version for x in (t, p, weight, class_weight))
 
 
 def plan_dtype(plan):
@@ -103,15 +195,16 @@ def _received(kept, upstream):
 
     It is scaled in place, since its memory is the receiver's from now on: through a graph that was retained it is found again, too.
     """
-    if torch.is_grad_enabled():  # the gradient will be differentiated, too
+    if grad_enabled():  # the gradient will be differentiated, too
         return None
-    exact = kept.itemsize > 2  # 16 bits would be rounded twice, or be 0 already where a factor of thousands is to prevent just that
-    if not concrete(upstream):  # a batch of them, under vmap
-        return kept * upstream if exact else None
+    plain = type(upstream) is torch.Tensor and upstream.is_cpu and peek_transform() is None
+    if not (plain and dispatch_mode(PROXY) is None and not batched(upstream)) and not concrete(upstream):
+        return kept * upstream if kept.itemsize > 2 else None  # a batch of upstreams, under vmap
     factor = upstream.item()
     if factor == 1:
         return kept
-    return kept.mul_(upstream) if exact and math.isfinite(factor) else None  # 0 times infinity would be no 0
+    # 16 bits would be rounded twice, or be 0 already where a factor of thousands is to prevent just that; 0 times infinity would be no 0.
+    return kept.mul_(upstream) if kept.itemsize > 2 and math.isfinite(factor) else None
 
 
 def _backward(plan, arrays, upstream, upstream_prob):
@@ -164,11 +257,6 @@ def _softmax_gradient(plan, arrays, upstream):
     return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(arrays.p.dtype)
 
 
-def _tensors(arrays):
-    """The tensors among the arrays that autograd may follow, by their fields."""
-    return {key: x for key, x in arrays._asdict().items() if key in ("t", "p", "weight", "class_weight") and x is not None}
-
-
 def _tensor(x, like):
     """A route's result as a tensor."""
     return wrap(x, like) if isinstance(x, np.ndarray) else x
@@ -212,7 +300,7 @@ def concrete(x):
         not x.is_meta
         and not traced()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of upstream gradients, under is_grads_batched
+        and not batched(x)  # of upstream gradients, under is_grads_batched
         and not foreign(x)
     )
 
@@ -240,77 +328,6 @@ def wrap(x, like):
     """A NumPy array as a tensor over the same memory; bits become bfloat16 where `like` has it."""
     tensor = torch.from_numpy(x)
     return tensor.view(torch.bfloat16) if x.dtype == np.uint16 and like.dtype is torch.bfloat16 else tensor
-
-
-# -------------------------------------------------------------------------------------------------------------------- shortcuts
-
-
-def shortcut(block, y_true, y_pred, want, out, arguments):
-    """The results of a call that is being traced, or of an ordinary one; None where the road is to be taken."""
-    if traced():
-        return None if out is not None else _operator(block, y_true, y_pred, want, arguments)
-    if block.ordinary is None or not (_plain(y_pred) and _plain(y_true)):
-        return None
-    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return None
-    if out is not None and (not _plain(out) or out.requires_grad):
-        return None
-    if y_pred.requires_grad and not want.gradient and torch.is_grad_enabled():
-        if y_pred.numel() > SMALL or _hooked():
-            return None
-        results = block.ordinary(y_true, y_pred, BOTH, arguments)
-        return None if results is None else _record(y_pred, (*results, y_true, _versions(y_pred, y_true), block, arguments))
-    results = block.ordinary(y_true, y_pred, want, arguments, out)
-    if results is None or not want.gradient:
-        return None if results is None else torch.from_numpy(results)
-    value, gradient = results
-    return torch.from_numpy(value), torch.from_numpy(gradient) if out is None else out
-
-
-class SmallBridge(torch.autograd.Function):
-    """A small loss in autograd's graph. Its gradient comes with its value and is kept: a second call would cost more than it holds.
-
-    What it keeps are plain attributes, since torch's own way to save tensors takes 4 µs of the step's 35.
-    """
-
-    @staticmethod
-    def forward(ctx, y_pred, found):
-        ctx.y_pred, ctx.found, ctx.gradient = y_pred, found, found[1]
-        return torch.from_numpy(found[0])
-
-    @staticmethod
-    def backward(ctx, upstream):
-        if ctx.found is None:
-            raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
-        y_pred, (*_, y_true, versions, block, arguments) = ctx.y_pred, ctx.found
-        kept = vars(ctx).pop("gradient", None)
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            ctx.y_pred = ctx.found = None
-        if versions != _versions(y_pred, y_true):
-            raise RuntimeError("a variable needed for gradient computation has been modified by an inplace operation: y_true or y_pred")
-        if kept is None:  # through a graph that was retained
-            _, kept = block.ordinary(y_true, y_pred, BOTH, arguments)
-        gradient = _received(torch.from_numpy(kept), upstream)
-        if gradient is None:
-            plan, arrays = prepare(block, y_true, y_pred, GRADIENT, None, arguments)
-            arrays = arrays._replace(divisor=_formula.run(plan, arrays).divisor)
-            gradient = plan.layout.restored(arrays.xp, _gradient(plan, arrays, upstream))
-        return gradient, None
-
-
-# `Function.apply` itself looks for function transforms, which the shortcut has done: 1 µs.
-_record = super(torch.autograd.Function, SmallBridge).apply
-
-
-def _versions(x, y):
-    """How often each tensor was written to; those of inference mode don't count."""
-    return None if x.is_inference() else x._version, None if y.is_inference() else y._version
-
-
-def _plain(x):
-    """Whether an argument is a tensor, and nothing but numbers in this machine's memory."""
-    kind = type(x)
-    return (kind is torch.Tensor or kind is torch.nn.Parameter) and x.is_cpu and x.layout is torch.strided and not x.is_neg()
 
 
 # ------------------------------------------------------------------------------------------------------------------ torch.compile
@@ -356,15 +373,15 @@ def _constant(x):
     return x
 
 
-def _prepared(want, y_true, y_pred, sample_weight, class_weight, denominator, options):
+def _prepared(y_true, y_pred, sample_weight, class_weight, denominator, options):
     """The plan and the arrays of an operator's arguments."""
     name, asked, options = literal_eval(options)
     arrays = {key: x for key, x in zip(ARRAYS, (sample_weight, class_weight, denominator), strict=True) if x is not None}
-    return prepare(LOSSES[name], y_true, y_pred, want or Want(*asked), None, {"sample_weight": None} | options | arrays)
+    return prepare(LOSSES[name], y_true, y_pred, Want(*asked), None, {"sample_weight": None} | options | arrays)[:2]
 
 
 def _loss(*arguments):
-    plan, arrays = _prepared(None, *arguments)
+    plan, arrays = _prepared(*arguments)
     outcome = checked(plan, arrays, _routes.run(plan, arrays))
     value = reduced(plan, arrays, outcome) if plan.want.value else arrays.p.new_empty(0)
     found = outcome.prob, outcome.gradient
@@ -386,7 +403,7 @@ def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options
 
 def _loss_gradient(*arguments):
     *call, upstream, upstream_prob, divisor = arguments
-    plan, arrays = _prepared(None, *call)
+    plan, arrays = _prepared(*call)
     return plan.layout.restored(arrays.xp, _backward(plan, arrays._replace(divisor=divisor), upstream, upstream_prob)).contiguous()
 
 
@@ -417,5 +434,5 @@ torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backwa
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
     owner(x)
-if (kernel := kernels("softmax_xent")) is not None:
-    kernel.take_tensors((torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in SMALL_TYPES.items()})
+if (module := _cpu.kernels("front")) is not None:
+    module.take_tensors((torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()})

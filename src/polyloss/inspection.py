@@ -44,7 +44,7 @@ def explain(loss, y_true, y_pred, **kwargs):
     defaults = inspect.signature(block.function).bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
-    plan, _ = prepare(block, y_true, y_pred, VALUE, None, defaults.kwargs)
+    plan, *_ = prepare(block, y_true, y_pred, VALUE, None, defaults.kwargs)
     route, obstacles = _routes.chosen(plan)
     note = route.note()
     lines = [

@@ -5,7 +5,6 @@ import math
 
 from polyloss._block import OfLogSoftmax, public, times
 from polyloss._call import call
-from polyloss._cpu import ordinary_softmax
 from polyloss._params import fraction, integers
 
 
@@ -42,7 +41,6 @@ class SoftmaxLoss(SoftmaxCrossentropy):
     ignores = "ignore_label"
     params = {"ignore_label": integers, "label_smoothing": fraction}
     reductions = ("normalize", "none", "sum")
-    ordinary = staticmethod(ordinary_softmax)
     domain = "logits: any real numbers; -inf is an impossible class"
     worked = (
         dict(t=1, p=[1.2, 0.8], value=math.log1p(math.exp(0.4)), slope=[1 / (1 + math.exp(-0.4)), -1 / (1 + math.exp(-0.4))]),

@@ -157,12 +157,13 @@ def torch_as_on_gpu():
         finally:
             torch.set_default_device(None)
         return
-    from polyloss import _gpu, _routes, _torch
+    from polyloss import _call, _gpu, _routes, _torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "_plain", lambda x: False)  # the short way of tensors in this machine's memory
-        patch.setattr(_torch, "_in_one_pass", lambda plan: False)  # and the way of its large ones
+        patch.setattr(_torch, "_in_one_pass", lambda plan: False)  # the way of tensors in this machine's memory
         patch.setattr(_gpu, "_on_gpu", lambda plan: plan.backend.name == "torch")
         patch.setattr(cuda, "_stream", lambda x: None)
         patch.setattr(_routes, "ROUTES", [route for route in _routes.ROUTES if "CUDA" in route.name or route.name == "formula"])
+        _call.front.forget()
         yield torch
+        _call.front.forget()
