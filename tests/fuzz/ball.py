@@ -132,6 +132,16 @@ class Ball:
     def sinh(self):
         return self.rounded(np.sinh(self.v), self.e * np.cosh(self.v), 2)
 
+    def excess(self):
+        """x - log1p(x), which cancels near 0: there it is x²/2 - x³/3 + …"""
+        near = np.abs(self.v) < 0.05
+        x, power, series = np.where(near, self.v, 0), np.where(near, self.v, 0), LONG(0)
+        for k in range(2, 20):
+            power = -power * x
+            series = series - power / k
+        v = np.where(near, series, self.v - np.log1p(self.v))
+        return self.rounded(v, share(self.v, self.e) / np.maximum(1 + self.v - self.format.unit * self.e, 1 / UNKNOWN), 4)
+
     def sqrt(self):
         v = np.sqrt(self.v)
         return self.rounded(v, np.where(self.e == 0, 0, self.e / v))

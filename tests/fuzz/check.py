@@ -4,7 +4,7 @@ import inspect
 from typing import NamedTuple
 
 import numpy as np
-from ball import FORMATS, LONG, UNKNOWN, Ball
+from ball import FORMATS, LONG, UNKNOWN, Ball, unknown
 from calls import Refused, run
 from truth import computed, expected
 
@@ -82,6 +82,8 @@ def wanted(call, truth, name, upstream):
     kinds = {"gradient": call.dtype, "hessian": call.dtype, "prob": call.dtype}
     dtype = kinds.get(name) or call.arrays["y_true" if name == "by_target" else "sample_weight"].values.dtype.name
     right = getattr(truth, name)
+    if name == "hessian":  # squares go below the normal numbers, and above the largest, earlier than what is divided by them
+        right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / right.format.unit, right.format)
     if right is not None and upstream is not None:
         u = upstream.values.astype(LONG)
         if name == "by_weight":
@@ -92,7 +94,8 @@ def wanted(call, truth, name, upstream):
             at = {**defaults(call.loss), **call.options}["axis"]
             u = np.expand_dims(u, at) if right.v.ndim else u
         with np.errstate(all="ignore"):
-            right = (right * Ball(u, LONG(0), right.format)).roughly(2)
+            open_ = right.e > UNKNOWN**0.5
+            right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
             if "by_target" in call.results():  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)
     return right, dtype
@@ -118,7 +121,7 @@ def compared(x, right):
             allowed = allowed + unit * size + least
         free = e > UNKNOWN**0.5
         near = np.abs(y - v) <= allowed
-        over = (np.abs(v) + allowed >= most) & (y == np.where(v > 0, np.inf, -np.inf))
+        over = (np.abs(v) + allowed >= most) & (np.abs(y) == np.inf) & (((y > 0) == (v > 0)) | (np.abs(v) <= allowed))
         good = free | near | (np.isnan(v) & np.isnan(y)) | (y == v) | over
     if good.all():
         return None

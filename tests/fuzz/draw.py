@@ -19,7 +19,8 @@ DTYPES = {"float64": 8, "float32": 8, "float16": 3, "bfloat16": 3, "int64": 1, "
 LABEL_DTYPES = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "float16")
 LIBRARY_SHARES = {"numpy": 70, "torch": 22, "jax": 4, "strict": 4, "dask": 3}
 UNIT_INTERVAL = ("binary_crossentropy", "binary_focal_crossentropy", "kl_divergence")
-POSITIVE = ("categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy", "poisson",
+DEVIANCES = ("poisson_deviance", "gamma_deviance", "tweedie_deviance")
+POSITIVE = (*DEVIANCES, "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy", "poisson",
             "mean_squared_logarithmic_error")  # fmt: skip
 
 
@@ -54,6 +55,8 @@ def parameter(rng, check, default):
         return pick(rng, [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, float(rng.exponential())])
     if check is _params.number:
         return pick(rng, [0.0, 1.0, -1.0, 0.25, 2.0, float(rng.normal())])
+    if check is _params.tweedie_power:
+        return pick(rng, [0.0, 1.0, 2.0, 3.0, -1.0, 1.2, 1.9, 2.5])
     if check is _params.integers:
         return pick(rng, [None, -1, 0, 255, -100, (0, 255), 2**40])
     choices = re.findall(r'"(.+?)"', check.__doc__ or "")
@@ -181,7 +184,7 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
         dtype = "float32"
     if dtype == "float16" and library == "strict":
         dtype = "float64"
-    from_logits = params.get("from_logits", block.predictions == "logits" or loss == "poly1_crossentropy")
+    from_logits = params.get("log_input") or params.get("from_logits", block.predictions == "logits" or loss == "poly1_crossentropy")
     finite = chance(rng, 0.9) or not edges
     logits = {"real": 5, "logits": 3, "ties": 1, "special": 1, "zeros": 0.3}
     styles = (
@@ -273,7 +276,9 @@ def targets(rng, loss, block, shape, axis, library, edges):
         if dtype.startswith(("float", "bfloat")):
             return rows_of(rng, shape, axis, dtype)
         return rows_of(rng, shape, axis, "float64").round().astype(dtype)
-    if loss in ("hinge", "squared_hinge"):
+    if loss in DEVIANCES:
+        style = pick(rng, ["positive", "probabilities"])
+    elif loss in ("hinge", "squared_hinge", "exponential", "logistic"):
         style = pick(rng, ["signs", "binary", "binary", "real"])
     elif "focal" in loss or "crossentropy" in loss or loss in (*UNIT_INTERVAL, "softmax_loss"):
         x = values(rng, shape, dtype, pick(rng, ["probabilities", "binary"]), edges=edges)

@@ -36,8 +36,11 @@ def drawn(seed, number, library=None, edges=True):
 
 def work(connection, seed, first, known, library, edges):
     """Make trials from a number on, and say what came of each."""
+    import warnings
+
     import trials
 
+    warnings.simplefilter("ignore")  # those of a call are findings, but torch's modules have words of their own
     trials.prepare()
     known, number = set(known), first
     while True:

@@ -160,6 +160,7 @@ WRONG = {
     _params.clip_bound: [(0.5, "ValueError"), (-1e-9, "ValueError"), (float("inf"), "ValueError"), ("a", "TypeError")],
     _params.positive: [(0, "ValueError"), (-1.0, "ValueError"), (float("inf"), "ValueError"), (True, "TypeError"), (None, "TypeError")],
     _params.nonnegative: [(-1e-9, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
+    _params.tweedie_power: [(0.5, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
     _params.number: [(float("nan"), "ValueError"), (float("-inf"), "ValueError"), (1j, "TypeError"), ("1", "TypeError")],
     _params.integers: [(1.5, "TypeError"), (True, "TypeError"), ("a", "TypeError"), ((0, 0.5), "TypeError")],
 }

@@ -113,11 +113,144 @@ def log_cosh(t, p):
     return combined(where(near, (h * h * 2).log1p(), far), d.tanh(), e * 4 / ((e + 1) * (e + 1)), -d.tanh())
 
 
-def poisson(t, p):
+def stirling(t, full):
+    """Stirling's approximation of log t! for targets above 1, and its derivative."""
+    u = where(t.v > 1, t, ones(t))
+    log = u.log()
+    value = u * log - u + (u * p_of(t, 2 * np.pi)).log() * LONG(0.5)
+    counted = (t.v > 1) & full
+    return where(counted, value, zeros(t)), unknown(where(counted, log + 1 / (u * 2), zeros(t)), (t.v == 1) & full)
+
+
+def p_of(like, x):
+    """A constant, which is rounded."""
+    return like.near(LONG(x))
+
+
+def poisson(t, p, log_input, full):
+    count, count1 = stirling(t, full)
+    if log_input:
+        m = p.exp()
+        return combined(m - times(t, p) + count, m - t, m, count1 - p)
     q = p + p.near(1e-7)
     curvature = times(t, 1 / q / q)
     none = (q.v <= 0) & (t.v != 0)  # no logarithm: the value is NaN, or infinite at 0
-    return combined(p - times(t, q.log()), unknown(1 - times(t, 1 / q), none), unknown(curvature, none), unknown(-q.log(), q.v <= 0))
+    value = p - times(t, q.log()) + count
+    return combined(value, unknown(1 - times(t, 1 / q), none), unknown(curvature, none), unknown(count1 - q.log(), q.v <= 0))
+
+
+def smooth_l1(t, p, beta):
+    d, width = p - t, p.near(beta)
+    size = d.abs()
+    if beta == 0:
+        return combined(size, sign(d), zeros(d), -sign(d))
+    value = above(width - size, d * d / (width * 2), size - width * LONG(0.5))
+    slope = above(width - size, d / width, sign(d))
+    return combined(value, slope, above(width - size, ones(d) / width, zeros(d)), -slope)
+
+
+def pseudo_huber(t, p, delta):
+    d = p - t
+    x = d / p.near(delta)
+    root = (x * x + 1).sqrt()
+    return combined(d * d / (root + 1), d / root, 1 / (root * root * root), -(d / root))
+
+
+def quantile_loss(t, p, quantile):
+    d, q = t - p, p.near(quantile)
+    value = where(d.v > 0, d * q, d * (q - 1))
+    slope = where(d.v > 0, -q + zeros(d), where(d.v < 0, 1 - q + zeros(d), zeros(d)))
+    return combined(value, slope, zeros(d), -slope)
+
+
+# --------------------------------------------------------------------------------------------------------------- deviances
+
+
+def mean_of(p, log_input):
+    """The mean that is predicted, and where there is none, or none that the format holds."""
+    m = p.exp() if log_input else p
+    return m, (m.v > p.format.most / 4) if log_input else (p.v < 0)
+
+
+def poisson_deviance(t, p, log_input):
+    m, none = mean_of(p, log_input)
+    u = where(t.v == 0, ones(t), t)
+    r = (m - u) / u
+    log = p - u.log() if log_input else m.log() - u.log()
+    value = where(r.v < -0.5, (m - u) - u * log, u * where(r.v < -0.5, zeros(r), r).excess())
+    value = where(t.v == 0, m, value) * 2
+    slope, curvature = ((m - t) * 2, m * 2) if log_input else (where(t.v == 0, ones(m), (m - t) / m) * 2, times(t, 1 / m / m) * 2)
+    return outside(value, slope, curvature, unknown(log * -2, t.v <= 0), none | (t.v < 0), m.v == 0)
+
+
+def gamma_deviance(t, p, log_input):
+    m, none = mean_of(p, log_input)
+    v = t * (-p).exp() - 1 if log_input else (t - m) / m
+    log = p - t.log() if log_input else m.log() - t.log()
+    value = where(v.v < -0.5, v + log, where(v.v < -0.5, zeros(v), v).excess()) * 2
+    if log_input:
+        slope, curvature = (1 - t * (-p).exp()) * 2, t * (-p).exp() * 2
+    else:
+        slope, curvature = (m - t) / m / m * 2, (t / m / m / m * 2 - 1 / m / m) * 2
+    return outside(value, slope, curvature, (t - m) / t / m * 2, none | (t.v < 0), (m.v == 0) | (t.v == 0))
+
+
+def tweedie_deviance(t, p, power, log_input):
+    if power == 0:
+        m, none = mean_of(p, log_input)
+        parts = mean_squared_error(t, m)
+        if not log_input:
+            return parts
+        d = m - t
+        return combined(d * d, d * m * 2, (d + m) * m * 2, d * -2)
+    if power in (1, 2):
+        return (poisson_deviance if power == 1 else gamma_deviance)(t, p, log_input)
+    m, none = mean_of(p, log_input)
+    n, positive = LONG(power), t.v > 0
+    u = where(positive, t, ones(t))
+    r = (m - u) / u
+    near = np.abs(r.v) < 0.05
+    x, coefficient, total = np.where(near, r.v, 0), LONG(1), LONG(0)
+    for k in range(24):  # of the integral of x (1 + x)**-n
+        total = total + coefficient * x ** (k + 2) / (k + 2)
+        coefficient = coefficient * (-n - k) / (k + 1)
+    terms = [t.exact(np.where(positive, u.v ** (2 - n) / ((1 - n) * (2 - n)), 0)), t.exact(-t.v * m.v ** (1 - n) / (1 - n)),
+             t.exact(m.v ** (2 - n) / (2 - n))]  # fmt: skip
+    half = np.where(near & positive, u.v ** (2 - n) * total, terms[0].v + terms[1].v + terms[2].v)
+    size = sum(np.abs(x.v) for x in terms)
+    slope = (m - t) * m.power(-n)
+    logs = np.abs(np.log(np.where(m.v > 0, m.v, 1))) + np.abs(np.log(u.v))
+    rounding = np.where(np.abs(r.v) < 0.4, np.abs(half), size) * (8 + abs(n) + logs)
+    value = Ball(half * 2, 2 * (rounding + np.abs(slope.v) * m.e), t.format)
+    curvature = m.power(-n) - (m - t) * m.power(-n - 1) * p_of(t, n)
+    if log_input:
+        slope, curvature = (m - t) * m.power(1 - n), m.power(2 - n) + (m - t) * m.power(1 - n) * p_of(t, 1 - n)
+    by_target = (m.power(1 - n) - u.power(1 - n)) / p_of(t, 1 - n) * -2
+    beyond = none | (t.v < 0) | (sum(np.abs(m.power(k).v) for k in (-n, 1 - n, 2 - n)) > t.format.most / 4)
+    return outside(value, slope * 2, curvature * 2, unknown(by_target, ~positive), beyond, (m.v == 0) | ((t.v == 0) & (n > 1)))
+
+
+def outside(value, slope, curvature, by_target, beyond, edge):
+    """Nothing is said of a deviance beyond the domain, or where its edge makes it infinite."""
+    mask = beyond | edge
+    return combined(*(unknown(x, mask) for x in (value, slope, curvature, by_target)))
+
+
+# ------------------------------------------------------------------------------------------------------------- of decisions
+
+
+def exponential(t, p, labels, decided):
+    t, factor, huge = plus_minus(t, labels, decided)
+    e = (-(t * p)).exp()
+    return combined(*(unknown(x, huge) for x in (e, -t * e, t * t * e, p * e * -factor)))
+
+
+def logistic(t, p, labels, decided):
+    t, factor, huge = plus_minus(t, labels, decided)
+    m = (t * p).limited()
+    value = (-m.abs()).exp().log1p() + where(m.v < 0, -m, zeros(m))
+    up, down = sigmoids(m)
+    return combined(*(unknown(x, huge) for x in (value, -t * down, t * t * up * down, p * down * -factor)))
 
 
 # ------------------------------------------------------------------------------------------------------------------ hinges
@@ -126,11 +259,12 @@ def poisson(t, p):
 def plus_minus(t, labels, decided):
     """Targets as -1 and 1, the factor of a derivative with respect to those given, and where they are too large for the formula."""
     mapped = labels == "01" or (labels == "auto" and decided)
+    huge = np.abs(t.v) > t.format.most**0.5 / 4
     if not mapped:
-        return t, 1, np.abs(t.v) > t.format.most / 4
+        return t, 1, huge
     signs = t * 2 - 1
     between = (t.v != 0) & (t.v != 1)  # t - (1 - t) will do
-    return Ball(signs.v, signs.e + np.where(between, 1, 0), t.format), 2, np.abs(t.v) > t.format.most / 4
+    return Ball(signs.v, signs.e + np.where(between, 1, 0), t.format), 2, huge
 
 
 def hinge(t, p, labels, decided):
@@ -397,7 +531,8 @@ TRUTHS = {function.__name__: function for function in (
     mean_squared_error, mean_absolute_error, mean_absolute_percentage_error, mean_squared_logarithmic_error, huber, log_cosh, poisson,
     hinge, squared_hinge, categorical_hinge, binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,
     sparse_categorical_crossentropy, categorical_focal_crossentropy, softmax_loss, poly1_crossentropy, kl_divergence,
-    cosine_similarity)}  # fmt: skip
+    cosine_similarity, smooth_l1, pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential,
+    logistic)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- weights, reductions, normalizers
@@ -468,7 +603,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     if skip.any():  # what lies there reaches nothing
         blank = lambda x: Ball(np.where(skip[:, None], 1 / LONG(c), x.v), np.where(skip[:, None], 0, x.e), fmt)  # noqa: E731
         clean = blank(given), blank(z)
-    if loss in ("hinge", "squared_hinge"):
+    if loss in ("hinge", "squared_hinge", "exponential", "logistic"):
         kept = given.v if w is None else given.v[w.v != 0]
         params["decided"] = bool(((kept == 0) | (kept == 1)).all())
     k = None if class_weight is None else taken(class_weight, fmt)
