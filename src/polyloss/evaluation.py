@@ -427,33 +427,34 @@ def _here(mean: Accumulator, batches: Iterable[Any]) -> Iterator[int]:
 
 
 def _on_cluster(mean: Accumulator, batches: Iterable[Any], client: Any) -> Iterator[int]:
-    """Each batch as a task; so many at once that every thread of the workers has two, one running and one ready."""
+    """Each batch as a task. Workers have some to go on with: many, if batches are opened there, else few, since all lie in memory here."""
     from dask import config
     from distributed import as_completed
 
-    empty = Accumulator.from_bytes(mean.to_bytes()).to_bytes()
-    waiting, numbers, remaining = as_completed(with_results=False), {}, enumerate(batches)
-
-    def send() -> bool:
-        for k, batch in remaining:
-            # The batch is part of the task, so that it can run again elsewhere; Dask would warn of a task of 10 MB.
-            with config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
-                future = client.submit(_score, empty, batch, pure=False, retries=3)
-            numbers[future] = k
-            waiting.add(future)
-            return True
-        return False
-
+    empty, threads = Accumulator.from_bytes(mean.to_bytes()).to_bytes(), max(1, sum(client.nthreads().values()))
+    waiting, numbers, remaining, enough = as_completed(with_results=True, raise_errors=False), {}, enumerate(batches), 0
     try:
-        while len(numbers) < 2 * max(1, sum(client.nthreads().values())) and send():
-            pass
-        for future in waiting:
-            k = numbers.pop(future)
-            with _Noted(k):
-                mean.merge(Accumulator.from_bytes(future.result()))
-            future.release()
-            yield k
-            send()
+        while True:
+            if len(numbers) <= enough // 2:
+                places, ready = [], []
+                for k, batch in remaining:
+                    places.append(k)
+                    ready.append(batch)
+                    enough = threads * (64 if callable(batch) else 2)
+                    if len(numbers) + len(ready) >= enough:
+                        break
+                # The batch is part of the task, so that it can run again elsewhere; Dask would warn of 10 MB.
+                with config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+                    futures = client.map(_score, [empty] * len(ready), ready, pure=False, retries=3)
+                numbers.update(zip(futures, places, strict=True))
+                waiting.update(futures)
+            if not numbers:
+                return
+            for future, found in waiting.next_batch():
+                k = numbers.pop(future)
+                with _Noted(k):
+                    mean.merge(Accumulator.from_bytes(found if future.status == "finished" else future.result()))
+                yield k
     finally:
         client.cancel(list(numbers))
 
