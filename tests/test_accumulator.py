@@ -45,8 +45,8 @@ def probabilities(z):
 
 
 def cuts(n, pieces):
-    """Slices of even lengths, some of them empty."""
-    edges = [0, *sorted((2 * RNG.integers(0, n // 2, pieces - 1)).tolist()), n]
+    """Slices of any lengths, some of them empty."""
+    edges = [0, *sorted(RNG.integers(0, n, pieces - 1).tolist()), n]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
@@ -125,6 +125,21 @@ def test_any_split_order_and_merging_gives_the_same_bits():
             assert (merged.result(), merged.standard_error()) == (whole.result(), whole.standard_error())
     losses = pl.softmax_loss(y, z, reduction="none", ignore_label=255)
     assert whole.result() == exactly(losses, np.where(y == 255, 0, w))
+
+
+def test_every_loss_is_the_same_in_batches_of_any_size():
+    """Bit for bit: rows of one alone, and what is left over."""
+    for case in CASES:
+        for dtype in ("float32", "float64"):
+            t, p = case.inputs(dtype)
+            pick = RNG.integers(0, case.n, 50)
+            t, p, w = t[pick], p[pick], RNG.random(50)
+            whole = accumulator(case).update(t, p, w)
+            for size in (1, 3, 16):
+                mean = accumulator(case)
+                for k in range(0, 50, size):
+                    mean.update(t[k : k + size], p[k : k + size], w[k : k + size])
+                assert mean == whole, (case, dtype, size)
 
 
 def test_softmax_loss_follows_its_normalizer():

@@ -209,7 +209,7 @@ def test_gate_fails_on_a_slower_kernel(tmp_path):
 
 SUITES = [
     suite
-    for name in ("losses", "softmax", "log_loss", "process", "gpu")
+    for name in ("losses", "softmax", "log_loss", "evaluation", "process", "gpu")
     for suite in vars(importlib.import_module(f"benchmarks.{name}")).values()
     if inspect.isclass(suite) and suite.__module__ == f"benchmarks.{name}"
 ]
@@ -234,6 +234,7 @@ def test_suite_runs(suite, monkeypatch):
         except NotImplementedError as skipped:
             pytest.skip(str(skipped))
         result = getattr(benchmark, name)(*first)
+        getattr(benchmark, "teardown", lambda *_: None)(*first)
         if name.startswith("track_"):
             assert result > 0
         if name.startswith("timeraw_"):
