@@ -196,3 +196,22 @@ def test_a_tensor_that_autograd_follows_has_another_plan():
     plans = REAL.plans(LOSSES["huber"])
     assert len(plans) == 5
     assert [plan.tracked for plan in plans].count(("y_pred",)) == 3
+
+
+@pytest.mark.parametrize("lib", [NUMPY, TORCH], ids=repr)
+def test_elements_may_be_samples(lib, layout):
+    """axis=() makes each element a sample of its own, in any layout, with a weight for each; a loss of whole rows has no such axis."""
+    rng = np.random.default_rng(0)
+    t, p, w = (layout(rng.standard_normal((4, 3, 5)).astype(np.float32)) for _ in range(3))
+    if lib is TORCH and not t.dtype.isnative:
+        return  # torch has no such tensors
+    losses = (p - t) ** 2
+    for _ in range(2):
+        found = pl.mean_squared_error(*map(lib.array, (t, p)), axis=(), sample_weight=lib.array(w))
+        np.testing.assert_allclose(lib.numpy(found), w * losses, rtol=1e-6)
+        value, gradient = pl.value_and_grad("mse")(*map(lib.array, (t, p)), axis=(), reduction="mean", sample_weight=lib.array(w))
+        np.testing.assert_allclose(lib.numpy(value), (w * losses).sum() / w.sum(), rtol=1e-4)
+        np.testing.assert_allclose(lib.numpy(gradient), 2 * w * (p - t) / w.sum(), rtol=1e-4, atol=1e-6)
+        assert float(pl.mean_squared_error(lib.array(np.float32(1)), lib.array(np.float32(3)), axis=())) == 4
+    with pytest.raises(TypeError, match=r"axis is \(\), but must be an integer"):
+        pl.softmax_loss(np.zeros(3, int), np.zeros((3, 2)), axis=())

@@ -341,10 +341,9 @@ class TestGraph:
         with torch.no_grad():
             loss = pl.softmax_loss(y, z)
         for changed in (z, y, k):
-            loss, wanted = pl.softmax_loss(y, z, class_weight=k), pl.grad(pl.softmax_loss)(y, z, class_weight=k)
+            loss = pl.softmax_loss(y, z, class_weight=k)
             with torch.no_grad():
                 changed.add_(0)
-            asserted(torch.autograd.grad(loss, z, retain_graph=True)[0], wanted)  # it was found in the forward pass
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 loss.backward()
         y[3] = 5

@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     """
 
     shape: tuple  # of the predictions
-    axis: int  # counted from the front; -1 if the predictions are 0-d
+    axis: int  # counted from the front; -1 if there is none: each element is a sample of its own
     losses: tuple  # shape without the axis
     n: int
     c: int
@@ -55,15 +55,13 @@ class Layout(NamedTuple):
 
     def viewing(self, strides):
         """The layout that sees predictions of these strides where they lie, if there is one: [:, :-1] of (N, L, C) as (N, C, L - 1)."""
-        if self.axis < 0:
-            return self
-        steps = strides[: self.axis] + strides[self.axis + 1 :]
+        steps = strides if self.axis < 0 else strides[: self.axis] + strides[self.axis + 1 :]
         long = [i for i, length in enumerate(self.losses) if length > 1]
         apart = [(i, j) for i, j in pairwise(long) if steps[i] != steps[j] * self.losses[j]]
         if len(apart) != 1 or apart[0][0] < self.axis <= apart[0][1]:
             return self
         cut = apart[0][1]
-        return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut)
+        return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut if self.axis >= 0 else -1)
 
 
 def layout(shape, axis, name, rowwise):
@@ -76,6 +74,8 @@ def layout(shape, axis, name, rowwise):
 
 @lru_cache(maxsize=1024, typed=True)  # 1.0 and True are not 1
 def _layout(shape, axis, name, rowwise):
+    if isinstance(axis, tuple) and not axis and not rowwise:
+        return Layout(shape, -1, shape, math.prod(shape[:-1]), 1, math.prod(shape[-1:]), -1)
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis is {axis!r}, but must be an integer")
     ndim, axis = len(shape), axis.__index__()

@@ -27,6 +27,7 @@ from polyloss._prepare import arrays_of, prepare
 
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 tracing_state, dispatch_mode = torch._C._get_tracing_state, torch._C._get_dispatch_mode  # looked up once: 0.1 µs of a call's 6
+saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 peek_transform, grad_enabled = torch._C._functorch.peek_interpreter_stack, torch.is_grad_enabled
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 batched = torch._C._functorch.is_legacy_batchedtensor
@@ -44,7 +45,7 @@ def way(front, planned):
             return planned(block, y_true, y_pred, want, out, options) if results is None else results
         if front is None or peek_transform() is not None or forward_ad._current_level >= 0:
             return planned(block, y_true, y_pred, want, out, options)
-        follow = 0 if want.gradient or want.hessian or not grad_enabled() else 2 if _hooked() else 1
+        follow = 0 if want[1] or want[2] or not grad_enabled() else 1 if saved_hooks(True) is None else 2
         return front(block, y_true, y_pred, want, out, options, follow)
 
     return called
@@ -82,19 +83,12 @@ def prepared(plan, given, arrays):
     if plan.watched or (plan.tracked and not ours and (plan.tracked != (plan.name,) or not _in_one_pass(plan))):
         return None
     wrapped = partial(wrap, like=arrays.p) if plan.storage == "bfloat16" else torch.from_numpy
-    return _cpu.prepared(plan, given, arrays, wrapped, _recorded if plan.tracked and not ours else None)
-
-
-def _recorded(plan, y_true, y_pred, sample_weight, class_weight, value, gradient, divisor):
-    """The loss as part of autograd's graph, from what the kernel found."""
-    return _apply((plan, (y_true, y_pred, sample_weight, class_weight), _versions(y_true, y_pred, sample_weight, class_weight), divisor,
-                   value), gradient, y_pred)  # fmt: skip
+    return _cpu.prepared(plan, given, arrays, wrapped, _apply if plan.tracked and not ours else None)
 
 
 def _record(plan, tensors, divisor, results, gradient):
-    """The same where anything may be unusual."""
-    versions = None if _hooked() else _versions(*tensors)
-    kept = plan, tensors, versions, divisor, results
+    """The loss as part of autograd's graph, where anything may be unusual; else the front does it."""
+    kept = [plan, tensors, None if _hooked() else _versions(tensors), divisor, results]
     y_true, y_pred = tensors[:2]
     return _apply(kept, gradient, y_pred, y_true) if "y_true" in plan.tracked else _apply(kept, gradient, y_pred)
 
@@ -108,13 +102,11 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, kept, gradient, *_):
-        ctx.gradient = gradient
-        plan, tensors, versions, divisor, results = kept
-        if versions is None:
-            ctx.save_for_backward(*tensors)
-            tensors = None
-        ctx.kept = plan, tensors, versions, divisor
-        if plan.want.prob:
+        results = kept.pop()  # the graph of a loss does not keep the loss
+        ctx.kept, ctx.gradient = kept, gradient
+        if kept[2] is None:
+            ctx.save_for_backward(*kept[1])
+        if type(results) is tuple:
             ctx.set_materialize_grads(False)
         return results
 
@@ -123,10 +115,14 @@ class Loss(torch.autograd.Function):
         kept = ctx.kept
         if kept is None:
             raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
+        if kept[2] is not None and kept[2] != _versions(kept[1]):
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: y_true, y_pred or a weight"
+            )
         by_p = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
         if not keeps_graph():
             ctx.kept = None
-        if by_p is not None:  # of the values that the tensors had in the forward pass
+        if by_p is not None:
             by_p = None if upstream is None else _received(by_p, upstream)
             if by_p is not None and len(ctx.needs_input_grad) == 3:
                 return None, None, by_p
@@ -136,12 +132,8 @@ class Loss(torch.autograd.Function):
 def _found_again(ctx, kept, by_p, upstream, upstream_prob):
     """The gradients that autograd needs of a loss, the first one unless it is known."""
     plan, tensors, versions, divisor = kept
-    if tensors is None:
+    if versions is None:
         tensors = ctx.saved_tensors  # an error where one was written to
-    elif versions != _versions(*tensors):
-        raise RuntimeError(
-            "one of the variables needed for gradient computation has been modified by an inplace operation: y_true, y_pred or a weight"
-        )
     if upstream is None and upstream_prob is None:
         return (None,) * (len(ctx.needs_input_grad) - 2)
     given = dict(zip(("y_true", plan.name, "sample_weight", "class_weight"), tensors, strict=True), divisor=None, out=(None,))
@@ -162,14 +154,12 @@ def _found_again(ctx, kept, by_p, upstream, upstream_prob):
 _apply = super(torch.autograd.Function, Loss).apply
 
 
-def _versions(t, p, weight, class_weight):
+def _versions(tensors):
     """How often each tensor was written to; those of inference mode don't count."""
     try:
-        if weight is None and class_weight is None:
-            return t._version, p._version
-        return tuple(None if x is None else x._version for x in (t, p, weight, class_weight))
+        return tuple([None if x is None else x._version for x in tensors])
     except RuntimeError:
-        return tuple(None if x is None or x.is_inference() else x._version for x in (t, p, weight, class_weight))
+        return tuple([None if x is None or x.is_inference() else x._version for x in tensors])
 
 
 def plan_dtype(plan):
@@ -187,7 +177,7 @@ def _in_one_pass(plan):
 
 def _hooked():
     """Whether torch was told what becomes of tensors that a graph keeps: dropped and computed again (checkpoints), stored elsewhere."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return saved_hooks(True) is not None
 
 
 def _received(kept, upstream):
@@ -197,8 +187,8 @@ def _received(kept, upstream):
     """
     if grad_enabled():  # the gradient will be differentiated, too
         return None
-    plain = type(upstream) is torch.Tensor and upstream.is_cpu and peek_transform() is None
-    if not (plain and dispatch_mode(PROXY) is None and not batched(upstream)) and not concrete(upstream):
+    plain = type(upstream) is torch.Tensor and upstream.is_cpu and not batched(upstream) and not observed()
+    if not plain and not concrete(upstream):
         return kept * upstream if kept.itemsize > 2 else None  # a batch of upstreams, under vmap
     factor = upstream.item()
     if factor == 1:
@@ -272,6 +262,11 @@ def transformed(*tensors):
 def traced():
     """Whether operations are being recorded, so that what torch does not see would be a constant: compiled, exported, `make_fx`, `jit`."""
     return torch.compiler.is_compiling() or tracing_state() is not None or dispatch_mode(PROXY) is not None
+
+
+def observed():
+    """Whether a function transform is active, or a mode that records operations, so that a tensor's number may not be asked for."""
+    return peek_transform() is not None or dispatch_mode(PROXY) is not None
 
 
 def foreign(x):
@@ -393,7 +388,7 @@ def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options
     _, want, options = literal_eval(options)
     want, shape = Want(*want), y_pred.shape
     storage = y_pred.dtype if y_pred.is_floating_point() else torch.get_default_dtype()
-    at = options["axis"] % max(len(shape), 1)
+    at = len(shape) if options["axis"] == () else options["axis"] % max(len(shape), 1)
     losses = (*shape[:at], *shape[at + 1 :]) if options["reduction"] in ("none", None) else ()
     value = y_pred.new_empty(losses if want.value else 0, dtype=torch.promote_types(storage, torch.float32) if want.value else storage)
     wanted = options.get("return_prob"), want.gradient

@@ -2,13 +2,15 @@
 
 Constructors, numbers, dtypes and results are torch's own, even where the rest of polyloss follows other rules: bfloat16 in gives bfloat16
 out, soft targets with class weights are divided by N, a mean over nothing is NaN. What torch would broadcast, promote or refuse goes to the
-module of torch that each of these extends, so that its answer or its error is torch's, and so do losses of fewer than `SMALL` elements,
-where no kernel pays. A label that is neither a class nor ignored is a ``ValueError`` that names it. `SoftmaxLoss` is Caffe's layer, and
-follows polyloss.
+module of torch that each of these extends, so that its answer or its error is torch's. A label that is neither a class nor ignored is a
+``ValueError`` that names it. `SoftmaxLoss` is Caffe's layer, and follows polyloss.
 
 `NLLLoss` reads one number per position, in torch's own code: 7 µs for 1024 labels of 32000 classes. Its gradient, zeros but for one number
 per position, is polyloss' own: 27 ms for torch's 124, most of which torch spends on mapping pages.
 """
+
+import inspect
+import math
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from torch import nn
 from torch.nn.functional import nll_loss
 
 from polyloss._block import Elementwise, Rowwise
-from polyloss._call import call
+from polyloss._call import called
 from polyloss._params import positive
-from polyloss._torch import concrete, foreign, memory, transformed, wrap
-from polyloss.classification import binary_crossentropy
+from polyloss._plan import VALUE
+from polyloss._torch import concrete, foreign, memory, observed, tracing_state, transformed, wrap
+from polyloss.classification import BinaryCrossentropy
 from polyloss.linear_softmax import linear_softmax_loss
-from polyloss.regression import huber, mean_absolute_error, mean_squared_error
+from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, SmoothL1
+from polyloss.softmax import SoftmaxLoss as SoftmaxLossBlock
 from polyloss.softmax import softmax_loss
 
 __all__ = [
@@ -39,9 +43,13 @@ __all__ = [
     "SoftmaxLoss",
 ]
 
-SMALL = 1 << 14  # elements; below, a node of our own in autograd's graph costs more than it saves: 190 µs for torch's 35 at 320
+SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, in float64 too
+SOFTMAX = {p.name: p.default for p in inspect.signature(softmax_loss).parameters.values() if p.kind is p.KEYWORD_ONLY}
+FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
+FROM_LOGITS = dict(from_logits=True, label_smoothing=0.0, epsilon=1e-7)
 REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # torch's, over elements: by our name
+KL_REDUCTIONS = (*REDUCTIONS.values(), "normalize")  # by the length of the batch
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -51,26 +59,26 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         """The loss of `input` (N, C, …) and `target`: labels (N, …) or soft targets like `input`."""
         if not _usable(input):
             return super().forward(input, target)
-        axis = min(input.ndim - 1, 1)
-        soft = target.is_floating_point()
-        shape = input.shape if soft else (*input.shape[:axis], *input.shape[axis + 1 :])
-        fits = target.shape == shape and (target.dtype == input.dtype if soft else target.dtype == torch.int64)
-        weighted = self.weight is not None
+        shape, kind, weight = input.shape, input.dtype, _buffer(self, "weight")
+        axis = 1 if len(shape) > 1 else 0
+        soft, mean, smoothing = target.dtype is not torch.int64, self.reduction == "mean", self.label_smoothing
+        fits = target.dtype is kind and target.shape == shape if soft else target.shape == shape[:axis] + shape[axis + 1 :]
         if (
-            not (fits and self.reduction in REDUCTIONS and 0 <= self.label_smoothing <= 1)
-            or (weighted and (self.weight.dtype != input.dtype or self.weight.shape != input.shape[axis : axis + 1]))
+            not (fits and self.reduction in REDUCTIONS and 0 <= smoothing <= 1)
+            or (weight is not None and (weight.dtype is not kind or weight.shape != shape[axis : axis + 1]))
             or (soft and self.ignore_index >= 0)
         ):
             return super().forward(input, target)
-        options = dict(axis=axis, class_weight=self.weight, label_smoothing=self.label_smoothing)
-        if soft:
-            divisor = dict(denominator=input.numel() // input.shape[axis]) if self.reduction == "mean" else dict(reduction=self.reduction)
-            return _like(softmax_loss(target, input, **options, **divisor), input)
-        reduction = "normalize" if self.reduction == "mean" else self.reduction
-        loss = softmax_loss(target, input, ignore_label=self.ignore_index, reduction=reduction, **options)
-        if self.reduction == "mean" and (not concrete(loss) or not loss.is_cpu or loss.item() == 0):  # on a CPU seldom
-            loss = torch.where(_counted(target, self.ignore_index, self.weight), loss, float("nan"))
-        return _like(loss, input)
+        options = {
+            **SOFTMAX, "axis": axis, "ignore_label": None if soft else self.ignore_index, "class_weight": weight,
+            "label_smoothing": float(smoothing), "reduction": "normalize" if mean else self.reduction,
+        }  # fmt: skip
+        if soft and mean:
+            options["denominator"] = input.numel() // shape[axis]
+        loss = called(SoftmaxLossBlock, target, input, VALUE, None, options)
+        if mean and not soft and not _nonzero(loss):
+            loss = torch.where(_counted(target, self.ignore_index, weight), loss, float("nan"))
+        return loss if loss.dtype is kind else _like(loss, input)
 
 
 class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
@@ -96,7 +104,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
             target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
             reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
         )  # fmt: skip
-        if self.reduction == "mean" and (not concrete(loss) or not loss.is_cpu or loss.item() == 0):
+        if self.reduction == "mean" and not _nonzero(loss):
             loss = torch.where(_counted(target, ignore, factor), loss, float("nan"))
         return _like(loss, input)
 
@@ -106,9 +114,11 @@ class NLLLoss(nn.NLLLoss):
 
     def forward(self, input, target):
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
+        if not isinstance(input, torch.Tensor) or input.numel() < 512 * SMALL:  # the system maps what is smaller as fast as we do
+            return super().forward(input, target)
         needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
         needed = needed and not (self.weight is not None and self.weight.requires_grad)  # torch's error
-        if not needed or input.numel() < SMALL or not input.is_cpu or transformed(input, target):
+        if not needed or not input.is_cpu or transformed(input, target):
             return super().forward(input, target)
         return Picked.apply(input, target, self.weight, self.ignore_index, self.reduction)
 
@@ -153,7 +163,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         if fits and any(x.requires_grad for x in factors):
             return self._differentiable(input, target)
         # Of the other target below derivatives would be lost where its weight is 0.
-        if not (fits and input.numel() >= SMALL) or (self.pos_weight is not None and target.requires_grad):
+        if not fits or (factors and input.numel() < SMALL) or (self.pos_weight is not None and target.requires_grad):
             return super().forward(input, target)
         weight = self.weight
         if self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
@@ -162,12 +172,12 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
             total = positive + (1 - target)
             target = positive / torch.where(total == 0, 1, total)
             weight = total if weight is None else total * weight
-        return _elementwise(binary_crossentropy, input, target, self.reduction, weight, from_logits=True)
+        return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **FROM_LOGITS)
 
     def _differentiable(self, input, target):
         """The same as a sum over the two classes, which autograd follows to the weights, too: torch has no derivatives by these."""
         target = target.to(torch.promote_types(target.dtype, torch.float32))
-        of_1, of_0 = (_elementwise(binary_crossentropy, input, torch.full_like(input, y), "none", from_logits=True) for y in (1, 0))
+        of_1, of_0 = (_elementwise(BinaryCrossentropy, input, torch.full_like(input, y), "none", **FROM_LOGITS) for y in (1, 0))
         loss = (target if self.pos_weight is None else self.pos_weight * target) * of_1 + (1 - target) * of_0
         loss = loss if self.weight is None else self.weight * loss
         return _like(loss.mean() if self.reduction == "mean" else loss.sum() if self.reduction == "sum" else loss, input)
@@ -195,13 +205,14 @@ class BCELoss(nn.BCELoss):
     def forward(self, input, target):
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
         weight = self.weight
-        usable = _matched(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
+        usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
         usable = usable and concrete(input) and concrete(target)
         if not usable or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
             return super().forward(input, target)
         loss = _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
         # What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions.
-        return loss if bool(loss.detach().sum(dtype=torch.float64).isfinite()) else super().forward(input, target)
+        total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
+        return loss if math.isfinite(total.item()) else super().forward(input, target)
 
 
 class MSELoss(nn.MSELoss):
@@ -209,9 +220,9 @@ class MSELoss(nn.MSELoss):
 
     def forward(self, input, target):
         """The loss of `input` and `target`, of one shape."""
-        if not _matched(input, target):
+        if not _alike(input, target):
             return super().forward(input, target)
-        return _elementwise(mean_squared_error, input, target, self.reduction)
+        return _elementwise(MeanSquaredError, input, target, self.reduction)
 
 
 class L1Loss(nn.L1Loss):
@@ -219,9 +230,9 @@ class L1Loss(nn.L1Loss):
 
     def forward(self, input, target):
         """The loss of `input` and `target`, of one shape."""
-        if not _matched(input, target):
+        if not _alike(input, target):
             return super().forward(input, target)
-        return _elementwise(mean_absolute_error, input, target, self.reduction)
+        return _elementwise(MeanAbsoluteError, input, target, self.reduction)
 
 
 class HuberLoss(nn.HuberLoss):
@@ -229,25 +240,26 @@ class HuberLoss(nn.HuberLoss):
 
     def forward(self, input, target):
         """The loss of `input` and `target`, of one shape."""
-        if not _matched(input, target) or not 0 < self.delta < float("inf"):
+        if not _alike(input, target) or not 0 < self.delta < float("inf"):
             return super().forward(input, target)
-        return _elementwise(huber, input, target, self.reduction, delta=self.delta)
+        return _elementwise(Huber, input, target, self.reduction, delta=self.delta)
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
-    """torch's `SmoothL1Loss`: the Huber loss divided by its width `beta`."""
+    """torch's `SmoothL1Loss`: quadratic up to an error of `beta`, linear beyond with slope 1."""
 
     def forward(self, input, target):
         """The loss of `input` and `target`, of one shape."""
-        if not _matched(input, target) or not 0 < self.beta < float("inf"):
+        if not _alike(input, target) or not 0 <= self.beta < float("inf"):
             return super().forward(input, target)
-        return _elementwise(huber, input, target, self.reduction, delta=self.beta, divisor=self.beta)
+        return _elementwise(SmoothL1, input, target, self.reduction, beta=self.beta)
 
 
 class KLFromLogarithms(Elementwise):
     """t (log t - p) with p the logarithm of a probability, and 0 where t is 0."""
 
     kernel = "kl_from_logarithms"
+    reductions = KL_REDUCTIONS
 
     def value(xp, t, p):
         return t * (xp.log(xp.where(t == 0, xp.ones_like(t), t)) - xp.where(t == 0, xp.zeros_like(p), p))
@@ -263,6 +275,7 @@ class KLBetweenLogarithms(Elementwise):
     """e^t (t - p), both the logarithms of probabilities."""
 
     kernel = "kl_between_logarithms"
+    reductions = KL_REDUCTIONS
 
     def value(xp, t, p):
         return xp.exp(t) * (t - p)
@@ -279,11 +292,10 @@ class KLDivLoss(nn.KLDivLoss):
 
     def forward(self, input, target):
         """The loss of `input`, logarithms of probabilities, and `target`, of one shape."""
-        if not _matched(input, target) or target.requires_grad or transformed(input, target):
+        if not _alike(input, target) or target.requires_grad or transformed(input, target):
             return super().forward(input, target)
-        reduction = "sum" if self.reduction == "batchmean" else self.reduction
-        loss = _elementwise(KLBetweenLogarithms if self.log_target else KLFromLogarithms, input, target, reduction)
-        return loss / len(input) if self.reduction == "batchmean" else loss
+        rule = {"normalization": None, "normalize": None, "denominator": len(input) if self.reduction == "batchmean" else None}
+        return _elementwise(KLBetweenLogarithms if self.log_target else KLFromLogarithms, input, target, self.reduction, **rule)
 
 
 class FlooredCosine(Rowwise):
@@ -316,12 +328,14 @@ class CosineEmbeddingLoss(nn.CosineEmbeddingLoss):
 
     def forward(self, input1, input2, target):
         """The loss of `input1` and `input2`, (N, D) or (D,), and `target`, (N,) or (): 1 or -1."""
-        fits = _matched(input1, input2) and target.ndim < 2 and target.shape == input1.shape[:-1] and target.device == input1.device
-        small = not fits or input1.numel() < 8 * SMALL  # three calls of a kernel and what follows: 0.7 ms for torch's 0.4 at 65536
-        if small or transformed(input1, input2) or self.reduction not in REDUCTIONS:
+        # Three calls of a kernel and what follows: 0.7 ms for torch's 0.4 at 65536 elements.
+        if not isinstance(input1, torch.Tensor) or input1.numel() < 8 * SMALL:
+            return super().forward(input1, input2, target)
+        fits = _alike(input1, input2) and target.ndim < 2 and target.shape == input1.shape[:-1] and target.device == input1.device
+        if not fits or transformed(input1, input2) or self.reduction not in REDUCTIONS:
             return super().forward(input1, input2, target)
         options = dict(epsilon=EPSILON, axis=-1, sample_weight=None, reduction="none", validate=True)
-        cosine = -call(FlooredCosine, input1, input2, **options)
+        cosine = -called(FlooredCosine, input1, input2, VALUE, None, options)
         apart = torch.where(target == -1, (cosine - self.margin).clamp_min(0), 0)
         loss = torch.where(target == 1, 1 - cosine, apart)
         reduced = loss if self.reduction == "none" else loss.sum() if self.reduction == "sum" else loss.mean()
@@ -382,13 +396,29 @@ class SoftmaxLoss(nn.Module):
 
 def _usable(x):
     """Whether a tensor is one of ours: real floating numbers in strided memory, and not none."""
-    known = isinstance(x, torch.Tensor) and not foreign(x) and not torch.jit.is_tracing()  # where lengths are tensors
-    return known and x.is_floating_point() and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
+    kind = type(x)
+    known = kind is torch.Tensor or kind is torch.nn.Parameter or (isinstance(x, torch.Tensor) and not foreign(x))
+    if not known or tracing_state() is not None:  # under `torch.jit.trace` lengths are tensors
+        return False
+    return x.dtype in FLOATING and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
+
+
+def _buffer(module, name):
+    """A buffer of a module, without the detour that nn.Module makes: 0.6 µs."""
+    buffers = module._buffers
+    return buffers[name] if name in buffers else getattr(module, name)
+
+
+def _nonzero(loss):
+    """Whether a loss is at hand, and not 0; on a GPU one would have to wait for it."""
+    if torch.compiler.is_compiling() or not loss.is_cpu:
+        return False
+    return ((type(loss) is torch.Tensor and not observed()) or concrete(loss)) and loss.item() != 0
 
 
 def _alike(input, target):
     """Whether nothing is to be broadcast or promoted."""
-    return _usable(input) and input.shape == target.shape and input.dtype == target.dtype and input.device == target.device
+    return _usable(input) and input.shape == target.shape and input.dtype is target.dtype and input.device == target.device
 
 
 def _counted(target, ignore_index, weight):
@@ -399,27 +429,22 @@ def _counted(target, ignore_index, weight):
     return kept.any()
 
 
-def _matched(input, target):
-    """The same, and whether the kernels pay."""
-    return _alike(input, target) and input.numel() >= SMALL
-
-
 def _broadcasts(factor, input):
     """Whether a factor of elements has the input's type and does not enlarge it."""
     shape = (1,) * (input.ndim - factor.ndim) + tuple(factor.shape)
     return factor.dtype == input.dtype and len(shape) == input.ndim and all(f in (1, n) for f, n in zip(shape, input.shape, strict=True))
 
 
-def _elementwise(loss, input, target, reduction, weight=None, divisor=1, **params):
-    """A loss of single elements under torch's reductions: every element is a sample of one."""
-    if weight is not None:
+def _elementwise(block, input, target, reduction, weight=None, **params):
+    """A loss of single elements under torch's reductions: every element is a sample of its own."""
+    if weight is not None and weight.shape != input.shape:
         weight = weight.expand(input.shape)
-    if reduction not in REDUCTIONS:
+    ours = "normalize" if reduction == "batchmean" and "denominator" in params else REDUCTIONS.get(reduction)
+    if ours is None:
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    arguments = dict(axis=-1, sample_weight=weight, reduction=REDUCTIONS[reduction], validate=True, **params)
-    target, input = target.unsqueeze(-1), input.unsqueeze(-1)
-    value = call(loss, target, input, **arguments) if isinstance(loss, type) else loss(target, input, **arguments)
-    return _like(value if divisor == 1 else value / divisor, input)
+    options = {"axis": (), "sample_weight": weight, "reduction": ours, "validate": True, **params}
+    loss = called(block, target, input, VALUE, None, options)
+    return loss if loss.dtype is input.dtype else _like(loss, input)
 
 
 def _like(loss, input):

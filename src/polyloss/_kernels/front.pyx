@@ -338,6 +338,16 @@ cdef int put_tensor(call_key *key, object x, char **at) except -1:
     return True
 
 
+cdef object version(object tensor):
+    """How often a tensor was written to; None for one of inference mode, which does not count."""
+    if tensor is None:
+        return None
+    try:
+        return tensor._version
+    except RuntimeError:
+        return None
+
+
 cdef class Calls:
     """The plans of one loss, by key, and the orders in which its options have come."""
 
@@ -418,7 +428,9 @@ cdef class Front:
                 if results is not None:
                     if prepared.record is None:
                         return results
-                    return prepared.record(prepared.plan, y_true, y_pred, arrays[0], arrays[1], results[0], results[1], divisor)
+                    versions = version(y_true), version(y_pred), version(arrays[0]), version(arrays[1])
+                    given = y_true, y_pred, arrays[0], arrays[1]
+                    return prepared.record([prepared.plan, given, versions, divisor, results[0]], results[1], y_pred)
             entry = prepared.plan
         return self.again(entry, block, y_true, y_pred, out, options)
 
