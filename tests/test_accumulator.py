@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 from libraries import LIBRARIES, NUMPY, TORCH
 from oracle import CASES, WEIGHTS
@@ -276,6 +277,17 @@ def test_log_loss_of_other_layouts_and_parameters():
     assert one.result() == pytest.approx(-math.log(p[0, y[0]]), rel=1e-14)
     assert one.update(y[:5], p[:5], np.zeros(5)).count == 1
     assert one.update(y[:0], p[:0]).count == 1
+
+
+def test_log_loss_takes_a_frames_columns_by_name():
+    y, p = RNG.integers(0, 3, 40), RNG.dirichlet(np.ones(3), 40)
+    frame, labels = pd.DataFrame(p, columns=["ant", "bee", "cat"]), NAMES[y]
+    for library in (lambda x: x, polars.from_pandas):
+        whole = pl.Accumulator("log_loss", labels=["ant", "bee", "cat"]).update(labels, library(frame))
+        assert pl.Accumulator("log_loss", labels=["ant", "bee", "cat"]).update(labels, library(frame[["cat", "ant", "bee"]])) == whole
+        assert whole.result() == pytest.approx(pl.log_loss(labels, frame[["bee", "cat", "ant"]]), rel=1e-14)
+    with pytest.raises(ValueError, match="y_proba has the column 'id', which is no class"):
+        whole.update(labels, frame.assign(id=range(40)))
 
 
 def test_log_loss_checks_what_the_metric_checks():

@@ -432,7 +432,8 @@ def _on_cluster(mean: Accumulator, batches: Iterable[Any], client: Any) -> Itera
     from distributed import as_completed
 
     empty, threads = Accumulator.from_bytes(mean.to_bytes()).to_bytes(), max(1, sum(client.nthreads().values()))
-    waiting, numbers, remaining, enough = as_completed(with_results=True, raise_errors=False), {}, enumerate(batches), 0
+    waiting, remaining, enough = as_completed(with_results=True, raise_errors=False), enumerate(batches), 0
+    numbers: dict[Any, int] = {}  # those on their way
     try:
         while True:
             if len(numbers) <= enough // 2:

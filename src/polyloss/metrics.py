@@ -146,6 +146,8 @@ def sample_losses(y_true, y_proba, *, classes, epsilon=None, rescale=False, samp
     """
     xp, p, rule = _read("y_proba", y_proba, epsilon, rescale)
     y = _column(y_true, p)
+    if hasattr(y_proba, "columns") and isinstance(y, Column):
+        p = _columns_by_name(y_proba.columns, xp, p, classes, declared=True)
     weight, _ = _weight(sample_weight, xp, p)
     if rule.rescale and xp is np:
         p = np.ascontiguousarray(p)  # the sum of a row has its last bits from the order in which it is read
