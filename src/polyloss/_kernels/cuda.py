@@ -21,7 +21,7 @@ MAX_IGNORES = 8
 MAX_CLASSES = 2**31 - 2**16  # kernels count them in 32 bits, and beyond the last by as many as a block takes at once
 
 SUMS = 32  # bytes of a block's report
-ROOM = 2560  # bytes of shared memory in which the threads of a block bring their sums together
+ROOM = 2688  # bytes of shared memory in which the threads of a block bring their sums together
 BLOCKS = 16384  # of a launch: each reports its sums, and one block adds them all up
 FINISH = 512  # threads of that block
 
@@ -283,7 +283,7 @@ def _spatial(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, 
     while across * deep < 256 and deep < 8 and deep * 4 < c and (across < 128 or -(-vectors // across) < processors * 4):
         deep *= 2
     threads = across * deep
-    merging = threads * each * (7 if weighted else 3) * max(size, 4) if deep > 1 else 0
+    merging = threads * each * (8 if weighted else 3) * max(size, 4) if deep > 1 else 0
     used = ROOM + -(-merging // 16) * 16
     kept = min(-(-c // deep), (shared - used) // (threads * each * size)) if twice else 0
     return Launch(
@@ -339,7 +339,7 @@ def softmax_xent(
         divisor=divisor, losses=losses, grad=grad, hess=hess, lanes=launch.lanes, kept=launch.kept,
     )  # fmt: skip
     names = launch.name.split()
-    states = call.empty((launch.blocks, 7), "float64") if len(names) > 1 else None  # a State has 7 numbers at most
+    states = call.empty((launch.blocks, 8), "float64") if len(names) > 1 else None  # a State has 8 numbers at most
     call.told |= {"prob": address(prob), "states": address(states), "smoothing": smoothing, "poly": poly_epsilon}
     call.early_divisor()
     for name in names:

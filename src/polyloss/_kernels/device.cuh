@@ -216,7 +216,7 @@ template <class S> __device__ S merge_lanes(S state, int lanes) {
 // Who takes a row of classes. Each group says which rows and which classes of them are its own, and merges the states of its threads, which
 // know how to merge(); the result is in all of them. Shared memory begins with two rooms for that, of a state for each warp and one more;
 // behind them lies that of the block's Sums (launch.cuh).
-constexpr int kStates = 1024;  // of a room: 17 states of at most 56 bytes
+constexpr int kStates = 1088;  // of a room: 17 states of at most 64 bytes
 constexpr int kRoom = 2 * kStates + 512;
 template <class S> __device__ __forceinline__ S* states(int turn) {
   static_assert(17 * sizeof(S) <= kStates, "a room is for 16 warps and one state more");
