@@ -6,6 +6,7 @@ import pkgutil
 # Before anything imports JAX or Keras: both read them once.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")  # else JAX appends a note to messages, which test_errors reads word for word
 os.environ.setdefault("KERAS_BACKEND", "numpy")
 
 import pytest

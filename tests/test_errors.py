@@ -9,6 +9,7 @@ from pathlib import Path
 
 import array_api_strict as strict
 import dask.array as da
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas
@@ -232,6 +233,8 @@ CASES = [
      " length 1 are accepted), and may not enlarge them; for one loss per entry pass y_true[:, None] and y_pred[:, None]"),
     (ValueError, lambda: pl.log_loss([0, 1], pandas.DataFrame({"id": [1, 2], "0": [.5, .5], "1": [.5, .5]})),
      "y_proba has the column 'id', which is no class: 0, 1; leave it out, or pass all classes as labels"),
+    (TypeError, lambda: jax.jit(lambda v: pl.softmax_loss(jnp.zeros(2, int), jnp.ones((2, 3)), ignore_label=v))(1),
+     "ignore_label is traced by JAX, but must be known when the program is: make it a static argument"),
     (TypeError, lambda: pl.get(len, axis=0), "parameters are bound to a loss of this library or its name, not to <built-in function len>"),
     (TypeError, lambda: pl.set_num_threads(2.0), "n is 2.0, but must be an integer"),
     (ValueError, lambda: pl.set_num_threads(0), "n is 0, but must be from 1 to 1024"),

@@ -50,6 +50,7 @@ class Backend:
     concrete: Callable = lambda x: True  # array -> are its values at hand?
     memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
     wrap: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
+    place: Callable = device_of  # array -> its device; None if it goes wherever the others are
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
     unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
     seen: Callable = lambda x: (False, False)  # array -> whether autograd follows it, whether a transform or tracer looks at it
@@ -122,7 +123,7 @@ def gathered(given):
         arrays = {name: None if x is None else numpy_array(name, x) for name, x in given.items()}
         return NUMPY, np, arrays
     backend, xp = kinds[first], kinds[first].namespace(given[first])
-    device = device_of(given[first])
+    device = backend.place(given[first])
     arrays = {}
     for name, x in given.items():
         if x is None:
@@ -132,8 +133,8 @@ def gathered(given):
         if kind is backend and (why := backend.refused(x)) is not None:
             raise TypeError(f"{name} {why}")
         if kind is backend and backend.namespace(x) is xp:
-            if device_of(x) != device and None not in (device_of(x), device):
-                raise ValueError(f"{first} is on device {device}, but {name} is on device {device_of(x)}: all must be on one device")
+            if (other := backend.place(x)) != device and None not in (other, device):
+                raise ValueError(f"{first} is on device {device}, but {name} is on device {other}: all must be on one device")
             arrays[name] = x
         elif backend.takes_numpy and (kind is NUMPY or kind in _COLUMNS):
             arrays[name] = xp.asarray(numpy_array(name, x))

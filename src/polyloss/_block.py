@@ -14,7 +14,8 @@ road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is a
 
 from collections.abc import Callable
 
-from array_api_compat import device
+from polyloss._params import traced
+from polyloss._shapes import beside
 
 LOSSES: dict[str, type["Block"]] = {}  # canonical name -> block, in order of definition; filled by `public`
 
@@ -89,7 +90,7 @@ class OfLogSoftmax(Rowwise):
 
     def value(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
-        return xp.sum(block.term(xp, t, l, p, q, **params), axis=1) + 0 * q[:, 0, :]  # NaN where the row is, even if every target is 0
+        return xp.sum(block.term(xp, t, l, p, q, **params), axis=1)
 
     def slope(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
@@ -115,10 +116,10 @@ def of_others(xp, x, near):
 
 
 class OfShares(Rowwise):
-    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon). `first` is h y, h term's derivative by y, and `second` is h' y².
+    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon): term's derivatives by y are `first` and `second`.
 
-    These stay finite where y is 0. With S = Σp (and 0 for h and h' where y is clipped), A = Σ h y and B = Σ h' y²:
-    slope_j = (h_j - A) / S and curvature_j = (h'_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
+    With S = Σp, h = first and g = second (0 where y is clipped), A = Σ h y and B = Σ g y²:
+    slope_j = (h_j - A) / S and curvature_j = (g_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
     """
 
     def value(xp, t, p, *, block, epsilon, **params):
@@ -127,15 +128,15 @@ class OfShares(Rowwise):
 
     def slope(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
-        first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
-        return (over(xp, first, y) - xp.sum(first, axis=1, keepdims=True)) / total
+        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        return (h - xp.sum(h * y, axis=1, keepdims=True)) / total
 
     def curvature(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
-        first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
-        second = xp.where(inside, block.second(xp, t, y, **params), 0.0)
-        own = over(xp, over(xp, second * (1 - 2 * y) - 2 * first * y, y), y)
-        return (own + xp.sum(second + 2 * first, axis=1, keepdims=True)) / total / total  # total² may be 0 where total is not
+        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        g = xp.where(inside, block.second(xp, t, y, **params), 0.0)
+        a, b = xp.sum(h * y, axis=1, keepdims=True), xp.sum(g * y * y, axis=1, keepdims=True)
+        return (g * (1 - 2 * y) - 2 * h + b + 2 * a) / (total * total)
 
 
 # Steps that several formulas share.
@@ -165,6 +166,15 @@ def times(xp, a, b):
     return a * xp.where((a == 0) & ~xp.isfinite(b), xp.zeros_like(b), b)
 
 
+def nan_where(xp, bad, x):
+    """1 in the shape of x, and NaN where `bad` is true: a factor, so that autograd's derivative is NaN, too.
+
+    It is made of no constant NaN: JAX' debug_nans stops at every NaN that an operation gives.
+    """
+    one = xp.ones_like(x)
+    return xp.where(bad, xp.full_like(x, float("inf")), one) * xp.where(bad, xp.zeros_like(x), one)
+
+
 def times_log(xp, a, y):
     """a·log y, and 0 where a is 0, whatever y."""
     return a * xp.log(_or_one(xp, a, y, y))
@@ -183,8 +193,9 @@ def _or_one(xp, a, y, size):
 
 def power(xp, u, n):
     """u**n for u >= 0 and a number n; 0 at u = 0 even where n < 0 (it is multiplied by something that vanishes faster)."""
-    zero = u == 0
-    return xp.where(zero, xp.ones_like(u) if n == 0 else xp.zeros_like(u), xp.where(zero, xp.ones_like(u), u) ** n)
+    zero, one = u == 0, xp.ones_like(u)
+    at_zero = xp.where(n == 0, one, xp.zeros_like(u)) if traced(n) else one if n == 0 else xp.zeros_like(u)
+    return xp.where(zero, at_zero, xp.where(zero, one, u) ** n)
 
 
 def sigmoid(xp, z):
@@ -201,9 +212,8 @@ def clipped(xp, p, low, high):
 
 
 def shares(xp, p, epsilon):
-    """p divided by its sum, clipped to [epsilon, 1 - epsilon]; where it was inside; the sum. NaN where that is 0 or infinite."""
+    """p divided by its sum, clipped to [epsilon, 1 - epsilon]; where it was inside; the sum."""
     total = xp.sum(p, axis=1, keepdims=True)
-    total = xp.where((total == 0) | ~xp.isfinite(total), xp.full_like(total, float("nan")), total)
     return *clipped(xp, p / total, epsilon, 1 - epsilon), total
 
 
@@ -214,10 +224,10 @@ def log_softmax(xp, z):
     its 1 - p is r / (1 + r), both right where 1 + r rounds to 1. The largest is picked by its index, so that ties differentiate correctly.
     A row with +inf, or of -inf alone, is NaN.
     """
-    c = xp.arange(z.shape[1], device=device(z))
+    c = xp.arange(z.shape[1], device=beside(z))
     top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
     m = xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=1, keepdims=True)
-    d = z - xp.where(m == float("inf"), xp.full_like(m, float("nan")), m)
+    d = z - (m + 0 * m)  # NaN where m is infinite, and not from a constant: JAX' debug_nans stops at every NaN that is made
     e = xp.exp(d)
     rest = xp.sum(xp.where(top, xp.zeros_like(e), e), axis=1, keepdims=True)
     l, p = d - xp.log1p(rest), e / (1 + rest)

@@ -1,12 +1,11 @@
 """The evaluation of a plan over the arrays of a call: route -> reduction -> the caller's shape and kind."""
 
 import numpy as np
-from array_api_compat import device
 
 from polyloss import _reduce, _routes
 from polyloss._backends import NUMPY
 from polyloss._plan import shares_memory
-from polyloss._shapes import FLOATS, bad_label, dtype_name
+from polyloss._shapes import FLOATS, bad_label, beside, dtype_name
 
 
 def evaluate(plan, arrays, given=None):
@@ -55,7 +54,7 @@ def scalar(plan, arrays, x):
     """A Python float as a 0-d array of the caller's library."""
     if plan.backend is NUMPY:
         return plan.real(np).type(x)
-    return arrays.xp.asarray(x, dtype=plan.real(arrays.xp), device=device(arrays.p))
+    return arrays.xp.asarray(x, dtype=plan.real(arrays.xp), device=beside(arrays.p))
 
 
 def restored(plan, arrays, x, given=None):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polyloss import _reduce
-from polyloss._block import log_softmax
+from polyloss._block import log_softmax, nan_where
 from polyloss._shapes import one_hot, sort_labels
 
 
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 def run(plan, arrays):
     """Values, slopes and curvatures by the formulas."""
-    if plan.layout.s > 1 and plan.here and plan.backend.name in ("numpy", "torch"):
+    if plan.layout.s > 1 and plan.here and (arrays.xp is np or plan.backend.name == "torch"):
         return _by_position(plan, arrays)
     return _quietly(plan, arrays)
 
@@ -38,7 +38,7 @@ def _by_position(plan, arrays):
     """
     xp, lay = arrays.xp, plan.layout
     n, c, s = lay.n, lay.c, lay.s
-    contiguous = np.ascontiguousarray if plan.backend.name == "numpy" else operator.methodcaller("contiguous")
+    contiguous = np.ascontiguousarray if xp is np else operator.methodcaller("contiguous")
 
     def lay_beside(x):
         if x is None or x.ndim == 2:
@@ -76,10 +76,6 @@ def _run(plan, arrays):
     weight, skip, zero = arrays.weight, ignored, None
     if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
         zero = weight == 0
-    if plan.labelled and arrays.class_weight is not None and not dict(plan.targeting).get("label_smoothing"):
-        of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
-        zero = of_label if zero is None else zero | of_label
-    if zero is not None:
         finite = xp.isfinite(z) if plan.labelled else xp.isfinite(z) & xp.isfinite(t)
         hidden = zero & ~xp.all(finite, axis=1)
         skip = hidden if skip is None else skip | hidden
@@ -104,8 +100,7 @@ def _run(plan, arrays):
     if plan.want.value:
         losses = block.value(xp, t, p, **params)
         if block.combine:
-            losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
-            losses = xp.astype(losses, dtype, copy=False)
+            losses = xp.sum(losses, axis=1) / (lay.c if block.combine == "mean" else 1)
         losses = _finish(xp, _hidden(xp, losses, zero) * scale, skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
     if plan.want.gradient:
@@ -149,7 +144,7 @@ def _finish(xp, x, skip, bad):
     if skip is not None:
         x = xp.where(skip, xp.zeros_like(x), x)
     if bad is not None:
-        x = x * xp.where(bad, xp.full_like(x, float("nan")), xp.ones_like(x))  # a factor, so that autograd's derivative is NaN, too
+        x = x * nan_where(xp, bad, x)
     return x
 
 
@@ -158,9 +153,8 @@ def _derivative(plan, arrays, x, zero, scale, divisor, skip, bad):
     xp = arrays.xp
     if plan.block.combine == "mean":
         x = x / plan.layout.c
-    x = _hidden(xp, x, None if zero is None else zero[:, None, :])
-    if arrays.weight is not None:
-        x = x * scale[:, None, :]
+    if zero is not None:
+        x = _hidden(xp, x, zero[:, None, :]) * scale[:, None, :]
     x = _reduce.quotient(xp, x, divisor)
     x = _finish(xp, x, None if skip is None else skip[:, None, :], None if bad is None else bad[:, None, :])
     return xp.astype(x, arrays.p.dtype)

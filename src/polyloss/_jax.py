@@ -6,6 +6,7 @@ formula is compiled. Its derivative by the predictions is the kernel's too, foun
 differentiate (targets, weights, a second time) goes through the formula, and so does `vmap`.
 """
 
+import math
 import pickle
 from base64 import b64decode, b64encode
 from dataclasses import replace
@@ -14,6 +15,7 @@ from functools import lru_cache, partial
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from polyloss import _formula, _routes
 from polyloss._backends import NUMPY
@@ -21,8 +23,14 @@ from polyloss._buffers import empty
 from polyloss._cpu import kernels
 from polyloss._evaluate import checked, evaluate, finish, reduced
 from polyloss._formula import Outcome
+from polyloss._params import traced
 from polyloss._plan import BOTH, GIVEN, VALUE, Arrays
-from polyloss._shapes import FLOATS, dtype_name, sort_labels
+from polyloss._shapes import FLOATS, dtype_name, layout, sort_labels
+
+try:
+    from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
+except ImportError:  # before JAX 0.5: there XLA gathers what is spread over a mesh
+    custom_partitioning = None
 
 TARGET = "polyloss"  # what XLA knows the handler as
 SMALL = 8192  # predictions; below, XLA's own code for the formula takes no longer than the way to a kernel, 35 µs
@@ -42,6 +50,8 @@ def way(here, planned):
         given = {"y_true": y_true} | {key: options[key] for key in ARRAYS if not isinstance(options.get(key), (int, float, type(None)))}
         if out is not None or not _here(y_pred, y_pred) or dtype_name(y_pred.dtype) not in FLOATS:
             return planned(block, y_true, y_pred, want, out, options)
+        if any(traced(options[key]) for key in block.params):
+            return planned(block, y_true, y_pred, want, out, options)
         if not all(_here(x, y_pred) or isinstance(x, np.ndarray) for x in given.values()):
             return planned(block, y_true, y_pred, want, out, options)
         logits, views = np.asarray(y_pred), {key: np.asarray(x) for key, x in given.items()}
@@ -51,7 +61,8 @@ def way(here, planned):
         elif want.gradient:
             out = _aligned(logits)
         results = here(block, target, logits, want, out, options | views if views else options)
-        return jax.tree.map(lambda x: jax.device_put(x, y_pred.device), results)
+        held = [x for x in (y_pred, *given.values()) if isinstance(x, jax.Array) and _bound(x)]
+        return jax.tree.map(lambda x: jax.device_put(x, y_pred.device if held else None), results)
 
     return called
 
@@ -93,6 +104,16 @@ def route(plan):
     return _routes.choose(plan) if plan.concrete or plan.backend is NUMPY else _kernel(plan)
 
 
+def place(x):
+    """The one device that an array is bound to; None if it goes wherever others are, or is spread over a mesh: then JAX decides."""
+    return next(iter(x.devices())) if concrete(x) and _bound(x) and len(x.devices()) == 1 else None
+
+
+def _bound(x):
+    """Whether an array was put on its device by name: what is computed of it then stays there."""
+    return x.committed if hasattr(x, "committed") else x._committed
+
+
 def concrete(x):
     """Whether an array's values are at hand: not while it is traced."""
     return not isinstance(x, jax.core.Tracer)
@@ -107,7 +128,7 @@ def memory(x):
 
 def wrap(x, like):
     """A NumPy array as an array of JAX."""
-    return jax.device_put(NUMPY.wrap(x, like), like.device)
+    return jax.device_put(NUMPY.wrap(x, like), like.device if _bound(like) else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- traced programs
@@ -116,8 +137,12 @@ def wrap(x, like):
 def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
-    least = 8 * SMALL if plan.block.kernel in PLAIN else SMALL
-    if plan.layout.n * plan.layout.c * plan.layout.s < least:
+    least, sizes = 8 * SMALL if plan.block.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
+    if any(traced(value) for _, value in plan.params + plan.targeting):
+        why = "a parameter is traced, and kernels take numbers"
+    elif not all(isinstance(size, int) for size in sizes):
+        why = "a size is not known yet, and kernels take numbers"
+    elif math.prod(sizes) < least:
         why = f"traced programs call it from {least} predictions on"
     if why:
         return _routes.ROUTES[-1], [(route.name, why) for route in _routes.ROUTES[:-1] if route.holds(plan)]
@@ -187,8 +212,7 @@ def _by_formula(plan, *operands):
 def _by_kernel(plan, *arrays):
     @jax.custom_batching.custom_vmap
     def evaluate(*arrays):
-        results = jax.eval_shape(partial(_by_formula, plan), *arrays)
-        return jax.ffi.ffi_call(TARGET, results)(*arrays, plan=_encoded(plan))
+        return (_together if custom_partitioning is None else _spread)(plan, *arrays)
 
     @evaluate.def_vmap
     def batched(size, are, *arrays):
@@ -197,6 +221,79 @@ def _by_kernel(plan, *arrays):
         return results, (True,) * len(results)
 
     return evaluate(*arrays)
+
+
+# --------------------------------------------------------------------------------------------------- arrays spread over a mesh
+# XLA would gather the operands of an operation that it does not know on every device. It is told instead that positions are independent of
+# each other: each device calls its kernel for the positions that it holds, and only sums travel.
+
+
+def _together(plan, *arrays):
+    """What a plan asks for of arrays on one device."""
+    results = jax.eval_shape(partial(_by_formula, plan), *arrays)
+    return jax.ffi.ffi_call(TARGET, results)(*arrays, plan=_encoded(plan))
+
+
+def _axes(plan):
+    """The axes that each operand and each result has, of n, c, s."""
+    operands = ["ncs", "ns" if plan.labelled else "ncs"] + ["ns"] * plan.weighted + ["c"] * plan.class_weighted
+    operands += [""] * (plan.divisor == GIVEN)
+    results = ("ns" if plan.reduction == "none" else "", "ncs", "ncs", "ncs")
+    return operands, [axes for axes, wanted in zip(results, plan.want, strict=True) if wanted]
+
+
+def _rule(plan, mesh, operands, results):
+    """The same for XLA's partitioner; classes stay together."""
+    named = [tuple(tuple(axes) for axes in side) for side in _axes(plan)]
+    return SdyShardingRule(*named, need_replication_factors=("c",) if _apart(plan) else ("n", "c", "s"))
+
+
+def _partition(plan, mesh, operands, results):
+    """The mesh, what each device does with its part, and how results and operands are spread: as the predictions are."""
+    n, _, s = (*operands[0].sharding.spec, None, None, None)[:3] if _apart(plan) else (None, None, None)
+    mesh = operands[0].sharding.mesh
+    spread = {"n": n, "c": None, "s": s}
+    taken, given = ([NamedSharding(mesh, PartitionSpec(*(spread[a] for a in axes))) for axes in side] for side in _axes(plan))
+    names = tuple(name for axis in (n, s) if axis is not None for name in (axis if isinstance(axis, tuple) else (axis,)))
+    return mesh, partial(_part, plan, names), tuple(given), tuple(taken)
+
+
+def _part(plan, names, *operands):
+    """What a plan gives, from the positions that this device holds and the sums over the axes of the mesh that share them."""
+    layout_of_part = layout(operands[0].shape, 1, plan.name, True)  # in canonical shape
+    if plan.divisor in ("count", "weights"):  # which the data of all devices decide
+        divisor = jax.lax.psum(_counted(plan, _arrays(plan, operands, jnp)), names)
+        divisor = jnp.maximum(divisor, 1) if plan.divisor == "count" else divisor
+        operands, plan = (*operands, divisor.astype(plan.real(jnp))), _static(plan, divisor=GIVEN)
+    plan = _static(plan, layout=layout_of_part)
+    results = _together(plan, *operands)
+    if plan.want.value and plan.reduction != "none" and names:
+        return (jax.lax.psum(results[0], names), *results[1:])
+    return tuple(results)
+
+
+def _counted(plan, arrays):
+    """What a part adds to the divisor that the plan names: the number of its positions that count, or their weights."""
+    t, k, skip = arrays.t, arrays.class_weight, None
+    if plan.labelled:
+        labels, skip, _ = sort_labels(jnp, t, arrays.p.shape[1], plan.ignore)
+    w = jnp.ones((arrays.p.shape[0], arrays.p.shape[2]), plan.real(jnp)) if arrays.weight is None else arrays.weight
+    skip = w == 0 if skip is None else skip | (w == 0)
+    if k is not None:
+        w = w * (k[jnp.clip(labels, 0, k.size - 1)] if plan.labelled else (t * k[None, :, None]).sum(axis=1))
+    elif plan.divisor == "weights" and plan.reduction == "normalize" and not plan.labelled:
+        w = w * t.sum(axis=1)
+    return jnp.sum(~skip if plan.divisor == "count" else jnp.where(skip, 0, w))
+
+
+def _apart(plan):
+    """Whether positions are independent of each other: what a hinge's targets mean may be decided by all of them."""
+    return plan.block.survey is None or dict(plan.targeting).get("labels") != "auto"
+
+
+if custom_partitioning is not None:
+    _spread = custom_partitioning(_together, static_argnums=(0,))
+    _spread.def_partition(_partition, sharding_rule=_rule)
 
 
 # ---------------------------------------------------------------------------------------------------------- calls back from XLA

@@ -8,15 +8,24 @@ def _number(name, value):
     if type(value) is float:  # at once: the question whether it is a Real costs a microsecond
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
+        if traced(value):
+            return value
         if getattr(value, "ndim", None) == 0 and hasattr(value, "__float__"):  # a 0-d array
             return float(value)
         raise TypeError(f"{name} is {value!r}, but must be a number")
     return float(value)
 
 
+def traced(value):
+    """Whether a value is a number that JAX traces: what it is will be known when the program runs, so that nothing about it is checked."""
+    return hasattr(value, "aval") and type(value).__name__.endswith("Tracer") and getattr(value, "ndim", None) == 0
+
+
 def number(name, value):
     """A finite number."""
     x = _number(name, value)
+    if traced(x):
+        return x
     if not math.isfinite(x):
         raise ValueError(f"{name} is {value!r}, but must be finite")
     return x
@@ -25,7 +34,7 @@ def number(name, value):
 def positive(name, value):
     """A finite number above 0."""
     x = number(name, value)
-    if x <= 0:
+    if not traced(x) and x <= 0:
         raise ValueError(f"{name} is {value!r}, but must be above 0")
     return x
 
@@ -33,7 +42,7 @@ def positive(name, value):
 def nonnegative(name, value):
     """A finite number, 0 or above."""
     x = number(name, value)
-    if x < 0:
+    if not traced(x) and x < 0:
         raise ValueError(f"{name} is {value!r}, but must be 0 or above")
     return x
 
@@ -41,7 +50,7 @@ def nonnegative(name, value):
 def fraction(name, value):
     """A number in [0, 1]."""
     x = number(name, value)
-    if not 0 <= x <= 1:
+    if not traced(x) and not 0 <= x <= 1:
         raise ValueError(f"{name} is {value!r}, but must be between 0 and 1")
     return x
 
@@ -49,7 +58,7 @@ def fraction(name, value):
 def clip_bound(name, value):
     """A number in [0, 0.5): predictions are clipped to [value, 1 - value]."""
     x = number(name, value)
-    if not 0 <= x < 0.5:
+    if not traced(x) and not 0 <= x < 0.5:
         raise ValueError(f"{name} is {value!r}, but must be at least 0 and below 0.5")
     return x
 
@@ -90,6 +99,8 @@ def integers(name, value):
 
 
 def _integer(name, value):
+    if traced(value):
+        raise TypeError(f"{name} is traced by JAX, but must be known when the program is: make it a static argument")
     index = getattr(value, "__index__", None)
     if index is None or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, but must be an integer or several")

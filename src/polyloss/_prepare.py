@@ -4,7 +4,7 @@ import numpy as np
 
 from polyloss import _reduce, _routes
 from polyloss._backends import Fact, gathered, owner, what
-from polyloss._params import flag, number
+from polyloss._params import flag, number, traced
 from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
 from polyloss._shapes import FLOATS, INTEGERS, dtype_name, has, known_shape, label_shape, layout, same_shape, weight_shape
 
@@ -38,6 +38,8 @@ def known(block, y_true, y_pred, want, out, options):
     denominator = options.get("denominator")
     if denominator is not None and not isinstance(denominator, (int, float, np.generic)):
         given["denominator"] = denominator
+    dynamic = {key: x for key, x in options.items() if key in block.params and traced(x)}
+    given |= dynamic
     backend, xp, arrays = gathered(given)
     facts = {key: None if x is None else backend.fact(x) for key, x in arrays.items()}
     arrays["divisor"] = arrays.pop("denominator", denominator)

@@ -10,11 +10,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import device
+from array_api_compat import device, is_jax_array
 
 # Every dtype that is taken: name -> dtype of the computation, or the kind of an integer.
 FLOATS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 INTEGERS = {f"{sign}int{bits}": (sign == "u", bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+
+def beside(x):
+    """The device to make an array on that is used beside x. JAX places it by itself: x may be spread over a mesh of devices."""
+    return None if is_jax_array(x) else device(x)
 
 
 @lru_cache(maxsize=256, typed=True)  # typed: array-api-strict's dtypes hash as NumPy's and warn when compared with them
@@ -182,7 +187,7 @@ def sort_labels(xp, y, c, ignore):
     for value in ignore:
         if representable(kind, value):
             large = value >= 2**63  # no Python number for JAX, no number at all for torch
-            same = y == (value if not large else value - wrap if wrap else xp.asarray(value, dtype=kind, device=device(y)))
+            same = y == (value if not large else value - wrap if wrap else xp.asarray(value, dtype=kind, device=beside(y)))
             ignored = same if ignored is None else ignored | same
     bad = xp.zeros_like(y, dtype=xp.bool)
     if name in FLOATS:
@@ -201,5 +206,5 @@ def sort_labels(xp, y, c, ignore):
 
 def one_hot(xp, labels, c, dtype):
     """(n, s) -> (n, c, s); by comparison with a range, since Dask and others cannot scatter."""
-    classes = xp.arange(c, dtype=labels.dtype, device=device(labels))
+    classes = xp.arange(c, dtype=labels.dtype, device=beside(labels))
     return xp.astype(labels[:, None, :] == classes[None, :, None], dtype)

@@ -6,7 +6,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 
 import math
 
-from polyloss._block import Elementwise, public, times
+from polyloss._block import Elementwise, nan_where, public, times
 from polyloss._call import call
 from polyloss._params import flag, tweedie_power
 from polyloss._types import Array, Reduction
@@ -38,7 +38,7 @@ def log_quotient(xp, m, t):
 
 def mean_of(xp, p):
     """A prediction, NaN where it is below 0, and so are its derivatives."""
-    return p * xp.where(p < 0, xp.full_like(p, math.nan), xp.ones_like(p))
+    return p * nan_where(xp, p < 0, p)
 
 
 def poisson_excess(xp, t, m, log_quotient):
@@ -349,7 +349,7 @@ class TweedieDevianceFromLogarithms(Elementwise):
 def without_positive(xp, t, power, to_a, to_b):
     """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
     a, b = 2 - power, 1 - power
-    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, xp.full_like(t, math.nan) + to_a)
+    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, to_a * nan_where(xp, t < 0, t))
     return 2 * (xp.where(t < 0, to_a / a - t * to_b / b, none) if power < 0 else none)
 
 

@@ -5,7 +5,7 @@ import math
 
 from polyloss._block import OfLogSoftmax, public, times
 from polyloss._call import call
-from polyloss._params import fraction, integers
+from polyloss._params import fraction, integers, traced
 
 
 class Normalization(enum.IntEnum):
@@ -53,7 +53,7 @@ class SoftmaxLoss(SoftmaxCrossentropy):
 
 def smoothed(t, c, label_smoothing):
     """(1 - ε) t + ε / c."""
-    return t if label_smoothing == 0 else (1 - label_smoothing) * t + label_smoothing / c
+    return t if not traced(label_smoothing) and label_smoothing == 0 else (1 - label_smoothing) * t + label_smoothing / c
 
 
 @public(SoftmaxLoss)
