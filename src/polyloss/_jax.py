@@ -205,7 +205,7 @@ def _evaluate(plan, *operands):
 
 
 def _by_formula(plan, *operands):
-    arrays = _arrays(plan, operands, jnp)
+    plan, arrays = _routes.changed(plan, here=False, concrete=False), _arrays(plan, operands, jnp)
     return _results(plan, arrays, _formula.run(plan, arrays))
 
 

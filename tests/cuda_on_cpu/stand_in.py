@@ -110,7 +110,7 @@ def backend():
     if REAL:
         yield
         return
-    row = _backends.Backend("cupy", lambda x: isinstance(x, Array), lambda x: namespace)
+    row = _backends.Backend("cupy", lambda x: isinstance(x, Array), lambda x: namespace, cuda=lambda x: x.device.id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_backends, "BACKENDS", (row, *_backends.BACKENDS))
         patch.setattr(_backends, "_owners", {})
