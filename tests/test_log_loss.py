@@ -1,5 +1,6 @@
 """log_loss has scikit-learn's numbers, exceptions and warnings, on every array library; and Kaggle's score."""
 
+import math
 import re
 import tracemalloc
 import warnings
@@ -303,6 +304,7 @@ def test_indicator_matrices_take_no_labels():
     agree(np.eye(2), simplex(2, 2), labels=[0, 1])
 
 
+RESCALED = "y_proba{}, but what is divided by the sum of its row must be finite and not negative"
 ERRORS = [
     (([0, 1, 1], [[0.5, 0.5], [0.25, 0.75], [1.25, -0.25]]), {}, "y_proba[2, 0] is 1.25, but probabilities must be between 0 and 1"),
     (([0, 1], [0.5, np.nan]), {}, "y_proba[1] is nan, but probabilities must be between 0 and 1"),
@@ -314,6 +316,8 @@ ERRORS = [
     (([0, 0.5], P), {}, "y_true[1] is 0.5, but labels must be whole numbers or strings"),
     (([0, 1], P), {"epsilon": 0.5}, "epsilon is 0.5, but must be at least 0 and below 0.5"),
     (([0, 1], [[0.5, 0.5], [0.0, 0.0]]), {"rescale": True}, "y_proba[1] sums to 0, and cannot be rescaled to sum to 1"),
+    (([0, 1], [[2.0, 0.5], [3.0, -1.0]]), {"rescale": True}, RESCALED.format("[1, 1] is -1.0")),
+    (([0, 1], [[2.0, math.inf], [3.0, 1.0]]), {"rescale": True}, RESCALED.format("[0, 1] is inf")),
 ]
 
 
@@ -660,3 +664,12 @@ def test_inputs_are_not_written_to(route):
     kept = [x.copy() for x in (p, y, w)]
     pl.log_loss(y, p, sample_weight=w, rescale=True, epsilon=0.1)
     assert all(np.array_equal(x, k) for x, k in zip((p, y, w), kept, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_rescaled_need_not_be_probabilities(dtype):
+    """Kaggle's score divides each row by its sum, whatever that is: shares 2/3 and 5/8, by kernel and by formula."""
+    p, right = np.array([[2.0, 1.0], [3.0, 5.0]], dtype), -(math.log(2 / 3) + math.log(5 / 8)) / 2
+    for y in ([0, 1], np.eye(2)):
+        assert pl.log_loss(y, p, epsilon=1e-15, rescale=True) == pytest.approx(right, rel=1e-15)
+        assert pl.log_loss(y, 100 * p, epsilon=1e-15, rescale=True) == pytest.approx(right, rel=1e-15)

@@ -68,8 +68,8 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
         Probabilities are clipped to [epsilon, 1 - epsilon]: a number in [0, 0.5). By default the machine epsilon of the dtype of
         `y_proba`: 2**-10, 2**-23 or 2**-52 for float16, float32 or float64.
     rescale : bool, default False
-        Divide each row by its sum before clipping, instead of warning that it is not 1. ``epsilon=1e-15, rescale=True`` is Kaggle's
-        multiclass score [2]_.
+        Divide each row by its sum before clipping, instead of warning that it is not 1: a row may then be any finite numbers that are not
+        negative, with a sum above 0. ``epsilon=1e-15, rescale=True`` is Kaggle's multiclass score [2]_.
 
     Returns
     -------
@@ -208,7 +208,10 @@ def _column(y_true, p):
 
 def _check(xp, p, sums, rule):
     """The errors and the warning that the sums of a pass call for."""
-    if not (sums.least >= 0 and sums.most <= 1):  # NaN is neither
+    if rule.rescale:
+        if not (sums.least >= 0 and sums.most < math.inf):  # NaN is neither
+            refuse(xp, ~((p >= 0) & (p < math.inf)), p, "y_proba", "what is divided by the sum of its row must be finite and not negative")
+    elif not (sums.least >= 0 and sums.most <= 1):
         refuse(xp, ~((p >= 0) & (p <= 1)), p, "y_proba", "probabilities must be between 0 and 1")
     if rule.rescale and math.isnan(sums.total):
         empty = xp.max(p, axis=1) == 0

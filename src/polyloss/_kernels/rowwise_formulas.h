@@ -29,7 +29,7 @@ FORMULA_INLINE FORMULA(share) FORMULA(share_of)(real p, real high, real low, rea
 {
     FORMULA(share) s;
     real y = p / high, rest = ((high - p) + low) * inverse;
-    s.outside = OR(LT(y, epsilon), LT(R(1) - epsilon, y));
+    s.outside = OR(OR(LT(y, epsilon), LT(R(1) - epsilon, y)), LT(rest, R(0))); /* a share above 1 may round to 1, and 1 - epsilon too */
     s.y = FORMULA(clip)(y, epsilon, R(1) - epsilon);
     s.rest = SELECT(s.outside, R(1) - s.y, rest);
     s.log = SELECT(LT(s.y, s.rest), LOG_HALF(s.y), LOG1M_HALF(s.rest));
