@@ -510,6 +510,93 @@ def test_weight_0_is_as_if_it_was_not_there(case, lib):
             assert np.isfinite(lib.numpy(curvature)).all()
 
 
+def routes_of(lib):
+    """By kernel, and by formula."""
+    return ((lambda f, *args, **kwargs: f(*args, **kwargs)), formula) if lib in (NUMPY, TORCH, JAX) else (formula,)
+
+
+def mean_of(case):
+    """The reduction that divides by the sum of the weights."""
+    return "normalize" if case.loss == "softmax_loss" else "mean"
+
+
+@over(CASES, (NUMPY, TORCH))
+def test_a_mean_does_not_depend_on_the_scale_of_the_weights(case, lib):
+    """Weights near either end of their dtype, where their sum overflows, or its reciprocal does: Σ wl / Σ w is what it is for w near 1."""
+    kept = np.array(WEIGHTED) > 0
+    for dtype, exponents in (("float64", (0, 1021, -1070)), ("float32", (0, 126, -146))):
+        t, p = arrays(case, lib, dtype)
+        weight = np.where(kept, 2.0 + np.arange(case.n) % 2, 0)  # 2 and 3: exact as the smallest numbers, too
+        right = case.of(pl.value_and_grad(case.target), *case.inputs(), sample_weight=weight, reduction=mean_of(case))
+        if dtype == "float32":
+            right = case.of(pl.value_and_grad(case.target), *(x.astype(float) if x.dtype.kind == "f" else x for x in case.inputs(dtype)),
+                            sample_weight=weight, reduction=mean_of(case))  # fmt: skip
+        for exponent in exponents:
+            w = lib.array(np.ldexp(weight, exponent), dtype)
+            for road in routes_of(lib):
+                value, slope = road(case.of, pl.value_and_grad(case.target), t, p, sample_weight=w, reduction=mean_of(case))
+                agrees(lib, value, right[0], dtype)
+                agrees(lib, slope, right[1], dtype, rows=True, size=np.max(np.abs(right[1])))
+                same(NUMPY, lib.numpy(slope)[~kept], np.zeros((2, case.c)))
+                agrees(lib, road(case.call, t, p, sample_weight=w, reduction=mean_of(case)), right[0], dtype)
+
+
+@over([case for case in CASES if case.loss == "softmax_loss"], (NUMPY, TORCH, JAX), every=True)
+def test_denominators_of_any_size(case, lib):
+    """A number or a 0-d array of any dtype divides as it is: it need be neither a number of the dtype nor have a reciprocal in it."""
+    for dtype, denominators in (("float64", (1e-310, 1e-300, 1e300)), ("float32", (1e-60, 1e-42, 1e-20, 1e20, 1e60))):
+        t, p = case.inputs(dtype)
+        exact = case.of(pl.value_and_grad(case.target), t.astype(float) if t.dtype.kind == "f" else t, p.astype(float), reduction="sum")
+        for denominator in denominators:
+            with np.errstate(over="ignore"):
+                value, slope = (np.asarray(x / denominator).astype(dtype) for x in exact)
+            tiny = float(np.finfo(dtype).smallest_subnormal)
+            for divisor in (denominator, lib.array(np.array(denominator)) if lib is not JAX else denominator):
+                for road in routes_of(lib):
+                    kwargs = {"denominator": divisor, "reduction": "normalize"}
+                    found = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+                    for x, right in zip(map(lib.numpy, found), (value, slope), strict=True):
+                        np.testing.assert_allclose(x, right, rtol=64 * UNIT[dtype], atol=4 * max(tiny, UNIT[dtype] * _largest(slope)))
+                        np.testing.assert_array_equal(x == 0, right == 0) if denominator < 1 else None
+
+
+def _largest(x):
+    """The largest entry that is finite."""
+    return float(np.max(np.abs(x), initial=0, where=np.isfinite(x)))
+
+
+@over(CASES)
+def test_weight_0_beside_a_weight_of_nan_gives_no_gradient(case, lib):
+    """The mean is NaN then, and so are the other gradients; a position of weight 0 has none all the same."""
+    weight = np.array(WEIGHTED)
+    weight[2] = np.nan
+    t, p = arrays(case, lib)
+    for road in routes_of(lib):
+        for reduction in ("sum", mean_of(case)):
+            _, slope = road(case.of, pl.value_and_grad(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
+            _, curvature = road(case.of, pl.grad_and_hess(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
+            for x in (slope, curvature):
+                same(NUMPY, lib.numpy(x)[weight == 0], np.zeros((2, case.c)))
+
+
+@over(CASES, (NUMPY, TORCH, JAX), every=True)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_none_pass_in_silence(case, lib):
+    """No warning of NumPy's: not for NaN and infinities among predictions, targets and weights, nor for what float32 cannot hold."""
+    huge = np.array([1e300, 1.0, 0.0, -1e300, np.inf, np.nan])
+    for dtype in ("float32", "float64"):
+        t, p = spoiled(case, dtype)
+        clean_t, clean_p = case.inputs(dtype)
+        wide = clean_t if case.labelled else clean_t.astype(float) * 1e300
+        calls = ((t, p, None), (t, p, np.array(WEIGHTED)), (clean_t, clean_p, huge), (wide, clean_p, None))
+        for targets, predictions, weight in calls:
+            inputs = lib.array(targets), lib.array(predictions)
+            for road in routes_of(lib):
+                for reduction in ("none", "sum", mean_of(case)):
+                    for function in (case.target, pl.value_and_grad(case.target)):
+                        lib_compute(lib, road(case.of, function, *inputs, sample_weight=lib.array(weight), reduction=reduction))
+
+
 @all_cases
 def test_weight_0_leaks_nothing_into_autograd(case):
     t, p = spoiled(case)

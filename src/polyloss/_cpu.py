@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyloss import _threads
+from polyloss import _formula, _threads
 from polyloss._block import Elementwise, Rowwise
 from polyloss._buffers import empty
 from polyloss._formula import Outcome
@@ -110,7 +110,8 @@ def memory(plan, arrays):
     view, lay, want = plan.backend.memory, plan.layout, plan.want
     t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
     if not plan.labelled and softmax_xent(plan):
-        t = t.astype(plan.dtype, copy=False)
+        with np.errstate(all="ignore"):
+            t = t.astype(plan.dtype, copy=False)
 
     def output(wanted, given=None):
         given = None if given is None else _canonical(plan, view(given))
@@ -142,6 +143,8 @@ def run(plan, arrays):
             kept.clear()
         kept[key] = _bound(plan, m, survey)
     total, divisor, bad = kept[key].run(*m[:4], arrays.divisor, *m[4:])
+    if bad == kernels("front").FAR:  # the divisor is no number whose reciprocal the kernels could multiply by: the formula divides
+        return _formula.run(plan, arrays)
     return Outcome(m.losses, total, divisor, m.gradient, m.hessian, m.prob, first_bad=bad)
 
 

@@ -84,11 +84,15 @@ def _run(plan, arrays):
     if skip is not None and not plan.labelled:
         t = xp.where(skip[:, None, :], xp.ones_like(t), t)
 
+    given, mean = arrays, plan.divisor == "weights"
+    if mean:
+        arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
+        weight = arrays.weight
     params = dict(plan.params)
     scale = 1.0 if weight is None else weight
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
-    divisor = _divisor(plan, arrays, t, skip)
+    whole, divisor = t, _divisor(plan, arrays, t, skip)
     targeting = dict(plan.targeting)
     if block.survey is not None:
         targeting["survey"] = surveyed(plan, arrays, t)
@@ -96,20 +100,24 @@ def _run(plan, arrays):
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
 
-    losses = total = gradient = hessian = prob = None
+    losses = total = value = gradient = hessian = prob = None
     if plan.want.value:
         losses = block.value(xp, t, p, **params)
         if block.combine:
             losses = xp.sum(losses, axis=1) / (lay.c if block.combine == "mean" else 1)
         losses = _finish(xp, _hidden(xp, losses, zero) * scale, skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
+        if mean:
+            value = xp.astype(_reduce.quotient(xp, xp.astype(total, dtype), divisor), dtype)
     if plan.want.gradient:
         gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, scale, divisor, skip, bad)
     if plan.want.hessian:
         hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, scale, divisor, skip, bad)
     if plan.want.prob:
         prob = xp.astype(xp.exp(log_softmax(xp, z)[0]), arrays.p.dtype)
-    return Outcome(losses, total, divisor, gradient, hessian, prob, bad)
+    if mean:  # by the weights as they were given, for a backward pass
+        divisor = _reduce.total_weight(plan, given, whole, skip)
+    return Outcome(losses, total, divisor, gradient, hessian, prob, bad, value=value)
 
 
 def surveyed(plan, arrays, t):
@@ -156,5 +164,7 @@ def _derivative(plan, arrays, x, zero, scale, divisor, skip, bad):
     if zero is not None:
         x = _hidden(xp, x, zero[:, None, :]) * scale[:, None, :]
     x = _reduce.quotient(xp, x, divisor)
+    if zero is not None:  # the divisor is NaN where a weight is: a weight of 0 beside it gives 0 all the same
+        x = xp.where(zero[:, None, :] & xp.isnan(x), xp.zeros_like(x), x)
     x = _finish(xp, x, None if skip is None else skip[:, None, :], None if bad is None else bad[:, None, :])
     return xp.astype(x, arrays.p.dtype)

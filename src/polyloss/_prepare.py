@@ -187,6 +187,13 @@ def _checked_out(want, p, lay, storage, name, given):
 
 def arrays_of(plan, xp, given):
     """The arrays of a call in canonical shape: views wherever there can be one, else copies."""
+    if xp is not np:
+        return _arrays_of(plan, xp, given)
+    with np.errstate(all="ignore"):  # what is too large for the dtype becomes infinite in silence, as it does in other libraries
+        return _arrays_of(plan, xp, given)
+
+
+def _arrays_of(plan, xp, given):
     lay, dtype = plan.layout, plan.real(xp)
     t, p, weight, class_weight, divisor = (given[key] for key in ("y_true", plan.name, "sample_weight", "class_weight", "divisor"))
     in_place = given["out"] is IN_PLACE
@@ -208,6 +215,8 @@ def arrays_of(plan, xp, given):
         class_weight = xp.astype(class_weight, dtype, copy=False)
     if divisor is not None:
         divisor = denominator_of(divisor)
+        if not isinstance(divisor, float) and plan.here and plan.concrete and not getattr(divisor, "requires_grad", False):
+            divisor = float(divisor)  # which need not be a number of the dtype
         divisor = divisor if isinstance(divisor, float) else xp.astype(divisor, dtype, copy=False)
     t = xp.reshape(t, (lay.n, lay.s)) if plan.labelled else lay.canonical(xp, t)
     return Arrays(xp, t, lay.canonical(xp, p), weight, class_weight, divisor, out, out_hessian)

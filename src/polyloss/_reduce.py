@@ -61,6 +61,18 @@ def divisor(lay, reduction, normalization, weighted, ignoring):
             return 1
 
 
+EVEN = 2.0**-60, 2.0**60  # a factor and its reciprocal in this range, times a weight and a slope in it, are normal numbers of every dtype
+
+
+def tamed(xp, w):
+    """Weights times a power of two that keeps their sum, and what it divides, away from both ends of the dtype: a mean does not change."""
+    if w is None:
+        return None
+    size = xp.sum(xp.abs(w))
+    low, high = (xp.full_like(size, 2.0**exponent) for exponent in (-64, 64))
+    return w * xp.where(size > EVEN[1], low, xp.where(size < EVEN[0], high, xp.ones_like(size)))
+
+
 def total_weight(plan, arrays, t, skip):
     """Σ w Σ k t over the positions that are not skipped, k the class weights; of a mean Σ w alone. `t` (n, c, s) is not smoothed yet."""
     xp = arrays.xp
@@ -91,6 +103,15 @@ def _narrow(xp):
 def quotient(xp, a, b):
     """a / b, and 0 where b is 0: nothing counted, nothing lost. b may be a number or a 0-d array; no branch on data."""
     if isinstance(b, (int, float)):
-        return a / b if b else xp.zeros_like(a)
+        if not b:
+            return xp.zeros_like(a)
+        if EVEN[0] <= abs(b) <= EVEN[1]:
+            return a / b
+        b, exponent = math.frexp(b)  # the dtype of a may have no such number, or none that is its reciprocal: powers of two, step by step
+        a = a / b
+        while exponent:
+            step = max(-100, min(100, exponent))
+            a, exponent = a * 2.0**-step, exponent - step
+        return a
     zero = b == 0
     return xp.where(zero, xp.zeros_like(a), a / xp.where(zero, xp.ones_like(b), b))

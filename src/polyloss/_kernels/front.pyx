@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_INCREF
-from libc.math cimport isfinite
+from libc.math cimport fabs, isfinite, isinf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport getenv
 from libc.string cimport memset, strcmp
@@ -45,6 +45,7 @@ cdef enum:
     AXES = 8  # an array of more has no key
     ORDERS = 8  # of the options of one loss
     INPUTS = 4
+    FAR_FROM_1 = -2
 
 cdef str OPTION_SAMPLE_WEIGHT = sys.intern("sample_weight")
 cdef str OPTION_CLASS_WEIGHT = sys.intern("class_weight")
@@ -81,7 +82,7 @@ cdef class Prepared:
     cdef object wrap, record
     cdef cnp.dtype storage, real
     cdef int divide, ndim, losses_ndim
-    cdef double divisor
+    cdef double divisor, least, most
     cdef bint single, checks, value, gradient, hessian, prob, losses, scaled
     cdef cnp.npy_intp shape[AXES]
     cdef cnp.npy_intp losses_shape[AXES]
@@ -99,6 +100,9 @@ cdef class Prepared:
         self.value, self.gradient, self.hessian, self.prob = want
         self.losses = want.value and plan.reduction == "none"
         self.scaled = want.gradient or want.hessian
+        # The reciprocal of the sum of weights is multiplied by a weight, before it is rounded; that of another divisor by a slope, afterwards.
+        self.most = 2.0**60 if self.single and self.divide == GIVEN else 2.0**900
+        self.least = 1 / self.most
         self.ndim, self.losses_ndim = len(lay.shape), len(lay.losses)
         for i in range(self.ndim):
             self.shape[i] = lay.shape[i]
@@ -113,7 +117,7 @@ cdef class Prepared:
                 self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
 
     cdef int64_t fill(self, char **at, object given, double *total, double *divisor) except? -3:
-        """Run the kernel: the sum of the losses and what it is divided by. The first bad label or -1."""
+        """Run the kernel: the sum of the losses and what it is divided by. The first bad label or -1; FAR where the kernel cannot divide."""
         cdef kernel_sums found
         cdef double scale = 1
         divisor[0] = self.divisor
@@ -125,12 +129,22 @@ cdef class Prepared:
                 return found.bad
             self.choose(&found, divisor)
         if self.scaled:
+            if self.is_far(divisor[0]):
+                return FAR_FROM_1
             scale = 1 / divisor[0] if divisor[0] != 0 else 0
         self.bound.run(at, scale, &found)
         if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
             self.choose(&found, divisor)
         total[0] = found.total
-        return found.bad if self.checks else -1
+        if self.checks and found.bad >= 0:
+            return found.bad
+        return FAR_FROM_1 if self.is_far(divisor[0]) else -1
+
+    cdef bint is_far(self, double divisor) noexcept:
+        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the range of the numbers. 0 and, given, infinity mean 0."""
+        if divisor == 0 or self.divide == GIVEN and (not self.scaled or isinf(divisor)):
+            return False
+        return not self.least <= fabs(divisor) <= self.most
 
     cdef void choose(self, const kernel_sums *found, double *divisor) noexcept:
         if self.divide == COUNT:
@@ -139,7 +153,9 @@ cdef class Prepared:
             divisor[0] = found.weights if self.divide == WEIGHTS else found.total
 
     def run(self, t, p, weight, class_weight, given, losses, gradient, hessian, prob):
-        """(total, divisor, first bad label or -1), the outputs filled, for arrays as they were bound. `given` may be infinite or 0."""
+        """(total, divisor, first bad label, -1, or FAR: then nothing is right), the outputs filled, for arrays as they were bound.
+
+        `given` may be infinite or 0."""
         cdef char *at[ARRAYS]
         cdef double total = 0, divisor = 1
         cdef int64_t bad
@@ -224,6 +240,7 @@ cdef class Prepared:
         return True
 
 
+FAR = FAR_FROM_1
 cdef Py_ssize_t LARGE = FROM
 
 
