@@ -167,6 +167,8 @@ def prepared(plan, given, arrays, wrap=None, record=None):
     lay = plan.layout
     if not plan.here or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
         return None
+    if plan.storage == "bfloat16" and wrap is None:  # NumPy's, whose results would stay bits
+        return None
     view, wider = plan.backend.memory, plan if record is None else replace(plan, want=BOTH)
     m = memory(wider, arrays)
     inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
