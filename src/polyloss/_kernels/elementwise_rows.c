@@ -3,12 +3,14 @@
 #include "storage.h"
 #include "vector_math.h"
 
-#include "real_float.h"
+#define DOUBLES 0
+#include "real.h"
 #include "formulas.h"
 #include "lines.h"
 #include "elementwise_loops.h"
 
-#include "real_double.h"
+#define DOUBLES 1
+#include "real.h"
 #include "formulas.h"
 #include "lines.h"
 #include "elementwise_loops.h"

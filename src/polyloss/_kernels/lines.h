@@ -1,4 +1,4 @@
-/* Lines of numbers of any kind and stride, to and from the type of computation; included after real_float.h or real_double.h. */
+/* Lines of numbers of any kind and stride, to and from the type of computation; included after real.h. */
 
 /* What is rounded is kept so: the compiler makes no multiply-add of a product and a sum that uses it. */
 #ifndef ROUNDED

@@ -8,13 +8,15 @@
 #include "vector_math.h"
 #include <float.h>
 
-#include "real_float.h"
+#define DOUBLES 0
+#include "real.h"
 #include "formulas.h"
 #include "rowwise_formulas.h"
 #include "lines.h"
 #include "rowwise_loops.h"
 
-#include "real_double.h"
+#define DOUBLES 1
+#include "real.h"
 #include "formulas.h"
 #include "rowwise_formulas.h"
 #include "lines.h"
