@@ -67,17 +67,25 @@ static ptrdiff_t read_classes(int32_t *to, const kernel_job *j, ptrdiff_t first,
     return at;
 }
 
-/* Which classes occur. A byte is written once: threads that wrote it for every row would fight for its line. */
+/* Which classes occur, told by bytes that several threads may look at and set. */
+#ifdef __GNUC__
+#define IS_SET(at) __atomic_load_n(at, __ATOMIC_RELAXED)
+#define SET(at) __atomic_store_n(at, 1, __ATOMIC_RELAXED)
+#else
+#define IS_SET(at) (*(volatile uint8_t *)(at))
+#define SET(at) (*(volatile uint8_t *)(at) = 1)
+#endif
+/* A byte is written once: threads that wrote it for every row would fight for its line. */
 static void note_seen(uint8_t *seen, ptrdiff_t known, const int32_t *classes, ptrdiff_t rows)
 {
     if (known == 2) {
         int64_t ones = 0;
         for (ptrdiff_t i = 0; i < rows; i++) ones += classes[i];
-        if (ones > 0 && !seen[1]) seen[1] = 1;
-        if (ones < rows && !seen[0]) seen[0] = 1;
+        if (ones > 0 && !IS_SET(&seen[1])) SET(&seen[1]);
+        if (ones < rows && !IS_SET(&seen[0])) SET(&seen[0]);
     } else
         for (ptrdiff_t i = 0; i < rows; i++)
-            if (!seen[classes[i]]) seen[classes[i]] = 1;
+            if (!IS_SET(&seen[classes[i]])) SET(&seen[classes[i]]);
 }
 
 /* The sum of one long row; four accumulators, and the next page on its way, where the hardware's prefetcher stops. */
