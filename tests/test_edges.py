@@ -8,6 +8,7 @@ from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula
 from oracle import DEFINITIONS
 
 import polyloss as pl
+from polyloss._block import LOSSES
 
 
 def kernel(function, *args, **kwargs):
@@ -132,3 +133,139 @@ def test_a_row_with_an_infinite_logit_is_nan_everywhere(loss):
             for x in map(np.asarray, found):
                 assert np.isnan(x[0]).all()
                 assert np.isfinite(x[1]).all()
+
+
+# --------------------------------------------------------------------------------------------- kernels and formulas, at the edges
+
+TARGETS = (0.0, 0.5, 1.0, np.nan)
+ELEMENTWISE = {  # loss and parameters: the targets that it is asked for beside all predictions
+    "mean_squared_error": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big"))],
+    "mean_absolute_error": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big"))],
+    "mean_absolute_percentage_error": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big", "tiny"))],
+    "mean_squared_logarithmic_error": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big", "tiny"))],
+    "hinge": [({"labels": labels}, (*TARGETS, -1.0, np.inf, -np.inf)) for labels in ("pm1", "01")],
+    "squared_hinge": [({"labels": labels}, (*TARGETS, -1.0, np.inf, -np.inf)) for labels in ("pm1", "01")],
+    "binary_crossentropy": [({}, TARGETS), ({"epsilon": 0.0}, TARGETS), ({"from_logits": True}, TARGETS)],
+    "binary_focal_crossentropy": [({"gamma": g, "from_logits": logits}, TARGETS) for g in (0.0, 0.5, 2.0) for logits in (False, True)],
+    "kl_divergence": [({}, (*TARGETS, "tiny")), ({"epsilon": 0.0}, (*TARGETS, "tiny"))],
+    "huber": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big"))],
+    "log_cosh": [({}, (*TARGETS, -1.0, np.inf, -np.inf, "big"))],
+    "poisson": [({}, (*TARGETS, np.inf, "tiny"))],
+}
+ROWS = {
+    "categorical_crossentropy": [{}, {"epsilon": 0.0}, {"from_logits": True}],
+    "categorical_focal_crossentropy": [{}, {"gamma": 0.5}, {"gamma": 0.5, "from_logits": True}],
+    "sparse_categorical_crossentropy": [{}, {"epsilon": 0.0}, {"from_logits": True}],
+    "categorical_hinge": [{}],
+    "cosine_similarity": [{}],
+    "softmax_loss": [{}, {"class_weight": [0.0, 2.0, 1.0]}, {"class_weight": [0.0, 2.0, 1.0], "label_smoothing": 0.1}],
+    "poly1_crossentropy": [{}, {"poly_epsilon": -1.0}],
+}
+
+
+def test_every_loss_is_asked_at_the_edges():
+    assert {*ELEMENTWISE, *ROWS} == set(LOSSES)
+
+
+def numbers(named, dtype):
+    """The numbers of a table in a dtype: its largest ones and its smallest."""
+    by_name = {"big": np.finfo(dtype).max, "tiny": np.finfo(dtype).smallest_subnormal}
+    return np.array([by_name.get(x, x) for x in named], dtype)
+
+
+def agree(loss, t, p, dtype, params):
+    """Kernel and formula say the same of every row: NaN and infinities in the same places, numbers near each other."""
+    found = []
+    for road in ROADS:
+        value, gradient = road(pl.value_and_grad(loss), t, p, axis=-1, reduction="none", **params)
+        _, hessian = road(pl.grad_and_hess(loss), t, p, axis=-1, reduction="none", **params)
+        found.append((value[:, None], gradient, hessian))
+    for what, ours, right in zip(("value", "gradient", "Hessian"), *found, strict=True):
+        with np.errstate(all="ignore"):
+            finite = [np.where(np.isfinite(x), np.abs(x), 0).max(axis=-1, keepdims=True) for x in (right, p)]
+            near = 256 * np.finfo(dtype).eps * np.maximum(1, finite[0] if loss != "categorical_hinge" else np.maximum(*finite))
+            same = (np.isnan(ours) & np.isnan(right)) | (ours == right) | (np.abs(ours - right) <= near)
+        wrong = np.flatnonzero(~same.all(axis=-1))[:3]
+        assert not len(wrong), (loss, params, dtype, what, [(t[i], p[i], ours[i], right[i]) for i in wrong])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ELEMENTWISE)
+def test_kernel_equals_formula_at_the_edges(loss, dtype):
+    predictions = (0.0, 1.0, 0.5, 0.3, 1 - 1e-6, -1.0, 50.0, 100.0, -100.0, 800.0, 1e-12, np.inf, -np.inf, np.nan, "big", "tiny")
+    for params, targets in ELEMENTWISE[loss]:
+        t, p = np.meshgrid(numbers(targets, dtype), numbers(predictions, dtype), indexing="ij")
+        agree(loss, t.reshape(-1, 1), p.reshape(-1, 1), dtype, params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ROWS)
+def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
+    named = [0.0, 1.0, 0.3, 100.0, np.inf, np.nan, "big"]
+    named += [] if loss == "cosine_similarity" else ["tiny"]  # what is divided by such a norm is a rounding error times infinity
+    for params in ROWS[loss]:
+        shares = "epsilon" in LOSSES[loss].params and not params.get("from_logits")
+        entries = numbers(named + ([] if shares else [-2.0, -np.inf]), dtype)
+        if shares and params:  # 1 / y of a share near the smallest number is infinite
+            entries[entries == np.finfo(dtype).max] = 1e30
+        p = np.stack([x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij")], axis=1)
+        if loss != "sparse_categorical_crossentropy":
+            for t in ([1, 0, 0], [0, 0.25, 0.75], [0, 0, 0]):
+                agree(loss, np.tile(np.array(t, dtype), (len(p), 1)), p, dtype, params)
+        if LOSSES[loss].targets != "dense":
+            for label in (0, 1):
+                agree(loss, np.full(len(p), label), p, dtype, params)
+
+
+def test_the_rules_of_the_edges():
+    """What the losses say there, by kernel and formula: docs/semantics.md has these rows."""
+    nan, inf = np.nan, np.inf
+    for loss, target, p, given, right in (
+        ("scce", 0, [0.0, 0.0], {}, (nan, [nan, nan])),  # no shares
+        ("scce", 0, [1.0, inf], {}, (nan, [nan, nan])),
+        ("cce", [1.0, 0.0], [0.0, 2.0], {"epsilon": 0.0}, (inf, [-inf, 0.5])),
+        ("cce", [0.0, 1.0], [1e-9, 1.0], {"epsilon": 0.0}, (1e-9, [1.0, -1e-9])),
+        ("softmax_loss", 0, [nan, 0.0], {"class_weight": [0.0, 1.0]}, (0.0, [0.0, 0.0])),  # a position of weight 0
+        ("softmax_loss", 1, [nan, 0.0], {"class_weight": [0.0, 1.0]}, (nan, [nan, nan])),
+        ("categorical_hinge", [1.0, 0.0], [0.5, inf], {}, (inf, [-1.0, 1.0])),
+        ("categorical_hinge", [1.0, 0.0], [inf, 0.5], {}, (0.0, [0.0, 0.0])),
+        ("msle", [inf], [1.0], {}, (inf, [-inf])),
+        ("mse", [0.0, 0.0], [3e19, 3e19], {"dtype": "float32"}, (inf, [3e19, 3e19])),
+        ("mse", [0.0, 0.0], [1.5e19, 1.5e19], {"dtype": "float32"}, (2.25e38, [1.5e19, 1.5e19])),  # whose sum is too large
+        ("kld", [0.0, 1.0], [0.0, 1.0], {"epsilon": 0.0}, (0.0, [0.0, -1.0])),
+        ("kld", [0.0, 0.5], [0.0, 0.0], {"epsilon": 0.0}, (inf, [0.0, -inf])),
+        ("kld", [0.3], [0.3 + 3e-9], {}, (-3e-9, [-0.99999999])),
+        ("cosine", [0.0, 0.0], [nan, 1.0], {}, (nan, [nan, nan])),
+        ("poisson", [0.0], [-1.0], {}, (-1.0, [1.0])),
+        ("hinge", [inf], [-1.0], {"labels": "pm1"}, (inf, [-inf])),
+    ):
+        dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
+        t = np.array([target]) if isinstance(target, int) else np.array([target], dtype)
+        for road in ROADS:
+            value, gradient = road(pl.value_and_grad(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
+            np.testing.assert_allclose(value, [right[0]], rtol=1e-6, atol=1e-290, err_msg=f"{loss} {t} {p}")
+            np.testing.assert_allclose(gradient, [right[1]], rtol=1e-6, err_msg=f"{loss} {t} {p}")
+
+
+def test_hessians_of_tiny_sums():
+    """Predictions whose sum squared underflows: 0 stays 0, and what is not 0 is as large as it is."""
+    for road in ROADS:
+        for dtype, small in (("float32", 1e-25), ("float64", 1e-170)):
+            _, h = road(pl.grad_and_hess("cce"), np.array([[1.0, 0.0, 0.0]], dtype), np.array([[small, 0.0, 0.0]], dtype), epsilon=0.0)
+            np.testing.assert_array_equal(h[0, 0], 0.0)
+            _, h = road(pl.grad_and_hess("kld"), np.array([[0.0]], dtype), np.array([[0.0]], dtype), epsilon=0.0)
+            np.testing.assert_array_equal(h, 0.0)
+
+
+@pytest.mark.parametrize("poly_epsilon", [1.0, 0.5])
+def test_hessian_of_poly1_never_cancels(poly_epsilon):
+    for z in ([0, 25], [25, 0], [0, 30], [40, 0, 1], [0.0, 40.0, 39.0]):
+        for t in ([1, *[0] * (len(z) - 1)], [0.5 ** (j + 1) for j in range(len(z))]):
+            right = far_apart("poly1_crossentropy", t, z, poly_epsilon=poly_epsilon)
+            for road in ROADS:
+                row = np.array([t], float), np.array([z], float)
+                _, hessian = road(pl.grad_and_hess("poly1_crossentropy"), *row, poly_epsilon=poly_epsilon)
+                close(hessian[0], right[2], "float64", units=256)
+                if t[0] == 1:
+                    _, hessian = road(pl.grad_and_hess("poly1_crossentropy"), np.array([0]), row[1], poly_epsilon=poly_epsilon)
+                    close(hessian[0], right[2], "float64", units=256)

@@ -90,7 +90,7 @@ class OfLogSoftmax(Rowwise):
 
     def value(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
-        return xp.sum(block.term(xp, t, l, p, q, **params), axis=1)
+        return xp.sum(block.term(xp, t, l, p, q, **params), axis=1) + 0 * q[:, 0, :]  # NaN where the row is, even if every target is 0
 
     def slope(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
@@ -116,10 +116,10 @@ def of_others(xp, x, near):
 
 
 class OfShares(Rowwise):
-    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon): term's derivatives by y are `first` and `second`.
+    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon). `first` is h y, h term's derivative by y, and `second` is h' y².
 
-    With S = Σp, h = first and g = second (0 where y is clipped), A = Σ h y and B = Σ g y²:
-    slope_j = (h_j - A) / S and curvature_j = (g_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
+    These stay finite where y is 0. With S = Σp (and 0 for h and h' where y is clipped), A = Σ h y and B = Σ h' y²:
+    slope_j = (h_j - A) / S and curvature_j = (h'_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
     """
 
     def value(xp, t, p, *, block, epsilon, **params):
@@ -128,15 +128,15 @@ class OfShares(Rowwise):
 
     def slope(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
-        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
-        return (h - xp.sum(h * y, axis=1, keepdims=True)) / total
+        first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        return (over(xp, first, y) - xp.sum(first, axis=1, keepdims=True)) / total
 
     def curvature(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
-        h = xp.where(inside, block.first(xp, t, y, **params), 0.0)
-        g = xp.where(inside, block.second(xp, t, y, **params), 0.0)
-        a, b = xp.sum(h * y, axis=1, keepdims=True), xp.sum(g * y * y, axis=1, keepdims=True)
-        return (g * (1 - 2 * y) - 2 * h + b + 2 * a) / (total * total)
+        first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
+        second = xp.where(inside, block.second(xp, t, y, **params), 0.0)
+        own = over(xp, over(xp, second * (1 - 2 * y) - 2 * first * y, y), y)
+        return (own + xp.sum(second + 2 * first, axis=1, keepdims=True)) / total / total  # total² may be 0 where total is not
 
 
 # Steps that several formulas share.
@@ -212,8 +212,9 @@ def clipped(xp, p, low, high):
 
 
 def shares(xp, p, epsilon):
-    """p divided by its sum, clipped to [epsilon, 1 - epsilon]; where it was inside; the sum."""
+    """p divided by its sum, clipped to [epsilon, 1 - epsilon]; where it was inside; the sum. NaN where that is 0 or infinite."""
     total = xp.sum(p, axis=1, keepdims=True)
+    total = total * nan_where(xp, (total == 0) | ~xp.isfinite(total), total)
     return *clipped(xp, p / total, epsilon, 1 - epsilon), total
 
 

@@ -76,6 +76,10 @@ def _run(plan, arrays):
     weight, skip, zero = arrays.weight, ignored, None
     if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
         zero = weight == 0
+    if plan.labelled and arrays.class_weight is not None and not dict(plan.targeting).get("label_smoothing"):
+        of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
+        zero = of_label if zero is None else zero | of_label
+    if zero is not None:
         finite = xp.isfinite(z) if plan.labelled else xp.isfinite(z) & xp.isfinite(t)
         hidden = zero & ~xp.all(finite, axis=1)
         skip = hidden if skip is None else skip | hidden
@@ -104,7 +108,8 @@ def _run(plan, arrays):
     if plan.want.value:
         losses = block.value(xp, t, p, **params)
         if block.combine:
-            losses = xp.sum(losses, axis=1) / (lay.c if block.combine == "mean" else 1)
+            losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
+            losses = xp.astype(losses, dtype, copy=False)
         losses = _finish(xp, _hidden(xp, losses, zero) * scale, skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
         if mean:
@@ -161,8 +166,9 @@ def _derivative(plan, arrays, x, zero, scale, divisor, skip, bad):
     xp = arrays.xp
     if plan.block.combine == "mean":
         x = x / plan.layout.c
-    if zero is not None:
-        x = _hidden(xp, x, zero[:, None, :]) * scale[:, None, :]
+    x = _hidden(xp, x, None if zero is None else zero[:, None, :])
+    if arrays.weight is not None:
+        x = x * scale[:, None, :]
     x = _reduce.quotient(xp, x, divisor)
     if zero is not None:  # the divisor is NaN where a weight is: a weight of 0 beside it gives 0 all the same
         x = xp.where(zero[:, None, :] & xp.isnan(x), xp.zeros_like(x), x)

@@ -84,11 +84,11 @@ def total_weight(plan, arrays, t, skip):
     return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))
 
 
-def total(xp, x):
-    """The sum of all entries, in float64 where the library has it by default, so that float32 losses sum to their last bit."""
+def total(xp, x, axis=None):
+    """The sum of all entries, or along an axis; in float64 where the library has that, so that float32 losses sum to their last bit."""
     if dtype_name(x.dtype) == "float32" and hasattr(xp, "float64") and not _narrow(xp):
-        return xp.sum(x, dtype=xp.float64)
-    return xp.sum(x)
+        return xp.sum(x, dtype=xp.float64, axis=axis)
+    return xp.sum(x, axis=axis)
 
 
 def _narrow(xp):

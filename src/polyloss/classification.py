@@ -199,10 +199,11 @@ class CategoricalHinge(Rowwise):
 
     def margin(xp, t, p):
         """The margin, and the class that is its largest wrong one."""
-        wrong = (1 - t) * p
+        finite = xp.where(xp.isinf(p), xp.zeros_like(p), p)  # what is infinite has no part in a product whose other factor is 0
+        right, wrong = (x * xp.where(x == 0, finite, p) for x in (t, 1 - t))
         c = xp.arange(p.shape[1], device=beside(p))
         top = c[None, :, None] == xp.argmax(wrong, axis=1, keepdims=True)
-        return xp.sum(xp.where(top, wrong, xp.zeros_like(p)) - t * p, axis=1, keepdims=True) + 1, top
+        return xp.sum(xp.where(top, wrong, xp.zeros_like(p)), axis=1, keepdims=True) - xp.sum(right, axis=1, keepdims=True) + 1, top
 
     def value(xp, t, p):
         margin, _ = CategoricalHinge.margin(xp, t, p)
@@ -613,10 +614,10 @@ class CategoricalCrossentropy(OfShares):
         return -times_log(xp, t, y)
 
     def first(xp, t, y):
-        return -over(xp, t, y)
+        return -t + 0 * y
 
     def second(xp, t, y):
-        return over(xp, t, y * y)
+        return t + 0 * y
 
 
 @public(CategoricalCrossentropy)
@@ -838,12 +839,12 @@ class CategoricalFocalCrossentropy(OfShares):
 
     def first(xp, t, y, alpha, gamma):
         u = 1 - y
-        return -alpha * times(xp, t, power(xp, u, gamma) * (1 / y + gamma * loss_per_miss(xp, -xp.log(y), u)))
+        return -alpha * t * power(xp, u, gamma) * (1 + gamma * times(xp, y, loss_per_miss(xp, -xp.log(y), u)))
 
     def second(xp, t, y, alpha, gamma):
         u = 1 - y
-        near = power(xp, u, gamma - 1) * (2 / y + (gamma - 1) * loss_per_miss(xp, -xp.log(y), u)) if gamma else 0.0
-        return alpha * times(xp, t, power(xp, u, gamma) / (y * y) + gamma * near)
+        near = y * power(xp, u, gamma - 1) * (2 + (gamma - 1) * times(xp, y, loss_per_miss(xp, -xp.log(y), u))) if gamma else 0.0
+        return alpha * t * (power(xp, u, gamma) + gamma * near)
 
 
 @public(CategoricalFocalCrossentropy)
@@ -955,7 +956,7 @@ class Poly1Crossentropy(OfLogSoftmax):
         return -t - poly_epsilon * t * p
 
     def curvature(xp, t, z, *, block, poly_epsilon):
-        """p_j (q_j T - ε x_j (q_j - p_j)), x_j = t_j q_j - Σ_{c≠j} t_c p_c and T = Σt; sorted so that for |ε| = 1 what cancels is exact."""
+        """p_j (q_j T - ε x_j (q_j - p_j)), x_j = t_j q_j - Σ_{c≠j} t_c p_c and T = Σt; sorted so that for ε = 1 what cancels is exact."""
         _, p, q = log_softmax(xp, z)
         near = q < 0.5
         others, total = of_others(xp, t * p, near), xp.sum(t, axis=1, keepdims=True)

@@ -223,8 +223,8 @@ def mean_absolute_percentage_error(y_true, y_pred, *, epsilon=1e-7, axis=-1, sam
 class MeanSquaredLogarithmicError(Elementwise):
     """d², d = log1p(max(p, epsilon)) - log1p(max(t, epsilon)).
 
-    d is taken as log1p((p - t) / (1 + t)), which keeps its last bits where p is near t, unless p is so far below t that the quotient
-    nears -1.
+    d is taken as ±log1p((p - t) / (1 + t)), of the larger and the smaller of the two: its last bits are kept where p is near t, and where
+    one is far below the other.
     """
 
     aliases = ("msle", "MSLE")
@@ -235,9 +235,10 @@ class MeanSquaredLogarithmicError(Elementwise):
     worked = (dict(t=0.0, p=math.e - 1, epsilon=0.0, value=1.0, slope=2 / math.e),)
 
     def difference(xp, t, p):
-        r = (p - t) / (1 + t)
-        far = r < -0.5
-        return xp.where(far, xp.log1p(p) - xp.log1p(t), xp.log1p(xp.where(far, xp.zeros_like(r), r)))
+        below = p < t
+        low, high = xp.where(below, p, t), xp.where(below, t, p)
+        d = xp.log1p((high - low) / (1 + low))
+        return xp.where(below, -d, d)
 
     def value(xp, t, p, epsilon):
         d = MeanSquaredLogarithmicError.difference(xp, floored(xp, t, epsilon), floored(xp, p, epsilon))

@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, over, public, times_log
+from polyloss._block import Elementwise, Rowwise, clipped, over, public, times, times_log
 from polyloss._call import call
 from polyloss._params import clip_bound
 
@@ -22,7 +22,10 @@ class KLDivergence(Elementwise):
 
     def value(xp, t, p, epsilon):
         (t, _), (p, _) = clipped(xp, t, 0.0, 1.0), clipped(xp, p, epsilon, 1.0)
-        return times_log(xp, t, xp.where(t == 0, xp.ones_like(t), t) / p)
+        part = xp.where(t == 0, xp.ones_like(t), t)
+        near = xp.abs(t - p) < 0.5 * p  # where the quotient's rounding would be the result
+        beside = xp.log1p(xp.where(near, t - p, xp.zeros_like(p)) / xp.where(near, p, xp.ones_like(p)))
+        return xp.where(near, t * beside, times_log(xp, t, part / p))
 
     def slope(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
@@ -118,12 +121,12 @@ class CosineSimilarity(Rowwise):
 
     def slope(xp, t, p):
         (t, _), (p, inverse) = CosineSimilarity.unit(xp, t), CosineSimilarity.unit(xp, p)
-        return (p * xp.sum(t * p, axis=1, keepdims=True) - t) * inverse
+        return times(xp, p * xp.sum(t * p, axis=1, keepdims=True) - t, inverse)
 
     def curvature(xp, t, p):
         (t, _), (p, inverse) = CosineSimilarity.unit(xp, t), CosineSimilarity.unit(xp, p)
         cos = xp.sum(t * p, axis=1, keepdims=True)
-        return (2 * t * p + cos - 3 * cos * p * p) * inverse * inverse
+        return times(xp, times(xp, 2 * t * p + cos - 3 * cos * p * p, inverse), inverse)
 
 
 @public(CosineSimilarity)

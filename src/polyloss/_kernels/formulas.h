@@ -111,6 +111,7 @@ FORMULA_INLINE real FORMULA(log_cosh)(real d)
 
 FORMULA_INLINE real FORMULA(sign)(real d) { return SELECT(LT(R(0), d), R(1), SELECT(LT(d, R(0)), R(-1), d)); }
 FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high, MAX(low, x)); }
+FORMULA_INLINE real FORMULA(over)(real x, real y) { return SELECT(EQ(x, R(0)), R(0), x / y); } /* 0 where x is 0, whatever y */
 FORMULA_INLINE real FORMULA(outside)(real x, real low, real high, real y) /* y, or 0 where x was clipped */
 {
     return SELECT(OR(LT(x, low), LT(high, x)), R(0), y);
@@ -154,7 +155,7 @@ LOSS(mean_squared_logarithmic_error, curvature)
 FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one)
 {
     real either = SELECT(EQ(t * t - t, R(0)), t + (t - R(1)), R(0) / R(0));
-    return SELECT(EQ(zero_one, R(2)), either, t + zero_one * (t - R(1)));
+    return SELECT(EQ(zero_one, R(2)), either, SELECT(EQ(zero_one, R(0)), t, t + (t - R(1))));
 }
 LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(plus_minus)(t, a[0]) * p); }
 LOSS(hinge, slope)
@@ -282,8 +283,8 @@ FORMULA_INLINE real FORMULA(of_count)(real t, const real *a)
 LOSS(poisson, value) { return (p - TIMES(t, LOG(p + R(1e-7)))) + FORMULA(of_count)(t, a); }
 LOSS(poisson, slope)
 {
-    real q = p + R(1e-7), r = SELECT(LT(R(2) * t, q), t, (p - t) + R(1e-7)) / q;
-    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(R(2) * t, q), R(1) - r, r));
+    real q = p + R(1e-7), half = R(0.5) * ABS(q), r = SELECT(LT(ABS(t), half), t, (p - t) + R(1e-7)) / q;
+    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(ABS(t), half), R(1) - r, r));
 }
 LOSS(poisson, curvature) { return (void)a, TIMES(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
 
@@ -304,12 +305,12 @@ LOSS(kl_divergence, value)
 LOSS(kl_divergence, slope)
 {
     real q = FORMULA(clip)(p, a[0], R(1));
-    return FORMULA(outside)(p, a[0], R(1), -FORMULA(clip)(t, R(0), R(1)) / q);
+    return FORMULA(outside)(p, a[0], R(1), FORMULA(over)(-FORMULA(clip)(t, R(0), R(1)), q));
 }
 LOSS(kl_divergence, curvature)
 {
     real q = FORMULA(clip)(p, a[0], R(1));
-    return FORMULA(outside)(p, a[0], R(1), FORMULA(clip)(t, R(0), R(1)) / (q * q));
+    return FORMULA(outside)(p, a[0], R(1), FORMULA(over)(FORMULA(clip)(t, R(0), R(1)), q * q));
 }
 
 /* p is the logarithm of a prediction; t a probability, or the logarithm of one (not above 0 where it is, but any number will do). */

@@ -43,11 +43,13 @@ template <class A> struct OfSum {  // share_of() with the parts of a sum
     sum = seen.high;
     high = static_cast<A>(sum);
     low = static_cast<A>((sum - static_cast<double>(high)) + seen.low);
+    if (!(high - high == 0 && high != 0)) high = static_cast<A>(NAN);  // which has no shares
     inverse = static_cast<A>(1 / sum);
   }
   __device__ auto share(A p) const { return Formulas<A>::share_of(p, high, low, inverse, epsilon); }
   __device__ A per_sum(double k) const { return static_cast<A>(k / sum); }
-  __device__ A per_square(double k) const { return static_cast<A>(k / sum / sum); }
+  __device__ static A slope(A x, A per_sum) { return Formulas<A>::per_sum(x, per_sum); }
+  __device__ A curvature(A x, A per_sum) const { return Formulas<A>::per_sum(Formulas<A>::per_sum(x, per_sum), inverse); }
 };
 
 struct Nothing {};
@@ -69,7 +71,7 @@ template <class T, bool FOCAL> struct Shares {
   A alpha, gamma, keep, spread;
   OfSum<A> of;
   bool grad, hess;
-  A pull, bend, per_sum, per_square;
+  A pull, bend, per_sum;
 
   __device__ Shares(const Rows<T>& job, int) : grad(job.grad || job.hess), hess(job.hess) {
     const double* a = job.parameters;
@@ -85,24 +87,24 @@ template <class T, bool FOCAL> struct Shares {
     const auto s = of.share(p);
     terms.value += F::share_value(FOCAL, target(t), s, alpha, gamma);
     if (!grad) return;
-    const A f = F::share_first(FOCAL, target(t), s, alpha, gamma);
-    terms.first += F::share_pull(s, f);
-    if (hess) terms.second += F::share_bend(s, f, F::share_second(FOCAL, target(t), s, alpha, gamma));
+    const A first = F::share_first(FOCAL, target(t), s, alpha, gamma);
+    terms.first += first;
+    if (hess) terms.second += F::share_bend(first, F::share_second(FOCAL, target(t), s, alpha, gamma));
   }
   __device__ double conclude(const Terms& terms, A k) {
     pull = static_cast<A>(terms.first), bend = static_cast<A>(terms.second);
-    per_sum = of.per_sum(k), per_square = of.per_square(k);
+    per_sum = of.per_sum(k);
     return terms.value;
   }
   __device__ A slope(A t, A p, long long) const {
     const auto s = of.share(p);
-    const A f = F::share_first(FOCAL, target(t), s, alpha, gamma);
-    return per_sum * (f * s.rest - (pull - F::share_pull(s, f)));
+    const A first = F::share_first(FOCAL, target(t), s, alpha, gamma);
+    return of.slope(F::share_slope(s, first) - (pull - first), per_sum);
   }
   __device__ A curvature(A t, A p, long long) const {
     const auto s = of.share(p);
-    const A f = F::share_first(FOCAL, target(t), s, alpha, gamma), second = F::share_second(FOCAL, target(t), s, alpha, gamma);
-    return per_square * ((second * s.rest - 2 * f) * s.rest + (bend - F::share_bend(s, f, second)));
+    const A first = F::share_first(FOCAL, target(t), s, alpha, gamma), second = F::share_second(FOCAL, target(t), s, alpha, gamma);
+    return of.curvature(F::share_curvature(s, first, second) + (bend - F::share_bend(first, second)), per_sum);
   }
 };
 template <class T> using categorical_crossentropy = Shares<T, false>;
@@ -129,8 +131,9 @@ template <class T> struct sparse_categorical_crossentropy {
     label_curvature = F::label_curvature(s), other_curvature = F::other_curvature(s);
   }
   __device__ double conclude(const Terms&, A k) {
-    label_slope *= of.per_sum(k), other_slope *= of.per_sum(k);
-    label_curvature *= of.per_square(k), other_curvature *= of.per_square(k);
+    const A per_sum = of.per_sum(k);
+    label_slope = of.slope(label_slope, per_sum), other_slope = of.slope(other_slope, per_sum);
+    label_curvature = of.curvature(label_curvature, per_sum), other_curvature = of.curvature(other_curvature, per_sum);
     return value;
   }
   __device__ A slope(A, A, long long c) const { return c == y ? label_slope : other_slope; }
@@ -227,7 +230,7 @@ template <class T> struct categorical_hinge {
 
   __device__ categorical_hinge(const Rows<T>&, int) {}
   __device__ static void see(Seen& seen, A t, A p, long long c) {
-    seen.right += t * p;
+    seen.right += Formulas<A>::part(t, p);
     seen.compete(Formulas<A>::wrong(t, p), c);
   }
   __device__ void know(const Seen& seen, A) {
@@ -278,7 +281,7 @@ template <class T, bool FLOORED> struct Cosine {
   __device__ double conclude(const Terms& terms, A k) {
     const double tt = terms.tt + ldexp(epsilon, -2 * t_exponent), pp = terms.pp + ldexp(epsilon, -2 * p_exponent);
     const double t_norm = sqrt(tt), p_norm = sqrt(pp);
-    zero = tt == 0 || pp == 0;
+    zero = (tt == 0 || pp == 0) && terms.tp == terms.tp;  // beside a vector with NaN or an infinity 0 is none
     ratio = static_cast<A>(terms.tp / pp), cosine = static_cast<A>(terms.tp / t_norm / p_norm);
     by_t = static_cast<A>(1 / t_norm), by_p = static_cast<A>(1 / p_norm);
     inverse = static_cast<A>(ldexp(1 / p_norm, -p_exponent));
@@ -290,7 +293,8 @@ template <class T, bool FLOORED> struct Cosine {
   }
   __device__ A curvature(A t, A p, long long) const {
     if (zero) return 0;
-    return F::cosine_curvature(tame(t, t_exponent) * by_t, tame(p, p_exponent) * by_p, cosine) * inverse * hess_factor;
+    const A of_unit = F::cosine_curvature(tame(t, t_exponent) * by_t, tame(p, p_exponent) * by_p, cosine);
+    return F::per_sum(F::per_sum(of_unit, inverse), hess_factor);
   }
 };
 template <class T> struct cosine_similarity : Cosine<T, false> {

@@ -20,7 +20,7 @@
 #ifdef FORMULA /* else the list alone */
 
 /* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log y;
-   and whether it was clipped. The sum is high + low, inverse is 1 / high. */
+   and whether it was clipped. The sum is high + low, inverse is 1 / high. A sum of 0, or an infinite one, has no shares: high is NaN. */
 typedef struct {
     real y, rest, log;
     MASK outside;
@@ -28,7 +28,7 @@ typedef struct {
 FORMULA_INLINE FORMULA(share) FORMULA(share_of)(real p, real high, real low, real inverse, real epsilon)
 {
     FORMULA(share) s;
-    real y = p / high, rest = ((high - p) + low) * inverse;
+    real y = p / high, rest = SELECT(EQ(inverse - inverse, R(0)), ((high - p) + low) * inverse, R(1) - y);
     s.outside = OR(OR(LT(y, epsilon), LT(R(1) - epsilon, y)), LT(rest, R(0))); /* a share above 1 may round to 1, and 1 - epsilon too */
     s.y = FORMULA(clip)(y, epsilon, R(1) - epsilon);
     s.rest = SELECT(s.outside, R(1) - s.y, rest);
@@ -42,9 +42,9 @@ FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest)
     return SELECT(LT(rest, R(0x1p-26)), R(1) + R(0.5) * rest, loss / rest);
 }
 
-/* -t log y, times α (1 - y)^γ if focal; its derivatives by y, first f and second; and what these take part with in the sums of the row.
-   With S the sum of the predictions, P = Σ f y and B = Σ (second y + 2 f) y the slope is (f (1 - y) - (P - f y)) / S and the curvature
-   ((second (1 - y) - 2 f) (1 - y) + (B - (second y + 2 f) y)) / S²: where they would cancel the own term is taken out of the sums. */
+/* -t log y, times α (1 - y)^γ if focal; its derivative h by y times y, first, and the next one h' times y², second: both stay finite where y is 0.
+   With S the sum of the predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S and the curvature
+   ((h' (1 - y) - 2 h) (1 - y) + (B - (h' y + 2 h) y)) / S²: where they would cancel the own term is taken out of the sums. */
 FORMULA_INLINE real FORMULA(share_factor)(int focal, FORMULA(share) s, real alpha, real gamma)
 {
     return focal ? alpha * POWER(s.rest, gamma) : R(1);
@@ -55,32 +55,39 @@ FORMULA_INLINE real FORMULA(share_value)(int focal, real t, FORMULA(share) s, re
 }
 FORMULA_INLINE real FORMULA(share_first)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
-    real per_y = R(1) / s.y;
-    if (focal) per_y = per_y + gamma * FORMULA(loss_per_miss)(-s.log, s.rest);
-    return SELECT(s.outside, R(0), -TIMES(t, FORMULA(share_factor)(focal, s, alpha, gamma) * per_y));
+    real f = t * FORMULA(share_factor)(focal, s, alpha, gamma);
+    if (focal) f = f * (R(1) + gamma * TIMES(s.y, FORMULA(loss_per_miss)(-s.log, s.rest)));
+    return SELECT(s.outside, R(0), -f + R(0) * s.y); /* NaN goes through */
 }
 FORMULA_INLINE real FORMULA(share_second)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
-    real second = FORMULA(share_factor)(focal, s, alpha, gamma) / (s.y * s.y);
+    real second = FORMULA(share_factor)(focal, s, alpha, gamma);
     if (focal) {
-        real near = POWER(s.rest, gamma - R(1)) * (R(2) / s.y + (gamma - R(1)) * FORMULA(loss_per_miss)(-s.log, s.rest));
+        real near = s.y * POWER(s.rest, gamma - R(1)) * (R(2) + (gamma - R(1)) * TIMES(s.y, FORMULA(loss_per_miss)(-s.log, s.rest)));
         second = second + alpha * TIMES(gamma, near);
     }
-    return SELECT(s.outside, R(0), TIMES(t, second));
+    return SELECT(s.outside, R(0), t * second + R(0) * s.y);
 }
-FORMULA_INLINE real FORMULA(share_pull)(FORMULA(share) s, real f) { return f * s.y; }
-FORMULA_INLINE real FORMULA(share_bend)(FORMULA(share) s, real f, real second) { return (second * s.y + R(2) * f) * s.y; }
+/* What a class has of its own: h (1 - y) and (h' (1 - y) - 2 h) (1 - y), 0 where it has no target, whatever its share; and in the sum B. */
+FORMULA_INLINE real FORMULA(share_slope)(FORMULA(share) s, real first) { return FORMULA(over)(first * s.rest, s.y); }
+FORMULA_INLINE real FORMULA(share_curvature)(FORMULA(share) s, real first, real second)
+{
+    return FORMULA(over)(FORMULA(over)((second * s.rest - R(2) * first * s.y) * s.rest, s.y), s.y);
+}
+FORMULA_INLINE real FORMULA(share_bend)(real first, real second) { return second + R(2) * first; }
+/* A derivative by shares as one by predictions: x / S, of 0 is 0 though 1 / S may be infinite. */
+FORMULA_INLINE real FORMULA(per_sum)(real x, real inverse) { return TIMES(x, inverse); }
 
-/* The same of a one-hot target: f y is -1 at the label and second y² is 1. S times the slope, S² times the curvature, at the label and at
+/* The same of a one-hot target: first is -1 at the label and second is 1. S times the slope, S² times the curvature, at the label and at
    the other classes. */
 FORMULA_INLINE real FORMULA(label_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / s.y)); }
-FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1)); }
+FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1) + R(0) * s.rest); } /* NaN goes through */
 FORMULA_INLINE real FORMULA(label_curvature)(FORMULA(share) s)
 {
     real odds = s.rest / s.y;
     return SELECT(s.outside, R(0), odds * (odds + R(2)));
 }
-FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1)); }
+FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1) + R(0) * s.rest); }
 
 /* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p; its derivative h by l, first; and second, that of h times q. With far and near sums over
    the classes with q >= 1/2, and the number of the one class that may be nearer to p = 1:
@@ -113,8 +120,10 @@ FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real 
     return SELECT(FORMULA(is_near)(q), own + p * p * far_bend, own + p * p * others + of_near);
 }
 
+/* x * p, and 0 where x is 0 and p infinite: the infinite prediction of a class that has no share in it. NaN goes through. */
+FORMULA_INLINE real FORMULA(part)(real x, real p) { return SELECT(AND(EQ(x, R(0)), EQ(p, p)), R(0), x * p); }
 /* What competes for the largest wrong class of the hinge. */
-FORMULA_INLINE real FORMULA(wrong)(real t, real p) { return (R(1) - t) * p; }
+FORMULA_INLINE real FORMULA(wrong)(real t, real p) { return FORMULA(part)(R(1) - t, p); }
 
 /* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
    even where the vectors are so small that by_p overflows. */

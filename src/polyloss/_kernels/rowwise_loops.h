@@ -9,8 +9,14 @@ typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
 
+/* A number that shares can be taken of, or NaN. */
+INLINE one FORMULA(usable)(double sum)
+{
+    const one x = (one)sum;
+    return x - x == 0 && x != 0 ? x : (one)NAN;
+}
 /* The three parts of a sum that a share is taken of; see share_of. */
-#define OF_SUM(sum) R((one)(sum).high), R((one)(((sum).high - (double)(one)(sum).high) + (sum).low)), R((one)(1 / (sum).high))
+#define OF_SUM(sum) R(FORMULA(usable)((sum).high)), R((one)(((sum).high - (double)(one)(sum).high) + (sum).low)), R((one)(1 / (sum).high))
 
 INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
@@ -25,13 +31,13 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
             const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), OF_SUM(sum), epsilon);
             losses += SELECT(FIRST(m), FORMULA(share_value)(focal, target, s, alpha, gamma), R(0));
             if (!g) continue;
-            const real f = FORMULA(share_first)(focal, target, s, alpha, gamma), own = FORMULA(share_pull)(s, f);
-            STORE_PART(g + b + i, f * s.rest, m);
+            const real own = FORMULA(share_first)(focal, target, s, alpha, gamma);
+            STORE_PART(g + b + i, FORMULA(share_slope)(s, own), m);
             STORE_PART(room + b + i, own, m); /* through memory: a product kept in a fused sum would not cancel exactly */
             pulls += SELECT(FIRST(m), own, R(0));
             if (!h) continue;
-            const real second = FORMULA(share_second)(focal, target, s, alpha, gamma), own_bend = FORMULA(share_bend)(s, f, second);
-            STORE_PART(h + b + i, (second * s.rest - R(2) * f) * s.rest, m);
+            const real second = FORMULA(share_second)(focal, target, s, alpha, gamma), own_bend = FORMULA(share_bend)(own, second);
+            STORE_PART(h + b + i, FORMULA(share_curvature)(s, own, second), m);
             STORE_PART(room + C + b + i, own_bend, m);
             bends += SELECT(FIRST(m), own_bend, R(0));
         }
@@ -41,11 +47,14 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
     }
     if (g) {
         const real all = R((one)pull), factor = R((one)((double)k / sum.high));
-        FOR_LANES (i, m, C) STORE_PART(g + i, factor * (LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m))), m);
+        FOR_LANES (i, m, C) STORE_PART(g + i, FORMULA(per_sum)(LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m)), factor), m);
     }
     if (h) {
-        const real all = R((one)bend), factor = R((one)((double)k / sum.high / sum.high));
-        FOR_LANES (i, m, C) STORE_PART(h + i, factor * (LOAD_PART(h + i, m) + (all - LOAD_PART(room + C + i, m))), m);
+        const real all = R((one)bend), factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
+        FOR_LANES (i, m, C) {
+            const real bent = LOAD_PART(h + i, m) + (all - LOAD_PART(room + C + i, m));
+            STORE_PART(h + i, FORMULA(per_sum)(FORMULA(per_sum)(bent, factor), inverse), m); /* 1 / S² may be infinite where this is not */
+        }
     }
     return total;
 }
@@ -135,16 +144,16 @@ static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const 
     STORE(value, -s.log);
     if (g) {
         const real factor = R((one)((double)k / sum.high));
-        STORE(own, factor * FORMULA(label_slope)(s));
-        STORE(others, factor * FORMULA(other_slope)(s));
+        STORE(own, FORMULA(per_sum)(FORMULA(label_slope)(s), factor));
+        STORE(others, FORMULA(per_sum)(FORMULA(other_slope)(s), factor));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
         g[label] = own[0];
     }
     if (h) {
-        const real factor = R((one)((double)k / sum.high / sum.high));
-        STORE(own, factor * FORMULA(label_curvature)(s));
-        STORE(others, factor * FORMULA(other_curvature)(s));
+        const real factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
+        STORE(own, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(label_curvature)(s), factor), inverse));
+        STORE(others, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(other_curvature)(s), factor), inverse));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(h + i, x, m);
         h[label] = own[0];
@@ -166,7 +175,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
         FOR_LANES (i, m, n) {
             const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
             top = MAX(top, SELECT(FIRST(m), FORMULA(wrong)(x, y), top));
-            sum += x * y;
+            sum += FORMULA(part)(x, y);
         }
         right += SUM(sum);
     }
@@ -180,7 +189,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
         return margin <= 0 ? 0 : margin;
     }
     if (g) {
-        while (first < C - 1 && (1 - t[first]) * p[first] != largest) first++;
+        while (first < C - 1 && (t[first] == 1 || (1 - t[first]) * p[first] != largest) && !(t[first] == 1 && largest == 0)) first++;
         FOR_LANES (i, m, C) STORE_PART(g + i, R(-k) * LOAD_PART(t + i, m), m);
         g[first] = k * ((1 - t[first]) - t[first]);
     }
@@ -220,7 +229,7 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
         tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
     }
     tt += ldexp(epsilon, -2 * t_exponent), pp += ldexp(epsilon, -2 * p_exponent);
-    if (tt == 0 || pp == 0) {
+    if ((tt == 0 || pp == 0) && tp == tp) { /* beside a vector with NaN or an infinity 0 is none */
         for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
         for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
         return 0;
@@ -235,7 +244,7 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
         const real inverse = R((one)ldexp(1 / p_norm, -p_exponent)), factor = R(k) * inverse;
         FOR_LANES (i, m, C) {
             const real x = LOAD_PART(t + i, m) * by_t, y = LOAD_PART(p + i, m) * by_p;
-            STORE_PART(h + i, FORMULA(cosine_curvature)(x, y, cos) * inverse * factor, m);
+            STORE_PART(h + i, TIMES(TIMES(FORMULA(cosine_curvature)(x, y, cos), inverse), factor), m);
         }
     }
     return -tp / t_norm / p_norm;

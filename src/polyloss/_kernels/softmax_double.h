@@ -234,7 +234,7 @@ typedef struct {
     vd top_e; /* that of the top logit */
     vd sure; /* that again where its p is above 1/2, else infinite */
     vd others, inverse, rest; /* without one top class; 1 / (top_e + others); others / (top_e + others) */
-    vd sum_kt, sum_t, miss; /* miss: sum t (1 - p) */
+    vd sum_kt, sum_t, met_far, met_near; /* sums of t p: where p is at most 1/2, and where it is more */
     vd scale; /* of the derivatives */
     vd fill; /* in place of derivatives that are not shown */
     md shown;
@@ -344,13 +344,19 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     }
     p->sum_kt = spread ? (1 - j->smoothing) * sum_kt + j->smoothing / (double)j->c * sum_k : sum_kt;
     p->loss += p->sum_kt * above;
-    p->miss = zero;
+    p->met_far = p->met_near = zero;
     if (j->poly != 0) {
-        lane_sums miss = {zero, zero};
-        for (ptrdiff_t i = 0; x->t && i < x->n; i += WD)
-            add_lanes(&miss, vector_at(x->t, i, x->n, !row, 0) * complement(p, vector_at(x->e, i, x->n, !row, 0)));
-        p->miss = x->t ? sums_of(&miss, row) : complement(p, exp_at(p, x->target));
-        p->loss += j->poly * ((1.0 - p->sum_t) + p->miss);
+        lane_sums miss = {zero, zero}, far = {zero, zero}, near = {zero, zero}; /* miss: of t (1 - p) */
+        for (ptrdiff_t i = 0; i < (x->t ? x->n : WD); i += WD) { /* a label is in every lane */
+            const vd t = x->t ? vector_at(x->t, i, x->n, !row, 0) : one, e = x->t ? vector_at(x->e, i, x->n, !row, 0) : exp_at(p, x->target);
+            const vd not_prob = complement(p, e), met = t * (e * p->inverse);
+            add_lanes(&miss, t * not_prob);
+            add_lanes(&far, select_d(lt_d(not_prob, all_d(0.5)), zero, met));
+            add_lanes(&near, select_d(lt_d(not_prob, all_d(0.5)), met, zero));
+        }
+        const int summed = row && x->t;
+        p->met_far = sums_of(&far, summed), p->met_near = sums_of(&near, summed);
+        p->loss += j->poly * ((1.0 - p->sum_t) + sums_of(&miss, summed));
     }
 
     /* What is skipped, whatever the logits hold. */
@@ -368,6 +374,11 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->shown = eq_d(select_d(eq_d(x->upstream, zero), zero, live), one);
 }
 
+/* Σ t p over the other classes: what is not near is never taken from a sum with what is. */
+INLINE vd met_by_others(const positions_d *p, vd prob, vd not_prob, vd t)
+{
+    return select_d(lt_d(not_prob, all_d(0.5)), p->met_far, (p->met_far - t * prob) + p->met_near);
+}
 enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE };
 /* An output at some classes, from their exponentials, class weights and targets. A slope of a label without smoothing and poly term is
    a product, but at the label. */
@@ -380,11 +391,13 @@ INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t
     if (what == SLOPE) {
         const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
         d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
-        if (j->poly != 0) d += j->poly * poly_slope(prob, (t - p->sum_t) + p->miss);
-    } else {
+        if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, prob, not_prob, t));
+    } else if (j->poly != 0) {
+        const vd others = met_by_others(p, prob, not_prob, t), a = all_d(j->poly);
+        d = select_d(lt_d(not_prob, all_d(0.5)), poly_curvature_near(prob, not_prob, t, others, a, p->sum_kt),
+                     poly_curvature_far(prob, not_prob, t, others, a, p->sum_kt));
+    } else
         d = softmax_curvature(prob, not_prob, p->sum_kt);
-        if (j->poly != 0) d += j->poly * poly_curvature(prob, not_prob, (t - p->sum_t) + p->miss);
-    }
     return select_d(p->shown, p->scale * d, p->fill);
 }
 INLINE vd output_vector(const softmax_job *j, const vectors *x, const positions_d *p, ptrdiff_t i, const int row, const int whole,

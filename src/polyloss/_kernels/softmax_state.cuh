@@ -28,7 +28,8 @@ template <class A> struct ClassSums<A, true> {
   A ones = 0, rest = 0;
   A u = 0;      // Σ u_c,  u_c = k_c t'_c: weighted, smoothed targets
   A below = 0;  // Σ u_c (m - z_c)
-  A met = 0;    // Σ t_c exp(z_c - m)
+  A met = 0;    // Σ t_c exp(z_c - m) over the others
+  A at_m = 0;   // Σ t_c over the classes that equal m
   A kt = 0;     // Σ k_c t_c
   __device__ void join(const ClassSums& o) {
     ones += o.ones;
@@ -36,6 +37,7 @@ template <class A> struct ClassSums<A, true> {
     u += o.u;
     below += o.below;
     met += o.met;
+    at_m += o.at_m;
     kt += o.kt;
   }
 };
@@ -53,7 +55,8 @@ template <class T, bool WEIGHTED> struct State : ClassSums<Compute<T>, WEIGHTED>
     this->ones = 0;
     if constexpr (WEIGHTED) {
       if (this->u != 0) this->below += this->u * (top - finite(m));
-      this->met *= shrink;
+      this->met = (this->met + this->at_m) * shrink;
+      this->at_m = 0;
     }
     m = top;
   }
@@ -65,9 +68,11 @@ template <class T, bool WEIGHTED> struct State : ClassSums<Compute<T>, WEIGHTED>
   }
   __device__ void add(A z, A t, A k, A u) {
     const A e = add(z);
+    const bool top = z == finite(m);
     this->u += u;
     if (u != 0) this->below += u * (finite(m) - z);  // 0 * inf = 0: an impossible class with target 0 costs nothing
-    this->met += t * e;
+    this->met += top ? A(0) : t * e;
+    this->at_m += top ? t : A(0);
     this->kt += k * t;
   }
 };

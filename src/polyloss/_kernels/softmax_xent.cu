@@ -38,7 +38,8 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   A others;            // 1 - p of a class at the maximum
   A front;             // multiplies the derivatives
   A scaled, at_label;  // plain: the gradient is exp(z - m) * scaled, and at_label at the label
-  A u, met, poly;      // weighted: Σ u, Σ t p, Poly-1's coefficient
+  A u, poly;           // weighted: Σ u, Poly-1's coefficient
+  A met, at_near;      // weighted: Σ t p where p is at most 1/2, and where it is more
 
   __device__ Softmax() {}
   __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
@@ -53,8 +54,9 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     front = this->weight * factor;
     if constexpr (WEIGHTED) {
       u = state.u;
-      met = state.met * inverse;
-      if (leader) this->report(job, u * log1p(more) + state.below + poly * (1 - met), state.kt, i, sums);
+      at_near = others < A(0.5) ? state.at_m * inverse : A(0);
+      met = others < A(0.5) ? state.met * inverse : (state.met + state.at_m) * inverse;
+      if (leader) this->report(job, u * log1p(more) + state.below + poly * (1 - (met + at_near)), state.kt, i, sums);
     } else {
       const A p = prob(z_y), missing = prob_minus_1(z_y, p);
       front *= 1 + poly * p;
@@ -68,13 +70,17 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   __device__ A power(A z) const { return exp_of<T>(z - m); }
   __device__ A prob(A z) const { return power(z) * inverse; }
   __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
+  __device__ A by_others(A p, A not_p, A t) const { return not_p < A(0.5) ? met : (met - t * p) + at_near; }
   __device__ A gradient(A z, A p, A t, A u_c) const {
     const A slope = z == m && others < A(0.5) ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
-    return !this->live ? this->fill : front * (slope + poly * poly_slope(p, t - met));
+    const A not_p = -prob_minus_1(z, p);
+    return !this->live ? this->fill : front * (slope - poly * p * poly_excess(t, not_p, by_others(p, not_p, t)));
   }
   __device__ A curvature(A z, A p, A t) const {
     const A not_p = -prob_minus_1(z, p);
-    return !this->live ? this->fill : front * (softmax_curvature(p, not_p, u) + poly * poly_curvature(p, not_p, t - met));
+    const A rest = by_others(p, not_p, t);
+    const A d = not_p < A(0.5) ? poly_curvature_near(p, not_p, t, rest, poly, u) : poly_curvature_far(p, not_p, t, rest, poly, u);
+    return !this->live ? this->fill : front * d;
   }
 };
 

@@ -789,12 +789,12 @@ INLINE vd tanh_d(vd d)
    Whole n below 32 by products, halves by a root more. Others: floats through doubles, doubles to |log u| units more. */
 static __attribute__((noinline, unused)) vf power_any_f(vf u, float n)
 {
-    float whole = floorf(n), rest = n - whole;
+    float size = fabsf(n), whole = floorf(size), rest = size - whole;
     vf y = all_f(1.0f);
-    if (fabsf(whole) < 32 && (rest == 0 || rest == 0.5f)) {
-        for (int k = 0; k < (int)fabsf(whole); k++) y = y * u;
-        y = whole < 0 ? 1.0f / y : y;
+    if (whole < 32 && (rest == 0 || rest == 0.5f)) {
+        for (int k = 0; k < (int)whole; k++) y = y * u;
         y = rest == 0 ? y : y * sqrt_f(u);
+        y = n < 0 ? 1.0f / y : y;
     } else {
         float lanes[W];
         double in[W], out[W];
@@ -808,12 +808,12 @@ static __attribute__((noinline, unused)) vf power_any_f(vf u, float n)
 }
 static __attribute__((noinline, unused)) vd power_any_d(vd u, double n)
 {
-    double whole = floor(n), rest = n - whole;
+    double size = fabs(n), whole = floor(size), rest = size - whole;
     vd y = all_d(1.0);
-    if (fabs(whole) < 32) {
-        for (int k = 0; k < (int)fabs(whole); k++) y = y * u;
-        y = whole < 0 ? 1.0 / y : y;
+    if (whole < 32) {
+        for (int k = 0; k < (int)whole; k++) y = y * u;
         if (rest != 0) y = y * (rest == 0.5 ? sqrt_d(u) : exp_d(rest * log_d(u)));
+        y = n < 0 ? 1.0 / y : y;
     } else
         y = exp_d(n * log_d(u));
     return select_d(eq_d(u, all_d(0.0)), (vd){0}, y);
