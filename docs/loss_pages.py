@@ -120,8 +120,8 @@ def arguments(block, example):
     signature = inspect.signature(block.function).parameters
     given = {key: value for key, value in example.items() if key not in ("t", "p", "value", "slope")}
     t, p = np.asarray(example["t"]), np.asarray(example["p"], dtype=np.float64)
-    labels = t.dtype.kind == "i" and p.ndim
-    return t if labels else t.reshape(p.shape or 1), p.reshape(p.shape or 1), {k: v for k, v in given.items() if v != signature[k].default}
+    bare = (t.dtype.kind == "i" or block.targets == "values") and p.ndim  # targets without the axis of the predictions
+    return t if bare else t.reshape(p.shape or 1), p.reshape(p.shape or 1), {k: v for k, v in given.items() if v != signature[k].default}
 
 
 def numbers(x):

@@ -175,6 +175,8 @@ def pseudo_huber(t, p, dtype, delta=1.0):
 
 
 def quantile_loss(t, p, dtype, quantile=0.5):
+    if isinstance(quantile, tuple):
+        return mean(quantile_loss([t], [b], dtype, q) for b, q in pairs(p, quantile))
     q = mp.mpf(quantile)
     return mean(max(q * (a - b), (q - 1) * (a - b)) for a, b in pairs(t, p))
 
@@ -215,11 +217,45 @@ def softmax_loss(t, p, dtype, ignore_label=None, class_weight=None, label_smooth
     return -mp.fsum(times(w * a, lambda b=b: mp.log(b)) for w, a, b in pairs(k, smooth(one_hot(t, len(p)), label_smoothing, len(p)), y))
 
 
+def brier(t, p, dtype):
+    return mp.fsum((b - a) ** 2 for a, b in pairs(one_hot(t, len(p)), p))
+
+
+def multiclass_hinge(t, p, dtype, margin=1.0, power=1, average=False):
+    terms = [max(mp.mpf(margin) + z - p[t], mp.mpf(0)) ** power for j, z in enumerate(p) if j != t]
+    return mp.fsum(terms) / len(p) if average else max(terms)
+
+
+def generalized_crossentropy(t, p, dtype, q=0.5):
+    return (1 - p[t] ** mp.mpf(q)) / mp.mpf(q)
+
+
+def gaussian_nll(t, p, dtype):
+    m, v = p
+    return (v + (t - m) ** 2 / mp.exp(v)) / 2
+
+
+def tversky(t, p, dtype, alpha=0.5, beta=0.5, epsilon=1e-7):
+    common = mp.fsum(a * b for a, b in pairs(t, p))
+    missed, extra = mp.fsum(a * (1 - b) for a, b in pairs(t, p)), mp.fsum(b * (1 - a) for a, b in pairs(t, p))
+    return 1 - common / (common + mp.mpf(alpha) * missed + mp.mpf(beta) * extra + rounded(epsilon, dtype))
+
+
+def dice(t, p, dtype):
+    return 1 - 2 * mp.fsum(a * b for a, b in pairs(t, p)) / (mp.fsum(t) + mp.fsum(p) + rounded(1e-7, dtype))
+
+
+def jaccard(t, p, dtype):
+    common = mp.fsum(a * b for a, b in pairs(t, p))
+    return 1 - common / (mp.fsum(t) + mp.fsum(p) - common + rounded(1e-7, dtype))
+
+
 DEFINITIONS = {function.__name__: function for function in (
     mean_squared_error, mean_absolute_error, mean_absolute_percentage_error, mean_squared_logarithmic_error, hinge, squared_hinge,
     categorical_hinge, binary_crossentropy, categorical_crossentropy, sparse_categorical_crossentropy, kl_divergence, cosine_similarity,
     huber, log_cosh, poisson, binary_focal_crossentropy, categorical_focal_crossentropy, poly1_crossentropy, softmax_loss, smooth_l1,
-    pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential, logistic)}  # fmt: skip
+    pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential, logistic, brier, multiclass_hinge,
+    generalized_crossentropy, gaussian_nll, dice, tversky, jaccard)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------- cases
@@ -243,6 +279,11 @@ class Case:
     @property
     def labelled(self):
         return self.t == "labels"
+
+    @property
+    def bare(self):
+        """Whether targets lack the axis of the predictions."""
+        return self.t in ("labels", "values")
 
     def inputs(self, dtype="float64"):
         """Targets and predictions: NumPy arrays, the latter (n, c) in `dtype`."""
@@ -282,6 +323,7 @@ DRAW = {
     "binary": lambda rng, n, c: np.concatenate([np.tile([0.0, 1.0], (n, 1)), rng.integers(0, 2, (n, c - 2))], axis=1),
     "signs": lambda rng, n, c: np.concatenate([np.tile([-1.0, 1.0], (n, 1)), 2.0 * rng.integers(0, 2, (n, c - 2)) - 1], axis=1),
     "labels": lambda rng, n, c: rng.integers(0, c, n),
+    "values": lambda rng, n, c: 2 * rng.standard_normal(n),
 }
 
 WEIGHTS = (0.5, 2.0, 1.25, 0.25, 3.0)  # of five classes; exact in every dtype
@@ -341,6 +383,16 @@ CASES = (
     Case("tweedie_deviance", "positive", "real", {"power": 3.0, "log_input": True}),
     Case("exponential", "signs", "real", {"labels": "pm1"}),
     Case("logistic", "binary", "real", {"labels": "01"}),
+    Case("brier", "labels", "distribution"),
+    Case("brier", "distribution", "distribution"),
+    Case("multiclass_hinge", "labels", "real"),
+    Case("multiclass_hinge", "labels", "real", {"margin": 0.75, "power": 2, "average": True}),
+    Case("generalized_crossentropy", "labels", "distribution", {"q": 0.7}),
+    Case("gaussian_nll", "values", "real", c=2),
+    Case("quantile_loss", "values", "real", {"quantile": (0.1, 0.5, 0.75)}, c=3),
+    Case("dice", "binary", "probabilities"),
+    Case("tversky", "probabilities", "probabilities", {"alpha": 0.3, "beta": 0.6}),
+    Case("jaccard", "binary", "probabilities"),
 )  # fmt: skip
 
 
@@ -364,7 +416,8 @@ def truth_of(loss, t, p, dtype="float64", derivatives=True, **params):
     """The truth of rows of predictions (n, c) and their targets (n) or (n, c)."""
     definition, losses, slopes, curvatures = DEFINITIONS[loss], [], [], []
     for a, b in pairs(t.tolist() if t.dtype.kind in "iu" else t.astype(float).tolist(), p.astype(float).tolist()):
-        row_t, row_p = [mp.mpf(x) for x in a] if isinstance(a, list) else a, [mp.mpf(x) for x in b]
+        row_t = [mp.mpf(x) for x in a] if isinstance(a, list) else a if isinstance(a, int) else mp.mpf(a)
+        row_p = [mp.mpf(x) for x in b]
         losses.append(float(definition(row_t, row_p, dtype, **params)))
         if not derivatives:
             continue

@@ -39,7 +39,9 @@ XGBOOST, LIGHTGBM = (
     {key: case for key, case in table.items() if "deviance" not in case[0] and case[0] not in ("poisson", "pseudo_huber")}
     for table in (XGBOOST, LIGHTGBM)
 )
-NOT_RAW = ("poisson", "cosine_similarity", "kl_divergence", "dice", "tversky", "jaccard", "brier", "gaussian_nll")
+NOT_RAW = (
+    "poisson", "cosine_similarity", "kl_divergence", "dice", "tversky", "jaccard", "brier", "gaussian_nll", "generalized_crossentropy",
+)  # fmt: skip
 RAW = [name for name in LOSSES if name not in NOT_RAW]
 
 

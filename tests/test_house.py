@@ -52,6 +52,13 @@ ALIASES = {  # the contract
     "tweedie_deviance": "mean_tweedie_deviance TweedieDeviance",
     "exponential": "ExponentialLoss",
     "logistic": "soft_margin SoftMarginLoss",
+    "brier": "brier_score BrierScore",
+    "multiclass_hinge": "crammer_singer multi_margin MultiMarginLoss",
+    "generalized_crossentropy": "categorical_generalized_cross_entropy CategoricalGeneralizedCrossEntropy",
+    "gaussian_nll": "GaussianNLLLoss",
+    "dice": "Dice",
+    "tversky": "Tversky",
+    "jaccard": "iou Jaccard",
     "log_loss": "",
 }
 
@@ -96,9 +103,10 @@ def test_signatures_have_one_order_and_defaults(name):
     assert list(parameters)[:2] == ["y_true", LOSSES[name].predictions]
     assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[2:])
     if name != "softmax_loss":
-        assert list(parameters)[2:] == [*LOSSES[name].params, "axis", "sample_weight", "reduction", "validate"]
+        sets = LOSSES[name].sets
+        assert list(parameters)[2:] == [*LOSSES[name].params, "axis", *["mask"] * sets, "sample_weight", "reduction", "validate"]
         defaults = {key: parameters[key].default for key in ("axis", "sample_weight", "reduction", "validate")}
-        assert defaults == {"axis": -1, "sample_weight": None, "reduction": "none", "validate": True}
+        assert defaults == {"axis": None if sets else -1, "sample_weight": None, "reduction": "none", "validate": True}
     else:
         assert list(parameters)[2:] == [
             "axis", "ignore_label", "normalization", "normalize", "class_weight", "sample_weight", "label_smoothing", "denominator",

@@ -239,6 +239,9 @@ def batch(case, n, c, dtype):
     params = dict(case.params)
     if "class_weight" in params:
         params["class_weight"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
+    c = 2 if case.loss == "gaussian_nll" else c
+    if isinstance(params.get("quantile"), tuple):
+        params["quantile"] = tuple(np.linspace(0.1, 0.9, c).tolist())
     if case.loss in ("hinge", "squared_hinge"):  # "auto" looks at the whole batch
         params["labels"] = "pm1" if case.t == "signs" else "01"
     case = dataclasses.replace(case, n=n, c=c, params=params)
@@ -379,9 +382,9 @@ def test_broadcast_views_are_taken(case, lib):
     """Stride 0, as `broadcast_to` and `expand` make it: one row stands for many."""
     t, p = case.inputs()
     many = (7, case.c)
-    wide = [lib.array(x) for x in (t[:1] if case.labelled else t[0], p[0])]
+    wide = [lib.array(x) for x in (t[:1] if case.bare else t[0], p[0])]
     expand = (lambda x, shape: x.expand(shape)) if lib is TORCH else np.broadcast_to
-    value, slope = case.of(pl.value_and_grad(case.target), expand(wide[0], (7,) if case.labelled else many), expand(wide[1], many))
+    value, slope = case.of(pl.value_and_grad(case.target), expand(wide[0], (7,) if case.bare else many), expand(wide[1], many))
     row_value, row_slope = case.of(pl.value_and_grad(case.target), lib.array(t[:1]), lib.array(p[:1]))
     agrees(lib, value, np.repeat(lib.numpy(row_value), 7), units=4)
     # A slope of probabilities is a difference of numbers up to 1, and one row may take another loop than seven.
@@ -392,9 +395,9 @@ def test_broadcast_views_are_taken(case, lib):
 def test_any_axis_holds_the_classes(case, lib):
     t, p = case.inputs()
     right_value, right_slope = truth(case).losses, truth(case).slope
-    t3, p3 = t.reshape((2, 3) if case.labelled else (2, 3, case.c)), p.reshape(2, 3, case.c)
+    t3, p3 = t.reshape((2, 3) if case.bare else (2, 3, case.c)), p.reshape(2, 3, case.c)
     for axis in (0, 1, 2, -1, -2, -3):
-        moved_t = t3 if case.labelled else np.moveaxis(t3, -1, axis)
+        moved_t = t3 if case.bare else np.moveaxis(t3, -1, axis)
         value, slope = case.of(pl.value_and_grad(case.target), lib.array(moved_t), lib.array(np.moveaxis(p3, -1, axis)), axis=axis)
         agrees(lib, value, right_value.reshape(2, 3))
         agrees(lib, slope, np.moveaxis(right_slope.reshape(p3.shape), -1, axis), rows=False)
@@ -463,7 +466,7 @@ def test_reductions_are_consistent(case, lib):
 def test_weight_shapes(case, lib):
     """A weight per sample, per leading axis, of length-1 axes, or with one length-1 axis more."""
     t, p = case.inputs()
-    t, p = t.reshape((2, 3) if case.labelled else (2, 3, case.c)), p.reshape(2, 3, case.c)
+    t, p = t.reshape((2, 3) if case.bare else (2, 3, case.c)), p.reshape(2, 3, case.c)
     losses = truth(case).losses.reshape(2, 3)
     weights = np.array([[1.0, 0.0, 2.5], [0.25, 0.0, 3.0]])
     for w in (weights, weights[:, 0], weights[:, :1], weights[:1], weights[:, :, None], weights[:1, :1], np.array(0.5)):
@@ -615,7 +618,7 @@ def test_nan_goes_through_and_stays_in_its_row(case, lib):
     t, p = case.inputs()
     if case.labelled:
         t[2] = 0
-    j = 0 if case.labelled else int(np.argmax(t[2] != 0))  # a target of 0 may cost nothing, whatever is predicted
+    j = 0 if case.bare else int(np.argmax(t[2] != 0))  # a target of 0 may cost nothing, whatever is predicted
     p[2, j] = np.nan
     value, slope = case.of(pl.value_and_grad(case.target), lib.array(t), lib.array(p))
     assert list(np.isnan(lib.numpy(value))) == [k == 2 for k in range(case.n)]
@@ -777,12 +780,12 @@ def keras_arguments(case):
     """A case for Keras' function of the same name; None where Keras has no such parameter or clips elsewhere."""
     params = dict(case.params)
     own = case.loss in NOT_OF_KERAS or not {"labels", "log_input"}.isdisjoint(params)
-    return None if params.pop("epsilon", 1e-7) != 1e-7 or own else params
+    return None if params.pop("epsilon", 1e-7) != 1e-7 or own else params | ({"axis": -1} if LOSSES[case.loss].sets else {})
 
 
 NOT_OF_KERAS = (
     "softmax_loss", "poly1_crossentropy", "smooth_l1", "pseudo_huber", "quantile_loss", "poisson_deviance", "gamma_deviance",
-    "tweedie_deviance", "exponential", "logistic",
+    "tweedie_deviance", "exponential", "logistic", "brier", "multiclass_hinge", "gaussian_nll", "jaccard",
 )  # fmt: skip
 
 
@@ -803,7 +806,8 @@ def test_values_are_those_of_keras(backend, tmp_path):
     """Keras 3 with each backend, within float32's error of it (its own formulas cancel more than ours)."""
     inputs = {f"{name}{k}": x for k, case in enumerate(KERAS) for name, x in zip("tp", case.inputs("float32"), strict=True)}
     np.savez(tmp_path / "given.npz", **inputs)
-    calls = json.dumps([(case.loss, keras_arguments(case)) for case in KERAS])
+    names = {"generalized_crossentropy": "categorical_generalized_cross_entropy"}
+    calls = json.dumps([(names.get(case.loss, case.loss), keras_arguments(case)) for case in KERAS])
     command = [sys.executable, "-c", KERAS_CALLS, str(tmp_path / "given.npz"), calls, str(tmp_path / "results.npz")]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
@@ -838,6 +842,9 @@ def test_values_are_those_of_torch():
         "sparse_categorical_crossentropy-labels": lambda t, p: f.nll_loss((p / p.sum(1, keepdim=True)).log(), t, reduction="none"),
         "smooth_l1-real-beta=0.75": lambda t, p: f.smooth_l1_loss(p, t, reduction="none", beta=0.75).mean(1),
         "poisson-positive-log_input=True-full=True": lambda t, p: f.poisson_nll_loss(p, t, full=True, reduction="none").mean(1),
+        "multiclass_hinge-labels-margin=0.75-power=2-average=True": lambda t, p: f.multi_margin_loss(
+            p, t, p=2, margin=0.75, reduction="none"),
+        "gaussian_nll-values": lambda t, p: f.gaussian_nll_loss(p[:, 0], t, p[:, 1].exp(), reduction="none"),
         "logistic-binary-labels=01": lambda t, p: f.soft_margin_loss(p, 2 * t - 1, reduction="none").mean(1),
     }  # fmt: skip
     for case in CASES:
@@ -895,7 +902,13 @@ def test_values_are_those_of_scikit_learn():
     right = ExponentialLoss().loss((signs + 1.0) / 2, np.array(p[:, 0]))
     np.testing.assert_allclose(pl.exponential(signs[:, None], p[:, :1]), right, rtol=1e-14)
     y, z = rng_labels()
+    right = metrics.hinge_loss(y, z, labels=range(4), sample_weight=weight)
+    assert pl.multiclass_hinge(y, z, sample_weight=weight, reduction="mean") == pytest.approx(right, rel=1e-14)
     e = np.exp(z)
+    right = metrics.brier_score_loss(y, e / e.sum(axis=1, keepdims=True), labels=range(4), sample_weight=weight)
+    for targets in (y, np.eye(4)[y]):
+        ours = pl.brier(targets, e / e.sum(axis=1, keepdims=True), sample_weight=weight, reduction="mean")
+        assert ours == pytest.approx(right, rel=1e-14)
     ours = pl.softmax_loss(y, z, sample_weight=weight)
     assert ours == pytest.approx(metrics.log_loss(y, e / e.sum(axis=1, keepdims=True), sample_weight=weight, labels=range(4)), rel=1e-13)
 
@@ -960,6 +973,12 @@ EDGES = {  # loss (and parameters): targets and predictions of one row each, at 
     "tweedie_deviance": ([0.0, 1.0, 4.0, 1e-200, 3.0], [2.0, 1.0 + 1e-9, 1e-100, 1e100, 1.75]),
     "exponential": ([1.0, -1.0, 1.0], [-700.0, 1e-20, 700.0]),
     "logistic": ([1.0, -1.0, 1.0, -1.0], [-1e5, 40.0, 700.0, -1e-9]),
+    "brier": ([1.0, 0.0], [1.0 - 1e-12, 1e-160]),
+    "multiclass_hinge": (1, [1e200, -1e200, 3.0]),
+    "generalized_crossentropy": (0, [1e-30, 0.5]),
+    "dice": ([1.0, 0.0, 1.0], [1.0 - 1e-9, 1e-12, 1.0]),
+    "jaccard": ([0.0, 0.0], [0.0, 0.0]),
+    "tversky": ([1.0, 0.0, 0.5], [1e-100, 0.5, 1.0]),
 }
 
 
@@ -1042,7 +1061,7 @@ def test_any_call_is_its_rows_one_at_a_time(data):
     scale = 1 / divisor if divisor else 0.0
     right = losses if reduction == "none" else np.sum(losses) * scale
     right_slope = np.moveaxis(np.asarray(w)[..., None] * row_slopes[pick] * scale, -1, len(before))
-    given_t = rows_t if case.labelled else np.moveaxis(rows_t, -1, len(before))
+    given_t = rows_t if case.bare else np.moveaxis(rows_t, -1, len(before))
     given_p = np.moveaxis(rows_p, -1, len(before))
     road = data.draw(st.sampled_from([lambda f, *args, **kw: f(*args, **kw), formula]), label="road")
     value, slope = road(case.of, pl.value_and_grad(case.target), lay(np.asarray(given_t)), lay(given_p), axis=axis, reduction=reduction,

@@ -102,6 +102,8 @@ class Call(NamedTuple):
         p = rng.standard_normal(shape, dtype=np.float32) * 2 if self.from_logits else rng.uniform(0.01, 0.99, shape)
         p = p.astype(dtype, copy=False)
         block = LOSSES[self.loss]
+        if block.length is not None:  # two numbers for each target
+            return rng.uniform(0.01, 0.99, shape[:-1]).astype(dtype), p[..., :2]
         if block.function.__module__ not in ("polyloss.classification", "polyloss.softmax"):
             return rng.uniform(0.01, 0.99, shape).astype(dtype), p
         if issubclass(block, Elementwise):

@@ -4,7 +4,8 @@ The house, floor by floor (imports run downwards):
 
 - `torch` (drop-in modules), `evaluation` (Accumulator, evaluate), `inspection` (explain), `registry` (get, names), `gradients`
   (value_and_grad, grad, grad_and_hess); `_positions`: what a batch adds to a mean
-- `regression`, `deviance`, `classification`, `softmax`, `similarity`, `metrics`: the losses, each a block of formulas and a public function
+- `regression`, `deviance`, `classification`, `softmax`, `similarity`, `sets`, `metrics`: the losses, each a block of formulas and a public
+  function
 - `_call`: one call
 - `_torch`, `_jax`, `_dask`: what these libraries need besides
 - `_prepare`: all that is checked of a call, and its plan
@@ -20,12 +21,15 @@ from polyloss._threads import get_num_threads, set_num_threads
 from polyloss.classification import (
     binary_crossentropy,
     binary_focal_crossentropy,
+    brier,
     categorical_crossentropy,
     categorical_focal_crossentropy,
     categorical_hinge,
     exponential,
+    generalized_crossentropy,
     hinge,
     logistic,
+    multiclass_hinge,
     poly1_crossentropy,
     sparse_categorical_crossentropy,
     squared_hinge,
@@ -38,6 +42,7 @@ from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.metrics import log_loss
 from polyloss.registry import get, names
 from polyloss.regression import (
+    gaussian_nll,
     huber,
     log_cosh,
     mean_absolute_error,
@@ -49,6 +54,7 @@ from polyloss.regression import (
     quantile_loss,
     smooth_l1,
 )
+from polyloss.sets import dice, jaccard, tversky
 from polyloss.similarity import cosine_similarity, kl_divergence
 from polyloss.softmax import Normalization, softmax_loss
 
@@ -59,20 +65,25 @@ __all__ = [
     "Normalization",
     "binary_crossentropy",
     "binary_focal_crossentropy",
+    "brier",
     "categorical_crossentropy",
     "categorical_focal_crossentropy",
     "categorical_hinge",
     "cosine_similarity",
+    "dice",
     "evaluate",
     "explain",
     "exponential",
     "gamma_deviance",
+    "gaussian_nll",
+    "generalized_crossentropy",
     "get",
     "get_num_threads",
     "grad",
     "grad_and_hess",
     "hinge",
     "huber",
+    "jaccard",
     "kl_divergence",
     "linear_softmax_loss",
     "log_cosh",
@@ -82,6 +93,7 @@ __all__ = [
     "mean_absolute_percentage_error",
     "mean_squared_error",
     "mean_squared_logarithmic_error",
+    "multiclass_hinge",
     "names",
     "poisson",
     "poisson_deviance",
@@ -93,6 +105,7 @@ __all__ = [
     "softmax_loss",
     "sparse_categorical_crossentropy",
     "squared_hinge",
+    "tversky",
     "tweedie_deviance",
     "value_and_grad",
 ]

@@ -41,7 +41,9 @@ class Block:
     function: Callable | None = None  # the public function
     aliases: tuple[str, ...] = ()
     params: dict[str, Callable] = {}  # parameter of the public function -> check (_params.py) that returns the value to use
-    targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"
+    targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"; "values": numbers without that axis
+    length: Callable | None = None  # of the formulas' parameters: how long `axis` of the predictions must be
+    sets = False  # whether `axis` may be several axes, or None for all, and a mask may take elements out
     ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
     symmetric = False  # targets and predictions may change places: so the derivative by targets is a slope, too
@@ -65,7 +67,7 @@ class Block:
     form = staticmethod(form)
 
     def __init_subclass__(cls):
-        for formula in ("form", "value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
+        for formula in ("form", "length", "value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
             if formula in cls.__dict__:
                 setattr(cls, formula, staticmethod(cls.__dict__[formula]))
 

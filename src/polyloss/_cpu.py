@@ -79,6 +79,8 @@ def softmax_xent_obstacle(plan):
 def elementwise_obstacle(plan):
     """Why the elementwise kernel cannot take the plan, or None."""
     why = obstacle(plan, "elementwise")
+    if why is None and plan.labelled:
+        return "it takes no labels"
     if why is None and plan.block.kernel not in kernels("elementwise").PARAMETERS:
         return "it holds no formula of this loss"
     return why

@@ -40,6 +40,8 @@ def called(block, y_true, y_pred, want, out, arguments):
         return plan_of(block, want, options, xp, facts | {key: facts[key]._replace(shape=shape) for key, shape in shapes.items()})
 
     plan = planned(1)
+    if plan.masked or plan.layout.axes:
+        return _of_sets(plan, block, arrays, want, arguments)
     divisor = plan.divisor
     if divisor == GIVEN:
         divisor = denominator_of(arrays["divisor"])
@@ -50,6 +52,29 @@ def called(block, y_true, y_pred, want, out, arguments):
             divisor = PerRow(divisor)
     given = (arrays[key] for key in ("y_true", block.predictions, "sample_weight", "class_weight"))
     return _Graph(plan, divisor, options, *given).results()
+
+
+def _of_sets(plan, block, arrays, want, arguments):
+    """The results where sets lie along several axes, or a mask takes elements out: those of sets along one axis."""
+    t, p, mask, lay = arrays["y_true"], arrays[block.predictions], arrays["mask"], plan.layout
+    known_shape(block.predictions, p)
+    order = (*(k for k in range(p.ndim) if k not in lay.axes), *lay.axes) if lay.axes else None
+
+    def flat(x):
+        return x if order is None else x.transpose(order).reshape((*lay.losses, lay.c))
+
+    def restored(x):
+        if order is not None:
+            x = x.reshape(tuple(p.shape[k] for k in order)).transpose(tuple(map(order.index, range(p.ndim))))
+        return x if mask is None else da.where(mask, x, x.dtype.type(0))
+
+    if mask is not None:
+        t, p = da.where(mask, t, t.dtype.type(0)), da.where(mask, p, p.dtype.type(0))
+    results = called(block, flat(t), flat(p), want, None, {**arguments, "mask": None, "axis": -1 if order else lay.axis})
+    several = isinstance(results, tuple)
+    results = list(results) if several else [results]
+    results = [x if want.value and k == 0 else restored(x) for k, x in enumerate(results)]
+    return tuple(results) if several else results[0]
 
 
 def _of_rows(shape, length):
@@ -78,10 +103,11 @@ class _Graph:
         self.axes = tuple(range(p.ndim))
         self.positions = tuple(k for k in self.axes if k != at)
         extra = None
-        if plan.labelled and t.ndim > len(self.positions):
+        bare = plan.labelled or plan.block.targets == "values"  # targets lack the classes' axis
+        if bare and t.ndim > len(self.positions):
             extra = at if t.shape[at] == 1 else len(self.positions)
-        self.recipe = Recipe(plan.loss.name, options, t.shape, plan.labelled, plan.layout.c, at, np.dtype(plan.dtype), extra)
-        self.operands = [*self._cut("y_true", t, self._without(extra) if plan.labelled else self.axes)]
+        self.recipe = Recipe(plan.loss.name, options, t.shape, bare, plan.layout.c, at, np.dtype(plan.dtype), extra)
+        self.operands = [*self._cut("y_true", t, self._without(extra) if bare else self.axes)]
         self.operands += [ArraySliceDep(tuple(self.p.chunks[k] for k in self.positions)), self.positions] if self.positions else [(), None]
         if weight is not None and weight.ndim > len(self.positions):
             self.operands += self._cut("sample_weight", weight, self._without(at if weight.shape[-1] != 1 else len(self.positions)))
@@ -172,7 +198,7 @@ class Recipe(NamedTuple):
     loss: str
     options: dict[str, Any]  # of the public function
     targets: tuple[float, ...]  # shape of all of them
-    labelled: bool
+    bare: bool  # whether targets lack the axis of the classes
     classes: int
     at: int  # which axis of the predictions they are on; -1: predictions are one number
     dtype: np.dtype  # of the computation
@@ -186,7 +212,7 @@ class Recipe(NamedTuple):
     def like(self, t):
         """Predictions that hold nothing, for what targets and weights say alone."""
         shape = [n for k, n in enumerate(t.shape) if k != self.extra]
-        if self.labelled:
+        if self.bare:
             shape.insert(self.at, self.classes)
         xp = owner(t).namespace(t)
         return xp.broadcast_to(xp.zeros((), dtype=self.dtype), tuple(shape))

@@ -36,10 +36,15 @@ def finish(plan, arrays, outcome):
     elif want.prob:
         results.append(restored(plan, arrays, outcome.prob))
     if want.gradient:
-        results.append(restored(plan, arrays, outcome.gradient, arrays.out))
+        results.append(restored(plan, arrays, kept(arrays, outcome.gradient), arrays.out))
     if want.hessian:
-        results.append(restored(plan, arrays, outcome.hessian, arrays.out_hessian))
+        results.append(restored(plan, arrays, kept(arrays, outcome.hessian), arrays.out_hessian))
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def kept(arrays, x):
+    """A derivative, 0 where a mask takes the element out."""
+    return x if arrays.mask is None else arrays.xp.where(arrays.mask, x, arrays.xp.zeros_like(x))
 
 
 def reduced(plan, arrays, outcome):

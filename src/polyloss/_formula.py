@@ -43,7 +43,7 @@ def _by_position(plan, arrays):
     def lay_beside(x):
         if x is None or x.ndim == 2:
             return x if x is None else xp.reshape(x, (n * s, 1))
-        return xp.reshape(contiguous(xp.moveaxis(x, 1, 2)), (n * s, c, 1))
+        return xp.reshape(contiguous(xp.moveaxis(x, 1, 2)), (n * s, x.shape[1], 1))  # values have no classes
 
     def lay_back(x):
         if x is None or x.ndim == 0:
@@ -103,6 +103,11 @@ def _run(plan, arrays):
     t = block.targeted(xp, t, lay.c, **targeting)
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
+    if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.concrete):
+        # A loss that is infinite or none though its arguments are finite: autograd would multiply its derivative by the weight of 0.
+        wild = ~xp.isfinite(block.value(xp, t, p, **params))
+        wild = (zero & (xp.any(wild, axis=1) if block.combine else wild))[:, None, :]
+        t, p = xp.where(wild, xp.ones_like(t), t), xp.where(wild, xp.full_like(p, 0.5), p)
 
     losses = total = value = gradient = hessian = prob = None
     if plan.want.value:

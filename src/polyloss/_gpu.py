@@ -64,6 +64,8 @@ def elementwise_obstacle(plan):
     why = obstacle(plan)
     if why is not None:
         return why
+    if plan.labelled:
+        return "it takes no labels"
     from polyloss._kernels import cuda
 
     return None if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"

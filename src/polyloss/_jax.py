@@ -36,7 +36,7 @@ TARGET = "polyloss"  # what XLA knows the handler as
 SMALL = 8192  # predictions; below, XLA's own code for the formula takes no longer than the way to a kernel, 35 µs
 # Of a few additions and multiplications XLA's code is as good up to 8 times as many: for 16384 the kernel takes 1.2 to 1.9 times as long.
 PLAIN = ("mean_squared_error", "mean_absolute_error", "huber", "hinge", "squared_hinge")
-ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be arrays
+ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # arguments that may be arrays
 FORMULA = _routes.ROUTES[-1].name
 
 

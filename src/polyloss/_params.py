@@ -63,9 +63,43 @@ def clip_bound(name, value):
     return x
 
 
+def _known(name, value):
+    """A finite number that decides which formula applies: not one that JAX traces."""
+    x = number(name, value)
+    if traced(x):
+        raise TypeError(f"{name} is traced by JAX, but must be known when the program is: it decides which formula applies")
+    return x
+
+
+def unit_exponent(name, value):
+    """A number above 0, at most 1."""
+    x = number(name, value)
+    if not traced(x) and not 0 < x <= 1:
+        raise ValueError(f"{name} is {value!r}, but must be above 0 and at most 1")
+    return x
+
+
+def one_or_two(name, value):
+    """1 or 2."""
+    x = _known(name, value)
+    if x not in (1, 2):
+        raise ValueError(f"{name} is {value!r}, but must be 1 or 2")
+    return int(x)
+
+
+def fractions(name, value):
+    """A number in [0, 1], or several: the tuple of them."""
+    several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
+    if not several:
+        return fraction(name, value)
+    if len(value) == 0:
+        raise ValueError(f"{name} is {value!r}, but must be a number or several")
+    return tuple(fraction(f"{name}[{k}]", _known(f"{name}[{k}]", x)) for k, x in enumerate(value))
+
+
 def tweedie_power(name, value):
     """A number at most 0 or at least 1: the power of the mean that is the variance."""
-    x = number(name, value)
+    x = _known(name, value)
     if 0 < x < 1:
         raise ValueError(f"{name} is {value!r}, but must be 0 or below, or 1 or above: no distribution has one between")
     return x

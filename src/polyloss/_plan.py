@@ -40,6 +40,7 @@ class Arrays(NamedTuple):
     divisor: object = None  # the caller's denominator: a number or a 0-d array
     out: object = None  # the caller's array for the gradient, in the caller's shape
     out_hessian: object = None
+    mask: object = None  # (n, c, s): False takes an element out of its set; t and p are 0 there
     survey: object = None  # what the formulas must know of all targets at once, where these arrays are a part of them
 
 
@@ -65,6 +66,7 @@ class Plan:
     ignore: tuple
     weighted: bool
     class_weighted: bool
+    masked: bool
     reduction: str
     normalization: str | None
     divisor: object  # a number; "count" or "weights", which the data decide; GIVEN

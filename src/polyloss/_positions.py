@@ -16,7 +16,7 @@ from polyloss._bound import BoundLoss
 from polyloss._exact import UNIT, Tally, ratio, tally
 from polyloss._labels import host
 from polyloss._params import clip_bound, flag, number
-from polyloss._shapes import FLOATS, dtype_name, known_shape, layout, representable, sort_labels, weight_shape
+from polyloss._shapes import FLOATS, dtype_name, known_shape, layout, layout_of_sets, representable, sort_labels, weight_shape
 
 REDUCTIONS = ("mean", "sum", "sum_over_batch_size")
 NOT_PARAMETERS = {  # keywords of losses that have no meaning here, and why
@@ -83,7 +83,8 @@ class Measure:
         name = block.predictions
         y_true, y_pred = _read("y_true", y_true), _read(name, y_pred)
         own = dict(self.parameters)
-        lay = layout(known_shape(name, y_pred), own["axis"], name, block.combine is None)
+        shape = known_shape(name, y_pred)
+        lay = layout_of_sets(shape, own["axis"], name) if block.sets else layout(shape, own["axis"], name, block.combine is None)
         w = None if sample_weight is None else _weights(sample_weight, lay)
         zeros = others = False
         if own.get("labels") == "auto":

@@ -6,9 +6,21 @@ from polyloss import _reduce, _routes
 from polyloss._backends import Fact, gathered, owner, what
 from polyloss._params import flag, number, traced
 from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
-from polyloss._shapes import FLOATS, INTEGERS, dtype_name, has, known_shape, label_shape, layout, same_shape, weight_shape
+from polyloss._shapes import (
+    FLOATS,
+    INTEGERS,
+    dtype_name,
+    has,
+    known_shape,
+    label_shape,
+    layout,
+    layout_of_sets,
+    same_shape,
+    value_shape,
+    weight_shape,
+)
 
-ARRAYS = ("sample_weight", "class_weight", "denominator")  # options that are arrays
+ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # options that are arrays
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the plan
 
@@ -35,6 +47,7 @@ def known(block, y_true, y_pred, want, out, options):
     else:
         raise TypeError(f"out is {what(out)}, but must be a pair of arrays: for the gradient and the Hessian diagonal")
     given = {"y_true": y_true, name: y_pred, "sample_weight": options["sample_weight"], "class_weight": options.get("class_weight")}
+    given["mask"] = options.get("mask")
     denominator = options.get("denominator")
     if denominator is not None and not isinstance(denominator, (int, float, np.generic)):
         given["denominator"] = denominator
@@ -103,15 +116,15 @@ def plan_of(block, want, options, xp, facts):
     block = loss.form(loss, values)
     targeting = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
 
-    t, p, weight, class_weight = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight"))
+    t, p, weight, class_weight, mask = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight", "mask"))
     known_shape("y_true", t)
     known_shape(name, p)
     _check_numeric(name, p)
     storage, dtype = (p.dtype, FLOATS[p.dtype]) if p.dtype in FLOATS else (dtype_name(xp.asarray(0.0).dtype),) * 2
     if loss.targets != "dense" and p.dtype in INTEGERS and t.dtype in FLOATS and len(t.shape) == len(p.shape) + 1:
         raise ValueError(f"y_true has shape {t.shape} and {name} {has(name)} shape {p.shape} and dtype {p.dtype}: targets come first")
-    lay = layout(p.shape, axis, name, loss.combine is None)
-    if p.here and len(lay.losses) > 1:
+    lay = layout_of_sets(p.shape, axis, name) if loss.sets else layout(p.shape, axis, name, block.combine is None)
+    if p.here and len(lay.losses) > 1 and not lay.axes:
         lay = lay.viewing(p.strides)
     labelled = _labelled(loss, t, lay)
     _check_numeric("y_true", t)
@@ -121,8 +134,17 @@ def plan_of(block, want, options, xp, facts):
     else:
         if ignore:
             raise ValueError(f"{loss.ignores} is {options[loss.ignores]!r}, but y_true holds soft targets, which no label names")
-        same_shape(t.shape, lay, name)
+        if block.targets == "values":
+            value_shape(t.shape, lay, name)
+        else:
+            same_shape(t.shape, lay, name)
         targets = dtype if t.dtype in ("float16", "bfloat16", "bool") else t.dtype
+    if block.length is not None and lay.c != (length := block.length(values)):
+        raise ValueError(f"{name} has shape {p.shape}: {loss.name} takes {length} numbers for each target on axis {axis}, not {lay.c}")
+    if mask is not None and (mask.dtype != "bool" or mask.shape != p.shape):
+        raise ValueError(
+            f"mask has shape {mask.shape} and dtype {mask.dtype}, but must hold booleans in the shape of {name}: {p.shape}"
+        )
     if weight is not None:
         _check_numeric("sample_weight", weight)
         weight_shape(weight.shape, lay)
@@ -144,7 +166,8 @@ def plan_of(block, want, options, xp, facts):
     return _routes.routed(
         Plan(
             loss, block, want, p.backend, p.device, p.cuda, axis, lay, labelled, t.shape, storage, dtype, targets, tuple(values.items()),
-            tuple(targeting.items()), ignore, weight is not None, class_weight is not None, reduction, normalization, divisor,
+            tuple(targeting.items()), ignore, weight is not None, class_weight is not None, mask is not None, reduction, normalization,
+            divisor,
             _checked_out(want, p, lay, storage, name, facts["out"]), validate,
             concrete=all(x.concrete for x in inputs.values()), here=all(x.here for x in inputs.values()),
             tracked=tuple(key for key, x in inputs.items() if x.tracked), watched=any(x.watched for x in inputs.values()),
@@ -218,8 +241,17 @@ def _arrays_of(plan, xp, given):
         if not isinstance(divisor, float) and plan.here and plan.concrete and not getattr(divisor, "requires_grad", False):
             divisor = float(divisor)  # which need not be a number of the dtype
         divisor = divisor if isinstance(divisor, float) else xp.astype(divisor, dtype, copy=False)
-    t = xp.reshape(t, (lay.n, lay.s)) if plan.labelled else lay.canonical(xp, t)
-    return Arrays(xp, t, lay.canonical(xp, p), weight, class_weight, divisor, out, out_hessian)
+    if plan.labelled:
+        t = xp.reshape(t, (lay.n, lay.s))
+    elif plan.block.targets == "values":
+        t = xp.reshape(t, (lay.n, 1, lay.s))
+    else:
+        t = lay.canonical(xp, t)
+    p, mask = lay.canonical(xp, p), given.get("mask")
+    if mask is not None:
+        mask = lay.canonical(xp, mask)
+        t, p = (xp.where(mask, x, xp.zeros_like(x)) for x in (t, p))
+    return Arrays(xp, t, p, weight, class_weight, divisor, out, out_hessian, mask)
 
 
 def denominator_of(given):

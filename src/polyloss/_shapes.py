@@ -43,17 +43,28 @@ class Layout(NamedTuple):
     c: int
     s: int
     cut: int  # so many axes of positions make n
+    axes: tuple = ()  # those of a set, counted from the front, if they are not `axis` alone
 
     def canonical(self, xp, x, **options):
         """Predictions, or what has their shape, as (n, c, s)."""
-        if self.cut != self.axis:
+        if self.axes:
+            x = xp.permute_dims(x, self._places + self.axes)
+        elif self.cut != self.axis:
             x = xp.moveaxis(x, self.axis, self.cut)
         return xp.reshape(x, (self.n, self.c, self.s), **options)
+
+    @property
+    def _places(self):
+        return tuple(i for i in range(len(self.shape)) if i not in self.axes)
 
     def restored(self, xp, x):
         """What is (n, c, s), or (n, s), in the shape of predictions, or losses."""
         if x.ndim == 2:
             return xp.reshape(x, self.losses)
+        if self.axes:
+            order = self._places + self.axes
+            x = xp.reshape(x, tuple(self.shape[i] for i in order))
+            return xp.permute_dims(x, tuple(order.index(i) for i in range(len(order))))
         if self.cut == self.axis:
             return xp.reshape(x, self.shape)
         return xp.moveaxis(xp.reshape(x, (*self.losses[: self.cut], self.c, *self.losses[self.cut :])), self.cut, self.axis)
@@ -93,6 +104,40 @@ def _layout(shape, axis, name, rowwise):
     if shape[at] == 0:
         raise ValueError(f"{name} {has(name)} shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
     return Layout(shape, at, before + after, math.prod(before), shape[at], math.prod(after), at)
+
+
+def layout_of_sets(shape, axis, name):
+    """The layout whose elements lie along one axis, several, or, if `axis` is None, all."""
+    if axis is not None and not isinstance(axis, (tuple, list)):
+        return layout(shape, axis, name, rowwise=False)
+    ndim = len(shape)
+    given = range(ndim) if axis is None else axis
+    for k, i in enumerate(given):
+        if isinstance(i, bool) or not hasattr(i, "__index__"):
+            raise TypeError(f"axis[{k}] is {i!r}, but must be an integer")
+        if not -ndim <= i.__index__() < ndim:
+            raise ValueError(f"axis[{k}] is {i}, but {name} has {ndim} {'axis' if ndim == 1 else 'axes'}: its shape is {shape}")
+    axes = tuple(sorted({i.__index__() % ndim for i in given}))
+    if axis is not None and (len(axes) != len(axis) or not axes):
+        raise ValueError(f"axis is {axis!r}, but must name one axis or several, each once")
+    losses = tuple(n for i, n in enumerate(shape) if i not in axes)
+    c = math.prod(shape[i] for i in axes)
+    if c == 0:
+        raise ValueError(f"{name} has shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
+    if len(axes) < 2:
+        return layout(shape, axes[0] if axes else -1, name, rowwise=False)
+    return Layout(shape, axes[0], losses, math.prod(losses), c, 1, axes[0], axes)
+
+
+def value_shape(shape, lay, name):
+    """Values lack the axis, or have length 1 there, or one length-1 axis at the end."""
+    at = lay.axis
+    if shape in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
+        return
+    raise ValueError(
+        f"y_true has shape {shape}, but one target for each position of {name} of shape {lay.shape} makes {lay.losses}"
+        f" (a length-1 axis at {at} or at the end is accepted)"
+    )
 
 
 def known_shape(name, x):

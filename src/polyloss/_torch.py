@@ -57,7 +57,7 @@ def call(plan, arrays, given):
         if plan.tracked:
             arrays = arrays._replace(**{key: getattr(arrays, key).detach() for key in TENSORS if getattr(arrays, key) is not None})
         return evaluate(plan, arrays)
-    if plan.watched or not set(plan.tracked) <= _differentiable(plan):
+    if plan.watched or not set(plan.tracked) <= _differentiable(plan) or (plan.masked and plan.tracked):
         return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
     if not plan.tracked:
         return evaluate(plan, arrays)
@@ -338,7 +338,7 @@ ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may 
 
 def _operator(block, y_true, y_pred, want, arguments):
     """The results as outputs of an operator in the graph; None where the road itself is to be traced."""
-    if want.hessian or block.name is None or _traced_transform():
+    if want.hessian or block.name is None or arguments.get("mask") is not None or _traced_transform():
         return None
     tensors = y_true, *(arguments.get(name) for name in ARRAYS)
     if any(x is not None and (not isinstance(x, torch.Tensor) or x.requires_grad) for x in tensors):
@@ -388,8 +388,9 @@ def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options
     _, want, options = literal_eval(options)
     want, shape = Want(*want), y_pred.shape
     storage = y_pred.dtype if y_pred.is_floating_point() else torch.get_default_dtype()
-    at = len(shape) if options["axis"] == () else options["axis"] % max(len(shape), 1)
-    losses = (*shape[:at], *shape[at + 1 :]) if options["reduction"] in ("none", None) else ()
+    axis = options["axis"]
+    lost = range(len(shape)) if axis is None else {i % max(len(shape), 1) for i in (axis if isinstance(axis, (tuple, list)) else (axis,))}
+    losses = tuple(n for i, n in enumerate(shape) if i not in lost) if options["reduction"] in ("none", None) else ()
     value = y_pred.new_empty(losses if want.value else 0, dtype=torch.promote_types(storage, torch.float32) if want.value else storage)
     wanted = options.get("return_prob"), want.gradient
     prob, gradient = (y_pred.new_empty(shape if asked else 0, dtype=storage) for asked in wanted)

@@ -20,7 +20,7 @@ from polyloss._block import (
     times_log,
 )
 from polyloss._call import call
-from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of, traced
+from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of, one_or_two, traced, unit_exponent
 from polyloss._shapes import beside
 from polyloss._types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
@@ -1047,7 +1047,7 @@ class Exponential(Elementwise):
         return -t * xp.exp(-(t * p))
 
     def curvature(xp, t, p):
-        return t * t * xp.exp(-(t * p))
+        return t * (t * xp.exp(-(t * p)))
 
 
 @public(Exponential)
@@ -1140,7 +1140,7 @@ class Logistic(Elementwise):
 
     def curvature(xp, t, p):
         x = t * p
-        return t * t * sigmoid(xp, x) * sigmoid(xp, -x)
+        return t * (t * (sigmoid(xp, x) * sigmoid(xp, -x)))
 
 
 @public(Logistic)
@@ -1207,3 +1207,328 @@ def logistic(
     array([1.03972077])
     """
     return call(Logistic, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class Brier(Elementwise):
+    """Σ (p_c - t_c)²; nothing is rescaled."""
+
+    aliases = ("brier_score", "BrierScore")
+    targets = "either"
+    combine = "sum"
+    kernel = "mean_squared_error"
+    domain = "y_pred: probabilities; other numbers are taken as they are"
+    worked = (
+        dict(t=0, p=[0.5, 0.25, 0.25], value=0.375, slope=[-1.0, 0.5, 0.5]),
+        dict(t=[0.5, 0.5], p=[0.75, 0.25], value=0.125, slope=[0.5, -0.5]),
+    )
+
+    def value(xp, t, p):
+        d = p - t
+        return d * d
+
+    def slope(xp, t, p):
+        return 2 * (p - t)
+
+    def curvature(xp, t, p):
+        return xp.full_like(p, 2.0)
+
+
+@public(Brier)
+def brier(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Brier score: sum over the classes on `axis` of ``(y_pred - t)**2``, t the one-hot targets.
+
+    Between 0 and 2 for probabilities: scikit-learn's `brier_score_loss` of several classes, which halves that of two.
+
+    Parameters
+    ----------
+    y_true : array
+        Labels as in `sparse_categorical_crossentropy`, or floating soft targets in the shape of `y_pred`.
+    y_pred : array with classes on `axis`
+        Probabilities, taken as they are. float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter or label is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no whole numbers where labels are due.
+
+    See Also
+    --------
+    categorical_crossentropy : Without a bound.
+    mean_squared_error : The mean over the classes, of dense targets.
+
+    References
+    ----------
+    .. [1] Glenn W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78(1), 1950, pp. 1-3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.brier([0], [[0.5, 0.25, 0.25]])
+    array([0.375])
+    """
+    return call(Brier, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+
+
+class MulticlassHinge(Rowwise):
+    """max(0, margin + z_j - z_y)^power of the largest wrong class j, or the sum of that over all wrong classes, divided by C.
+
+    Of several largest wrong classes the first has the slope.
+    """
+
+    aliases = ("crammer_singer", "multi_margin", "MultiMarginLoss")
+    targets = "labels"
+    params = {"margin": number, "power": one_or_two, "average": flag}
+    domain = "y_pred: any real numbers"
+    worked = (
+        dict(t=0, p=[0.5, 0.25, -2.0], margin=1.0, power=1, average=False, value=0.75, slope=[-1.0, 1.0, 0.0]),
+        dict(t=0, p=[0.5, 0.25, 0.0], margin=1.0, power=2, average=False, value=0.5625, slope=[-1.5, 1.5, 0.0]),
+        dict(t=1, p=[0.5, 0.25, 0.0], margin=1.0, power=1, average=True, value=2 / 3, slope=[1 / 3, -2 / 3, 1 / 3]),
+    )
+
+    def excess(xp, t, z, margin, average):
+        """What the margin is exceeded by, of classes that count, (n, c, s), -∞ where one does not; and whether a class is the label."""
+        right = t == 1
+        others = xp.where(right, xp.full_like(z, -math.inf), z)
+        if not average:
+            c = xp.arange(z.shape[1], device=beside(z))
+            largest = c[None, :, None] == xp.argmax(others, axis=1, keepdims=True)
+            others = xp.where(largest & ~right, z, xp.full_like(z, -math.inf))
+        of_label = xp.sum(xp.where(right, z, xp.zeros_like(z)), axis=1, keepdims=True)
+        return margin + others - of_label, right
+
+    def value(xp, t, z, margin, power, average):
+        m, _ = MulticlassHinge.excess(xp, t, z, margin, average)
+        m = positive_part(xp, m)
+        return xp.sum(m if power == 1 else m * m, axis=1) / (z.shape[1] if average else 1)
+
+    def both(xp, at, right, c, average):
+        """A derivative by the wrong classes' excess -> by all logits: the label's is the others' sum, negative."""
+        at = xp.where(right, xp.zeros_like(at), at) / (c if average else 1)
+        return at, xp.where(right, xp.sum(at, axis=1, keepdims=True), xp.zeros_like(at))
+
+    def slope(xp, t, z, margin, power, average):
+        m, right = MulticlassHinge.excess(xp, t, z, margin, average)
+        at = xp.where(m > 0, xp.ones_like(m), xp.where(m <= 0, xp.zeros_like(m), m)) if power == 1 else 2 * positive_part(xp, m)
+        others, label = MulticlassHinge.both(xp, at, right, z.shape[1], average)
+        return others - label
+
+    def curvature(xp, t, z, margin, power, average):
+        if power == 1:
+            return xp.zeros_like(z)
+        m, right = MulticlassHinge.excess(xp, t, z, margin, average)
+        others, label = MulticlassHinge.both(xp, xp.where(m > 0, xp.full_like(m, 2.0), xp.zeros_like(m)), right, z.shape[1], average)
+        return others + label
+
+
+@public(MulticlassHinge)
+def multiclass_hinge(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    margin: float = 1.0,
+    power: Literal[1, 2] = 1,
+    average: bool = False,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Hinge loss of several classes: ``max(0, margin + max(z[j != y]) - z[y])**power`` over the classes on `axis`.
+
+    Crammer's and Singer's loss, scikit-learn's `hinge_loss` of several classes.
+
+    Parameters
+    ----------
+    y_true : array of integers, shape of `y_pred` without `axis`
+        Labels, of any integer dtype or whole-numbered floats; an axis of length 1 at `axis` or at the end is accepted.
+    y_pred : array with classes on `axis`
+        Decisions, any real numbers. float16 and bfloat16 are computed in float32.
+    margin : float, default 1.0
+        By how much the label's decision is to exceed all others.
+    power : {1, 2}, default 1
+        1 or 2: what each excess is raised to.
+    average : bool, default False
+        Whether to sum over all wrong classes instead of taking the largest, and to divide by the number of classes: PyTorch's
+        `MultiMarginLoss`.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array
+        In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter or label is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no whole numbers where labels are due.
+
+    See Also
+    --------
+    categorical_hinge : Keras', of one-hot targets: a largest wrong decision below 0 counts as 0.
+    hinge : Two classes.
+
+    Notes
+    -----
+    Of several equally large wrong classes the first has the gradient.
+
+    References
+    ----------
+    .. [1] Koby Crammer and Yoram Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", Journal of Machine
+           Learning Research 2, 2001, pp. 265-292.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.multiclass_hinge([0], [[0.5, 0.25, -2.0]])
+    array([0.75])
+    """
+    return call(
+        MulticlassHinge,
+        y_true,
+        y_pred,
+        margin=margin,
+        power=power,
+        average=average,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )
+
+
+class GeneralizedCrossentropy(Rowwise):
+    """(1 - p[y]^q) / q = -expm1(q log p[y]) / q."""
+
+    aliases = ("categorical_generalized_cross_entropy", "CategoricalGeneralizedCrossEntropy")
+    targets = "labels"
+    params = {"q": unit_exponent}
+    domain = "y_pred: probabilities, taken as they are"
+    worked = (
+        dict(t=0, p=[0.25, 0.75], q=0.5, value=1.0, slope=[-2.0, 0.0]),
+        dict(t=1, p=[0.25, 0.75], q=1.0, value=0.25, slope=[0.0, -1.0]),
+    )
+
+    def value(xp, t, p, q):
+        return -xp.expm1(q * xp.log(xp.sum(xp.where(t == 1, p, xp.zeros_like(p)), axis=1))) / q
+
+    def slope(xp, t, p, q):
+        right = t == 1
+        return xp.where(right, -(xp.where(right, p, xp.ones_like(p)) ** (q - 1)), xp.zeros_like(p))
+
+    def curvature(xp, t, p, q):
+        right = t == 1
+        return xp.where(right, (1 - q) * xp.where(right, p, xp.ones_like(p)) ** (q - 2), xp.zeros_like(p))
+
+
+@public(GeneralizedCrossentropy)
+def generalized_crossentropy(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    q: float = 0.5,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Generalized cross-entropy of integer labels: ``(1 - p[y_true]**q) / q`` over the classes on `axis`.
+
+    Keras' `CategoricalGeneralizedCrossEntropy`: probabilities are neither divided by their sum nor clipped.
+
+    Parameters
+    ----------
+    y_true : array of integers, shape of `y_pred` without `axis`
+        Labels, of any integer dtype or whole-numbered floats; an axis of length 1 at `axis` or at the end is accepted.
+    y_pred : array with classes on `axis`
+        Probabilities. float16 and bfloat16 are computed in float32.
+    q : float, default 0.5
+        Above 0, at most 1: near 0 the cross-entropy, at 1 the absolute error 1 - p, which noisy labels disturb least.
+    axis : int, default -1
+        Axis of the classes.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips the check of the labels, which costs a synchronisation on a GPU; a bad label then makes its position NaN.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter or label is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no whole numbers where labels are due.
+
+    See Also
+    --------
+    sparse_categorical_crossentropy : Its limit for q of 0.
+    poly1_crossentropy : Another way between the two.
+
+    Notes
+    -----
+    A probability of 0 for the label costs 1 / q, and its slope is infinite unless q is 1; a negative one gives NaN.
+
+    References
+    ----------
+    .. [1] Zhilu Zhang and Mert R. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
+           NeurIPS 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.generalized_crossentropy([0], [[0.25, 0.75]])
+    array([1.])
+    """
+    return call(
+        GeneralizedCrossentropy,
+        y_true,
+        y_pred,
+        q=q,
+        axis=axis,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        validate=validate,
+    )

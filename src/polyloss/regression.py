@@ -1,10 +1,12 @@
 """Regression losses: each a block, formulas above and public function below."""
 
 import math
+from collections.abc import Sequence
 
-from polyloss._block import Elementwise, clipped, floored, magnitude, over, positive_part, public, times, times_log
+from polyloss._block import Elementwise, Rowwise, clipped, floored, magnitude, over, positive_part, public, times, times_log
 from polyloss._call import call
-from polyloss._params import flag, fraction, nonnegative, positive
+from polyloss._params import flag, fractions, nonnegative, positive
+from polyloss._shapes import beside
 from polyloss._types import Array, Reduction
 
 
@@ -780,17 +782,43 @@ def pseudo_huber(
     return call(PseudoHuber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
+class SeveralQuantiles(Rowwise):
+    """The mean over the quantiles of the quantile losses of one target."""
+
+    targets = "values"
+    length = staticmethod(lambda params: len(params["quantile"]))
+
+    def given(xp, p, quantile):
+        """The quantiles (1, c, 1)."""
+        return xp.asarray(quantile, dtype=p.dtype, device=beside(p))[None, :, None]
+
+    def value(xp, t, p, quantile):
+        losses = QuantileLoss.value(xp, t, p, SeveralQuantiles.given(xp, p, quantile))
+        return xp.sum(losses, axis=1) / len(quantile)
+
+    def slope(xp, t, p, quantile):
+        d, q = t - p, SeveralQuantiles.given(xp, p, quantile)
+        return xp.where(d > 0, -q, xp.where(d < 0, 1 - q, d)) / len(quantile)
+
+    def curvature(xp, t, p, quantile):
+        return xp.zeros_like(p)
+
+
 class QuantileLoss(Elementwise):
     """d = t - p:  quantile d above the prediction, (quantile - 1) d below it; the slope at d = 0 is 0."""
 
     aliases = ("pinball", "mean_pinball_loss", "QuantileLoss")
-    params = {"quantile": fraction}
+    params = {"quantile": fractions}
     kernel = "quantile_loss"
     worked = (dict(t=3.0, p=1.0, quantile=0.75, value=1.5, slope=-0.75), dict(t=1.0, p=3.0, quantile=0.75, value=0.5, slope=0.25))
 
+    def form(block, values):
+        return SeveralQuantiles if isinstance(values["quantile"], tuple) else block
+
     def value(xp, t, p, quantile):
         d = t - p
-        return quantile * positive_part(xp, d) + (1 - quantile) * positive_part(xp, -d)
+        q = quantile + xp.zeros_like(d)
+        return times(xp, q, positive_part(xp, d)) + times(xp, 1 - q, positive_part(xp, -d))
 
     def slope(xp, t, p, quantile):
         d = t - p
@@ -805,7 +833,7 @@ def quantile_loss(
     y_true: Array,
     y_pred: Array,
     *,
-    quantile: float = 0.5,
+    quantile: float | Sequence[float] = 0.5,
     axis: int = -1,
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
@@ -819,11 +847,13 @@ def quantile_loss(
     Parameters
     ----------
     y_true : array, shape of `y_pred`
-        Targets; taken in the dtype of the computation. Nothing is broadcast.
+        Targets; taken in the dtype of the computation. Nothing is broadcast. Of several quantiles the shape of `y_pred` without `axis`; an
+        axis of length 1 at `axis` or at the end is accepted.
     y_pred : array
         Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
-    quantile : float, default 0.5
-        In [0, 1]: the quantile that is predicted. 0.5 is half the absolute error.
+    quantile : float or several, default 0.5
+        In [0, 1]: the quantile that is predicted. 0.5 is half the absolute error. Several, a list or tuple: `axis` of `y_pred` holds a
+        prediction for each, of one target, and their losses are averaged.
     axis : int, default -1
         Axis of the elements of one sample, over which the mean is taken.
     sample_weight : array, optional
@@ -864,6 +894,8 @@ def quantile_loss(
     >>> import polyloss as pl
     >>> pl.quantile_loss([[3.0, 1.0]], [[1.0, 3.0]], quantile=0.75)
     array([1.])
+    >>> pl.quantile_loss([3.0], [[1.0, 3.0, 5.0]], quantile=[0.25, 0.5, 0.75])
+    array([0.33333333])
     """
     return call(
         QuantileLoss,
@@ -875,3 +907,97 @@ def quantile_loss(
         reduction=reduction,
         validate=validate,
     )
+
+
+class GaussianNLL(Rowwise):
+    """½ (v + (t - m)² / e^v), m = p_0 the mean and v = p_1 the logarithm of the variance, without a floor."""
+
+    aliases = ("GaussianNLLLoss",)
+    targets = "values"
+    length = staticmethod(lambda params: 2)
+    domain = "y_pred: means and logarithms of variances, any real numbers"
+    worked = (
+        dict(t=3.0, p=[1.0, 0.0], value=2.0, slope=[-2.0, -1.5]),
+        dict(t=1.0, p=[3.0, math.log(4)], value=0.5 + math.log(2), slope=[0.5, 0.0]),
+    )
+
+    def parts(xp, t, p):
+        """Which entry is the mean, v, e^(-v/2), and the error in units of the deviation."""
+        of_mean = xp.arange(2, device=beside(p))[None, :, None] == 0
+        v = p[:, 1:, :]
+        inverse = xp.exp(-0.5 * v)
+        return of_mean, v, inverse, (p[:, :1, :] - t) * inverse
+
+    def value(xp, t, p):
+        _, v, _, r = GaussianNLL.parts(xp, t, p)
+        return xp.sum(0.5 * (v + r * r), axis=1)
+
+    def slope(xp, t, p):
+        of_mean, _, inverse, r = GaussianNLL.parts(xp, t, p)
+        return xp.where(of_mean, r * inverse, 0.5 * (1 - r * r))
+
+    def curvature(xp, t, p):
+        of_mean, _, inverse, r = GaussianNLL.parts(xp, t, p)
+        return xp.where(of_mean, inverse * inverse, 0.5 * r * r)
+
+
+@public(GaussianNLL)
+def gaussian_nll(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
+    """Negative log-likelihood of a normal distribution whose mean and variance are predicted.
+
+    ``0.5 * (v + (y_true - m)**2 / exp(v))``, m the mean and v the logarithm of the variance, which `axis` of `y_pred` holds in this order:
+    PyTorch's `GaussianNLLLoss` of the variance ``exp(v)``, which needs no floor. Up to the constant ``0.5 * log(2 * pi)``.
+
+    Parameters
+    ----------
+    y_true : array, shape of `y_pred` without `axis`
+        Targets, floating; an axis of length 1 at `axis` or at the end is accepted.
+    y_pred : array, length 2 along `axis`
+        Means and logarithms of variances, any real numbers. float16 and bfloat16 are computed in float32.
+    axis : int, default -1
+        Axis of mean and logarithm of the variance.
+    sample_weight : array, optional
+        Weights: in the shape of the losses or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
+    reduction : {"none", "sum", "mean", "sum_over_batch_size"}, default "none"
+        Weighted losses as they are; their sum; the sum divided by the sum of the weights; the sum divided by the number of losses. ``None``
+        is "none", Keras' "mean_with_sample_weight" is "mean".
+    validate : bool, default True
+        False skips checks of values that would cost a synchronisation on a GPU; this loss has none.
+
+    Returns
+    -------
+    array
+        In nats. In the shape of `y_pred` without `axis` under "none", else 0-d; of the caller's library and device, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a parameter is out of range; the message names argument, place, value and rule.
+    TypeError
+        If arrays are of different libraries, or hold no real numbers.
+
+    See Also
+    --------
+    mean_squared_error : Of one variance for all targets.
+    quantile_loss : Of no distribution.
+
+    References
+    ----------
+    .. [1] David A. Nix and Andreas S. Weigend, "Estimating the mean and variance of the target probability distribution", ICNN 1994.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import polyloss as pl
+    >>> pl.gaussian_nll([3.0], [[1.0, 0.0]])
+    array([2.])
+    """
+    return call(GaussianNLL, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

@@ -11,6 +11,7 @@ import re
 import numpy as np
 from calls import LAYOUTS, TENSOR_LAYOUTS, Array, Call, isas
 from ml_dtypes import bfloat16
+from truth import TRUTHS
 
 from polyloss import _params
 from polyloss._block import LOSSES
@@ -45,7 +46,7 @@ def parameter(rng, check, default):
         return default
     if check is _params.flag:
         return chance(rng, 0.5)
-    if check is _params.fraction:
+    if check is _params.fraction or check is _params.fractions:
         return pick(rng, [0.0, 0.1, 0.5, 1.0, float(rng.random())])
     if check is _params.clip_bound:
         return pick(rng, [0.0, 1e-7, 1e-15, 1e-3, 0.25, float(rng.random() * 0.49)])
@@ -168,14 +169,14 @@ def layout(rng, library, x, plain=0.55):
 
 def draw(rng, loss=None, library=None, heavy=False, edges=True):
     """A random call that must succeed; without `edges` one of numbers as they are in daily use."""
-    loss = loss or pick(rng, list(LOSSES))
+    loss = loss or pick(rng, list(TRUTHS))
     block = LOSSES[loss]
     library = library or pick(rng, LIBRARY_SHARES)
     signature = inspect.signature(block.function).parameters
     params = {name: parameter(rng, check, signature[name].default) for name, check in block.params.items()}
     if not edges and params.get("epsilon") == 0:
         params["epsilon"] = 1e-7
-    rowwise = block.combine is None
+    rowwise = block.combine is None or block.targets == "either"
     shape, axis = shape_of(rng, rowwise, heavy)
     if library in ("jax", "dask") and math.prod(shape) > 2000:
         shape, axis = (5, 7), 1

@@ -21,7 +21,7 @@ import shrink
 import torch
 import truth
 from calls import Array, Call
-from truth import TRUTHS
+from truth import NOT_DRAWN, TRUTHS
 
 import polyloss as pl
 from polyloss._block import LOSSES
@@ -33,7 +33,8 @@ SEED = {"numpy": 2, "torch": 1}
 
 
 def test_every_loss_has_a_truth():
-    assert set(TRUTHS) == set(LOSSES)
+    assert set(TRUTHS) | NOT_DRAWN == set(LOSSES)
+    assert not set(TRUTHS) & NOT_DRAWN
 
 
 def test_every_module_of_torch_is_drawn():
@@ -45,14 +46,14 @@ def test_every_module_of_torch_is_drawn():
 
 def test_every_parameter_is_drawn():
     """A parameter of a new kind has values of its own to be tried with."""
-    for name, block in LOSSES.items():
-        rng = np.random.default_rng(0)
+    for name in TRUTHS:
+        block, rng = LOSSES[name], np.random.default_rng(0)
         for _ in range(20):
             assert draw.draw(rng, loss=name, library="numpy").loss == name
         assert all(draw.parameter(rng, rule, None) is not ... for rule in block.params.values())
 
 
-@pytest.mark.parametrize("case", oracle.CASES, ids=repr)
+@pytest.mark.parametrize("case", [case for case in oracle.CASES if case.loss in TRUTHS and case.t != "values"], ids=repr)
 def test_truths_are_those_of_mpmath(case):
     """Of 40 digits and difference quotients, which share nothing with balls."""
     t, p = case.inputs()
@@ -72,7 +73,7 @@ def test_truths_are_those_of_mpmath(case):
         return
     h = 2.0**-30
     step = np.random.default_rng(0).standard_normal(t.shape)
-    if case.loss in ("hinge", "squared_hinge"):
+    if LOSSES[case.loss].survey:
         return  # which targets are 0 or 1 would change
     up, down = (truth.expected(case.loss, t + s * h * step, p, dtype="float64", labelled=False, class_weight=k, **{**signature, **params})
                 .losses.v for s in (1, -1))  # fmt: skip

@@ -509,6 +509,11 @@ def kl_divergence(t, p, epsilon):
     return combined(times(a, log), slope, curvature, unknown(by_target, (t.v <= 0) | (t.v == 1)), mean=False)
 
 
+def brier(t, p):
+    d = p - t
+    return combined(d * d, d * 2, ones(d) * 2, d * -2, mean=False)
+
+
 def unit_vectors(x):
     """x / ‖x‖ and 1 / ‖x‖, 0 for a vector of zeros."""
     scale = np.abs(x.v).max(1)[:, None]
@@ -532,7 +537,9 @@ TRUTHS = {function.__name__: function for function in (
     hinge, squared_hinge, categorical_hinge, binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,
     sparse_categorical_crossentropy, categorical_focal_crossentropy, softmax_loss, poly1_crossentropy, kl_divergence,
     cosine_similarity, smooth_l1, pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential,
-    logistic)}  # fmt: skip
+    logistic, brier)}  # fmt: skip
+# Losses without a truth here: tests/oracle.py has theirs.
+NOT_DRAWN = frozenset({"multiclass_hinge", "generalized_crossentropy", "gaussian_nll", "dice", "tversky", "jaccard"})
 
 
 # ------------------------------------------------------------------------------------------- weights, reductions, normalizers

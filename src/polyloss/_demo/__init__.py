@@ -20,7 +20,7 @@ from polyloss._block import LOSSES
 TOLERANCE = 2e-6  # of a value from float32 predictions, relative to float64's; of a gradient, relative to its largest element
 SECONDS = 0.02  # spent on each timing; the best run counts
 # Losses of decision values: logits are, probabilities are not.
-DECISIONS = ("hinge", "squared_hinge", "categorical_hinge", "exponential", "logistic")
+DECISIONS = ("hinge", "squared_hinge", "categorical_hinge", "exponential", "logistic", "multiclass_hinge")
 ROW = "{:33}{:17}{:>11}{:>12}  {:20}{:>10}{:>10}  {}"
 
 
@@ -79,6 +79,8 @@ def digits():
 def arguments(name, labels, logits):
     """Targets and predictions as the loss takes them: labels or one-hot, logits or probabilities."""
     block = LOSSES.get(name)  # None: a metric, of labels and probabilities
+    if block and block.length is not None:  # two numbers for each target
+        return labels.astype(np.float32), logits[:, :2]
     y_true = np.eye(logits.shape[1], dtype=np.float32)[labels] if block and block.targets == "dense" else labels
     if name in DECISIONS or (block and block.domain.startswith("logits")):
         return y_true, logits

@@ -453,7 +453,7 @@ LOSS(pseudo_huber, curvature)
 LOSS(quantile_loss, value)
 {
     real d = t - p;
-    return SELECT(LT(d, R(0)), a[0] - R(1), a[0]) * d;
+    return SELECT(EQ(d, d), TIMES(SELECT(LT(d, R(0)), a[0] - R(1), a[0]), d), d); /* a quantile of 0 costs nothing above, however far */
 }
 LOSS(quantile_loss, slope)
 {
@@ -472,7 +472,7 @@ LOSS(exponential, slope)
 LOSS(exponential, curvature)
 {
     real u = FORMULA(plus_minus)(t, a[0]);
-    return u * u * EXP(-(u * p));
+    return u * (u * EXP(-(u * p)));
 }
 LOSS(logistic, value)
 {
@@ -487,7 +487,7 @@ LOSS(logistic, slope)
 LOSS(logistic, curvature)
 {
     real u = FORMULA(plus_minus)(t, a[0]);
-    return u * u * FORMULA(logit_curvature)(u * p);
+    return u * (u * FORMULA(logit_curvature)(u * p));
 }
 
 /* Unit deviances of exponential dispersion models, m the mean that p gives: NaN where it is below 0.
