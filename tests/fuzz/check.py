@@ -96,7 +96,7 @@ def wanted(call, truth, name, upstream):
         with np.errstate(all="ignore"):
             open_ = right.e > UNKNOWN**0.5
             right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
-            if "by_target" in call.results():  # by autograd of the value, in which 1 - p cancels
+            if {"by_target", "by_weight"} & set(call.results()):  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)
     return right, dtype
 
