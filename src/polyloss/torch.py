@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
-EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, in float64 too
+EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
 SOFTMAX = {p.name: p.default for p in inspect.signature(softmax_loss).parameters.values() if p.kind is p.KEYWORD_ONLY}
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
 FROM_LOGITS = dict(from_logits=True, label_smoothing=0.0, epsilon=1e-7)
@@ -192,7 +192,7 @@ class FlooredBinaryCrossentropy(Elementwise):
         return -(t * xp.clip(xp.log(p), -100.0, None) + (1 - t) * xp.clip(xp.log1p(-p), -100.0, None))
 
     def slope(xp, t, p):
-        return (p - t) / xp.clip(p * (1 - p), 1e-12, None)
+        return (p - t) / xp.clip(p * (1 - p), EPSILON, None)
 
     def curvature(xp, t, p):
         d = p * (1 - p)

@@ -218,14 +218,14 @@ LOSS(binary_crossentropy, curvature)
     return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_curvature)(FORMULA(smoothed)(t, a[1]), y));
 }
 
-/* No logarithm below -100, no divisor below 1e-12; NaN where p is no probability. The curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is
-   written as a sum of two terms that are not negative. */
+/* No logarithm below -100, no divisor below 1e-12 (torch's, which is a float in double precision, too); NaN where p is no probability. The
+   curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is written as a sum of two terms that are not negative. */
 LOSS(floored_binary_crossentropy, value)
 {
     real u = R(1) - p, s = MIN(u, p), of_s = SELECT(LT(u, p), R(1) - t, t), of_rest = SELECT(LT(u, p), t, R(1) - t);
     return (void)a, -(of_rest * LOG1M_HALF(s) + of_s * MAX(R(-100), LOG(s)));
 }
-LOSS(floored_binary_crossentropy, slope) { return (void)a, (p - t) / MAX(R(1e-12), (R(1) - p) * p); }
+LOSS(floored_binary_crossentropy, slope) { return (void)a, (p - t) / MAX(R(9.999999960041972e-13), (R(1) - p) * p); }
 LOSS(floored_binary_crossentropy, curvature)
 {
     real d = (R(1) - p) * p;
