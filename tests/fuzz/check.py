@@ -94,7 +94,7 @@ def wanted(call, truth, name, upstream):
             at = {**defaults(call.loss), **call.options}["axis"]
             u = np.expand_dims(u, at) if right.v.ndim else u
         with np.errstate(all="ignore"):
-            open_ = right.e > UNKNOWN**0.5
+            open_ = (right.e > UNKNOWN**0.5) | ((u == 0) & ~np.isfinite(right.v))
             right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
             if {"by_target", "by_weight"} & set(call.results()):  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)

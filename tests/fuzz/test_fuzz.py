@@ -180,6 +180,6 @@ def test_calls_that_hang_or_end_the_process_are_found(monkeypatch, tmp_path):
 def test_a_short_run_finds_nothing(library, count):
     """Calls of a fixed seed."""
     out = io.StringIO()
-    counted, findings = fuzz.fuzz(count=count, seed=SEED[library], library=library, edges=False, out=out)
+    counted, findings = fuzz.fuzz(count=count, seed=SEED[library], library=library, out=out)
     assert sum(counted.values()) == count
     assert not findings, out.getvalue()

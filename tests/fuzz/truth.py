@@ -179,7 +179,9 @@ def poisson_deviance(t, p, log_input):
     log = p - u.log() if log_input else m.log() - u.log()
     value = where(r.v < -0.5, (m - u) - u * log, u * where(r.v < -0.5, zeros(r), r).excess())
     value = where(t.v == 0, m, value) * 2
-    slope, curvature = ((m - t) * 2, m * 2) if log_input else (where(t.v == 0, ones(m), (m - t) / m) * 2, times(t, 1 / m / m) * 2)
+    slope, curvature = (m - t) * 2, m * 2
+    if not log_input:
+        slope, curvature = where(t.v == 0, ones(m), (m - t) / m) * 2, times(t, (1 / m / m).limited()) * 2
     return outside(value, slope, curvature, unknown(log * -2, t.v <= 0), none | (t.v < 0), m.v == 0)
 
 
@@ -384,9 +386,19 @@ def of_shares(p, part, value, first, second, by_target):
     slope = (h - a) / part.total
     curvature = (g * (1 - part.y * 2) - h * 2 + (b + a * 2)) / part.total / part.total
     loose = (part.edge & (first.v != 0)).any(1)  # all of the row depends on what is clipped
-    nothing = ((part.total.v == 0) | (np.abs(part.total.v) > p.format.most / 2))[:, 0]  # no shares
-    loose = (loose | nothing)[:, None]
-    return Parts(unknown(value, nothing), unknown(slope, loose), unknown(curvature, loose), unknown(by_target, nothing[:, None]))
+    total = part.total[:, 0]
+    near = np.abs(total.v) <= 8 * p.format.unit * total.e  # the order of addition decides
+    open_ = (near & (total.e > 0) & (total.v != 0)) | (np.abs(total.v) > p.format.most / 2)
+    open_ = open_ | ((total.v == 0) & (p.v != 0).any(1))
+    open_ = open_ | ((p.v == 0) & (np.signbit(p.v) ^ (total.v < 0)[:, None])).any(1)  # -0, whose inverse is -inf
+    none = (p.v == 0).all(1)  # no shares: NaN
+
+    def row(x, mask):
+        mask, absent = (mask, none) if x.v.ndim == 1 else (mask[:, None], none[:, None])
+        x = unknown(x, mask & ~absent)
+        return Ball(np.where(absent, np.nan, x.v), np.where(absent, 0, x.e), x.format)
+
+    return Parts(row(value, open_), row(slope, loose | open_), row(curvature, loose | open_), unknown(by_target, (open_ | none)[:, None]))
 
 
 def categorical_crossentropy(t, p, from_logits, label_smoothing, epsilon):
@@ -602,6 +614,9 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     else:
         given, ignored = taken(rows(t), fmt), np.zeros(n, bool)
         given.e = np.where(given.v == rows(t).astype(LONG), 0, np.abs(given.v))  # a kernel may read wider targets as they are
+    if labelled and class_weight is not None and not params.get("label_smoothing"):  # a label of weight 0 is skipped
+        k0 = np.asarray(class_weight).astype(fmt.dtype) == 0
+        ignored = ignored | ((one_hot * k0).sum(1) > 0)
     w = None
     if sample_weight is not None:
         w = taken(np.broadcast_to(leading(sample_weight, losses, axis), losses).reshape(-1), fmt)
