@@ -121,6 +121,7 @@ def compared(x, right):
             allowed = allowed + unit * size + least
         free = e > UNKNOWN**0.5
         near = np.abs(y - v) <= allowed
+        most = min(most, right.format.most)
         over = (np.abs(v) + allowed >= most) & (np.abs(y) == np.inf) & (((y > 0) == (v > 0)) | (np.abs(v) <= allowed))
         good = free | near | (np.isnan(v) & np.isnan(y)) | (y == v) | over
     if good.all():

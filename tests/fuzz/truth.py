@@ -461,9 +461,14 @@ def probabilities(z):
 
 
 def of_log_softmax(s, value, first, second, by_target):
-    """Σ_c f(t_c, log p_c): the chain rule, in terms that cancel no more than they must."""
+    """Σ_c f(t_c, log p_c): the chain rule, in terms that cancel no more than they must.
+
+    The others' sum may be taken as a difference from the sum of all: soft targets lose what the largest hides, a label loses nothing.
+    """
     h, g, p, q = first, second, s.p, s.q
-    slope = h * q - p * h.others()
+    others = h.others()
+    hidden = np.minimum(np.abs(h.v), np.abs(others.v) / p.format.unit)
+    slope = h * q - p * Ball(others.v, others.e + np.where(np.isfinite(hidden), hidden, 0), p.format)
     curvature = g * q * q + p * p * g.others() - p * q * h.sum(1)[:, None]
     return Parts(value, slope, curvature, by_target)
 
@@ -472,7 +477,7 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     s = softmax(z)
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
-    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, s.l) * factor)
+    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, s.l.limited()) * factor)
 
 
 def softmax_loss(t, p, label_smoothing, class_weight=None):
