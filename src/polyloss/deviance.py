@@ -349,7 +349,7 @@ class TweedieDevianceFromLogarithms(Elementwise):
 def without_positive(xp, t, power, to_a, to_b):
     """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
     a, b = 2 - power, 1 - power
-    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, to_a * nan_where(xp, t < 0, t))
+    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, to_a * nan_where(xp, ~(t >= 0), t))  # NaN too
     return 2 * (xp.where(t < 0, to_a / a - t * to_b / b, none) if power < 0 else none)
 
 
@@ -394,7 +394,7 @@ class TweedieDeviance(Elementwise):
     def curvature(xp, t, p, power):
         m = mean_of(xp, p)
         none = t == 0
-        return 2 * m**-power * xp.where(none, 1 - power + 0 * m, (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
+        return 2 * m**-power * xp.where(none, (1 - power) * xp.ones_like(m), (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
 
 
 @public(TweedieDeviance)
