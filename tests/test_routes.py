@@ -220,6 +220,32 @@ def test_one_missing_kernel_leaves_the_other():
     assert said[0].startswith("softmax_loss: formula")
 
 
+EVERY_LOSS = """
+import warnings
+import numpy as np, polyloss as pl
+from polyloss._block import LOSSES
+warnings.simplefilter("ignore", RuntimeWarning)  # that a kernel is missing
+p, labels = np.full((4, 3), 1 / 3), np.array([0, 2, 1, -1])
+for _ in range(2):  # the second call has a plan at hand
+    for name, block in LOSSES.items():
+        targets = labels % 3 if block.targets == "labels" else np.eye(3)[labels]
+        pl.value_and_grad(name)(targets, p)
+    for name, options in (("softmax_loss", dict(ignore_label=-1)), ("scce", dict(ignore_class=-1, reduction="mean"))):
+        value, slope = pl.value_and_grad(name)(labels, p, **options)
+        assert abs(value - np.log(3)) < 1e-6 and (slope[3] == 0).all() and (slope[:3] != 0).any(), (name, value, slope)
+    assert abs(pl.log_loss(labels % 3, p) - np.log(3)) < 1e-6
+"""
+
+
+@pytest.mark.parametrize("missing", ["driver", "elementwise", "exact", "front", "log_loss", "rowwise", "softmax_xent"])
+def test_no_kernel_needs_another(missing):
+    """Each is optional; `driver` is what most of them need."""
+    program = BLOCKED.partition("import numpy")[0].replace("{names}", repr({missing})) + EVERY_LOSS
+    environment = {k: v for k, v in os.environ.items() if k != "POLYLOSS_ROUTE"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_fallback_is_silent():
     """A kernel that is there takes the call: the routes of this build are those of a full one."""
     assert all(_cpu.kernels(name) is not None for name in ("softmax_xent", "elementwise"))

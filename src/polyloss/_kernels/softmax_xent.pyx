@@ -2,15 +2,9 @@
 
 The loops over a tile of positions are those of softmax_xent_rows.c, one build per instruction set; driver.pyx calls them.
 """
-cimport numpy as cnp
-
-import numpy as np
-
 from polyloss._kernels.driver cimport Kernel, kernel_loops, listed_loss
 
 from polyloss._kernels.driver import facts, force, isa, isas, openmp
-
-cnp.import_array()
 
 cdef extern from "softmax_xent.h":
     pass
@@ -51,14 +45,3 @@ def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, **o
         are contiguous float32 or float64 and more than 192.
     """
     return kernel.run("softmax_xent", y, z, (smoothing, poly_epsilon), ignore=ignore, **options)
-
-
-def label_sums(cnp.ndarray y, Py_ssize_t c, *, ignore=(), class_weight=None, weight=None, int threads=1):
-    """(sum of w * k[label], positions not ignored, first bad position or -1) from (N, S) labels of `c` classes alone."""
-    real = "f8" if any(a is not None and a.dtype == np.float64 for a in (class_weight, weight)) else "f4"
-    n, s = (<object>y).shape
-    bound = kernel.bind(
-        "softmax_xent", n, c, s, facts(y, "ns", "y"), (real, (0, 0, 0)), None if weight is None else facts(weight, "ns", "weight"),
-        None if class_weight is None else facts(class_weight, "c", "class_weight"), parameters=(0, 0), ignore=ignore, threads=threads,
-    )
-    return bound.sums(y, weight, class_weight)[:3]
