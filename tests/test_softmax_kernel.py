@@ -20,9 +20,15 @@ EVERY = ("losses", "lse", "grad", "prob", "hess")
 isa = every_isa(softmax_xent)
 
 
-def oracle(z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoothing=0.0, poly_epsilon=0.0, scale=1.0):
+def oracle(
+    z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, scale=1.0
+):
     """The definition, position by position: z (N, C, S), y (N, S) or (N, C, S)."""
-    z = z.astype(np.longdouble)
+    z, bent, bend = z.astype(np.longdouble), 1, 0
+    if softcap:
+        tanh = np.tanh(z / softcap)
+        bent = np.cosh(z / softcap) ** -2
+        z, bend = softcap * tanh, -2 * tanh * bent / softcap
     n, c, s = z.shape
     smoothing = np.longdouble(smoothing)
     k = (np.ones(c) if class_weight is None else class_weight).astype(np.longdouble)
@@ -59,18 +65,22 @@ def oracle(z, y, ignore=(), class_weight=None, weight=None, upstream=None, smoot
         out["weight"] += w[i, j] * (k * t).sum()
         kt = k * ((1 - smoothing) * t + smoothing / c)
         total = kt.sum()
-        if y.ndim == 2 and total == 0 and poly_epsilon == 0:
+        if y.ndim == 2 and total == 0 and poly_epsilon == 0 and z_loss == 0:
             continue
         with np.errstate(all="ignore"):
             loss = (kt * (top - row))[kt != 0].sum() + total * np.log1p(others)
-            loss += poly_epsilon * ((1 - t.sum()) + (t * not_p)[t != 0].sum())
+            loss += poly_epsilon * ((1 - t.sum()) + (t * not_p)[t != 0].sum()) + z_loss * out["lse"][i, j] ** 2
             excess = t - (t * p).sum()
             if y.ndim == 2:
                 excess[label] = not_p[label]
             slope = total * p - kt
             slope[a] = (total - kt[a]) - total * not_p[a]
-            slope -= poly_epsilon * p * excess
-            curve = total * p * not_p - poly_epsilon * p * excess * (not_p - p)
+            pull = 2 * np.longdouble(z_loss) * out["lse"][i, j]
+            slope += pull * p - poly_epsilon * p * excess
+            curve = (total + pull) * p * not_p + 2 * z_loss * p * p - poly_epsilon * p * excess * (not_p - p)
+            if softcap:
+                curve = curve * bent[i, :, j] ** 2 + slope * bend[i, :, j]
+                slope = slope * bent[i, :, j]
             factor = scale * np.longdouble(w[i, j]) * u[i, j]
             out["losses"][i, j] = w[i, j] * loss
             out["grad"][i, :, j] = factor * slope if u[i, j] else 0
@@ -144,9 +154,10 @@ def check(z, y, dtype=None, *, ulp=4, layout="C", names=EVERY, want=None, **opti
     summed_in_floats = y.ndim == 3 and real == np.float32
     np.testing.assert_allclose(got[1], float(want["weight"]), rtol=1e-7 if summed_in_floats else 1e-12)
     # Where targets are spread over the classes K p - k t cancels: a unit is then one of the terms.
-    spread = 0.0 if y.ndim == 2 and not options.get("smoothing") and not options.get("poly_epsilon") else abs(options.get("scale", 1.0))
+    options_of_sums = "smoothing", "poly_epsilon", "z_loss"
+    spread = 0.0 if y.ndim == 2 and not any(map(options.get, options_of_sums)) else abs(options.get("scale", 1.0))
     for name in names:
-        floor = {"grad": spread, "hess": spread}.get(name, 0.0)
+        floor = {"grad": spread, "hess": spread or options.get("softcap", 0.0) != 0}.get(name, 0.0)
         if name == "lse":
             floor = np.nan_to_num(np.abs(exact), posinf=0, neginf=0).max(1, initial=0)
         if low and name not in ("losses", "lse"):
@@ -415,6 +426,28 @@ def test_options(c, dtype, isa):
     got = label_sums(y, c, ignore=(2,), class_weight=k, weight=w)
     np.testing.assert_allclose(got[0], float(want["weight"]), rtol=1e-12)
     assert got[1:] == (want["count"], -1)
+
+
+@pytest.mark.parametrize("dtype", FLOATS[:3], ids=str)
+@pytest.mark.parametrize("c", [1, 5, 200])
+def test_z_loss_and_softcap(c, dtype, isa):
+    """Beside every other option: labels, soft targets, rows, planes; class weights of 0, where the term of lse² still counts."""
+    rng = np.random.default_rng(c)
+    real = np.float64 if dtype == np.float64 else np.float32
+    ulp = 6 if real == np.float32 else 40  # tanh is off by up to 3.2 units of 8, and what is off in a logit is off in its exponential
+    for shape in ((9, c, 1), (1, c, 33)):
+        z = some(shape, dtype, rng, 5.0)
+        n, _, s = shape
+        y, soft = rng.integers(0, c, (n, s)), np.moveaxis(rng.dirichlet(np.ones(c), (n, s)), -1, 1).astype(real)
+        y[0, 0] = 999
+        k, w = rng.choice([0.0, 0.5, 2.0], c).astype(real), rng.choice([0.0, 1.0, 0.25], (n, s)).astype(real)
+        for terms in ({"z_loss": 0.01}, {"softcap": 8.0}, {"z_loss": 1e-3, "softcap": 4.0}):
+            for options in ({"ignore": (999,)}, {"ignore": (999,), "smoothing": 0.1, "class_weight": k, "weight": w, "scale": 0.5}):
+                check(z, y, dtype, ulp=ulp, **terms, **options)
+                check(z, y, dtype, ulp=ulp, names=("losses", "grad"), **terms, **options)
+                check(z, y, dtype, ulp=ulp, names=(), **terms, **options)
+            check(z, y, dtype, ulp=ulp, names=("losses", "grad"), ignore=(999,), class_weight=k, **terms)
+            check(z, soft, dtype, ulp=ulp, names=("losses", "grad"), weight=w, **terms)
 
 
 def extremes(c, rng):

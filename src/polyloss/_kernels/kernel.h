@@ -39,7 +39,7 @@ typedef struct {
     union {
         double parameters[PARAMETERS]; /* in the order of the kernel's list */
         struct {
-            double smoothing, poly; /* of the softmax losses */
+            double smoothing, poly, z_loss, cap; /* of the softmax losses; cap: 0 for none */
         };
         struct {
             double low, high; /* log_loss: what the picked probability is clipped to */

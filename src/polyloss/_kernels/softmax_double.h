@@ -227,6 +227,8 @@ typedef struct {
     ptrdiff_t n; /* C of a row, C * WD of columns */
     walk next_z, next_t; /* what will be read next, fetched meanwhile */
     vd y, target, k_y; /* where labels: the label, its logit and class weight, the latter two 0 where it is no class */
+    const double *slope, *bend; /* where logits are capped: first and second derivative of each, or NULL */
+    vd slope_y, bend_y; /* those of the label */
     vd w, upstream;
 } vectors;
 typedef struct {
@@ -235,6 +237,7 @@ typedef struct {
     vd sure; /* that again where its p is above 1/2, else infinite */
     vd others, inverse, rest; /* without one top class; 1 / (top_e + others); others / (top_e + others) */
     vd sum_kt, sum_t, met_far, met_near; /* sums of t p: where p is at most 1/2, and where it is more */
+    vd sum_p; /* what multiplies p in the slopes: sum_kt, and what a term of lse² adds */
     vd scale; /* of the derivatives */
     vd fill; /* in place of derivatives that are not shown */
     md shown;
@@ -254,6 +257,23 @@ INLINE vd class_weights_at(const vectors *x, ptrdiff_t i, const int row, const i
     return whole || i + WD <= x->n ? all_d(1.0) : select_d(first_d(x->n - i), all_d(1.0), all_d(0.0));
 }
 INLINE vd exp_at(const positions_d *s, vd z) { return exp_over_d(z - s->base, s->m, s->low); }
+
+/* n logits capped, z = cap tanh(x / cap), in whole vectors; where asked the first derivative, 1 / cosh², which 1 - tanh² would lose to
+   cancelling where it is small, and the second. With d = |x / cap| and e = exp(-d), tanh d = (1 - e²) / (1 + e²) and 1 / cosh² d =
+   4 e² / (1 + e²)². */
+static void cap_row(const softmax_job *j, const double *x, double *z, double *slope, double *bend, ptrdiff_t n)
+{
+    const vd cap = all_d(j->cap);
+    for (ptrdiff_t i = 0; i < n; i += WD) {
+        const vd v = n - i < WD ? load_part_d(x + i, n - i) : load_d(x + i), d = abs_d(v / cap);
+        const vd t = tanh_d(d), capped = select_d(lt_d(v, all_d(0.0)), -(cap * t), cap * t);
+        store_d(z + i, capped);
+        if (!slope) continue;
+        const vd e = exp_neg_d(-d), f = e / mad_d(e, e, all_d(1.0)), s = 4.0 * (f * f);
+        store_d(slope + i, s);
+        if (bend) store_d(bend + i, -2.0 * (capped / (cap * cap)) * s);
+    }
+}
 
 INLINE vd top_of(const vectors *x, const int row)
 {
@@ -344,6 +364,11 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     }
     p->sum_kt = spread ? (1 - j->smoothing) * sum_kt + j->smoothing / (double)j->c * sum_k : sum_kt;
     p->loss += p->sum_kt * above;
+    p->sum_p = p->sum_kt;
+    if (j->z_loss != 0) {
+        p->loss += j->z_loss * (p->lse * p->lse);
+        p->sum_p += 2 * j->z_loss * p->lse;
+    }
     p->met_far = p->met_near = zero;
     if (j->poly != 0) {
         lane_sums miss = {zero, zero}, far = {zero, zero}, near = {zero, zero}; /* miss: of t (1 - p) */
@@ -367,7 +392,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         p->fill = select_d(eq_d(x->y, all_d((double)BAD)), all_d((double)NAN), zero);
         live = select_d(lt_d(x->y, zero), zero, live);
         p->weight = select_d(eq_d(live, one), p->weight, zero);
-        if (!spread && j->poly == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
+        if (!spread && j->poly == 0 && j->z_loss == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
     }
     p->loss = select_d(eq_d(live, one), x->w * p->loss, p->fill);
     p->scale = j->scale * x->w * x->upstream;
@@ -379,25 +404,35 @@ INLINE vd met_by_others(const positions_d *p, vd prob, vd not_prob, vd t)
 {
     return select_d(lt_d(not_prob, all_d(0.5)), p->met_far, (p->met_far - t * prob) + p->met_near);
 }
-enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE };
-/* An output at some classes, from their exponentials, class weights and targets. A slope of a label without smoothing and poly term is
-   a product, but at the label. */
-INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t, const int what)
+enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE, CAPPED, CAPPED_SLOPE = SLOPE + CAPPED, CAPPED_CURVATURE = CURVATURE + CAPPED };
+/* The slopes of some classes, from their exponentials, class weights and targets, before they are scaled. */
+INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd not_prob, vd k, vd t)
+{
+    const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
+    vd d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_p), softmax_slope(prob, kt, p->sum_p));
+    if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, prob, not_prob, t));
+    return d;
+}
+/* An output at some classes; of capped logits, slope and bend are their derivatives. A slope of a label without smoothing, poly term and
+   anything else is a product, but at the label. No loss has both a poly term and a term of lse². */
+INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t, vd slope, vd bend, const int what)
 {
     if (what == PROB) return e * p->inverse;
     if (what == SLOPE_OF_LABEL) return select_d(p->shown, e * (p->scale * p->sum_kt * p->inverse), p->fill);
     const vd prob = e * p->inverse, not_prob = complement(p, e);
     vd d;
-    if (what == SLOPE) {
-        const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
-        d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
-        if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, prob, not_prob, t));
+    if (what == SLOPE || what == CAPPED_SLOPE) {
+        d = slope_at(j, p, e, prob, not_prob, k, t);
+        if (what == CAPPED_SLOPE) d *= slope;
     } else if (j->poly != 0) {
         const vd others = met_by_others(p, prob, not_prob, t), a = all_d(j->poly);
         d = select_d(lt_d(not_prob, all_d(0.5)), poly_curvature_near(prob, not_prob, t, others, a, p->sum_kt),
                      poly_curvature_far(prob, not_prob, t, others, a, p->sum_kt));
-    } else
-        d = softmax_curvature(prob, not_prob, p->sum_kt);
+    } else {
+        d = softmax_curvature(prob, not_prob, p->sum_p);
+        if (j->z_loss != 0) d += 2 * j->z_loss * (prob * prob);
+        if (what == CAPPED_CURVATURE) d = d * (slope * slope) + slope_at(j, p, e, prob, not_prob, k, t) * bend;
+    }
     return select_d(p->shown, p->scale * d, p->fill);
 }
 INLINE vd output_vector(const softmax_job *j, const vectors *x, const positions_d *p, ptrdiff_t i, const int row, const int whole,
@@ -405,7 +440,8 @@ INLINE vd output_vector(const softmax_job *j, const vectors *x, const positions_
 {
     const vd k = what >= SLOPE ? class_weights_at(x, i, row, whole) : all_d(1.0);
     const vd t = what >= SLOPE && x->t ? vector_at(x->t, i, x->n, whole, 0) : all_d(0.0);
-    return output_at(j, p, load_d(x->e + i), k, t, what);
+    const vd slope = what > CAPPED ? load_d(x->slope + i) : all_d(1.0), bend = what == CAPPED_CURVATURE ? load_d(x->bend + i) : all_d(0.0);
+    return output_at(j, p, load_d(x->e + i), k, t, slope, bend, what);
 }
 /* Products, where asked, go past the caches from the first whole line on; a vector begins before it, and one ends after the last. Not so
    what is more than a product: the compiler may round it otherwise in each place, and no bit is to depend on where an output lies. */
@@ -435,7 +471,7 @@ INLINE void put_at_labels(double *to, vd v, const int32_t *label, ptrdiff_t posi
 /* ---- A tile ---- */
 
 typedef struct {
-    double *z, *t, *out, *k; /* a panel or a row each, and (C,); t, out, k only where needed */
+    double *z, *t, *slope, *bend, *out, *k; /* a panel or a row each, and (C,); but for z only where needed */
     double sum_k;
     int stream; /* outputs are too large to be found in a cache by who reads them */
 } general_scratch;
@@ -453,6 +489,9 @@ static ptrdiff_t general_layout(const softmax_job *j, char *at, general_scratch 
     double *d = (double *)at;
     x->z = d, d += room;
     x->t = d, d += j->soft ? room : 0;
+    const int capped = j->cap != 0 && (j->grad.at || j->hess.at), bent = j->cap != 0 && j->hess.at;
+    x->slope = capped ? d : 0, d += capped ? room : 0;
+    x->bend = bent ? d : 0, d += bent ? room : 0;
     x->out = d, d += j->grad.at || j->prob.at || j->hess.at ? panel : 0;
     x->k = j->class_weight.at ? d : 0, d += j->class_weight.at ? row : 0;
     return (char *)d - at;
@@ -526,17 +565,24 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
             v[g].z = row_of(j, &j->z, q, z);
             if (j->soft) v[g].t = row_of(j, &j->y, q, t);
         }
+        v[g].slope = x->slope ? x->slope + g * room : 0, v[g].bend = x->bend ? x->bend + g * room : 0;
+        if (j->cap != 0) {
+            cap_row(j, v[g].z, z, (double *)v[g].slope, (double *)v[g].bend, room);
+            v[g].z = z;
+        }
         v[g].e = outputs || (j->soft && j->poly != 0) ? z : 0;
-        double target[WD], k_y[WD];
+        double target[WD], k_y[WD], slope_y[WD], bend_y[WD];
         for (int l = 0; l < WD; l++) {
             const int32_t y = label[row ? 0 : l];
             const int known = !j->soft && y >= 0;
             target[l] = known ? v[g].z[row ? y : y * WD + l] : 0;
             k_y[l] = known ? x->k ? x->k[y] : 1 : 0;
+            slope_y[l] = known && v[g].slope ? v[g].slope[row ? y : y * WD + l] : 1;
+            bend_y[l] = known && v[g].bend ? v[g].bend[row ? y : y * WD + l] : 0;
         }
         add_up(j, &v[g], &p[g], &s[g], row, spread);
         v[g].target = load_d(target);
-        v[g].k_y = load_d(k_y);
+        v[g].k_y = load_d(k_y), v[g].slope_y = load_d(slope_y), v[g].bend_y = load_d(bend_y);
     }
     for (int g = 0; g < panels; g++) {
         const int at = i + g * WD;
@@ -562,7 +608,10 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
     if (array.at) {                                                                                                                        \
         double *out = row && in_place(&array) ? (double *)place(&array, q / j->s, q % j->s) : x->out;                                      \
         write_vectors(j, &v[g], &p[g], out, x->stream && out != x->out, row, what);                                                        \
-        if (at_label) put_at_labels(out, output_at(j, &p[g], e, v[g].k_y, all_d(1.0), what), label, left, row);                            \
+        if (at_label) {                                                                                                                    \
+            const vd one = all_d(1.0);                                                                                                     \
+            put_at_labels(out, output_at(j, &p[g], e, v[g].k_y, one, v[g].slope_y, v[g].bend_y, what), label, left, row);                  \
+        }                                                                                                                                  \
         if (!row)                                                                                                                          \
             deliver_panel(out, j, &array, first, left, x->stream);                                                                         \
         else if (out == x->out)                                                                                                            \
@@ -570,8 +619,13 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
     }
         const vd e = j->soft ? all_d(0.0) : exp_at(&p[g], v[g].target);
         OUTPUT(j->prob, PROB, 0)
+        if (j->cap != 0) {
+            OUTPUT(j->hess, CAPPED_CURVATURE, !j->soft)
+            OUTPUT(j->grad, CAPPED_SLOPE, !j->soft)
+            continue;
+        }
         OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
-        if (spread || j->poly != 0) {
+        if (spread || j->poly != 0 || j->z_loss != 0) {
             OUTPUT(j->grad, SLOPE, !j->soft)
         } else if (j->grad.at) { /* K (p - 1) at the label: a product, too, with what is e - (top_e + others) */
             const vd instead = select_d(le_d(p[g].top_e, e), -p[g].others, e - (p[g].top_e + p[g].others));

@@ -47,7 +47,7 @@ enum { SKIPPED = -3 };
 INLINE int is_spread(const softmax_job *j) { return j->soft || (j->smoothing != 0 && j->class_weight.at); }
 INLINE int is_fast(const softmax_job *j)
 {
-    return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0));
+    return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && j->cap == 0;
 }
 /* However few the positions are, since columns and rows add up in another order; but of a few positions of many classes columns would be
    too large. */
@@ -118,7 +118,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
     x->weighted = k->at || j->weight.at || j->upstream.at || x->spread;
-    x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0;
+    x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0 && j->z_loss == 0;
     if (j->losses.at || j->lse.at || j->grad.at || j->prob.at) x->summed = 0;
     x->total = 0;
     if (!x->weighted) return;
@@ -135,7 +135,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         x->g[i] = g;
         x->w_k[i] = w * ky;
         x->g_k[i] = g * ky;
-        if (w == 0 || (ky == 0 && j->poly == 0)) x->label[i] = SKIPPED;
+        if (w == 0 || (ky == 0 && j->poly == 0 && j->z_loss == 0)) x->label[i] = SKIPPED;
     }
 }
 
@@ -222,7 +222,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         vd y = widen_i(x->label + i);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
-        vd prob = all_d(1.0), gap = none, size = none;
+        vd prob = all_d(1.0), gap = none, size = none, pull = none;
         if (x->spread) {
             gap = load_d(x->more + i);
             loss += gap;
@@ -230,6 +230,12 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
             gap = target - load_d(x->mean + i);
             loss += (weighted ? load_d(x->w_k + i) : all_d(1.0)) * (j->smoothing * gap);
         }
+        if (j->z_loss != 0) { /* a term of lse², whose slopes are p times `pull` */
+            const vd lse = above + target;
+            loss += (weighted ? load_d(x->w + i) : all_d(1.0)) * (j->z_loss * (lse * lse));
+            pull = (weighted ? load_d(x->g + i) : all_d(j->scale)) * (2 * j->z_loss * lse);
+        }
+        md steady = le_d(none, none); /* slopes are not so much smaller than their two parts that digits are lost */
         if (wanted) {
             prob = inverse * (1 / KEPT) / (1.0 + odds);
             const vd g = weighted ? load_d(x->g_k + i) : all_d(j->scale);
@@ -240,6 +246,12 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
             } else if (j->smoothing != 0) {
                 plus = g * -x->share;
                 instead += j->smoothing * (others + 1.0 / inverse) * KEPT;
+            }
+            if (j->z_loss != 0) {
+                const vd all = g + pull;
+                steady = lt_d(abs_d(g) * 0x1p-10, abs_d(all));
+                grad = all * prob;
+                instead = x->spread ? instead + select_d(live, pull / (1.0 + odds), none) : (instead * g + pull * KEPT / inverse) / all;
             }
             store_d(x->instead + i, instead);
             store_d(x->plus + i, select_d(live, plus, fill));
@@ -256,10 +268,10 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         md fine = AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58)));
         fine = AND_MASK(fine, lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
-        if (wanted) fine = AND_MASK(fine, le_d(all_d(0x1p-100), prob));
+        if (wanted) fine = AND_MASK(fine, AND_MASK(steady, le_d(all_d(0x1p-100), prob)));
         const md fits = AND_MASK(le_d(all_d(0x1p-100), size), lt_d(size, all_d(0x1p100))); /* no tiny float, nor infinite */
         if (wanted) fine = AND_MASK(fine, OR_MASK(eq_d(size, none), fits));
-        if (j->lse.at) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
+        if (j->lse.at || j->z_loss != 0) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
         fine = AND_MASK(fine, eq_d(gap - gap, none)); /* of floats; general() tells whether the loss is infinite, or NaN */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));

@@ -14,7 +14,7 @@ static inline ptrdiff_t softmax_tile(const softmax_job *j)
     return t < 16 ? 16 : t > 1024 ? 1024 : t;
 }
 
-#define SOFTMAX(X) X(softmax_xent, "label_smoothing poly_epsilon", 2)
+#define SOFTMAX(X) X(softmax_xent, "label_smoothing poly_epsilon z_loss softcap", 2)
 
 #define DECLARE_(isa) extern const kernel_loops softmax_loops_##isa;
 POLYLOSS_ISAS(DECLARE_)

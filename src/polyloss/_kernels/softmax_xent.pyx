@@ -26,7 +26,7 @@ kernel.fill(softmax_builds, softmax_losses, SOFTMAX_LOSSES)
 PARAMETERS, bind, run = kernel.parameters, kernel.bind, kernel.run
 
 
-def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, **options):
+def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, double z_loss=0.0, double softcap=0.0, **options):
     """Fill the outputs that are given; return (sum of w * loss, sum of w * k[label], positions not ignored, first bad position or -1).
 
     Parameters
@@ -39,9 +39,11 @@ def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, **o
         Labels whose positions are skipped: loss 0, gradient 0.
     class_weight, weight, upstream : (C,), (N, S), (N, S) in the computation's type
         `upstream` multiplies the gradients alone: what autograd hands down to each loss. Weight 0 skips the position.
+    z_loss, softcap : float
+        Adds z_loss * lse² to each position's loss, times its weight; logits become softcap * tanh(z / softcap), where that is not 0.
     losses, lse : (N, S) outputs in the computation's type
     grad, prob, hess : (N, C, S) outputs in the type of `z`
         May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, if its classes
         are contiguous float32 or float64 and more than 192.
     """
-    return kernel.run("softmax_xent", y, z, (smoothing, poly_epsilon), ignore=ignore, **options)
+    return kernel.run("softmax_xent", y, z, (smoothing, poly_epsilon, z_loss, softcap), ignore=ignore, **options)
