@@ -209,12 +209,14 @@ def logistic(t, p, dtype, labels="auto"):
     return mean(mp.log1p(mp.exp(-a * b)) for a, b in pairs(signs(t, labels), p))
 
 
-def softmax_loss(t, p, dtype, ignore_label=None, class_weight=None, label_smoothing=0.0):
-    """One position, undivided: -Σ k_c t_c log p_c."""
+def softmax_loss(t, p, dtype, ignore_label=None, class_weight=None, label_smoothing=0.0, z_loss=0.0, softcap=None):
+    """One position, undivided: -Σ k_c t_c log p_c + z_loss (log Σ exp z)², of capped logits."""
     if not isinstance(t, list) and t == ignore_label:
         return mp.mpf(0)
+    p = p if softcap is None else [softcap * mp.tanh(x / softcap) for x in p]
     k, y = [1] * len(p) if class_weight is None else [mp.mpf(float(x)) for x in class_weight], softmax(p)
-    return -mp.fsum(times(w * a, lambda b=b: mp.log(b)) for w, a, b in pairs(k, smooth(one_hot(t, len(p)), label_smoothing, len(p)), y))
+    losses = (-times(w * a, lambda b=b: mp.log(b)) for w, a, b in pairs(k, smooth(one_hot(t, len(p)), label_smoothing, len(p)), y))
+    return mp.fsum(losses) + mp.mpf(z_loss) * mp.log(mp.fsum(mp.exp(x) for x in p)) ** 2
 
 
 def brier(t, p, dtype):
@@ -393,6 +395,8 @@ CASES = (
     Case("dice", "binary", "probabilities"),
     Case("tversky", "probabilities", "probabilities", {"alpha": 0.3, "beta": 0.6}),
     Case("jaccard", "binary", "probabilities"),
+    Case("softmax_loss", "labels", "real", {"ignore_label": 3, "class_weight": WEIGHTS, "z_loss": 0.1}),
+    Case("softmax_loss", "distribution", "real", {"z_loss": 0.01, "softcap": 5.0}),
 )  # fmt: skip
 
 

@@ -109,8 +109,8 @@ def test_signatures_have_one_order_and_defaults(name):
         assert defaults == {"axis": None if sets else -1, "sample_weight": None, "reduction": "none", "validate": True}
     else:
         assert list(parameters)[2:] == [
-            "axis", "ignore_label", "normalization", "normalize", "class_weight", "sample_weight", "label_smoothing", "denominator",
-            "reduction", "return_prob", "validate",
+            "axis", "ignore_label", "normalization", "normalize", "class_weight", "sample_weight", "label_smoothing", "z_loss", "softcap",
+            "denominator", "reduction", "return_prob", "validate",
         ]  # fmt: skip
 
 

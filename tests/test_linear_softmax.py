@@ -55,7 +55,8 @@ def choices(y, c=C, n=N):
     yield {"ignore_label": (int(y[0]), int(y[3]), -100), "normalization": "valid"}
     yield {"ignore_label": int(y[0]), "normalize": False, "class_weight": k}
     yield {"normalization": "none", "sample_weight": weight[:1]}
-    yield {"denominator": 7.0, "reduction": None} if n < 0 else {"denominator": np.array(7.0)}
+    yield {"z_loss": 0.01, "sample_weight": weight, "class_weight": k, "softcap": 3.0, "ignore_label": int(y[2])}
+    yield {"denominator": np.array(7.0), "z_loss": 1e-3}
 
 
 @pytest.mark.parametrize("lib", EXACT, ids=repr)
@@ -278,6 +279,15 @@ def test_backward_is_torchs(reduction):
 
 def test_second_derivatives():
     y, *tensors = leaves(c=9)
+
+    def capped(z_loss, softcap):
+        z = softcap * torch.tanh(F.linear(*tensors) / softcap)
+        return F.cross_entropy(z, y) + z_loss * (z.logsumexp(1) ** 2).mean()
+
+    terms = {"z_loss": 0.01, "softcap": 4.0}
+    for create_graph in (False, True):
+        pair = capped(**terms), pl.linear_softmax_loss(y, *tensors, **terms)
+        torch.testing.assert_close(*(torch.autograd.grad(x, tensors, create_graph=create_graph) for x in pair))
     for reduction in ("normalize", "none"):
         first = [pl.linear_softmax_loss(y, *tensors, reduction=reduction, ignore_label=1).sum()]
         first.append(torchs(y, *tensors, reduction={"normalize": "mean"}.get(reduction, reduction), ignore_index=1).sum())

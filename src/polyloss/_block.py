@@ -220,6 +220,13 @@ def shares(xp, p, epsilon):
     return *clipped(xp, p / total, epsilon, 1 - epsilon), total
 
 
+def capped(xp, z, cap):
+    """cap·tanh(z / cap) and its derivative 1 / cosh²(z / cap), which does not cancel where it is small."""
+    x = z / cap
+    e = xp.exp(-2 * magnitude(xp, x))
+    return cap * xp.tanh(x), 4 * e / (1 + e) ** 2
+
+
 def log_softmax(xp, z):
     """log p, p and 1 - p along axis 1, each accurate to the last bits.
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from polyloss import _reduce
-from polyloss._block import log_softmax, nan_where
+from polyloss._block import capped, log_softmax, nan_where
+from polyloss._params import absent
 from polyloss._shapes import one_hot, sort_labels
 
 
@@ -124,7 +125,8 @@ def _run(plan, arrays):
     if plan.want.hessian:
         hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, scale, divisor, skip, bad)
     if plan.want.prob:
-        prob = xp.astype(xp.exp(log_softmax(xp, z)[0]), arrays.p.dtype)
+        cap = params.get("softcap", 0.0)
+        prob = xp.astype(xp.exp(log_softmax(xp, z if absent(cap) else capped(xp, z, cap)[0])[0]), arrays.p.dtype)
     if mean:  # by the weights as they were given, for a backward pass
         divisor = _reduce.total_weight(plan, given, whole, skip)
     return Outcome(losses, total, divisor, gradient, hessian, prob, bad, value=value)

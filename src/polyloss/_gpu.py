@@ -125,7 +125,8 @@ def run_softmax_xent(plan, arrays):
         xp, cuda.contiguous(arrays.p), cuda.contiguous(y), dtype=dtype_name(arrays.p.dtype), ignore=ignore,
         class_weight=None if arrays.class_weight is None else cuda.contiguous(arrays.class_weight), weight=arrays.weight,
         smoothing=plan.settings.get("label_smoothing", 0.0), poly_epsilon=plan.settings.get("poly_epsilon", 0.0), divisor=divisor,
-        losses=losses, grad=grad, prob=prob, hess=hess,
+        z_loss=plan.settings.get("z_loss", 0.0), softcap=plan.settings.get("softcap", 0.0), losses=losses, grad=grad, prob=prob,
+        hess=hess,
     )  # fmt: skip
     return _outcome(plan, reduced, divisor, losses, grad, hess, prob)
 

@@ -43,7 +43,7 @@ class Rules(NamedTuple):
     reduction: str
     divisor: object  # a number, or "count" or "weights": what is found in the labels; "given": the denominator
     ignore: tuple
-    label_smoothing: float
+    terms: tuple  # (name, value) of the parameters of the formula: label_smoothing, z_loss, softcap
     validate: bool
 
 
@@ -112,11 +112,16 @@ def prepared(want, y_true, features, weight, bias, arguments):
     if denominator is not None:
         denominator, divisor = xp.astype(denominator, dtype, copy=False), plan.divisor
     chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.memory is not None and c > FEW)
-    rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, plan.settings["label_smoothing"], plan.validate)
+    rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
         denominator, dtype, shapes["features"], rules, plan,
     )  # fmt: skip
+
+
+def _terms(settings):
+    """The formula's parameters as the public function takes them."""
+    return tuple((name, None if name == "softcap" and x == 0 else x) for name, x in settings.items())
 
 
 def _check_shapes(shapes, dtypes):
@@ -210,8 +215,8 @@ def chunk_options(head, rows, part, upstream=None):
     weight = head.sample_weight if upstream is None else upstream if head.sample_weight is None else upstream * head.sample_weight
     return dict(
         axis=1, ignore_label=IGNORED, normalization=None, normalize=None, class_weight=head.class_weight,
-        sample_weight=None if weight is None else weight[part], label_smoothing=rules.label_smoothing,
-        denominator=rows.divisor if rules.reduction == "normalize" else None, reduction=rules.reduction, return_prob=False, validate=False,
+        sample_weight=None if weight is None else weight[part], denominator=rows.divisor if rules.reduction == "normalize" else None,
+        reduction=rules.reduction, return_prob=False, validate=False, **dict(rules.terms),
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def _plain(rules, operands, rest):
         options = {"normalization": "valid", "denominator": denominator if isinstance(rules.divisor, str) else rules.divisor}
     return softmax_loss(
         labels, logits, ignore_label=rules.ignore or None, sample_weight=sample_weight, class_weight=class_weight,
-        label_smoothing=rules.label_smoothing, reduction=rules.reduction, validate=False, **options,
+        reduction=rules.reduction, validate=False, **dict(rules.terms), **options,
     )  # fmt: skip
 
 

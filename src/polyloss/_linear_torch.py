@@ -124,7 +124,7 @@ def _again(head, upstream, needs):
     rules, plan = head.rules, head.plan
     options = dict(
         axis=1, ignore_label=rules.ignore or None, class_weight=head.class_weight, sample_weight=head.sample_weight,
-        label_smoothing=rules.label_smoothing, reduction=rules.reduction, validate=False,
+        reduction=rules.reduction, validate=False, **dict(rules.terms),
     )  # fmt: skip
     if rules.reduction == "normalize":
         number = rules.divisor if plan.divisor == GIVEN and rules.divisor != GIVEN else None

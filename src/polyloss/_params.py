@@ -105,6 +105,16 @@ def tweedie_power(name, value):
     return x
 
 
+def cap(name, value):
+    """A finite number above 0, or None, which is 0 from here on."""
+    return 0.0 if value is None else positive(name, value)
+
+
+def absent(value):
+    """Whether a term or a bound of the formula isn't there: its number is 0, and not a traced one."""
+    return not traced(value) and value == 0
+
+
 def flag(name, value):
     """True or False."""
     if value is True or value is False or type(value).__name__ in ("bool_", "bool"):

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from polyloss import _cpu, _formula, _reduce, _routes
 from polyloss._backends import owner
-from polyloss._block import LOSSES, log_softmax
+from polyloss._block import LOSSES, capped, log_softmax
 from polyloss._evaluate import checked, evaluate, finish, reduced, restored
 from polyloss._params import integers
 from polyloss._plan import BOTH, GIVEN, GRADIENT, Want
@@ -242,9 +242,11 @@ def _gradient(plan, arrays, upstream):
 def _softmax_gradient(plan, arrays, upstream):
     """The part that comes by the probabilities: p (u - Σ u p)."""
     real = plan_dtype(plan)
-    prob = log_softmax(arrays.xp, arrays.p.to(real))[1]
+    logits, cap = arrays.p.to(real), plan.settings.get("softcap", 0.0)
+    logits, bent = (logits, 1) if cap == 0 else capped(arrays.xp, logits, cap)
+    prob = log_softmax(arrays.xp, logits)[1]
     upstream = plan.layout.canonical(arrays.xp, upstream).to(real)
-    return (prob * (upstream - (upstream * prob).sum(1, keepdim=True))).to(arrays.p.dtype)
+    return (prob * (upstream - (upstream * prob).sum(1, keepdim=True)) * bent).to(arrays.p.dtype)
 
 
 def _tensor(x, like):

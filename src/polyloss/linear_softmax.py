@@ -21,6 +21,8 @@ def linear_softmax_loss(
     class_weight: Any = None,
     sample_weight: Any = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
     denominator: Any = None,
     reduction: str | None = "normalize",
     validate: bool = True,
@@ -43,8 +45,10 @@ def linear_softmax_loss(
         A row for each class, as in `torch.nn.Linear`.
     bias : array of shape (C,), optional
         Is added to the logits.
-    ignore_label, normalization, normalize, class_weight, sample_weight, label_smoothing, denominator, reduction, validate : options
+    ignore_label, normalization, normalize, class_weight, sample_weight : options
         As in `softmax_loss`, for logits of shape (..., C) with classes on the last axis: "batch_size" is the number of labels.
+    label_smoothing, z_loss, softcap, denominator, reduction, validate : options
+        As in `softmax_loss`, too.
     chunk : int, optional
         Rows of features at once, 1 or more. By default as many as keep the logits below 40 MB, 1024 at most.
 
@@ -97,6 +101,8 @@ def linear_softmax_loss(
             class_weight=class_weight,
             sample_weight=sample_weight,
             label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
             denominator=denominator,
             reduction=reduction,
             validate=validate,

@@ -3,9 +3,9 @@
 import enum
 import math
 
-from polyloss._block import OfLogSoftmax, public, times
+from polyloss._block import OfLogSoftmax, capped, log_softmax, public, times
 from polyloss._call import call
-from polyloss._params import fraction, integers, traced
+from polyloss._params import absent, cap, fraction, integers, nonnegative, traced
 
 
 class Normalization(enum.IntEnum):
@@ -34,12 +34,15 @@ class SoftmaxCrossentropy(OfLogSoftmax):
 
 
 class SoftmaxLoss(SoftmaxCrossentropy):
-    """-Σ k_c t_c log p_c, divided by one of four normalizers; t smoothed to (1 - ε) t + ε / C."""
+    """-Σ k_c t_c log p_c + ζ (log Σ exp z)², divided by one of four normalizers; t smoothed to (1 - ε) t + ε / C.
+
+    With a cap κ of the logits, z is κ tanh(z / κ).
+    """
 
     aliases = ("softmax_with_loss", "SoftmaxWithLoss", "softmax_cross_entropy")
     targets = "either"
     ignores = "ignore_label"
-    params = {"ignore_label": integers, "label_smoothing": fraction}
+    params = {"ignore_label": integers, "label_smoothing": fraction, "z_loss": nonnegative, "softcap": cap}
     reductions = ("normalize", "none", "sum")
     domain = "logits: any real numbers; -inf is an impossible class"
     worked = (
@@ -49,6 +52,35 @@ class SoftmaxLoss(SoftmaxCrossentropy):
 
     def targeted(xp, t, c, label_smoothing):
         return smoothed(t, c, label_smoothing)
+
+    def value(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
+        z = z if absent(softcap) else capped(xp, z, softcap)[0]
+        value = SoftmaxCrossentropy.value(xp, t, z, **params)
+        return value if absent(z_loss) else value + z_loss * log_sum(xp, z)[:, 0, :] ** 2
+
+    def slope(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
+        z, d = (z, 1) if absent(softcap) else capped(xp, z, softcap)
+        slope = SoftmaxCrossentropy.slope(xp, t, z, **params)
+        if not absent(z_loss):
+            slope = slope + 2 * z_loss * log_sum(xp, z) * log_softmax(xp, z)[1]
+        return slope if absent(softcap) else slope * d
+
+    def curvature(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
+        y, d = (z, 1) if absent(softcap) else capped(xp, z, softcap)
+        curvature = SoftmaxCrossentropy.curvature(xp, t, y, **params)
+        if not absent(z_loss):
+            _, p, q = log_softmax(xp, y)
+            curvature = curvature + 2 * z_loss * (log_sum(xp, y) * p * q + p * p)
+        if absent(softcap):
+            return curvature
+        slope = SoftmaxLoss.slope(xp, t, y, z_loss=z_loss, **params)
+        return curvature * d * d - slope * 2 * y / softcap**2 * d
+
+
+def log_sum(xp, z):
+    """log Σ exp z along axis 1, which is kept."""
+    l, p, _ = log_softmax(xp, z)
+    return -xp.sum(times(xp, p, l - xp.where(p == 0, xp.zeros_like(z), z)), axis=1, keepdims=True)
 
 
 def smoothed(t, c, label_smoothing):
@@ -68,6 +100,8 @@ def softmax_loss(
     class_weight=None,
     sample_weight=None,
     label_smoothing=0.0,
+    z_loss=0.0,
+    softcap=None,
     denominator=None,
     reduction="normalize",
     return_prob=False,
@@ -104,6 +138,11 @@ def softmax_loss(
         Weights: in the shape of the labels or of its leading axes; axes of length 1 are accepted. Weight 0 skips a position, NaN included.
     label_smoothing : float, default 0.0
         In [0, 1]: targets become (1 - label_smoothing) * t + label_smoothing / C.
+    z_loss : float, default 0.0
+        Adds ``w * z_loss * lse**2`` to the loss of each position that is not ignored, lse the logarithm of the sum of the exponentials
+        of its logits: keeps them from drifting, as in PaLM [3]_ (1e-4). Class weights do not act on it.
+    softcap : float, optional
+        Logits become ``softcap * tanh(logits / softcap)`` first, as in Gemma 2 [4]_ (30.0).
     denominator : float or 0-d array, optional
         Replaces the normalizer, for instance by the number of positions of a batch that is spread over devices. A 0-d array of 0
         gives 0, as counting nothing does; the number 0 is an error.
@@ -137,6 +176,8 @@ def softmax_loss(
     ----------
     .. [1] Yangqing Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding", ACM Multimedia 2014.
     .. [2] Christian Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016 (label smoothing).
+    .. [3] Aakanksha Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5 (z-loss).
+    .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, arXiv:2408.00118 (logit soft-capping).
 
     Examples
     --------
@@ -158,6 +199,8 @@ def softmax_loss(
         class_weight=class_weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
         denominator=denominator,
         reduction=reduction,
         return_prob=return_prob,

@@ -347,7 +347,7 @@ class SoftmaxLoss(nn.Module):
 
     Parameters
     ----------
-    axis, ignore_label, normalization, normalize, label_smoothing, reduction, return_prob, validate
+    axis, ignore_label, normalization, normalize, label_smoothing, z_loss, softcap, reduction, return_prob, validate
         As in `polyloss.softmax_loss`.
     class_weight : tensor of shape (C,), optional
         Kept as a buffer, so that it moves with the module and is saved with it.
@@ -374,6 +374,8 @@ class SoftmaxLoss(nn.Module):
         normalize=None,
         class_weight=None,
         label_smoothing=0.0,
+        z_loss=0.0,
+        softcap=None,
         reduction="normalize",
         return_prob=False,
         validate=True,
@@ -382,7 +384,7 @@ class SoftmaxLoss(nn.Module):
         self.register_buffer("class_weight", class_weight)
         self.options = dict(
             axis=axis, ignore_label=ignore_label, normalization=normalization, normalize=normalize, label_smoothing=label_smoothing,
-            reduction=reduction, return_prob=return_prob, validate=validate,
+            z_loss=z_loss, softcap=softcap, reduction=reduction, return_prob=return_prob, validate=validate,
         )  # fmt: skip
 
     def forward(self, input, target, sample_weight=None):

@@ -46,10 +46,15 @@ def sample(shape, dtype, soft=False, class_weight=False, weight=False, smoothing
     return case
 
 
-def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1.0):
+def truth(
+    z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, divisor=1.0
+):
     """What softmax_xent must give, in extended precision, and in parentheses the size of the terms that a result is the difference of."""
     n, c, s = z.shape
-    z = np.asarray(z).astype(np.longdouble)
+    z, bent, bend = np.asarray(z).astype(np.longdouble), 1, 0
+    if softcap:
+        tanh, bent = np.tanh(z / softcap), np.cosh(z / softcap) ** -2
+        z, bend = softcap * tanh, -2 * tanh * bent / softcap
     k = np.ones(c, np.longdouble) if class_weight is None else np.asarray(class_weight).astype(np.longdouble)
     w = np.ones((n, s), np.longdouble) if weight is None else np.asarray(weight).astype(np.longdouble)
     labelled = np.ndim(y) == 2
@@ -64,6 +69,8 @@ def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0,
         m = z.max(1, keepdims=True)
         others = np.exp(z - m).sum(1, keepdims=True) - 1  # extended precision keeps eleven bits more than the kernels
         far = np.log1p(others) + (m - z)
+        lse = m + np.log1p(others)
+        pull = 2 * z_loss * lse
         p = np.exp(-far)
         q = np.where(z == m, others / (1 + others), 1 - p)
         u = k[None, :, None] * ((1 - smoothing) * t + np.longdouble(smoothing) / c)
@@ -72,13 +79,15 @@ def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0,
             np.where(u == 0, np.where(np.isnan(far), far, 0), u * far).sum(1)
             + poly_epsilon * (t * q).sum(1)
             + poly_epsilon * (1 - t.sum(1))
+            + z_loss * lse[:, 0] ** 2
         )
-        grad = w[:, None] * ((total - u) * p - u * q - poly_epsilon * p * (t - met))
-        hess = w[:, None] * (total * p * q - poly_epsilon * p * (t - met) * (q - p))
+        slope = (total - u) * p - u * q + pull * p - poly_epsilon * p * (t - met)
+        curve = (total + pull) * p * q + 2 * z_loss * p * p - poly_epsilon * p * (t - met) * (q - p)
+        grad, hess = w[:, None] * slope * bent, w[:, None] * (curve * bent**2 + slope * bend)
         poly_size = abs(poly_epsilon) * p * (t + met)
         plain = labelled and class_weight is None and not smoothing  # then total - u is 1 or 0, without an error
-        grad_size = w[:, None] * ((total - u if plain else total) * p + u * q + poly_size)
-        hess_size = w[:, None] * (total * p * q + poly_size)
+        grad_size = w[:, None] * ((total - u if plain else total) * p + u * q + poly_size + abs(pull) * p)
+        hess_size = w[:, None] * (total * p * q + poly_size + (abs(pull) + 2 * z_loss) * p) + abs(bend) * grad_size
     skip = ignored | (w == 0)
 
     def masked(x):
@@ -137,16 +146,18 @@ def check(got, case, divisor=1.0):
     eps, narrow = float(np.finfo(REAL[dtype]).eps), STORAGE[dtype].itemsize == 2
     storage = ml_dtypes.finfo(STORAGE[dtype])
     alone = not narrow and case["y"].ndim == 2 and case.get("class_weight") is None and not case["smoothing"] and not case["poly_epsilon"]
+    cap = case.get("softcap", 0)  # a capped logit is rounded, and what is off in it is off in its exponential
+    alone = alone and not cap and not case.get("z_loss")
     for name, result in got.items():
         e, x = expected[name], np.asarray(result).astype(np.longdouble)
         if name in ("grad", "hess", "prob"):
             bound = (
-                expected["size"][name] * eps * (8 + 2 * expected["far"])
+                expected["size"][name] * eps * (8 + 2 * expected["far"] + 2 * cap)
                 + (float(storage.eps) * abs(e) if narrow else 0)
                 + float(storage.smallest_subnormal)
             )
         elif name == "losses":
-            bound = 8 * eps * (abs(e) + (0 if alone else 4))
+            bound = 8 * eps * (abs(e) + (0 if alone else 4) + cap)
         else:
             bound = 16 * eps * (abs(e) + (expected["size"]["sum"] if name in ("value", "numbers") else 1))
         with np.errstate(invalid="ignore"):
@@ -191,6 +202,21 @@ def test_weighted_kernels(shape, options):
     with device.device():
         for divisor in (3.0,) if options.get("soft") else (3.0, "weights"):
             check(run(case, ("losses", "grad", "prob", "hess"), divisor), case, divisor)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"z_loss": 0.01}, {"softcap": 4.0}, {"z_loss": 1e-3, "softcap": 8.0, "soft": True}, {"z_loss": 0.1, "softcap": 4.0, "smoothing": 0.1}],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", FEW, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_z_loss_and_softcap(shape, options, dtype):
+    rest = dict(options)
+    terms = {key: rest.pop(key) for key in ("z_loss", "softcap") if key in rest}
+    case = sample(shape, dtype, class_weight="soft" in options, weight=True, **rest) | terms
+    with device.device():
+        check(run(case, ("losses", "grad", "prob", "hess"), 3.0), case, 3.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

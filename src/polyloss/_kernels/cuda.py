@@ -34,7 +34,8 @@ LAUNCH = [
     *[(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")],
 ]
 POSITIONS = np.dtype(LAUNCH)
-SOFTMAX = np.dtype([*LAUNCH, ("prob", np.uint64), ("states", np.uint64), ("smoothing", np.float64), ("poly", np.float64)])
+SOFTMAX = np.dtype([*LAUNCH, ("prob", np.uint64), ("states", np.uint64), ("smoothing", np.float64), ("poly", np.float64),
+                    ("z_loss", np.float64), ("cap", np.float64)])
 ELEMENTS = np.dtype([*LAUNCH, ("survey", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
 ROWS = np.dtype([*LAUNCH, ("parameters", np.float64, 4)])
 
@@ -297,8 +298,8 @@ def _power_of_two(x):
 
 
 def softmax_xent(
-    xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, divisor=1, losses=None, grad=None,
-    prob=None, hess=None,
+    xp, z, y, *, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, divisor=1,
+    losses=None, grad=None, prob=None, hess=None,
 ):  # fmt: skip
     """Fused softmax cross-entropy of contiguous arrays on the current GPU, without waiting for it.
 
@@ -317,6 +318,8 @@ def softmax_xent(
     class_weight : (c,), optional
     weight : (n, s), optional
         Any strides. Both in the dtype of the computation.
+    z_loss, softcap : float
+        Adds z_loss * lse² to each position's loss; logits become softcap * tanh(z / softcap), where that is not 0.
     divisor : float, "count", "weights" or 0-d array
         What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
     losses : (n, s), optional
@@ -329,7 +332,7 @@ def softmax_xent(
     Reduced
     """
     n, c, s = z.shape
-    weighted = len(y.shape) == 3 or class_weight is not None or smoothing != 0 or hess is not None
+    weighted = len(y.shape) == 3 or class_weight is not None or smoothing != 0 or z_loss != 0 or softcap != 0 or hess is not None
     outputs = grad, prob, hess
     twice, wide = any(a is not None for a in outputs), all(address(a) % 16 == 0 for a in (z, *outputs))
     device = gpu(number_of(z))
@@ -341,6 +344,7 @@ def softmax_xent(
     names = launch.name.split()
     states = call.empty((launch.blocks, 8), "float64") if len(names) > 1 else None  # a State has 8 numbers at most
     call.told |= {"prob": address(prob), "states": address(states), "smoothing": smoothing, "poly": poly_epsilon}
+    call.told |= {"z_loss": z_loss, "cap": softcap}
     call.early_divisor()
     for name in names:
         call.run(name, launch.blocks, launch.threads, launch.shared)

@@ -9,8 +9,8 @@
 // spatial   positions are contiguous: a thread takes as many positions as 16 bytes hold and walks over their classes, or shares these with
 //           the threads of the same threadIdx.x. Its logits are kept likewise.
 //
-// WEIGHTED kernels take soft targets, class weights, smoothing and Hessian; the others, labels alone, do less per element. Both take
-// ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
+// WEIGHTED kernels take soft targets, class weights, smoothing, Hessian, a term of lse² and capped logits; the others, labels alone, do less
+// per element. Both take ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
 #include "launch.cuh"
 #include "softmax_state.cuh"
 #include "softmax_steps.h"
@@ -28,6 +28,24 @@ template <class T> struct Job : Launch<T> {
   T* prob;                 // (n, c, s), or null
   void* states;            // (blocks,) State of the parts of rows, between rows_part and rows_rest
   double smoothing, poly;  // label smoothing; Poly-1's coefficient
+  double z_loss, cap;      // coefficient of lse²; logits become cap tanh(z / cap), or 0: they stay as they are
+};
+
+// A logit as the formulas take it, and the first and second derivative of that; 1 - tanh² would cancel where it is small.
+template <bool WEIGHTED, class T> __device__ Compute<T> capped(const Job<T>& job, Compute<T> z) {
+  if constexpr (WEIGHTED) {
+    if (job.cap != 0) return static_cast<Compute<T>>(job.cap) * tanh(z / static_cast<Compute<T>>(job.cap));
+  }
+  return z;
+}
+template <class T> struct Bend {
+  Compute<T> first = 1, second = 0;
+  __device__ Bend(const Job<T>& job, Compute<T> z) {
+    if (job.cap == 0) return;
+    const Compute<T> cap = static_cast<Compute<T>>(job.cap), e = exp(-(z < 0 ? -z : z) / cap), f = e / (1 + e * e);
+    first = 4 * f * f;
+    second = -2 * tanh(z / cap) / cap * first;
+  }
 };
 
 // ---- one position, when its sum is known ------------------------------------------------------------------------------------------------
@@ -38,8 +56,9 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   A others;            // 1 - p of a class at the maximum
   A front;             // multiplies the derivatives
   A scaled, at_label;  // plain: the gradient is exp(z - m) * scaled, and at_label at the label
-  A u, poly;           // weighted: Σ u, Poly-1's coefficient
+  A u, poly;           // weighted: Σ u and what a term of lse² adds to it where p is multiplied, Poly-1's coefficient
   A met, at_near;      // weighted: Σ t p where p is at most 1/2, and where it is more
+  A twice_z;           // 2 z_loss
 
   __device__ Softmax() {}
   __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
@@ -53,10 +72,17 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     poly = static_cast<A>(job.poly);
     front = this->weight * factor;
     if constexpr (WEIGHTED) {
+      const A above = log1p(more), lse = m + above;
+      twice_z = static_cast<A>(2 * job.z_loss);
       u = state.u;
       at_near = others < A(0.5) ? state.at_m * inverse : A(0);
       met = others < A(0.5) ? state.met * inverse : (state.met + state.at_m) * inverse;
-      if (leader) this->report(job, u * log1p(more) + state.below + poly * (1 - (met + at_near)), state.kt, i, sums);
+      A loss = u * above + state.below + poly * (1 - (met + at_near));
+      if (twice_z != 0) {
+        loss += twice_z / 2 * lse * lse;
+        u += twice_z * lse;
+      }
+      if (leader) this->report(job, loss, state.kt, i, sums);
     } else {
       const A p = prob(z_y), missing = prob_minus_1(z_y, p);
       front *= 1 + poly * p;
@@ -71,16 +97,20 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   __device__ A prob(A z) const { return power(z) * inverse; }
   __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
   __device__ A by_others(A p, A not_p, A t) const { return not_p < A(0.5) ? met : (met - t * p) + at_near; }
-  __device__ A gradient(A z, A p, A t, A u_c) const {
+  __device__ A slope(A z, A p, A t, A u_c) const {
     const A slope = z == m && others < A(0.5) ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
     const A not_p = -prob_minus_1(z, p);
-    return !this->live ? this->fill : front * (slope - poly * p * poly_excess(t, not_p, by_others(p, not_p, t)));
+    return slope - poly * p * poly_excess(t, not_p, by_others(p, not_p, t));
   }
-  __device__ A curvature(A z, A p, A t) const {
+  __device__ A gradient(A z, A p, A t, A u_c, const Bend<T>& bend) const {
+    return !this->live ? this->fill : front * (slope(z, p, t, u_c) * bend.first);
+  }
+  __device__ A curvature(A z, A p, A t, A u_c, const Bend<T>& bend) const {
     const A not_p = -prob_minus_1(z, p);
     const A rest = by_others(p, not_p, t);
     const A d = not_p < A(0.5) ? poly_curvature_near(p, not_p, t, rest, poly, u) : poly_curvature_far(p, not_p, t, rest, poly, u);
-    return !this->live ? this->fill : front * d;
+    const A curve = d + twice_z * p * p;
+    return !this->live ? this->fill : front * (curve * bend.first * bend.first + (bend.second != 0 ? slope(z, p, t, u_c) * bend.second : 0));
   }
 };
 
@@ -168,7 +198,7 @@ __device__ __forceinline__ void emit_row(const Job<T>& job, const Softmax<T, WEI
   const long long at = row * job.c + c;
   Compute<T> e[N], out[N];
 #pragma unroll
-  for (int j = 0; j < N; j++) e[j] = position.power(z[j]);
+  for (int j = 0; j < N; j++) e[j] = position.power(capped<WEIGHTED>(job, z[j]));
   if (!SIMPLE && job.prob) {
 #pragma unroll
     for (int j = 0; j < N; j++) out[j] = e[j] * position.inverse;
@@ -177,11 +207,13 @@ __device__ __forceinline__ void emit_row(const Job<T>& job, const Softmax<T, WEI
   if constexpr (WEIGHTED) {
     const auto of = targets_of_row<T, N>(job, row, c, position.y);
 #pragma unroll
-    for (int j = 0; j < N; j++) out[j] = position.gradient(z[j], e[j] * position.inverse, of.t[j], of.u[j]);
+    for (int j = 0; j < N; j++)
+      out[j] = position.gradient(capped<true>(job, z[j]), e[j] * position.inverse, of.t[j], of.u[j], Bend<T>(job, z[j]));
     if (job.grad) write(job.grad + at, out);
     if (!job.hess) return;
 #pragma unroll
-    for (int j = 0; j < N; j++) out[j] = position.curvature(z[j], e[j] * position.inverse, of.t[j]);
+    for (int j = 0; j < N; j++)
+      out[j] = position.curvature(capped<true>(job, z[j]), e[j] * position.inverse, of.t[j], of.u[j], Bend<T>(job, z[j]));
     write(job.hess + at, out);
   } else {
     if (!SIMPLE && !job.grad) return;
@@ -220,7 +252,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     if (Group::kReads && looks) {
       for (int e = group.rank; e < of_row.singles; e += group.size) {
         const int c = of_row.single(e);
-        const A z = load(job.z[offset + c]);
+        const A z = capped<WEIGHTED>(job, load(job.z[offset + c]));
         state.raise(z);
         if constexpr (WEIGHTED) {
           const auto of = targets_of_row<T, 1>(job, row, low + c, position.y);
@@ -240,6 +272,10 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
         for (int b = 0; b < B; b++) {
           if (i + b * group.size < job.kept) kept[i + b * group.size] = pack[b];
           unpack(pack[b], z[b]);
+          if (WEIGHTED && i + b * group.size < of_row.packs) {  // a pack of none is to stay -inf
+#pragma unroll
+            for (int j = 0; j < V; j++) z[b][j] = capped<WEIGHTED>(job, z[b][j]);
+          }
 #pragma unroll
           for (int j = 0; j < V; j++) top = larger(top, z[b][j]);
         }
@@ -353,7 +389,13 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
         }
         A z[B][V];
 #pragma unroll
-        for (int b = 0; b < B; b++) unpack(pack[b], z[b]);
+        for (int b = 0; b < B; b++) {
+          unpack(pack[b], z[b]);
+          if (WEIGHTED && c + b * deep < classes) {  // a pack of none is to stay -inf
+#pragma unroll
+            for (int v = 0; v < V; v++) z[b][v] = capped<WEIGHTED>(job, z[b][v]);
+          }
+        }
 #pragma unroll
         for (int v = 0; v < V; v++) {
           A top = -infinity<A>();
@@ -429,7 +471,7 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
       A z[V], e[V], out[V];
       unpack(pack, z);
 #pragma unroll
-      for (int v = 0; v < V; v++) e[v] = position[v].power(z[v]);
+      for (int v = 0; v < V; v++) e[v] = position[v].power(capped<WEIGHTED>(job, z[v]));
       if (job.prob) {
 #pragma unroll
         for (int v = 0; v < V; v++) out[v] = e[v] * position[v].inverse;
@@ -438,11 +480,13 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
       if constexpr (WEIGHTED) {
         const auto of = targets_of_class<T, V>(job, at, c, position);
 #pragma unroll
-        for (int v = 0; v < V; v++) out[v] = position[v].gradient(z[v], e[v] * position[v].inverse, of.t[v], of.u[v]);
+        for (int v = 0; v < V; v++)
+          out[v] = position[v].gradient(capped<true>(job, z[v]), e[v] * position[v].inverse, of.t[v], of.u[v], Bend<T>(job, z[v]));
         if (job.grad) write(job.grad + at, out);
         if (!job.hess) continue;
 #pragma unroll
-        for (int v = 0; v < V; v++) out[v] = position[v].curvature(z[v], e[v] * position[v].inverse, of.t[v]);
+        for (int v = 0; v < V; v++)
+          out[v] = position[v].curvature(capped<true>(job, z[v]), e[v] * position[v].inverse, of.t[v], of.u[v], Bend<T>(job, z[v]));
         write(job.hess + at, out);
       } else if (job.grad) {
 #pragma unroll
