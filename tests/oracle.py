@@ -132,7 +132,8 @@ def sparse_categorical_crossentropy(t, p, dtype, from_logits=False, ignore_class
 
 def categorical_focal_crossentropy(t, p, dtype, alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7):
     t, y = _categorical(t, p, dtype, from_logits, label_smoothing, epsilon)
-    return -mp.mpf(alpha) * mp.fsum(times(a, lambda b=b: (1 - b) ** gamma * mp.log(b)) for a, b in pairs(t, y))
+    α = [mp.mpf(x) for x in (alpha if isinstance(alpha, tuple) else [alpha] * len(p))]
+    return -mp.fsum(k * times(a, lambda b=b: (1 - b) ** gamma * mp.log(b)) for k, a, b in pairs(α, t, y))
 
 
 def poly1_crossentropy(t, p, dtype, poly_epsilon=1.0):
@@ -367,6 +368,8 @@ CASES = (
     Case("categorical_focal_crossentropy", "one-hot", "positive"),
     Case("categorical_focal_crossentropy", "distribution", "positive", {"alpha": 0.5, "gamma": 3.0, "epsilon": 0.1}),
     Case("categorical_focal_crossentropy", "distribution", "real", {"from_logits": True, "gamma": 1.0, "label_smoothing": 0.1}),
+    Case("categorical_focal_crossentropy", "distribution", "positive", {"alpha": WEIGHTS, "label_smoothing": 0.1}),
+    Case("categorical_focal_crossentropy", "one-hot", "real", {"alpha": WEIGHTS, "from_logits": True}),
     Case("poly1_crossentropy", "labels", "real"),
     Case("poly1_crossentropy", "distribution", "real", {"poly_epsilon": -0.5}),
     Case("softmax_loss", "labels", "real"),

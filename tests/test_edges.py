@@ -162,7 +162,7 @@ ELEMENTWISE = {  # loss and parameters: the targets that it is asked for beside 
 }
 ROWS = {
     "categorical_crossentropy": [{}, {"epsilon": 0.0}, {"from_logits": True}],
-    "categorical_focal_crossentropy": [{}, {"gamma": 0.5}, {"gamma": 0.5, "from_logits": True}],
+    "categorical_focal_crossentropy": [{}, {"gamma": 0.5}, {"gamma": 0.5, "from_logits": True}, {"alpha": (0.5, 2.0, 0.0)}],
     "sparse_categorical_crossentropy": [{}, {"epsilon": 0.0}, {"from_logits": True}],
     "categorical_hinge": [{}],
     "brier": [{}],

@@ -151,6 +151,8 @@ CASES = [
      " of length 1 are accepted), and may not enlarge them"),
     (ValueError, lambda: pl.softmax_loss(Y, Z, class_weight=[1.0, 2.0]),
      "class_weight has shape (2,), but must have one entry for each of the 3 classes on axis 1 of logits"),
+    (ValueError, lambda: pl.categorical_focal_crossentropy(Z, Z, alpha=[0.5, 0.5]),
+     "alpha has 2 entries, but must have one for each of the 3 classes on axis -1 of y_pred"),
     (TypeError, lambda: pl.mean_squared_error(T, P.astype(complex)),
      "y_pred has dtype complex128, but must hold real numbers: float16, bfloat16, float32, float64, int8, int16, int32, int64,"
      " uint8, uint16, uint32, uint64, bool"),

@@ -165,7 +165,7 @@ def floored(xp, x, low):
 
 def times(xp, a, b):
     """a·b, and 0 where a is 0 and b is infinite or NaN: an impossible class with target 0 costs nothing."""
-    return a * xp.where((a == 0) & ~xp.isfinite(b), xp.zeros_like(b), b)
+    return a * xp.where(~xp.isfinite(b) & (a == 0), xp.zeros_like(b), b)
 
 
 def nan_where(xp, bad, x):

@@ -91,7 +91,7 @@ def rowwise_obstacle(plan):
     why = obstacle(plan, "rowwise")
     if why is None and plan.block.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
-    return why
+    return plan.of_classes if why is None else why
 
 
 class Memory(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from polyloss import _reduce
 from polyloss._block import capped, log_softmax, nan_where
 from polyloss._params import absent
-from polyloss._shapes import one_hot, sort_labels
+from polyloss._shapes import beside, one_hot, sort_labels
 
 
 class Outcome(NamedTuple):
@@ -75,9 +75,10 @@ def _run(plan, arrays):
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
     weight, skip, zero = arrays.weight, ignored, None
+    spread = not absent(dict(plan.targeting).get("label_smoothing", 0.0))  # over all classes
     if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
         zero = weight == 0
-    if plan.labelled and arrays.class_weight is not None and not dict(plan.targeting).get("label_smoothing"):
+    if plan.labelled and arrays.class_weight is not None and not spread:
         of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
         zero = of_label if zero is None else zero | of_label
     if zero is not None:
@@ -93,7 +94,7 @@ def _run(plan, arrays):
     if mean:
         arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
         weight = arrays.weight
-    params = dict(plan.params)
+    params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
     scale = 1.0 if weight is None else weight
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
@@ -130,6 +131,11 @@ def _run(plan, arrays):
     if mean:  # by the weights as they were given, for a backward pass
         divisor = _reduce.total_weight(plan, given, whole, skip)
     return Outcome(losses, total, divisor, gradient, hessian, prob, bad, value=value)
+
+
+def _of_classes(numbers, xp, z):
+    """A parameter of each class, beside predictions (n, c, s)."""
+    return xp.asarray(numbers, dtype=z.dtype, device=beside(z))[None, :, None]
 
 
 def surveyed(plan, arrays, t):

@@ -82,7 +82,7 @@ def rowwise_obstacle(plan):
         return "it holds no formula of this loss"
     if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
-    return _labels_obstacle(plan)
+    return plan.of_classes or _labels_obstacle(plan)
 
 
 def note():

@@ -31,6 +31,13 @@ def number(name, value):
     return x
 
 
+def factors(name, value):
+    """A finite number, or the tuple of one for each class."""
+    if not (isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1):
+        return number(name, value)
+    return tuple(number(f"{name}[{k}]", x) for k, x in enumerate(value))
+
+
 def positive(name, value):
     """A finite number above 0."""
     x = number(name, value)

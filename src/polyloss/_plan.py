@@ -106,6 +106,12 @@ class Plan:
         """All parameters of the formulas and of their targets, by name."""
         return dict(self.params + self.targeting)
 
+    @property
+    def of_classes(self):
+        """Why a kernel whose parameters are single numbers cannot take the plan, or None."""
+        several = [key for key, x in self.params if isinstance(x, tuple)]
+        return f"it takes one {several[0]} for all classes" if several else None
+
     def real(self, xp):
         """The dtype of the computation as the library has it."""
         return dtype_of(xp, self.dtype)

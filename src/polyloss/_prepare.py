@@ -126,6 +126,9 @@ def plan_of(block, want, options, xp, facts):
     lay = layout_of_sets(p.shape, axis, name) if loss.sets else layout(p.shape, axis, name, block.combine is None)
     if p.here and len(lay.losses) > 1 and not lay.axes:
         lay = lay.viewing(p.strides)
+    for key, x in values.items():
+        if isinstance(x, tuple) and len(x) != lay.c:  # a factor for each class
+            raise ValueError(f"{key} has {len(x)} entries, but must have one for each of the {lay.c} classes on axis {axis} of {name}")
     labelled = _labelled(loss, t, lay)
     _check_numeric("y_true", t)
     if labelled:

@@ -20,7 +20,7 @@ from polyloss._block import (
     times_log,
 )
 from polyloss._call import call
-from polyloss._params import clip_bound, flag, fraction, integers, nonnegative, number, one_of, one_or_two, traced, unit_exponent
+from polyloss._params import clip_bound, factors, flag, fraction, integers, nonnegative, number, one_of, one_or_two, traced, unit_exponent
 from polyloss._shapes import beside
 from polyloss._types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
@@ -481,7 +481,7 @@ class BinaryFocalCrossentropy(Elementwise):
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
         b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
         near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
-        s = power(xp, u, gamma) * b2 + (gamma * power(xp, u, gamma - 1) * near if gamma else 0.0)
+        s = power(xp, u, gamma) * b2 + times(xp, gamma, power(xp, u, gamma - 1) * near)
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def per_miss(xp, b, u):
@@ -822,7 +822,7 @@ class CategoricalFocalCrossentropy(OfShares):
     """-Σ α t_c (1 - y_c)^γ log y_c, y = p / Σp clipped to [epsilon, 1 - epsilon]."""
 
     aliases = ("CategoricalFocalCrossentropy",)
-    params = {"alpha": number, "gamma": nonnegative, "from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
+    params = {"alpha": factors, "gamma": nonnegative, "from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
     logits = CategoricalFocalCrossentropyFromLogits
     kernel = "categorical_focal_crossentropy"
     domain = CategoricalCrossentropy.domain
@@ -843,8 +843,8 @@ class CategoricalFocalCrossentropy(OfShares):
 
     def second(xp, t, y, alpha, gamma):
         u = 1 - y
-        near = y * power(xp, u, gamma - 1) * (2 + (gamma - 1) * times(xp, y, loss_per_miss(xp, -xp.log(y), u))) if gamma else 0.0
-        return alpha * t * (power(xp, u, gamma) + gamma * near)
+        near = y * power(xp, u, gamma - 1) * (2 + (gamma - 1) * times(xp, y, loss_per_miss(xp, -xp.log(y), u)))
+        return alpha * t * (power(xp, u, gamma) + times(xp, gamma, near))
 
 
 @public(CategoricalFocalCrossentropy)
@@ -870,8 +870,8 @@ def categorical_focal_crossentropy(
         Target probabilities, one-hot or soft; taken in the dtype of the computation. Nothing is broadcast.
     y_pred : array with classes on `axis`
         Probabilities (divided by their sum along `axis`), or logits. float16 and bfloat16 are computed in float32.
-    alpha : float, default 0.25
-        Factor of the loss.
+    alpha : float or sequence of C floats, default 0.25
+        Factor of the loss, or one for each class on `axis`.
     gamma : float, default 2.0
         At least 0: how far easy examples are weighed down.
     from_logits : bool, default False
