@@ -61,9 +61,7 @@ empty cell for a dtype that it does not have. `pl.explain` says the same of a ca
 INDEX = """\
 # Losses
 
-| loss | of one sample |
-|---|---|
-{rows}
+{groups}
 
 ```{{toctree}}
 :hidden:
@@ -73,14 +71,55 @@ INDEX = """\
 """
 
 
+GROUP = """\
+## {title}
+
+| loss | of one sample |
+|---|---|
+{rows}
+"""
+
+# By what the predictions are; every loss of the registry stands in one group.
+GROUPS = {
+    "Regression": (
+        "mean_squared_error", "mean_absolute_error", "huber", "smooth_l1", "pseudo_huber", "log_cosh", "quantile_loss",
+        "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "poisson", "poisson_deviance", "gamma_deviance",
+        "tweedie_deviance", "gaussian_nll", "cosine_similarity",
+    ),
+    "Probabilities": (
+        "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy",
+        "categorical_focal_crossentropy", "generalized_crossentropy", "brier", "kl_divergence",
+    ),
+    "Logits": ("softmax_loss", "poly1_crossentropy"),
+    "Margins": (
+        "hinge", "squared_hinge", "categorical_hinge", "multiclass_hinge", "logistic", "exponential",
+    ),
+    "Sets": ("dice", "jaccard", "tversky"),
+}  # fmt: skip
+BESIDE = {"Logits": ("linear_softmax_loss",), "Metrics": ("log_loss",)}  # without a block, and so without a page of their own
+
+
+def groups():
+    """The sections of the index."""
+    listed = [name for names in GROUPS.values() for name in names]
+    if sorted(listed) != sorted(LOSSES):
+        raise AssertionError(f"GROUPS must name every loss once: {sorted(set(LOSSES) ^ set(listed)) or 'one stands there twice'}")
+    sections = []
+    for title in dict.fromkeys((*GROUPS, *BESIDE)):
+        links = [(name, f"{name}.md") for name in GROUPS.get(title, ())]
+        links += [(name, f"../reference.md#polyloss.{name}") for name in BESIDE.get(title, ())]
+        rows = [f"| [{name}]({link}) | {inspect.getdoc(getattr(pl, name)).partition(chr(10))[0]} |" for name, link in links]
+        note = "\nThe crossentropies of probabilities take logits too, with `from_logits=True`.\n" if title == "Logits" else ""
+        sections.append(GROUP.format(title=title, rows="\n".join(rows)) + note)
+    return "\n".join(sections)
+
+
 def write(folder):
     """Write the pages and their index into `folder`."""
     folder.mkdir(exist_ok=True)
     for name, block in LOSSES.items():
         (folder / f"{name}.md").write_text(page(name, block), "utf-8")
-    summaries = {name: inspect.getdoc(block.function).partition("\n")[0] for name, block in LOSSES.items()}
-    rows = "\n".join(f"| [{name}]({name}.md) | {summary} |" for name, summary in summaries.items())
-    (folder / "index.md").write_text(INDEX.format(rows=rows, pages="\n".join(LOSSES)), "utf-8")
+    (folder / "index.md").write_text(INDEX.format(groups=groups(), pages="\n".join(LOSSES)), "utf-8")
 
 
 def page(name, block):

@@ -31,6 +31,7 @@ ELEMENTWISE = {
     "tweedie_deviance_from_logarithms": (1.5,),
     "exponential": (0.0,),
     "logistic": (0.0,),
+    "hinge_embedding": (1.0,),
     "kl_divergence": (1e-7,),
     "kl_from_logarithms": (),
     "kl_between_logarithms": (),

@@ -19,12 +19,12 @@ from torch.nn.functional import nll_loss
 
 from polyloss._block import Elementwise, Rowwise
 from polyloss._call import called
-from polyloss._params import positive
+from polyloss._params import number, positive
 from polyloss._plan import VALUE
 from polyloss._torch import concrete, foreign, memory, observed, tracing_state, transformed, wrap
-from polyloss.classification import BinaryCrossentropy
+from polyloss.classification import BinaryCrossentropy, Logistic
 from polyloss.linear_softmax import linear_softmax_loss
-from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, SmoothL1
+from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, SmoothL1
 from polyloss.softmax import SoftmaxLoss as SoftmaxLossBlock
 from polyloss.softmax import softmax_loss
 
@@ -33,15 +33,27 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
     "LinearCrossEntropyLoss",
     "MSELoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "NLLLoss",
+    "PoissonNLLLoss",
     "SmoothL1Loss",
+    "SoftMarginLoss",
     "SoftmaxLoss",
 ]
+
+
+def __dir__():
+    """The modules alone, for tab completion."""
+    return sorted(__all__)
+
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
@@ -255,6 +267,75 @@ class SmoothL1Loss(nn.SmoothL1Loss):
         return _elementwise(SmoothL1, input, target, self.reduction, beta=self.beta)
 
 
+class SoftMarginLoss(nn.SoftMarginLoss):
+    """torch's `SoftMarginLoss`: log(1 + exp(-target * input)), targets -1 and 1. It does not overflow."""
+
+    def forward(self, input, target):
+        """The loss of `input`, decisions of any shape, and `target`, of the same shape."""
+        if not _alike(input, target):
+            return super().forward(input, target)
+        return _elementwise(Logistic, input, target, self.reduction, labels="pm1")
+
+
+class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
+    """torch's `MultiLabelSoftMarginLoss`: binary cross-entropy from logits, mean over the classes on the last axis."""
+
+    def forward(self, input, target):
+        """The loss of `input`, logits (N, C) or (C,), and `target`, 0 or 1 for each class."""
+        if not _alike(input, target) or _buffer(self, "weight") is not None or self.reduction not in REDUCTIONS:
+            return super().forward(input, target)
+        options = {"axis": -1, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True, **FROM_LOGITS}
+        return _like(called(BinaryCrossentropy, target, input, VALUE, None, options), input)
+
+
+class PoissonNLLLoss(nn.PoissonNLLLoss):
+    """torch's `PoissonNLLLoss`: exp(input) - target * input. Of means themselves (``log_input=False``) it is torch's own code."""
+
+    def forward(self, log_input, target):
+        """The loss of `log_input`, logarithms of means of any shape, and `target`, counts of the same shape."""
+        if not _alike(log_input, target) or not self.log_input or target.requires_grad:
+            return super().forward(log_input, target)
+        return _elementwise(Poisson, log_input, target, self.reduction, log_input=True, full=self.full)
+
+
+class HingeEmbedding(Elementwise):
+    """p where t is 1, max(0, margin - p) where it is -1; elsewhere the sum of both."""
+
+    kernel = "hinge_embedding"
+    params = {"margin": number}
+
+    def value(xp, t, p, margin):
+        apart = margin - p
+        far = xp.where(apart < 0, xp.zeros_like(p), apart)  # at 0 the slope is -1, as torch's
+        return xp.where(t == -1, xp.zeros_like(p), p) + xp.where(t == 1, xp.zeros_like(p), far)
+
+    def slope(xp, t, p, margin):
+        one = xp.ones_like(p)
+        far = xp.where(margin - p < 0, 0 * one, -one)
+        return xp.where(t == -1, 0 * one, one) + xp.where(t == 1, 0 * one, far)
+
+    def curvature(xp, t, p, margin):
+        return xp.zeros_like(p)
+
+
+class HingeEmbeddingLoss(nn.HingeEmbeddingLoss):
+    """torch's `HingeEmbeddingLoss`: distances of pairs whose target is 1, and what they lack of `margin` where it is -1."""
+
+    def forward(self, input, target):
+        """The loss of `input`, distances of any shape, and `target`, of the same shape: 1 or -1."""
+        if not _alike(input, target) or target.requires_grad or transformed(input, target):
+            return super().forward(input, target)
+        return _elementwise(HingeEmbedding, input, target, self.reduction, margin=float(self.margin))
+
+
+class GaussianNLLLoss(nn.GaussianNLLLoss):
+    """torch's `GaussianNLLLoss` in torch's own code: variances come beside the means. `polyloss.gaussian_nll` takes their logarithms."""
+
+
+class MultiMarginLoss(nn.MultiMarginLoss):
+    """torch's `MultiMarginLoss` in torch's own code, which is one loop. `polyloss.multiclass_hinge` is the same on other libraries."""
+
+
 class KLFromLogarithms(Elementwise):
     """t (log t - p) with p the logarithm of a probability, and 0 where t is 0."""
 
@@ -387,9 +468,13 @@ class SoftmaxLoss(nn.Module):
             z_loss=z_loss, softcap=softcap, reduction=reduction, return_prob=return_prob, validate=validate,
         )  # fmt: skip
 
-    def forward(self, input, target, sample_weight=None):
-        """The loss of `input` (logits) and `target` (labels or soft targets): torch's order, predictions first."""
-        return softmax_loss(target, input, class_weight=self.class_weight, sample_weight=sample_weight, **self.options)
+    def forward(self, input, target, sample_weight=None, denominator=None):
+        """The loss of `input` (logits) and `target` (labels or soft targets): torch's order, predictions first.
+
+        `denominator`, a number or a 0-d tensor, replaces the normalizer: that of all positions of a batch that is cut into parts.
+        """
+        given = {"class_weight": self.class_weight, "sample_weight": sample_weight, "denominator": denominator}
+        return softmax_loss(target, input, **given, **self.options)
 
     def extra_repr(self):
         """The options that were given."""

@@ -33,6 +33,7 @@ PARAMETERS = {
     "beta": 0.7,
     "quantile": 0.3,
     "power": 1.5,
+    "margin": 0.6,
 }
 # n, c, s and whether weights make the positions differ: element by element; lanes of a warp, a block; positions by packs and one by one.
 SHAPES = [

@@ -37,11 +37,17 @@ def test_every_loss_has_a_truth():
     assert not set(TRUTHS) & NOT_DRAWN
 
 
+# test_torch_modules.py compares these with torch on torch's own samples.
+NOT_DRAWN_MODULES = {
+    "GaussianNLLLoss", "HingeEmbeddingLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "PoissonNLLLoss", "SoftMarginLoss",
+}  # fmt: skip
+
+
 def test_every_module_of_torch_is_drawn():
     import polyloss.torch as ours
 
     torchs = {name for name in ours.__all__ if hasattr(ours, name) and hasattr(torch.nn, name)}
-    assert torchs == set(modules.DRAWN)
+    assert torchs - NOT_DRAWN_MODULES == set(modules.DRAWN)
 
 
 def test_every_parameter_is_drawn():

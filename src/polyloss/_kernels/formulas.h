@@ -55,7 +55,8 @@
     X(tweedie_deviance, 1, "power")                                                                                                        \
     X(tweedie_deviance_from_logarithms, 1, "power")                                                                                        \
     X(exponential, 1, "zero_one")                                                                                                          \
-    X(logistic, 1, "zero_one")
+    X(logistic, 1, "zero_one")                                                                                                             \
+    X(hinge_embedding, 1, "margin")
 #define FORMULA_PARAMETERS 5 /* the most of any loss */
 #endif
 
@@ -489,6 +490,14 @@ LOSS(logistic, curvature)
     real u = FORMULA(plus_minus)(t, a[0]);
     return u * (u * FORMULA(logit_curvature)(u * p));
 }
+
+/* torch's hinge_embedding_loss: p where t is 1, what it lacks of the margin where t is -1, the sum elsewhere; slope -1 at the margin itself. */
+LOSS(hinge_embedding, value) { return SELECT(EQ(t, R(-1)), R(0), p) + SELECT(EQ(t, R(1)), R(0), MAX(R(0), a[0] - p)); }
+LOSS(hinge_embedding, slope)
+{
+    return SELECT(EQ(t, R(-1)), R(0), R(1)) + SELECT(OR(EQ(t, R(1)), LT(a[0] - p, R(0))), R(0), R(-1));
+}
+LOSS(hinge_embedding, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* Unit deviances of exponential dispersion models, m the mean that p gives: NaN where it is below 0.
 
