@@ -106,7 +106,7 @@ def test_words():
         f"softmax_loss: softmax_xent kernel ({isa}, 2 threads), for numpy arrays of float16 and shape (2, 3, 4) on cpu\n"
         "  wanted: value; reduction normalize, divided by count\n"
         "  seen as: (n, c, s) = (2, 3, 4), targets labels int64, computed in float32\n"
-        "  options: label_smoothing=0.0, ignore_label=(255,)")
+        "  options: z_loss=0.0, softcap=0.0, label_smoothing=0.0, ignore_label=(255,)")
     assert (said.route, said.obstacles) == ("softmax_xent kernel", {})
     pl.set_num_threads(1)
     said = pl.explain(pl.huber, np.zeros(3), np.zeros(3), delta=2.0)

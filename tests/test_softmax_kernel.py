@@ -93,7 +93,7 @@ def label_sums(y, c, *, ignore=(), class_weight=None, weight=None, threads=1):
     real, facts = "f4" if weight is None else softmax_xent.facts(weight, "ns")[0], softmax_xent.facts
     bound = softmax_xent.bind(
         "softmax_xent", y.shape[0], c, y.shape[1], facts(y, "ns"), (real, (0, 0, 0)), None if weight is None else facts(weight, "ns"),
-        None if class_weight is None else facts(class_weight, "c"), parameters=(0, 0), ignore=ignore, threads=threads,
+        None if class_weight is None else facts(class_weight, "c"), parameters=(0, 0, 0, 0), ignore=ignore, threads=threads,
     )  # fmt: skip
     return bound.sums(y, weight, class_weight)[:3]
 
