@@ -90,8 +90,8 @@ def get_num_threads():
     -------
     int
         What `set_num_threads` set; else the environment's ``POLYLOSS_NUM_THREADS``; else the CPUs this process may use, by its affinity
-        and its control group's quota. A process forked from one that had OpenMP loaded, be it by polyloss or by PyTorch, computes on one
-        thread all the same, since OpenMP's threads do not survive a fork.
+        and its control group's quota. A process forked from one that had OpenMP loaded, as importing polyloss or PyTorch does, computes on
+        one thread all the same, since OpenMP's threads do not survive a fork.
 
     See Also
     --------

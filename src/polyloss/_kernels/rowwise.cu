@@ -43,7 +43,7 @@ template <class A> struct OfSum {  // share_of() with the parts of a sum
     sum = seen.high;
     high = static_cast<A>(sum);
     low = static_cast<A>((sum - static_cast<double>(high)) + seen.low);
-    if (!(high - high == 0 && high != 0)) high = static_cast<A>(NAN);  // which has no shares
+    if (!(high - high == 0 && high != 0)) high = nan_of<A>();  // which has no shares
     inverse = static_cast<A>(1 / sum);
   }
   __device__ auto share(A p) const { return Formulas<A>::share_of(p, high, low, inverse, epsilon); }
