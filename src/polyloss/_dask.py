@@ -102,6 +102,7 @@ class _Graph:
         self.p = p.rechunk({at: -1}) if at >= 0 and p.numblocks[at] > 1 else p
         self.axes = tuple(range(p.ndim))
         self.positions = tuple(k for k in self.axes if k != at)
+        options = {**options, "return_prob": False} if "return_prob" in options else options  # `want` says it of each task
         extra = None
         bare = plan.labelled or plan.block.targets == "values"  # targets lack the classes' axis
         if bare and t.ndim > len(self.positions):
