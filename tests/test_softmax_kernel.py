@@ -249,6 +249,19 @@ def test_targets_of_one_class_are_its_label(s, c, dtype, isa):
             assert_close(out[name], want[name], 4, name)
 
 
+def test_poly_term_of_equally_large_classes(isa):
+    """1 - p of each is 1/2, and a last bit below it must not make each the largest one."""
+    import polyloss as pl
+
+    for top in (0.0, 1.0, 3.0, 20.0, 45.0, 90.0, -60.0, 700.0):
+        for small in ((), (-800.0,)):
+            z = np.array([[top, top, *(top + x for x in small)]])
+            one = [-0.75, 0.75, *(0.0 for _ in small)]
+            np.testing.assert_allclose(pl.grad("poly1")([0], z)[0], one, rtol=1e-14, atol=1e-14)
+            np.testing.assert_allclose(pl.grad("poly1")(np.eye(z.shape[1])[:1], z)[0], one, rtol=1e-14, atol=1e-14)
+            np.testing.assert_allclose(pl.grad_and_hess("poly1")([0], z)[1][0, :2], [0.25, 0.25], rtol=1e-14)
+
+
 @pytest.mark.parametrize("c", [2, 10, 300])
 @pytest.mark.parametrize("s", [1, 64])
 def test_small_probabilities_beside_a_large_target(s, c, isa):

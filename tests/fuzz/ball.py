@@ -107,7 +107,7 @@ class Ball:
     def limited(self):
         """Nothing is said where a step of the computation passes the largest number."""
         with np.errstate(invalid="ignore"):
-            return unknown(self, np.isfinite(self.v) & (np.abs(self.v) > self.format.most / 2))
+            return unknown(self, np.isfinite(self.v) & (np.abs(self.v) > self.format.most / 64))
 
     # Functions of the libraries are right to about two units.
 

@@ -48,7 +48,8 @@ def draw_law(rng, library, edges):
         if law == "accumulated":
             call = call.changed(mode="value", options={k: x for k, x in call.options.items() if k not in (
                 "reduction", "normalization", "normalize", "denominator", "return_prob")}, route="", isa="")  # fmt: skip
-            if "class_weight" in call.arrays or call.prediction.values.ndim < 2:
+            soft = call.loss == "softmax_loss" and not call.labelled  # whose mean is divided by the targets' sum, too
+            if "class_weight" in call.arrays or call.prediction.values.ndim < 2 or soft:
                 continue
             axis = {**defaults(call.loss), **call.options}["axis"]
             if axis % call.prediction.values.ndim == 0 or (call.loss in ("hinge", "squared_hinge") and "labels" not in call.options):

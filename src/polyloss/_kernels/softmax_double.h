@@ -376,8 +376,8 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
             const vd t = x->t ? vector_at(x->t, i, x->n, !row, 0) : one, e = x->t ? vector_at(x->e, i, x->n, !row, 0) : exp_at(p, x->target);
             const vd not_prob = complement(p, e), met = t * (e * p->inverse);
             add_lanes(&miss, t * not_prob);
-            add_lanes(&far, select_d(lt_d(not_prob, all_d(0.5)), zero, met));
-            add_lanes(&near, select_d(lt_d(not_prob, all_d(0.5)), met, zero));
+            add_lanes(&far, select_d(le_d(p->sure, e), zero, met)); /* not by 1 - p < 1/2, which rounding makes of both of a tie */
+            add_lanes(&near, select_d(le_d(p->sure, e), met, zero));
         }
         const int summed = row && x->t;
         p->met_far = sums_of(&far, summed), p->met_near = sums_of(&near, summed);
@@ -400,9 +400,9 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
 }
 
 /* Σ t p over the other classes: what is not near is never taken from a sum with what is. */
-INLINE vd met_by_others(const positions_d *p, vd prob, vd not_prob, vd t)
+INLINE vd met_by_others(const positions_d *p, vd e, vd prob, vd t)
 {
-    return select_d(lt_d(not_prob, all_d(0.5)), p->met_far, (p->met_far - t * prob) + p->met_near);
+    return select_d(le_d(p->sure, e), p->met_far, (p->met_far - t * prob) + p->met_near);
 }
 enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE, CAPPED, CAPPED_SLOPE = SLOPE + CAPPED, CAPPED_CURVATURE = CURVATURE + CAPPED };
 /* The slopes of some classes, from their exponentials, class weights and targets, before they are scaled. */
@@ -410,7 +410,7 @@ INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd
 {
     const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
     vd d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_p), softmax_slope(prob, kt, p->sum_p));
-    if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, prob, not_prob, t));
+    if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, e, prob, t));
     return d;
 }
 /* An output at some classes; of capped logits, slope and bend are their derivatives. A slope of a label without smoothing, poly term and
@@ -425,7 +425,7 @@ INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t
         d = slope_at(j, p, e, prob, not_prob, k, t);
         if (what == CAPPED_SLOPE) d *= slope;
     } else if (j->poly != 0) {
-        const vd others = met_by_others(p, prob, not_prob, t), a = all_d(j->poly);
+        const vd others = met_by_others(p, e, prob, t), a = all_d(j->poly);
         d = select_d(lt_d(not_prob, all_d(0.5)), poly_curvature_near(prob, not_prob, t, others, a, p->sum_kt),
                      poly_curvature_far(prob, not_prob, t, others, a, p->sum_kt));
     } else {
