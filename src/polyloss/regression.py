@@ -783,22 +783,17 @@ def pseudo_huber(
 
 
 class SeveralQuantiles(Rowwise):
-    """The mean over the quantiles of the quantile losses of one target."""
+    """The mean over the quantiles, an array (1, c, 1), of the quantile losses of one target."""
 
     targets = "values"
     length = staticmethod(lambda params: len(params["quantile"]))
 
-    def given(xp, p, quantile):
-        """The quantiles (1, c, 1)."""
-        return xp.asarray(quantile, dtype=p.dtype, device=beside(p))[None, :, None]
-
     def value(xp, t, p, quantile):
-        losses = QuantileLoss.value(xp, t, p, SeveralQuantiles.given(xp, p, quantile))
-        return xp.sum(losses, axis=1) / len(quantile)
+        return xp.sum(QuantileLoss.value(xp, t, p, quantile), axis=1) / p.shape[1]
 
     def slope(xp, t, p, quantile):
-        d, q = t - p, SeveralQuantiles.given(xp, p, quantile)
-        return xp.where(d > 0, -q, xp.where(d < 0, 1 - q, d)) / len(quantile)
+        d = t - p
+        return xp.where(d > 0, -quantile, xp.where(d < 0, 1 - quantile, d)) / p.shape[1]
 
     def curvature(xp, t, p, quantile):
         return xp.zeros_like(p)
