@@ -6,7 +6,8 @@
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
 # make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
 # make bench-publish                asv's history of measurements, in asv_bench/html
-# make sanitize   the kernels' tests with every access and operation of the kernels checked, by gcc's address and undefined-behaviour sanitizers
+# make sanitize   the kernels' tests with every access and operation of the kernels checked, by gcc's address, leak
+#                 and undefined-behaviour sanitizers, then every pair of accesses by two threads, by clang's thread sanitizer
 # make test-gpu, make bench-gpu      on a machine with a CUDA device: the kernels' tests, and their times beside its copy, torch and others
 # make wheel, make test-wheel       a wheel for other Linux machines, in dist; the test suite with it installed, away from these sources
 # make lint   the linters of .pre-commit-config.yaml on every file
@@ -23,7 +24,6 @@ BUILT_FROM := $(wildcard setup.py) pyproject.toml MANIFEST.in $(shell find src -
 
 # What the tests read beside the package.
 BESIDE_TESTS := tests docs asv_bench pyproject.toml $(wildcard *.md)
-SANITIZED_TESTS := $(addprefix tests/test_,bounds.py vector_math.py elementwise_kernel.py rowwise_kernel.py softmax_kernel.py log_loss.py semantics.py)
 
 # Of an earlier build only the compiled modules are kept: a module deleted since would travel in the wheel.
 FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
@@ -53,13 +53,10 @@ test-oldest: .venv-oldest/installed
 	POLYLOSS_REQUIRE_KERNELS=1 .venv-oldest/bin/pip install --quiet --constraint tests/oldest.txt '.[test]'
 	touch $@
 
-# The sanitizers see what NumPy and Python take from malloc. They report on stderr and end the process, so pytest may not hold stderr back;
-# CPython leaks by design. One process, since a report would be lost with a worker.
+# tests/sanitize.py says what runs under which sanitizer, and what it needs of the machine.
 sanitize: $(VENV)/installed
-	POLYLOSS_SANITIZE=1 POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitized/site .
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc POLYLOSS_SANITIZE=1 PYTHONPATH=build/sanitized/site OMP_NUM_THREADS=1 \
-	$(BIN)/pytest --capture=sys $(SANITIZED_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python tests/sanitize.py address $(PYTEST_ARGS)
+	$(BIN)/python tests/sanitize.py thread $(PYTEST_ARGS)
 
 # GPU_PYTHON: an interpreter with CuPy, a torch with CUDA, pytest, ml_dtypes and array-api-compat. It takes the package from where it is
 # installed, else from src.

@@ -31,9 +31,14 @@ X86_64_PROBE = """
 #endif
 int main(void) { return 0; }
 """
-# For `make sanitize`: every access and every operation is checked. Python's own flags say -fwrapv, under which no sum can overflow.
-SANITIZE = ["-O1", "-g", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-SANITIZE = SANITIZE if os.environ.get("POLYLOSS_SANITIZE") == "1" else []
+# For `make sanitize`, which names one of them in POLYLOSS_SANITIZE: every access and every operation is checked, or every pair of accesses by
+# two threads. Python's own flags say -fwrapv, under which no sum can overflow.
+SANITIZERS = {
+    "address": ["-O1", "-g", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],  # clang's, which hears of what its own OpenMP library does
+}
+SANITIZER = os.environ.get("POLYLOSS_SANITIZE", "")
+SANITIZE = SANITIZERS[SANITIZER] if SANITIZER else []
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]  # gcc and clang; Apple's clang
 OPENMP_MSVC = [(["/openmp"], [])]
 OPENMP_PROBE = """
@@ -117,5 +122,5 @@ generated = f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}"
 setup(
     ext_modules=cythonize(kernels, build_dir=generated, compiler_directives=directives, include_path=[str(KERNELS)]),
     cmdclass={"build_ext": BuildKernels},
-    options={"build": {"build_base": "build/sanitized"}} if SANITIZE else {},
+    options={"build": {"build_base": f"build/sanitized/{SANITIZER}"}} if SANITIZE else {},
 )

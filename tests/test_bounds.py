@@ -142,9 +142,43 @@ def test_a_fence_ends_the_process(side):
     assert ends(f"{one}; elementwise.math('exp', {wrong})")[0] != 0
 
 
-@pytest.mark.skipif(os.environ.get("POLYLOSS_SANITIZE") != "1", reason="make sanitize runs it, with kernels that check every access")
+sanitized = pytest.mark.skipif(
+    os.environ.get("POLYLOSS_SANITIZE") != "address", reason="make sanitize runs it, with kernels that check every access"
+)
+
+
+@sanitized
 def test_the_sanitizer_sees_one_element_too_many():
     assert ends("elementwise.math('exp', np.zeros(8, np.float32))") == (0, "")
     code, said = ends("elementwise.force('x86-64-v3'); elementwise.math('exp', np.broadcast_to(np.zeros(1, np.float32), 8))")
     assert code != 0
     assert "heap-buffer-overflow" in said
+
+
+CALLS = """
+from polyloss._kernels import log_loss, rowwise, softmax_xent
+for n in (3, 5000):
+    p, y = np.full((n, 100, 1), 0.01, np.float32), np.arange(n)[:, None] % 100
+    for threads in (1, 2):
+        for _ in range(3):
+            elementwise.run("huber", p, p, (1.0,), grad=np.empty_like(p), losses=np.empty((n, 1), np.float32), threads=threads)
+            elementwise.run("hinge", p.reshape(1, -1, 1), p.reshape(1, -1, 1), (None,), threads=threads)
+            rowwise.run("cosine_similarity", p, p, hess=np.empty_like(p), threads=threads)
+            softmax_xent.fused(p, y, grad=np.empty_like(p), threads=threads)
+            log_loss.fused(p[:, :, 0], y[:, 0], low=0.0, threads=threads)
+        try:
+            rowwise.run("cosine_similarity", p, p, weight=p[:, 0, 0])
+        except ValueError:
+            pass
+"""
+
+
+@sanitized
+def test_the_kernels_leave_no_memory_behind(monkeypatch):
+    """The leak sanitizer tells who asked for what is left: Python leaves much by design, the kernels nothing."""
+    monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=1:malloc_context_size=2:fast_unwind_on_malloc=1")
+    monkeypatch.setenv("LSAN_OPTIONS", "exitcode=0")
+    code, said = ends(CALLS)
+    assert code == 0, said
+    assert "LeakSanitizer: detected memory leaks" in said  # it looked
+    assert [line for line in said.splitlines() if "_kernels" in line] == []
