@@ -48,7 +48,8 @@ class Ball:
 
     def near(self, x):
         """A parameter, which is rounded to the format first."""
-        return Ball(LONG(x), abs(LONG(x)), self.format)
+        x = np.asarray(x, LONG)
+        return Ball(x, np.abs(x), self.format)
 
     def rounded(self, v, e, units=1):
         """The result `v` of one step whose arguments' errors make it off by `e`."""

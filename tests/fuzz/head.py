@@ -62,6 +62,10 @@ def draw_head(rng, library, edges):
         arrays["class_weight"] = rng.choice([0.5, 1.0, 2.0, 0.0], c)
     if draw.chance(rng, 0.3):
         options["label_smoothing"] = draw.pick(rng, [0.1, 1.0])
+    if draw.chance(rng, 0.2):
+        options["z_loss"] = draw.pick(rng, [1e-4, 0.1])
+    if draw.chance(rng, 0.2):
+        options["softcap"] = draw.pick(rng, [5.0, 30.0])
     options["reduction"] = draw.pick(rng, ["normalize", "sum", "none"])
     if options["reduction"] == "normalize" and draw.chance(rng, 0.6):
         options["normalization"] = draw.pick(rng, ["full", "valid", "none"])
@@ -103,7 +107,7 @@ def truth(case):
     bias = x.get("bias", np.zeros(c, LONG))
     logits = f @ w.T + bias
     size = (np.abs(f) @ np.abs(w).T + np.abs(bias)) * (2 + d / 8)  # the logits' own error, in units of the computation
-    options = {"normalization": "valid", "label_smoothing": 0.0, **case.options}
+    options = {"normalization": "valid", "label_smoothing": 0.0, "z_loss": 0.0, "softcap": None, **case.options}
     options.pop("chunk", None)
     ignore = options.pop("ignore_label", None)
     weight = case.arrays.get("sample_weight")

@@ -161,6 +161,8 @@ WRONG = {
     _params.positive: [(0, "ValueError"), (-1.0, "ValueError"), (float("inf"), "ValueError"), (True, "TypeError"), (None, "TypeError")],
     _params.nonnegative: [(-1e-9, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
     _params.tweedie_power: [(0.5, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
+    _params.factors: [(float("nan"), "ValueError"), ("a", "TypeError"), ((0.5, "a"), "TypeError")],
+    _params.cap: [(0, "ValueError"), (-1.0, "ValueError"), (float("inf"), "ValueError"), ("a", "TypeError")],
     _params.number: [(float("nan"), "ValueError"), (float("-inf"), "ValueError"), (1j, "TypeError"), ("1", "TypeError")],
     _params.integers: [(1.5, "TypeError"), (True, "TypeError"), ("a", "TypeError"), ((0, 0.5), "TypeError")],
 }

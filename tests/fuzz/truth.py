@@ -480,9 +480,31 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, s.l.limited()) * factor)
 
 
-def softmax_loss(t, p, label_smoothing, class_weight=None):
+def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
     t, factor = smoothed(t, label_smoothing, p.shape[1])
-    return crossentropy_of_logits(t, p, factor, class_weight)
+    z, first, second = capped(p, softcap)
+    value, slope, curvature, by_target = crossentropy_of_logits(t, z, factor, class_weight)
+    if z_loss:
+        s, k = softmax(z), p.near(z_loss)
+        at = np.arange(len(z.v)), np.argmax(z.v, axis=1)
+        lse = z[at] - s.l[at]
+        value = value + k * (lse * lse)
+        lse = lse[:, None]
+        slope, curvature = slope + k * 2 * lse * s.p, curvature + k * 2 * (lse * s.p * s.q + s.p * s.p)
+    if softcap is None:
+        return Parts(value, slope, curvature, by_target)
+    return Parts(value, slope * first, curvature * first * first + slope * second, by_target)
+
+
+def capped(z, softcap):
+    """Logits as softcap tanh(z / softcap), and two derivatives."""
+    if softcap is None:
+        return z, None, None
+    cap = z.near(softcap)
+    x = z / cap
+    e, y = (x.abs() * -2).exp(), x.tanh()
+    first = e * 4 / ((e + 1) * (e + 1))
+    return y * cap, first, y * first * -2 / cap
 
 
 def focal_of_logits(t, z, factor, a, gamma):
@@ -619,7 +641,8 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     else:
         given, ignored = taken(rows(t), fmt), np.zeros(n, bool)
         given.e = np.where(given.v == rows(t).astype(LONG), 0, np.abs(given.v))  # a kernel may read wider targets as they are
-    if labelled and class_weight is not None and not params.get("label_smoothing"):  # a label of weight 0 is skipped
+    hidden = labelled and class_weight is not None and not (params.get("label_smoothing") or params.get("z_loss"))
+    if hidden:  # a label of weight 0 is skipped
         k0 = np.asarray(class_weight).astype(fmt.dtype) == 0
         ignored = ignored | ((one_hot * k0).sum(1) > 0)
     w = None
@@ -669,7 +692,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
         restored(divided(weighted(parts.curvature))),
         by_target,
         by_weight,
-        restored(probabilities(z)) if loss == "softmax_loss" else None,
+        restored(probabilities(capped(z, params["softcap"])[0])) if loss == "softmax_loss" else None,
     )
 
 
