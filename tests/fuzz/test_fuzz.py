@@ -27,7 +27,7 @@ import polyloss as pl
 from polyloss._block import LOSSES
 
 calls.prepare()
-SEED = {"numpy": 7, "torch": 4}
+SEED = {"numpy": 22, "torch": 22}
 
 # ------------------------------------------------------------------------------------------------------------------ truths
 
