@@ -34,13 +34,8 @@ LIGHTGBM = {
     "gamma": ("gamma_deviance", {}, POSITIVE, {}),
     "tweedie": ("tweedie_deviance", {"power": 1.5}, COUNTS, {"tweedie_variance_power": 1.5}),
 }
-# Losses that come with others of their kind.
-XGBOOST, LIGHTGBM = (
-    {key: case for key, case in table.items() if "deviance" not in case[0] and case[0] not in ("poisson", "pseudo_huber")}
-    for table in (XGBOOST, LIGHTGBM)
-)
 NOT_RAW = (
-    "poisson", "cosine_similarity", "kl_divergence", "dice", "tversky", "jaccard", "brier", "gaussian_nll", "generalized_crossentropy",
+    "cosine_similarity", "kl_divergence", "dice", "tversky", "jaccard", "brier", "gaussian_nll", "generalized_crossentropy",
 )  # fmt: skip
 RAW = [name for name in LOSSES if name not in NOT_RAW]
 

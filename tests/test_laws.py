@@ -239,6 +239,8 @@ def batch(case, n, c, dtype):
     params = dict(case.params)
     if "class_weight" in params:
         params["class_weight"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
+    if isinstance(params.get("alpha"), tuple):
+        params["alpha"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
     c = 2 if case.loss == "gaussian_nll" else c
     if isinstance(params.get("quantile"), tuple):
         params["quantile"] = tuple(np.linspace(0.1, 0.9, c).tolist())
