@@ -101,7 +101,7 @@ def test_edges(name, form):
     loss = LOSSES[name]
     signature = inspect.signature(loss.function).parameters
     resolved = ("label_smoothing", "labels", "ignore_label", "ignore_class")
-    params = {key: signature[key].default for key in loss.params if key not in resolved} | form
+    params = {key: check(key, signature[key].default) for key, check in loss.params.items() if key not in resolved} | form
     block = loss.form(loss, params)
     if hasattr(block, "term"):
         params["block"] = block
