@@ -180,7 +180,8 @@ def _of_block(block: Any, given: dict[str, Any], reduction: Any) -> Measure:
         divisor = divisor or {"valid": "weights", "full": "positions", "batch_size": "samples", "none": "1"}[rule]
     values = {**defaults, **{key: value for key, value in given.items() if key != "class_weight"}}
     for key, check in block.params.items():
-        values[key] = check(key, values[key])
+        if values[key] is not None:  # what is not given is given as such to the loss
+            values[key] = check(key, values[key])
     values["validate"] = flag("validate", values["validate"])
     if isinstance(values["axis"], bool) or not hasattr(values["axis"], "__index__"):
         raise TypeError(f"axis is {values['axis']!r}, but must be an integer")

@@ -82,6 +82,8 @@ def arguments(name, labels, logits):
     if block and block.length is not None:  # two numbers for each target
         return labels.astype(np.float32), logits[:, :2]
     y_true = np.eye(logits.shape[1], dtype=np.float32)[labels] if block and block.targets == "dense" else labels
+    if name == "gamma_deviance":  # of targets above 0
+        y_true = y_true + np.float32(0.5)
     if name in DECISIONS or (block and block.domain.startswith("logits")):
         return y_true, logits
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
