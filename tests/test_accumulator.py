@@ -12,13 +12,15 @@ import pandas as pd
 import polars
 import pytest
 from libraries import LIBRARIES, NUMPY, TORCH
-from oracle import CASES, WEIGHTS
+from oracle import CASES as EVERY_CASE
+from oracle import WEIGHTS
 
 import polyloss as pl
 from polyloss import _exact
 from polyloss._kernels import exact
 
 RNG = np.random.default_rng(20)
+CASES = [case for case in EVERY_CASE if case.loss not in ("dice", "tversky", "jaccard")]  # an accumulator takes positions, not sets of them
 LOSSES = [case for case in CASES if case.loss != "softmax_loss"]
 
 
@@ -101,7 +103,7 @@ def test_the_mean_is_the_fraction_of_the_losses_on_every_library(lib):
                 mean = accumulator(case)
                 for s in (slice(0, 2), slice(2, 6)):
                     mean.update(lib.array(t[s]), lib.array(p[s]), None if w is None else lib.array(w[s]))
-                if "class_weight" in case.params and not case.labelled:
+                if case.loss == "softmax_loss" and not case.labelled and ("class_weight" in case.params or w is not None):
                     share = (t.astype(float) * k).sum(axis=1)
                 divisor = sum(map(Fraction, (weight * share).tolist()))
                 assert mean.result() == exactly(losses, weight, divisor), (case, w)
