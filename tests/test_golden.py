@@ -1,4 +1,4 @@
-"""Pinned results: numbers that users compare from version to version, see golden/calls.py. None of them changes unnoticed.
+"""Pinned results: numbers that users compare from version to version, see golden/pinned_calls.py. None of them changes unnoticed.
 
 They hold to a few units in the last place on every instruction set, library and route.
 """
@@ -17,7 +17,7 @@ from polyloss._block import LOSSES
 
 FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))
-from calls import EDGES, METRICS, inputs, pinned_cases  # noqa: E402
+from pinned_calls import EDGES, METRICS, inputs, pinned_cases  # noqa: E402
 
 PINNED = json.loads((FOLDER / "pinned.json").read_text())
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}  # half a unit in the last place of 1

@@ -38,9 +38,8 @@ class OnGpu(libraries.Library):
 
 GPU = OnGpu()
 TAKEN = ("case", "lib", "name", "reduction", "monkeypatch")
-# Left out are views that only NumPy and torch make; a second comparison with the formula: here all results are held against the truth; and
-# warnings, which CuPy has none of: the stand-in is made of NumPy's arrays.
-ELSEWHERE = ("test_broadcast_views_are_taken", "test_kernel_equals_formula", "test_numbers_that_are_none_pass_in_silence")
+# Left out are views that only NumPy and torch make, and a second comparison with the formula: here all results are held against the truth.
+ELSEWHERE = ("test_broadcast_views_are_taken", "test_kernel_equals_formula")
 LAWS = {
     name: law
     for name, law in vars(test_laws).items()

@@ -74,6 +74,7 @@ class Watch:
         self.process = self.context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
+        self.begun = False
 
     def stop(self):
         if self.process is not None:
@@ -90,6 +91,7 @@ class Watch:
                 if not self.connection.poll(PATIENCE):
                     return self.lost("hang", f"took more than {PATIENCE:.0f} s")
                 kind, number, *rest = self.connection.recv()
+                self.begun = True
                 if kind == "done":
                     self.number = number + 1
                     label, found = rest
@@ -97,6 +99,8 @@ class Watch:
                     return label, found
         except EOFError:
             self.process.join()
+            if not self.begun:
+                raise RuntimeError("the worker ended before its first call; its error stands above") from None
             return self.lost("crash", f"ended the process (exit status {self.process.exitcode})")
 
     def lost(self, symptom, words):

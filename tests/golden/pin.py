@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-from calls import EDGES, METRICS, pinned_cases, right_of  # noqa: E402
+from pinned_calls import EDGES, METRICS, pinned_cases, right_of  # noqa: E402
 
 FILE = Path(__file__).with_name("pinned.json")
 
