@@ -1,8 +1,9 @@
 """Builds the kernels; everything that isn't a kernel stands in pyproject.toml.
 
-Every src/polyloss/_kernels/X.pyx becomes the module polyloss._kernels.X. Where X_rows.c lies beside it, that file is compiled once per
-instruction set and all the objects are linked into the one module, which picks among them at run time (isa.h). Without a compiler, without
-OpenMP or on another machine the package installs all the same, with fewer or plainer kernels; POLYLOSS_REQUIRE_KERNELS=1 makes it an error.
+Every X.pyx in src/polyloss/_kernels becomes a module of that name in that place. Where there is an X_simd.c below it, that file is compiled
+once per instruction set and all the objects are linked into the one module, which picks among them at run time (simd/isa.h). Includes are
+written from src/polyloss/_kernels. Without a compiler, without OpenMP or on another machine the package installs all the same, with fewer
+or plainer kernels; POLYLOSS_REQUIRE_KERNELS=1 makes it an error.
 """
 
 import os
@@ -18,7 +19,7 @@ from setuptools.errors import CompileError, LinkError
 from setuptools.modified import newer_group
 
 KERNELS = Path("src/polyloss/_kernels")
-SHARED = sorted(str(p) for suffix in ("*.h", "*.pxi", "*.pxd") for p in KERNELS.glob(suffix))
+SHARED = sorted(str(p) for suffix in ("*.h", "*.pxi", "*.pxd") for p in KERNELS.rglob(suffix))
 X86_64 = {
     # gcc splits 512-bit vectors in halves where nobody tells it not to.
     "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -39,6 +40,7 @@ SANITIZERS = {
 }
 SANITIZER = os.environ.get("POLYLOSS_SANITIZE", "")
 SANITIZE = SANITIZERS[SANITIZER] if SANITIZER else []
+DEBUG = os.environ.get("POLYLOSS_DEBUG", "0") != "0"  # for a debugger: nothing is optimised away
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]  # gcc and clang; Apple's clang
 OPENMP_MSVC = [(["/openmp"], [])]
 OPENMP_PROBE = """
@@ -48,7 +50,7 @@ int main(void) { return omp_get_max_threads() < 1; }
 
 
 class BuildKernels(build_ext):
-    """Ask the compiler what it can do, then build the row primitives once per instruction set."""
+    """Ask the compiler what it can do, then build the loops once per instruction set."""
 
     def compiles(self, source, compile_args, link_args=None):
         """Whether the compiler takes this program; with link_args, whether the linker takes it too."""
@@ -66,8 +68,9 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         # No debug information: it makes the wheel ten times as large.
-        self.common = ["/O2", "/std:c11"] if msvc else [*(SANITIZE or ["-O3", "-g0"]), "-fvisibility=hidden"]
-        self.rows = self.common if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+        usual = ["-O0", "-g3"] if DEBUG else ["-O3", "-g0"]
+        self.common = ["/O2", "/std:c11"] if msvc else [*(SANITIZE or usual), "-fvisibility=hidden"]
+        self.loops = self.common if msvc else [*self.common, "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
         every = all(not msvc and self.compiles(X86_64_PROBE, flags) for flags in X86_64.values())
         self.isas = X86_64 if every else {"baseline": []}
         self.openmp = next((o for o in (OPENMP_MSVC if msvc else OPENMP) if self.compiles(OPENMP_PROBE, *o)), ([], []))
@@ -82,16 +85,16 @@ class BuildKernels(build_ext):
 
     def build_kernels(self, ext):
         macros = [("POLYLOSS_X86_64", "1")] if self.isas is X86_64 else []
-        rows = KERNELS / f"{ext.name.rpartition('.')[2]}_rows.c"
         stale = self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))
-        if stale and rows.exists():
+        loops = [path for path in ext.depends if path.endswith("_simd.c")]
+        if stale and loops:
             for isa, flags in self.isas.items():
                 ext.extra_objects += self.compiler.compile(
-                    [str(rows)],
+                    loops,
                     output_dir=f"{self.build_temp}/{isa}",
                     macros=[*macros, ("ISA", isa)],
                     include_dirs=ext.include_dirs,
-                    extra_postargs=[*self.rows, *flags],
+                    extra_postargs=[*self.loops, *flags],
                 )
         ext.define_macros += macros
         ext.extra_compile_args += [*self.common, *self.openmp[0]]
@@ -99,16 +102,17 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
 
-kernels = [
-    Extension(
-        f"polyloss._kernels.{pyx.stem}",
+def kernel(pyx):
+    """The module that a .pyx becomes."""
+    return Extension(
+        ".".join(pyx.relative_to("src").with_suffix("").parts),
         [str(pyx)],
         include_dirs=[str(KERNELS), numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        depends=[*SHARED, *(str(p) for p in KERNELS.glob(f"{pyx.stem}_rows.c"))],
+        depends=[*SHARED, *(str(p) for p in pyx.parent.rglob(f"{pyx.stem}_simd.c"))],
     )
-    for pyx in sorted(KERNELS.glob("*.pyx"))
-]
+
+
 directives = {
     "language_level": 3,
     "boundscheck": False,
@@ -119,6 +123,7 @@ directives = {
 }
 # Cython's C holds the declarations of the NumPy that it was made beside, and does not compile beside another.
 generated = f"build/cython-{Cython.__version__}-numpy-{numpy.__version__}"
+kernels = [kernel(pyx) for pyx in sorted(KERNELS.rglob("*.pyx"))]
 setup(
     ext_modules=cythonize(kernels, build_dir=generated, compiler_directives=directives, include_path=[str(KERNELS)]),
     cmdclass={"build_ext": BuildKernels},

@@ -313,7 +313,7 @@ def environment():
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": cpu[1] if cpu else platform.processor(),
-        "instruction set": import_module("polyloss._kernels.softmax_xent").isa(),
+        "instruction set": import_module("polyloss._kernels.cpu.softmax_xent").isa(),
         "threads": pl.get_num_threads(),
         "load of the machine, its other work included": round(os.getloadavg()[0], 1),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),

@@ -10,7 +10,7 @@ import numpy as np
 import polyloss as pl
 from polyloss import _demo
 from polyloss._block import LOSSES, Block, Elementwise, OfLogSoftmax, OfShares, Rowwise
-from polyloss._kernels import cuda
+from polyloss._kernels.gpu import cuda
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -13,8 +13,9 @@ import pytest
 from libraries import DEVICE_NAMESPACE, GPUS, LAYOUTS, LIBRARIES, DeviceArray
 
 import polyloss as pl
-from polyloss import _backends, _call, _kernels, registry
+from polyloss import _backends, _call, registry
 from polyloss._block import LOSSES
+from polyloss._kernels import cpu
 
 # The stand-in is a row of the table, as CuPy is.
 _backends.BACKENDS = (*_backends.BACKENDS, _backends.Backend("stand-in", lambda x: isinstance(x, DeviceArray), lambda x: DEVICE_NAMESPACE))
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_report_header():
-    kernels = [module.name for module in pkgutil.iter_modules(_kernels.__path__)]
+    kernels = [module.name for module in pkgutil.iter_modules(cpu.__path__)]
     return [f"polyloss: compiled kernels {', '.join(kernels) or 'none'}; GPU libraries {', '.join(map(repr, GPUS)) or 'none'}"]
 
 

@@ -17,7 +17,7 @@ from oracle import WEIGHTS
 
 import polyloss as pl
 from polyloss import _exact
-from polyloss._kernels import exact
+from polyloss._kernels.cpu import exact
 
 RNG = np.random.default_rng(20)
 CASES = [case for case in EVERY_CASE if case.loss not in ("dice", "tversky", "jaccard")]  # an accumulator takes positions, not sets of them

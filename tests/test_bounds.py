@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from kernels import ELEMENTWISE, ROWWISE, every_isa, fenced, to_bits
 
-from polyloss._kernels import elementwise, log_loss, rowwise, softmax_xent
+from polyloss._kernels.cpu import elementwise, log_loss, rowwise, softmax_xent
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it takes mprotect to take a page away")
 
@@ -156,7 +156,7 @@ def test_the_sanitizer_sees_one_element_too_many():
 
 
 CALLS = """
-from polyloss._kernels import log_loss, rowwise, softmax_xent
+from polyloss._kernels.cpu import log_loss, rowwise, softmax_xent
 for n in (3, 5000):
     p, y = np.full((n, 100, 1), 0.01, np.float32), np.arange(n)[:, None] % 100
     for threads in (1, 2):

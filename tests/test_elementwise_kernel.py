@@ -11,7 +11,7 @@ from kernels import ELEMENTWISE as PARAMETERS
 from kernels import arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
-from polyloss._kernels import elementwise
+from polyloss._kernels.cpu import elementwise
 
 os.environ.setdefault("KERAS_BACKEND", "numpy")
 EPSILON = 1e-7

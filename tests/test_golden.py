@@ -29,7 +29,7 @@ def kernel(function, *args, **kwargs):
 
 def every_route():
     """(what computes, library, route): each instruction set, formulas, tensors, JAX arrays."""
-    modules = [import_module(f"polyloss._kernels.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
+    modules = [import_module(f"polyloss._kernels.cpu.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
     before = [module.isa() for module in modules]
     try:
         for isa in modules[0].isas():

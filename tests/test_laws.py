@@ -256,7 +256,7 @@ def batch(case, n, c, dtype):
 @pytest.fixture
 def every_isa():
     """Instruction sets, each of which the kernels use while it is the loop's turn."""
-    modules = [import_module(f"polyloss._kernels.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
+    modules = [import_module(f"polyloss._kernels.cpu.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
     before = [module.isa() for module in modules]
 
     def each():

@@ -27,7 +27,7 @@ RNG = np.random.default_rng(7)
 def kernel():
     """The compiled kernel, or None."""
     try:
-        return import_module("polyloss._kernels.log_loss")
+        return import_module("polyloss._kernels.cpu.log_loss")
     except ImportError:
         return None
 
@@ -618,7 +618,7 @@ def test_every_type_of_labels(route, dtype):
 @pytest.mark.parametrize("base", [0, -3])
 def test_probabilities_are_read_once(monkeypatch, base):
     """Whatever the order of neighbouring labels: here the first and last thousand lack the least."""
-    kernel, calls = import_module("polyloss._kernels.log_loss"), []
+    kernel, calls = import_module("polyloss._kernels.cpu.log_loss"), []
     fused = kernel.fused
     monkeypatch.setattr(kernel, "fused", lambda *args, **kwargs: calls.append(1) or fused(*args, **kwargs))
     labels = np.concatenate([np.arange(1, 10).repeat(200), np.arange(10), np.arange(1, 10).repeat(200)]) + base

@@ -10,7 +10,7 @@ from kernels import ROWWISE as PARAMETERS
 from kernels import arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
-from polyloss._kernels import rowwise
+from polyloss._kernels.cpu import rowwise
 
 os.environ.setdefault("KERAS_BACKEND", "numpy")
 NAMES = list(PARAMETERS)

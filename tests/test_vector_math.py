@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from kernels import every_isa
 
-from polyloss._kernels import elementwise
+from polyloss._kernels.cpu import elementwise
 
 STEP = 1 if os.environ.get("POLYLOSS_EXHAUSTIVE") == "1" else 4099  # a prime: no bit is left out
 CHUNK = 1 << 14  # stays in the second-level cache
@@ -170,7 +170,7 @@ def test_no_loop_calls_the_c_library(name):
     """One scalar expf in a loop costs an order of magnitude. frexp and ldexp are of whole rows."""
     if elementwise.isas() == ("baseline",):
         pytest.skip("without vector extensions the functions are the C library's")
-    module = import_module(f"polyloss._kernels.{name}").__file__
+    module = import_module(f"polyloss._kernels.cpu.{name}").__file__
     listed = subprocess.run(["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True).stdout
     called = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
     functions = ("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "tanh", "cosh", "sqrt", "fma", "floor", "rint", "fmax", "fmin")

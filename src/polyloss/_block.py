@@ -51,7 +51,7 @@ class Block:
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True
     logarithms: type | None = None  # likewise when log_input=True
-    kernel: str | None = None  # name under which formulas.h holds the same formulas
+    kernel: str | None = None  # name under which formulas/elementwise.h holds the same formulas
     targeted: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
     survey: Callable | None = None  # formula of (xp, t) that gives what `targeted` must know of all targets at once, as a 0-d array
     worked: tuple[dict, ...] = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs

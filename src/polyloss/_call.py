@@ -2,7 +2,7 @@
 
 Every public function ends here, and so do the gradients: `want` says which of value, gradient, Hessian diagonal and probabilities is
 asked for. What depends on the array library stands in `_backends.BACKENDS`; what depends on the loss, in its block. The plan of a call on
-arrays in this machine's memory is looked up by `_kernels/front.pyx`; it is made here where it is not known yet, or where a call has no key.
+arrays in this machine's memory is looked up by `_kernels/cpu/front.pyx`; it is made here where it is not known yet, or a call has no key.
 """
 
 from collections.abc import Callable

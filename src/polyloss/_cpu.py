@@ -24,7 +24,7 @@ def kernels(name):
     """A compiled kernel module, imported on first use; None if it cannot be, after one warning that says how to build it."""
     if name not in _kernels:
         try:
-            _kernels[name] = import_module(f"polyloss._kernels.{name}")
+            _kernels[name] = import_module(f"polyloss._kernels.{'xla' if name == 'xla' else 'cpu'}.{name}")
         except ImportError as error:
             _kernels[name] = None
             others = [_kernels[other] for other in KERNELS.values() if other in _kernels and other != name]

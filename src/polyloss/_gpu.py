@@ -1,7 +1,7 @@
 """Plans on the GPU's kernels: what they can take, and how a plan and arrays become their arguments. Nothing here waits for the
 device but the check of labels.
 
-`_kernels.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
+`_kernels.gpu.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
 """
 
 from functools import wraps
@@ -24,7 +24,7 @@ def obstacle(plan):
         return f"it takes floating predictions, not {plan.storage}"
     if lay.n * lay.s == 0:
         return "there is no position to compute"
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     try:
         cuda.gpu(plan.cuda)
@@ -42,7 +42,7 @@ def softmax_xent_obstacle(plan):
     why = obstacle(plan)
     if why is not None:
         return why
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     if plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes"
@@ -50,7 +50,7 @@ def softmax_xent_obstacle(plan):
 
 
 def _labels_obstacle(plan):
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     if len(plan.ignore) > cuda.MAX_IGNORES:
         return f"it takes at most {cuda.MAX_IGNORES} ignored labels"
@@ -66,7 +66,7 @@ def elementwise_obstacle(plan):
         return why
     if plan.labelled:
         return "it takes no labels"
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     return None if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"
 
@@ -76,9 +76,9 @@ def rowwise_obstacle(plan):
     why = obstacle(plan)
     if why is not None:
         return why
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
-    if plan.block.kernel not in cuda.formulas("rowwise_formulas.h"):
+    if plan.block.kernel not in cuda.formulas("formulas/rowwise.h"):
         return "it holds no formula of this loss"
     if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
@@ -97,7 +97,7 @@ def _on_its_device(run):
 
     @wraps(run)
     def there(plan, arrays):
-        from polyloss._kernels import cuda
+        from polyloss._kernels.gpu import cuda
 
         with cuda.gpu(plan.cuda).context():
             return run(plan, arrays)
@@ -108,7 +108,7 @@ def _on_its_device(run):
 @_on_its_device
 def run_softmax_xent(plan, arrays):
     """The fused softmax cross-entropy."""
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     xp, lay = arrays.xp, plan.layout
     y, ignore, divisor = arrays.t, (), plan.divisor_of(arrays)
@@ -134,7 +134,7 @@ def run_softmax_xent(plan, arrays):
 @_on_its_device
 def run_elementwise(plan, arrays):
     """The elementwise losses."""
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     xp, block = arrays.xp, plan.block
     settings = plan.settings
@@ -153,7 +153,7 @@ def run_elementwise(plan, arrays):
 @_on_its_device
 def run_rowwise(plan, arrays):
     """The losses that consume the class axis, but for the softmax cross-entropies."""
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     xp, name = arrays.xp, plan.block.kernel
     y, ignore = _labels(plan, arrays) if plan.labelled else (xp.astype(arrays.t, plan.real(xp), copy=False), ())
@@ -161,7 +161,7 @@ def run_rowwise(plan, arrays):
     losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.rowwise(
         xp, cuda.contiguous(arrays.p), cuda.contiguous(y), loss=name, dtype=dtype_name(arrays.p.dtype),
-        parameters=tuple(float(settings[key]) for key in cuda.formulas("rowwise_formulas.h")[name]), ignore=ignore, weight=arrays.weight,
+        parameters=tuple(float(settings[key]) for key in cuda.formulas("formulas/rowwise.h")[name]), ignore=ignore, weight=arrays.weight,
         divisor=plan.divisor_of(arrays), losses=losses, grad=grad, hess=hess,
     )  # fmt: skip
     return _outcome(plan, reduced, plan.divisor_of(arrays), losses, grad, hess)
@@ -169,7 +169,7 @@ def run_rowwise(plan, arrays):
 
 def _labels(plan, arrays):
     """Labels of a dtype that the kernels read, and those of the ignored values that this dtype has."""
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     y = arrays.t if dtype_name(arrays.t.dtype) in cuda.LABEL_KINDS else arrays.xp.astype(arrays.t, arrays.xp.float32)
     return y, tuple(v for v in plan.ignore if representable(arrays.t.dtype, v))
@@ -177,7 +177,7 @@ def _labels(plan, arrays):
 
 def _outputs(plan, arrays):
     """What a kernel writes: losses, gradient, Hessian diagonal. The caller's own arrays where they lie in order."""
-    from polyloss._kernels import cuda
+    from polyloss._kernels.gpu import cuda
 
     xp, lay, want = arrays.xp, plan.layout, plan.want
 

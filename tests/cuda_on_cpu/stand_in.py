@@ -14,7 +14,7 @@ import pytest
 from cpu_module import RawModule, fenced
 
 from polyloss import _backends
-from polyloss._kernels import cuda
+from polyloss._kernels.gpu import cuda
 
 REAL = os.environ.get("POLYLOSS_TEST_GPU") == "1"
 ON_SHIM = pytest.mark.skipif(REAL, reason="this is about the shim: orders of execution, races, planted faults")
@@ -137,11 +137,24 @@ def device(shared=227 << 10, clusters=True, processors=132, module=RawModule, **
         forget()
 
 
+def change(monkeypatch, folder, file, text, replacement):
+    """Have modules made of sources in which a text of one file is another; of copies in the folder."""
+    for path in cuda.sources():
+        code = path.read_text()
+        if path.name == file and path.parent.name == "gpu":
+            assert text in code, f"the kernels have changed: {text!r} is gone"
+            code = code.replace(text, replacement)
+        copy = folder / path.relative_to(cuda.FOLDER)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(code)
+    monkeypatch.setattr(cuda, "FOLDER", folder)
+
+
 def holds(file, checks):
     """Compile static assertions about a file's structures."""
     with device():
         cuda.gpu(0).module(
-            code=f'#include "{file}"\n{checks}', options=cuda.options(file), name_expressions=("finish<float>",)
+            code=f'#include "gpu/{file}"\n{checks}', options=cuda.options(file), name_expressions=("finish<float>",)
         ).get_function("finish<float>")
 
 

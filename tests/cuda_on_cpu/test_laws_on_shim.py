@@ -17,7 +17,7 @@ from oracle import CASES
 import polyloss as pl
 from polyloss import _routes
 from polyloss._block import LOSSES
-from polyloss._kernels import cuda
+from polyloss._kernels.gpu import cuda
 
 
 class OnGpu(libraries.Library):
@@ -91,7 +91,7 @@ class Together:
 
 
 def _together(name):
-    for losses in (cuda.formulas(), cuda.formulas("rowwise_formulas.h")):
+    for losses in (cuda.formulas(), cuda.formulas("formulas/rowwise.h")):
         loss = re.search(r",(\w+)", name)
         if loss and loss[1] in losses:
             return tuple(name.replace(loss[0], f",{other}") for other in losses)

@@ -10,7 +10,7 @@ from cpu_module import Function
 
 import polyloss as pl
 from polyloss._block import LOSSES
-from polyloss._kernels import cuda
+from polyloss._kernels.gpu import cuda
 
 STREAM = cuda._stream
 ELEMENTWISE = [name for name, block in LOSSES.items() if block.kernel in cuda.formulas()]

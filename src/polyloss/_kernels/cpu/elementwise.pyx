@@ -1,0 +1,52 @@
+"""Losses of single elements over canonical arrays (n, c, s): values, slopes and curvatures in one pass, weighted, summed and scaled.
+
+Where neither weights nor losses tell positions apart, everything is one long row. The formulas are those of formulas/elementwise.h; the
+loops over a task, in C because they are compiled once per instruction set, are those of elementwise_simd.c; driver.pyx calls them.
+"""
+
+cimport numpy as cnp
+
+import numpy as np
+
+from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, isa_in_use, listed_loss
+
+from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
+
+cnp.import_array()
+
+cdef extern from "cpu/loops/elementwise.h":
+    pass
+
+cdef extern from *:
+    """
+    #include "formulas/elementwise.h"
+    #define ELEMENTWISE_BUILD_(isa) &elementwise_loops_##isa,
+    static const kernel_loops *const elementwise_builds[] = {POLYLOSS_ISAS(ELEMENTWISE_BUILD_)};
+    #define ELEMENTWISE_MATH_(isa) elementwise_math_##isa,
+    static void elementwise_call_math(int isa, int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
+    {
+        elementwise_math *const builds[] = {POLYLOSS_ISAS(ELEMENTWISE_MATH_)};
+        builds[isa](function, doubles, x, y, n, parameter);
+    }
+    #define ELEMENTWISE_NAME_(name, count, names) {#name, names, 0},
+    static const listed_loss elementwise_losses[] = {FORMULAS(ELEMENTWISE_NAME_)};
+    enum { ELEMENTWISE_LOSSES = sizeof elementwise_losses / sizeof *elementwise_losses };
+    """
+    const kernel_loops *const *elementwise_builds
+    void elementwise_call_math(int isa, int function, int doubles, const void *x, void *y, Py_ssize_t n, double parameter)
+    const listed_loss *elementwise_losses
+    int ELEMENTWISE_LOSSES
+
+cdef Kernel kernel = Kernel()
+kernel.fill(elementwise_builds, elementwise_losses, ELEMENTWISE_LOSSES)
+FORMULAS, PARAMETERS, bind, run = kernel.numbers, kernel.parameters, kernel.bind, kernel.run
+MATH = {name: i for i, name in enumerate(
+    ("exp", "exp_neg", "log", "log1p", "log1p_01", "log1m_half", "log_half", "log_cosh", "tanh", "power", "max", "min"))}
+
+
+def math(str name, cnp.ndarray x, double parameter=0.0):
+    """A function of vector_math.h on a contiguous array of float32 or float64; for its tests."""
+    y = np.empty_like(x)
+    elementwise_call_math(isa_in_use(), MATH[name], cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64, cnp.PyArray_DATA(x),
+                          cnp.PyArray_DATA(<cnp.ndarray>y), x.size, parameter)
+    return y

@@ -1,0 +1,563 @@
+"""The front of calls on arrays in this machine's memory: the key of a call, the look-up of its plan, and its kernel with the arrays' addresses.
+
+`Prepared` is a plan on a CPU kernel with all that a call needs but its data. `find` builds a call's key from what its plan follows from: the
+options, and of each array its type, dtype, shape and strides. Nothing here decides anything: a call whose key is not known is planned by
+`_prepare`, which checks it and words every error; so is one whose data are refused, a bad label or an output that lies over an input.
+"""
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from cpython.ref cimport Py_INCREF
+from libc.math cimport fabs, isfinite, isinf
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport getenv
+from libc.string cimport memset, strcmp
+
+import sys
+from enum import Enum
+
+import numpy as np
+
+from polyloss._buffers import FROM, empty
+from polyloss._kernels.cpu.driver cimport (
+    AT_CLASS_WEIGHT, AT_GRAD, AT_HESS, AT_LOSSES, AT_P, AT_PROB, AT_T, AT_WEIGHT, ARRAYS, Bound, kernel_sums,
+)
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    int PyDict_Next(object, Py_ssize_t *, PyObject **, PyObject **) noexcept
+    bint PyLong_CheckExact(object)
+    bint PyFloat_CheckExact(object)
+    bint PyUnicode_CheckExact(object)
+    bint PyTuple_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    double PyFloat_AS_DOUBLE(object) noexcept
+    void PyErr_Clear() noexcept
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *, cnp.dtype, object)
+    object PyArray_NewFromDescr(PyTypeObject *, cnp.dtype, int, const cnp.npy_intp *, const cnp.npy_intp *, void *, int, object)
+    PyTypeObject PyArray_Type
+
+cdef enum:
+    NUMBER, COUNT, WEIGHTS, GIVEN, POSITION_WEIGHTS  # what the sum is divided by
+    KEY = 256  # words of a key
+    AXES = 8  # an array of more has no key
+    ORDERS = 8  # of the options of one loss
+    INPUTS = 4
+    FAR_FROM_1 = -2
+
+cdef str OPTION_SAMPLE_WEIGHT = sys.intern("sample_weight")
+cdef str OPTION_CLASS_WEIGHT = sys.intern("class_weight")
+cdef str OPTION_DENOMINATOR = sys.intern("denominator")
+
+cdef struct span:
+    Py_ssize_t low, high  # bytes from an array's first entry to its lowest and behind its highest
+
+cdef class Prepared:
+    """A plan on a CPU kernel with all that a call needs but its data.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the call.
+    want : Want
+        What the kernel finds.
+    bound : Bound
+        To the arrays' types and strides; in `__call__` of `Front`, to outputs that are contiguous in the caller's shape.
+    storage : dtype
+        Of predictions, gradients and probabilities.
+    inputs : sequence of ndarray or None
+        t, p, weight and class_weight, for how far each reaches.
+    divide : {"number", "count", "weights", "given", "position weights"}
+        What the sum is divided by.
+    wrap : callable, optional
+        A result as an array of the caller's library, where that isn't NumPy.
+    record : callable, optional
+        Puts a call into autograd's graph: (plan, y_true, y_pred, sample_weight, class_weight, value, gradient, divisor) -> results.
+    """
+
+    cdef readonly object plan
+    cdef readonly Bound bound
+    cdef object wrap, record
+    cdef cnp.dtype storage, real
+    cdef int divide, ndim, losses_ndim
+    cdef double divisor, least, most
+    cdef bint single, checks, value, gradient, hessian, prob, losses, scaled
+    cdef cnp.npy_intp shape[AXES]
+    cdef cnp.npy_intp losses_shape[AXES]
+    cdef Py_ssize_t nbytes
+    cdef span spans[INPUTS]
+
+    def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, str divide, wrap=None, record=None):
+        cdef int i
+        lay = plan.layout
+        self.plan, self.bound, self.wrap, self.record = plan, bound, wrap, record
+        self.storage, self.real = storage, np.dtype(plan.dtype)
+        self.divide = {"number": NUMBER, "count": COUNT, "weights": WEIGHTS, "given": GIVEN, "position weights": POSITION_WEIGHTS}[divide]
+        self.divisor = plan.divisor if divide == "number" else 1
+        self.single, self.checks = plan.dtype == "float32", plan.validate and plan.labelled
+        self.value, self.gradient, self.hessian, self.prob = want
+        self.losses = want.value and plan.reduction == "none"
+        self.scaled = want.gradient or want.hessian
+        # The reciprocal of the sum of weights is multiplied by a weight, before it is rounded; that of another divisor by a slope, afterwards.
+        self.most = 2.0**60 if self.single and self.divide == GIVEN else 2.0**900
+        self.least = 1 / self.most
+        self.ndim, self.losses_ndim = len(lay.shape), len(lay.losses)
+        for i in range(self.ndim):
+            self.shape[i] = lay.shape[i]
+        for i in range(self.losses_ndim):
+            self.losses_shape[i] = lay.losses[i]
+        self.nbytes = lay.n * lay.c * lay.s * self.storage.itemsize
+        for i in range(INPUTS):
+            self.spans[i].low = self.spans[i].high = 0
+            if inputs[i] is not None:
+                reach = [stride * (length - 1) for stride, length in zip(inputs[i].strides, inputs[i].shape)]
+                self.spans[i].low = sum([r for r in reach if r < 0])
+                self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
+
+    cdef int64_t fill(self, char **at, object given, double *total, double *divisor) except? -3:
+        """Run the kernel: the sum of the losses and what it is divided by. The first bad label or -1; FAR where the kernel cannot divide."""
+        cdef kernel_sums found
+        cdef double scale = 1
+        divisor[0] = self.divisor
+        if self.divide == GIVEN:
+            divisor[0] = given
+        elif self.divide == POSITION_WEIGHTS or self.divide != NUMBER and self.scaled:
+            self.bound.label_sums(at, &found)
+            if found.bad >= 0 and self.checks:
+                return found.bad
+            self.choose(&found, divisor)
+        if self.scaled:
+            if self.is_far(divisor[0]):
+                return FAR_FROM_1
+            scale = 1 / divisor[0] if divisor[0] != 0 else 0
+        self.bound.run(at, scale, &found)
+        if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
+            self.choose(&found, divisor)
+        total[0] = found.total
+        if self.checks and found.bad >= 0:
+            return found.bad
+        return FAR_FROM_1 if self.is_far(divisor[0]) else -1
+
+    cdef bint is_far(self, double divisor) noexcept:
+        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the range of the numbers. 0 and, given, infinity mean 0."""
+        if divisor == 0 or self.divide == GIVEN and (not self.scaled or isinf(divisor)):
+            return False
+        return not self.least <= fabs(divisor) <= self.most
+
+    cdef void choose(self, const kernel_sums *found, double *divisor) noexcept:
+        if self.divide == COUNT:
+            divisor[0] = max(found.count, 1)
+        else:
+            divisor[0] = found.weights if self.divide == WEIGHTS else found.total
+
+    def run(self, t, p, weight, class_weight, given, losses, gradient, hessian, prob):
+        """(total, divisor, first bad label, -1, or FAR: then nothing is right), the outputs filled, for arrays as they were bound.
+
+        `given` may be infinite or 0."""
+        cdef char *at[ARRAYS]
+        cdef double total = 0, divisor = 1
+        cdef int64_t bad
+        self.bound.addresses(at, (t, p, weight, class_weight, losses, gradient, hessian, prob))
+        bad = self.fill(at, given, &total, &divisor)
+        return total, divisor, bad
+
+    cdef object results(self, char **at, object given, object out, object out_hessian, double *divisor):
+        """What the plan wants, new or in the caller's arrays; None where the data are refused."""
+        cdef double total = 0
+        cdef float narrow
+        cdef object losses = None, gradient = None, hessian = None, prob = None, value = None
+        if self.divide == GIVEN and not (isfinite(<double>given) and <double>given != 0):
+            return None
+        if self.losses:
+            losses = self.new(self.real, self.losses_ndim, self.losses_shape)
+            at[AT_LOSSES] = <char *>cnp.PyArray_DATA(losses)
+        if self.gradient and at[AT_GRAD] == NULL:
+            gradient = self.new(self.storage, self.ndim, self.shape)
+            at[AT_GRAD] = <char *>cnp.PyArray_DATA(gradient)
+        if self.hessian and at[AT_HESS] == NULL:
+            hessian = self.new(self.storage, self.ndim, self.shape)
+            at[AT_HESS] = <char *>cnp.PyArray_DATA(hessian)
+        if self.prob:
+            prob = self.new(self.storage, self.ndim, self.shape)
+            at[AT_PROB] = <char *>cnp.PyArray_DATA(prob)
+        if self.fill(at, given, &total, divisor) != -1:
+            return None
+        if self.losses:
+            value = losses
+        elif self.value:
+            total = total / divisor[0] if divisor[0] != 0 else 0
+            if self.wrap is not None:
+                value = cnp.PyArray_EMPTY(0, NULL, cnp.NPY_FLOAT32 if self.single else cnp.NPY_FLOAT64, 0)
+                if self.single:
+                    (<float *>cnp.PyArray_DATA(value))[0] = <float>total
+                else:
+                    (<double *>cnp.PyArray_DATA(value))[0] = total
+            elif self.single:
+                narrow = <float>total
+                value = PyArray_Scalar(&narrow, self.real, None)
+            else:
+                value = PyArray_Scalar(&total, self.real, None)
+        if self.wrap is not None:
+            value = None if value is None else self.wrap(value)
+            gradient = None if gradient is None else self.wrap(gradient)
+            hessian = None if hessian is None else self.wrap(hessian)
+            prob = None if prob is None else self.wrap(prob)
+        if self.prob:
+            value = (value, prob) if self.value else prob
+        if not self.scaled:
+            return value
+        gradient = out if gradient is None else gradient
+        if not self.hessian:
+            return (value, gradient) if self.value or self.prob else gradient
+        hessian = out_hessian if hessian is None else hessian
+        if self.value or self.prob:
+            return value, gradient, hessian
+        return (gradient, hessian) if self.gradient else hessian
+
+    cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape):
+        """A new array, contiguous."""
+        if self.nbytes >= LARGE:
+            return empty(tuple([shape[i] for i in range(ndim)]), kind)
+        Py_INCREF(kind)
+        return PyArray_NewFromDescr(&PyArray_Type, kind, ndim, shape, NULL, NULL, 0, None)
+
+    cdef bint outputs_apart(self, char **at) noexcept:
+        """Whether the caller's outputs share no memory with inputs or each other."""
+        cdef Py_ssize_t distance = at[AT_GRAD] - at[AT_HESS]
+        if at[AT_GRAD] != NULL and at[AT_HESS] != NULL and -self.nbytes < distance < self.nbytes:
+            return False
+        return self.apart(at, AT_GRAD) and self.apart(at, AT_HESS)
+
+    cdef bint apart(self, char **at, int output) noexcept:
+        """Whether an output of the caller's shares no memory with an input."""
+        cdef char *low = at[output]
+        cdef int i
+        for i in range(INPUTS):
+            if at[i] != NULL and low < at[i] + self.spans[i].high and at[i] + self.spans[i].low < low + self.nbytes:
+                return False
+        return True
+
+
+FAR = FAR_FROM_1
+cdef Py_ssize_t LARGE = FROM
+
+
+# ------------------------------------------------------------------------------------------------------------------------ tensors
+# DLPack's C interface (its version 1): where a tensor lies, without a Python object made for it.
+
+ctypedef struct dl_tensor:
+    char *data
+    int32_t device, number, ndim
+    uint8_t code, bits
+    uint16_t lanes
+    int64_t *shape
+    int64_t *strides
+    uint64_t offset
+
+ctypedef struct dl_exchange:
+    uint32_t major, minor
+    void *previous
+    void *allocate
+    void *owning
+    void *imported
+    int (*lend)(void *, dl_tensor *) noexcept
+
+cdef tuple tensors = ()  # types of tensors that have keys
+cdef const dl_exchange *exchange = NULL
+cdef dict tensor_types = {}  # dtype -> DLPack's code and bits, for a torch without the interface
+
+
+def take_tensors(kinds, dtypes):
+    """Let tensors of exactly these types have keys where they are strided and on the CPU; `dtypes`: dtype -> (DLPack's code, bits)."""
+    global tensors, exchange
+    tensors = tuple(kinds)
+    tensor_types.update(dtypes)
+    offered = getattr(tensors[0], "__dlpack_c_exchange_api__", None)
+    if offered is not None and PyCapsule_IsValid(offered, "dlpack_exchange_api"):
+        exchange = <const dl_exchange *>PyCapsule_GetPointer(offered, "dlpack_exchange_api")
+        if exchange.major != 1:
+            exchange = NULL
+
+
+# --------------------------------------------------------------------------------------------------------------------------- keys
+
+cdef struct call_key:
+    int64_t words[KEY]
+    int length
+    int flags  # of what autograd follows, a bit an array
+
+
+cdef inline bint put(call_key *key, int64_t word) noexcept:
+    key.words[key.length] = word
+    key.length += 1
+    return True
+
+
+cdef int put_array(call_key *key, object x, char **at, bint written, int follow=0) except -1:
+    """An array's type, dtype, shape and strides, and where it lies; False if it has no key."""
+    cdef cnp.ndarray array
+    cdef dl_tensor tensor
+    cdef int i, ndim
+    at[0] = NULL
+    if x is None:
+        return put(key, 0)
+    if cnp.PyArray_CheckExact(x):
+        array = x
+        ndim = cnp.PyArray_NDIM(array)
+        if ndim > AXES or not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)):
+            return False
+        if written and not cnp.PyArray_ISWRITEABLE(array):
+            return False
+        put(key, 1 | ndim << 8 | <int64_t>cnp.PyArray_TYPE(array) << 16)
+        for i in range(ndim):
+            put(key, cnp.PyArray_DIM(array, i))
+            put(key, cnp.PyArray_STRIDE(array, i))
+        at[0] = <char *>cnp.PyArray_DATA(array)
+        return True
+    if type(x) not in tensors or x.is_neg():
+        return False
+    if follow and x.requires_grad:
+        key.flags |= follow
+    if written and x.requires_grad:
+        return False
+    if exchange != NULL:
+        if exchange.lend(<void *>x, &tensor) != 0:
+            PyErr_Clear()
+            return False
+        if tensor.device != 1 or tensor.lanes != 1 or tensor.ndim > AXES or tensor.data == NULL:
+            return False
+        put(key, 2 | tensor.ndim << 8 | <int64_t>tensor.code << 16 | <int64_t>tensor.bits << 32)
+        for i in range(tensor.ndim):
+            put(key, tensor.shape[i])
+            put(key, tensor.strides[i])
+        at[0] = tensor.data + tensor.offset
+        return True
+    return put_tensor(key, x, at)
+
+
+cdef int put_tensor(call_key *key, object x, char **at) except -1:
+    """The same of a tensor whose torch has no C interface for it."""
+    cdef int i, ndim
+    known = tensor_types.get(x.dtype)
+    if known is None or not x.is_cpu or not x.is_strided:
+        return False
+    shape, strides = x.shape, x.stride()
+    ndim = len(shape)
+    at[0] = <char *><uintptr_t>x.data_ptr()
+    if ndim > AXES or at[0] == NULL:
+        return False
+    put(key, 2 | ndim << 8 | <int64_t>known[0] << 16 | <int64_t>known[1] << 32)
+    for i in range(ndim):
+        put(key, shape[i])
+        put(key, strides[i])
+    return True
+
+
+cdef object version(object tensor):
+    """How often a tensor was written to; None for one of inference mode, which does not count."""
+    if tensor is None:
+        return None
+    try:
+        return tensor._version
+    except RuntimeError:
+        return None
+
+
+cdef class Calls:
+    """The plans of one loss, by key, and the orders in which its options have come."""
+
+    cdef list orders
+    cdef dict plans
+
+    def __cinit__(self):
+        self.orders, self.plans = [], {}
+
+
+cdef class Front:
+    """Finds the plan of a call and evaluates it.
+
+    Parameters
+    ----------
+    first : callable
+        Plans and evaluates a call: (block, y_true, y_pred, want, out, options) -> (a `Prepared`, or a plan whose arrays are to be converted;
+        results).
+    again : callable
+        Evaluates a call whose plan is known, and words the error if its data are refused: (plan, block, y_true, y_pred, out, options) ->
+        results.
+    planned : callable
+        Plans and evaluates a call that has no key: as `first`, but gives the results alone.
+    threads : dict
+        Where "_threads" says how many threads kernels may use.
+    in_place : object
+        As `out`: the gradient replaces the predictions.
+    """
+
+    cdef object first, again, planned, in_place
+    cdef dict threads, losses
+    cdef readonly int limit
+
+    def __init__(self, first, again, planned, dict threads, in_place, int limit=256):
+        self.first, self.again, self.planned = first, again, planned
+        self.threads, self.losses, self.in_place, self.limit = threads, {}, in_place, limit
+
+    def forget(self):
+        """Forget all plans."""
+        self.losses = {}
+
+    def plans(self, block):
+        """The plans that are known of a loss."""
+        calls = self.losses.get(block)
+        return [] if calls is None else [x.plan if isinstance(x, Prepared) else x for x in (<Calls>calls).plans.values()]
+
+    def __call__(self, block, y_true, y_pred, want, out, dict options, int follow=0):
+        """The results of a call. `follow`: whether autograd follows tensors (1), and is told what to do with what it keeps (2)."""
+        cdef call_key key
+        cdef char *at[ARRAYS]
+        cdef Prepared prepared
+        cdef Calls calls
+        cdef list arrays = [None, None, None]
+        cdef object found, entry
+        cdef double divisor = 1
+        found = self.losses.get(block)
+        if found is None:
+            found = self.losses.setdefault(block, Calls())
+        calls = found
+        memset(at, 0, sizeof(at))
+        found = self.key(calls, &key, at, y_true, y_pred, want, out, options, follow, arrays)
+        if found is None:
+            return self.planned(block, y_true, y_pred, want, out, options)
+        entry = calls.plans.get(found)
+        if entry is None:
+            entry, results = self.first(block, y_true, y_pred, want, out, options)
+            if len(calls.plans) >= self.limit:
+                calls.plans.pop(next(iter(calls.plans)), None)
+            calls.plans[found] = entry
+            return results
+        if type(entry) is Prepared:
+            prepared = entry
+            if out is None or out is self.in_place or prepared.outputs_apart(at):
+                if (<tuple>want)[2] is True and out is not None:
+                    results = prepared.results(at, arrays[2], out[0], out[1], &divisor)
+                else:
+                    results = prepared.results(at, arrays[2], y_pred if out is self.in_place else out, None, &divisor)
+                if results is not None:
+                    if prepared.record is None:
+                        return results
+                    versions = version(y_true), version(y_pred), version(arrays[0]), version(arrays[1])
+                    given = y_true, y_pred, arrays[0], arrays[1]
+                    return prepared.record([prepared.plan, given, versions, divisor, results[0]], results[1], y_pred)
+            entry = prepared.plan
+        return self.again(entry, block, y_true, y_pred, out, options)
+
+    cdef object key(self, Calls calls, call_key *key, char **at, object y_true, object y_pred, want, object out, dict options,
+                    int follow, list arrays):
+        """The key of a call, and where its arrays lie; None if it has none. arrays: sample_weight, class_weight and a number to divide by."""
+        cdef const char *route = getenv("POLYLOSS_ROUTE")
+        cdef Py_ssize_t position = 0
+        cdef PyObject *name
+        cdef PyObject *value
+        cdef list objects = []
+        cdef object option, threads
+        cdef double number
+        cdef int overflow = 0, i, order
+        cdef int flags = 0
+        order = self.order(calls, options)
+        if order < 0 or route != NULL and route[0] != 0 and strcmp(route, "formula") != 0:
+            return None
+        for i in range(4):
+            flags |= ((<tuple>want)[i] is True) << i
+        if route != NULL and route[0] != 0:
+            flags |= 16
+        key.flags = flags | follow << 5 | order << 8
+        key.length = 1  # the flags come to the first place
+        while PyDict_Next(options, &position, &name, &value):
+            option = <object>value
+            if option is None:
+                put(key, 0)
+            elif option is True or option is False:
+                put(key, 1 if option is True else 2)
+            elif PyUnicode_CheckExact(option):
+                put(key, 3)
+                objects.append(option)
+            elif (<object>name) is OPTION_SAMPLE_WEIGHT:
+                arrays[0] = option
+            elif (<object>name) is OPTION_CLASS_WEIGHT:
+                arrays[1] = option
+            elif (<object>name) is OPTION_DENOMINATOR:
+                if not (PyFloat_CheckExact(option) or PyLong_CheckExact(option) or isinstance(option, np.number)):
+                    return None
+                arrays[2] = option
+                put(key, 8)
+            elif PyLong_CheckExact(option):
+                put(key, 4)
+                put(key, PyLong_AsLongLongAndOverflow(option, &overflow))
+            elif PyFloat_CheckExact(option):
+                number = PyFloat_AS_DOUBLE(option)
+                put(key, 5)
+                put(key, (<int64_t *>&number)[0])
+            elif PyTuple_CheckExact(option) and len(<tuple>option) < 16:
+                put(key, 6 | <int64_t>len(<tuple>option) << 8)
+                for number_of in <tuple>option:
+                    if not PyLong_CheckExact(number_of):
+                        return None
+                    put(key, PyLong_AsLongLongAndOverflow(number_of, &overflow))
+            elif isinstance(option, (np.number, Enum)):
+                put(key, 7)
+                objects.append((type(option), option))
+            else:
+                return None
+            if overflow or key.length > KEY - 8 * (2 * AXES + 2):
+                return None
+        if not (put_array(key, y_true, &at[AT_T], False, follow and 1 << 16) and put_array(key, y_pred, &at[AT_P], False, follow and 1 << 17)
+                and put_array(key, arrays[0], &at[AT_WEIGHT], False, follow and 1 << 18)
+                and put_array(key, arrays[1], &at[AT_CLASS_WEIGHT], False, follow and 1 << 19)):
+            return None
+        if out is self.in_place:
+            put(key, 9)
+            at[AT_GRAD] = at[AT_P]
+        elif out is not None:
+            if (<tuple>want)[2] is True:
+                if not PyTuple_CheckExact(out) or len(<tuple>out) != 2:
+                    return None
+                if not (put_array(key, (<tuple>out)[0], &at[AT_GRAD], True) and put_array(key, (<tuple>out)[1], &at[AT_HESS], True)):
+                    return None
+            elif not put_array(key, out, &at[AT_GRAD], True):
+                return None
+        threads = self.threads["_threads"]
+        if threads is None:
+            return None
+        put(key, threads)
+        key.words[0] = key.flags
+        option = PyBytes_FromStringAndSize(<char *>key.words, key.length * sizeof(int64_t))
+        if not objects:
+            return option
+        objects.append(option)
+        return tuple(objects)
+
+    cdef int order(self, Calls calls, dict options) except -2:
+        """Which of the orders of a loss's options this is; -1 if too many are known already."""
+        cdef Py_ssize_t position
+        cdef PyObject *name
+        cdef int k, i
+        cdef list order
+        for k in range(len(calls.orders)):
+            order = calls.orders[k]
+            position = i = 0
+            while PyDict_Next(options, &position, &name, NULL):
+                if i >= len(order) or <PyObject *>order[i] != name:
+                    break
+                i += 1
+            else:
+                if i == len(order):
+                    return k
+        order = list(options)
+        if order in calls.orders:
+            return -1  # names made at run time: not worth a key
+        if len(calls.orders) >= ORDERS:
+            return -1
+        calls.orders.append([sys.intern(name_of) for name_of in order])
+        return len(calls.orders) - 1

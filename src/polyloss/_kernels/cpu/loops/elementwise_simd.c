@@ -1,0 +1,93 @@
+/* Loops of the elementwise losses for one instruction set; setup.py compiles this file once for each. */
+#include "cpu/loops/elementwise.h"
+#include "simd/storage.h"
+#include "simd/vector_math.h"
+
+#define DOUBLES 0
+#include "simd/real.h"
+#include "formulas/elementwise.h"
+#include "simd/lines.h"
+#include "cpu/loops/elementwise_loops.h"
+
+#define DOUBLES 1
+#include "simd/real.h"
+#include "formulas/elementwise.h"
+#include "simd/lines.h"
+#include "cpu/loops/elementwise_loops.h"
+
+/* Tasks of about ELEMENTWISE_SEGMENT elements. */
+static void cut_rows(kernel_job *job)
+{
+    job->segments = job->rows = 1;
+    job->scratch = 0;
+    if (job->c > ELEMENTWISE_SEGMENT) {
+        job->segments = (job->c + ELEMENTWISE_SEGMENT - 1) / ELEMENTWISE_SEGMENT;
+        job->tasks = job->n * job->s * job->segments;
+    } else {
+        job->rows = ELEMENTWISE_SEGMENT / job->c;
+        job->tasks = (job->n * job->s + job->rows - 1) / job->rows;
+    }
+}
+static void cut(kernel_job *job)
+{
+    const ptrdiff_t width = elementwise_tile(job), most = job->s < width ? job->s : width;
+    const ptrdiff_t bytes = job->n * job->c * job->s * (job->p.type == TYPE_F64 ? 8 : job->p.type == TYPE_F32 ? 4 : 2);
+    job->stream = ((job->grad.type >= 0) + (job->hess.type >= 0)) * bytes >= ELEMENTWISE_STREAM;
+    if (!job->columns) {
+        cut_rows(job);
+        return;
+    }
+    job->segments = 1;
+    job->scratch = width < ELEMENTWISE_TILE ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
+    const ptrdiff_t tiles = job->n * ((job->s + width - 1) / width), rows = ELEMENTWISE_SEGMENT / (most * job->c);
+    job->rows = rows < 1 ? 1 : rows;
+    job->tasks = (tiles + job->rows - 1) / job->rows;
+}
+static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
+{
+    if (job->columns) (job->doubles ? columns_task_d : columns_task_f)(job, at, scratch, found);
+    else (job->doubles ? rows_task_d : rows_task_f)(job, at, found);
+    if (job->stream) fence();
+}
+static void not_binary(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
+{
+    (void)scratch;
+    found->count += (job->doubles ? not_binary_d : not_binary_f)(job, at);
+}
+
+/* The order is that of MATH in elementwise.pyx. */
+static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
+{
+#define CASE(number, f)                                                                                                                    \
+    case number:                                                                                                                           \
+        for (ptrdiff_t i = 0; i < n; i += doubles ? WD : W) {                                                                              \
+            ptrdiff_t m = n - i;                                                                                                           \
+            if (doubles) store_part_d((double *)y + i, f##_d(load_part_d((const double *)x + i, m < WD ? m : WD) EXTRA_D), m < WD ? m : WD); \
+            else store_part_f((float *)y + i, f##_f(load_part_f((const float *)x + i, m < W ? m : W) EXTRA_F), m < W ? m : W);             \
+        }                                                                                                                                  \
+        break;
+#define EXTRA_D
+#define EXTRA_F
+    switch (function) {
+        CASE(0, exp)
+        CASE(1, exp_neg)
+        CASE(2, log)
+        CASE(3, log1p)
+        CASE(4, log1p_01)
+        CASE(5, log1m_half)
+        CASE(6, log_half)
+        CASE(7, log_cosh)
+        CASE(8, tanh)
+#undef EXTRA_D
+#undef EXTRA_F
+#define EXTRA_D , all_d(parameter)
+#define EXTRA_F , all_f((float)parameter)
+        CASE(9, power)
+        CASE(10, max)
+        CASE(11, min)
+    }
+}
+
+static const kernel_loops binary = {REORDER_ELEMENTS, 1, cut_rows, not_binary, NULL};
+const kernel_loops WITH_ISA(elementwise_loops) = {REORDER_ELEMENTS, 1, cut, task, &binary};
+elementwise_math *const WITH_ISA(elementwise_math) = math;

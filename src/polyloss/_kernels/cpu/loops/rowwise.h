@@ -1,0 +1,13 @@
+/* What rowwise.pyx and the loops of rowwise_simd.c, compiled once per instruction set, know of each other. */
+#ifndef POLYLOSS_ROWWISE_ROWS_H
+#define POLYLOSS_ROWWISE_ROWS_H
+#include "cpu/loops/kernel.h"
+#include "formulas/rowwise.h"
+
+#define ROWWISE_TILE 64 /* positions; so many floats of a class are four lines of the cache */
+#define ROWWISE_TASK (1 << 15) /* elements of a task */
+
+#define DECLARE_(isa) extern const kernel_loops rowwise_loops_##isa;
+POLYLOSS_ISAS(DECLARE_)
+#undef DECLARE_
+#endif

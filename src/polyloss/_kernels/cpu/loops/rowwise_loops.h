@@ -1,0 +1,353 @@
+/* Row-wise losses for one type; included by rowwise_simd.c for floats and for doubles.
+
+   A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
+   not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. */
+
+typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
+                            one *h /* (C,) */, one *room /* (2 C,) */);
+
+#define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
+#define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
+
+/* A number that shares can be taken of, or NaN. */
+INLINE one FORMULA(usable)(double sum)
+{
+    const one x = (one)sum;
+    return x - x == 0 && x != 0 ? x : (one)NAN;
+}
+/* The three parts of a sum that a share is taken of; see share_of. */
+#define OF_SUM(sum) R(FORMULA(usable)((sum).high)), R((one)(((sum).high - (double)(one)(sum).high) + (sum).low)), R((one)(1 / (sum).high))
+
+INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
+{
+    const sum_t sum = SUM_ROW(p, C);
+    const real epsilon = R(a[focal ? 2 : 0]), smoothing = R(a[focal ? 3 : 1]), each = smoothing / R(C), alpha = R(a[0]), gamma = R(a[1]);
+    double total = 0, pull = 0, bend = 0;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real losses = R(0), pulls = R(0), bends = R(0);
+        FOR_LANES (i, m, n) {
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each;
+            const FORMULA(share) s = FORMULA(share_of)(LOAD_PART(p + b + i, m), OF_SUM(sum), epsilon);
+            losses += SELECT(FIRST(m), FORMULA(share_value)(focal, target, s, alpha, gamma), R(0));
+            if (!g) continue;
+            const real own = FORMULA(share_first)(focal, target, s, alpha, gamma);
+            STORE_PART(g + b + i, FORMULA(share_slope)(s, own), m);
+            STORE_PART(room + b + i, own, m); /* through memory: a product kept in a fused sum would not cancel exactly */
+            pulls += SELECT(FIRST(m), own, R(0));
+            if (!h) continue;
+            const real second = FORMULA(share_second)(focal, target, s, alpha, gamma), own_bend = FORMULA(share_bend)(own, second);
+            STORE_PART(h + b + i, FORMULA(share_curvature)(s, own, second), m);
+            STORE_PART(room + C + b + i, own_bend, m);
+            bends += SELECT(FIRST(m), own_bend, R(0));
+        }
+        total += SUM(losses);
+        pull += SUM(pulls);
+        bend += SUM(bends);
+    }
+    if (g) {
+        const real all = R((one)pull), factor = R((one)((double)k / sum.high));
+        FOR_LANES (i, m, C) STORE_PART(g + i, FORMULA(per_sum)(LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m)), factor), m);
+    }
+    if (h) {
+        const real all = R((one)bend), factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
+        FOR_LANES (i, m, C) {
+            const real bent = LOAD_PART(h + i, m) + (all - LOAD_PART(room + C + i, m));
+            STORE_PART(h + i, FORMULA(per_sum)(FORMULA(per_sum)(bent, factor), inverse), m); /* 1 / S² may be infinite where this is not */
+        }
+    }
+    return total;
+}
+static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    return FORMULA(shares)(0, C, t, p, a, k, g, h, room);
+}
+static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    return FORMULA(shares)(1, C, t, p, a, k, g, h, room);
+}
+/* exp(z - largest). What the difference loses in rounding, low, is a share of that size of the exponential [Knuth, TAOCP 2, 4.2.2]. */
+INLINE real FORMULA(exp_below)(real z, real largest)
+{
+    const real d = z - largest, back = d - z, low = (z - (d - back)) - (largest + back), e = EXP_NEG(d);
+    return SELECT(EQ(e, R(0)), R(0), e + e * low); /* of -inf low is NaN */
+}
+/* Σ of -α t (1 - softmax(z))^γ log softmax(z). The largest logit's own term stays out of the sum, so that its 1 - p keeps its digits. */
+static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z, const one *a, one k, one *g,
+                                 one *h, one *room)
+{
+    const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C);
+    real top = R(-INFINITY);
+    one lane[LANES], largest;
+    double others = -1, tail = 0, total = 0; /* Σ exp(z - largest) but for one 1: others + tail */
+    double far_first = 0, near_first = 0, far_bend = 0, near_second = 0, near_q = 0;
+    FOR_LANES (i, m, C) top = MAX(top, SELECT(FIRST(m), LOAD_PART(z + i, m), top));
+    STORE(lane, top);
+    largest = lane[0];
+    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real sum = R(0), ties = R(0);
+        FOR_LANES (i, m, n) {
+            const real x = LOAD_PART(z + b + i, m);
+            const MASK tie = EQ(x, R(largest));
+            sum += SELECT(FIRST(m), SELECT(tie, R(0), FORMULA(exp_below)(x, R(largest))), R(0));
+            ties += SELECT(FIRST(m), SELECT(tie, R(1), R(0)), R(0));
+        }
+        others += SUM(ties);
+        tail += SUM(sum);
+    }
+    const real rest = R((one)(others + tail)), log_sum = LOG1P(rest), inverse = R(1) / (R(1) + rest);
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real losses = R(0), firsts = R(0), near_firsts = R(0), bends = R(0), near_seconds = R(0), near_qs = R(0);
+        FOR_LANES (i, m, n) {
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, x = LOAD_PART(z + b + i, m), d = x - R(largest);
+            const real l = d - log_sum, p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+            losses += SELECT(FIRST(m), FORMULA(logits_value)(target, l, q, alpha, gamma), R(0));
+            if (!g) continue;
+            const real first = FORMULA(logits_first)(target, l, p, q, alpha, gamma);
+            STORE_PART(room + b + i, first, m); /* through memory, as above */
+            firsts += SELECT(FIRST(m), FORMULA(far)(q, first), R(0));
+            near_firsts += SELECT(FIRST(m), FORMULA(near)(q, first), R(0));
+            if (!h) continue;
+            const real second = FORMULA(logits_second)(target, l, p, q, alpha, gamma);
+            STORE_PART(room + C + b + i, second, m);
+            bends += SELECT(FIRST(m), FORMULA(far)(q, second / q), R(0));
+            near_seconds += SELECT(FIRST(m), FORMULA(near)(q, second), R(0));
+            near_qs += SELECT(FIRST(m), FORMULA(near)(q, q), R(0));
+        }
+        total += SUM(losses);
+        far_first += SUM(firsts), near_first += SUM(near_firsts);
+        far_bend += SUM(bends), near_second += SUM(near_seconds), near_q += SUM(near_qs);
+    }
+    if (!g) return total;
+    const real far_sum = R((one)far_first), near_sum = R((one)near_first), all = R((one)(far_first + near_first));
+    FOR_LANES (i, m, C) {
+        const real x = LOAD_PART(z + i, m), d = x - R(largest), first = LOAD_PART(room + i, m);
+        const real p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+        STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, far_sum, near_sum), m);
+        if (!h) continue;
+        const real second = LOAD_PART(room + C + i, m), of_near = R((one)near_second), q_of_near = R((one)near_q);
+        STORE_PART(h + i, R(k) * FORMULA(logits_curvature)(p, q, second, all, R((one)far_bend), of_near, q_of_near), m);
+    }
+    return total;
+}
+/* The same of a one-hot target, by its label. */
+static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
+{
+    const sum_t sum = SUM_ROW(p, C);
+    const FORMULA(share) s = FORMULA(share_of)(R(p[label]), OF_SUM(sum), R(a[0]));
+    one value[LANES], own[LANES], others[LANES];
+    STORE(value, -s.log);
+    if (g) {
+        const real factor = R((one)((double)k / sum.high));
+        STORE(own, FORMULA(per_sum)(FORMULA(label_slope)(s), factor));
+        STORE(others, FORMULA(per_sum)(FORMULA(other_slope)(s), factor));
+        const real x = R(others[0]);
+        FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
+        g[label] = own[0];
+    }
+    if (h) {
+        const real factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
+        STORE(own, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(label_curvature)(s), factor), inverse));
+        STORE(others, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(other_curvature)(s), factor), inverse));
+        const real x = R(others[0]);
+        FOR_LANES (i, m, C) STORE_PART(h + i, x, m);
+        h[label] = own[0];
+    }
+    return (double)value[0];
+}
+/* max(max_c (1 - t) p - Σ t p + 1, 0); of several largest the first has the slope. */
+static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    ptrdiff_t first = 0;
+    real top = R(-INFINITY);
+    double right = 0;
+    one lane[LANES], largest;
+    (void)a, (void)room;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real sum = R(0);
+        FOR_LANES (i, m, n) {
+            const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
+            top = MAX(top, SELECT(FIRST(m), FORMULA(wrong)(x, y), top));
+            sum += FORMULA(part)(x, y);
+        }
+        right += SUM(sum);
+    }
+    STORE(lane, top);
+    largest = lane[0];
+    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
+    const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
+    if (!(margin > 0)) {
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        return margin <= 0 ? 0 : margin;
+    }
+    if (g) {
+        while (first < C - 1 && (t[first] == 1 || (1 - t[first]) * p[first] != largest) && !(t[first] == 1 && largest == 0)) first++;
+        FOR_LANES (i, m, C) STORE_PART(g + i, R(-k) * LOAD_PART(t + i, m), m);
+        g[first] = k * ((1 - t[first]) - t[first]);
+    }
+    return margin;
+}
+
+/* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or, if not floored, underflow; else x
+   itself. */
+static const one *FORMULA(tame)(const one *x, ptrdiff_t C, int floored, one *room, int *exponent)
+{
+    real top = R(0);
+    one lane[LANES], largest = 0;
+    *exponent = 0;
+    FOR_LANES (i, m, C) top = MAX(top, ABS(LOAD_PART(x + i, m)));
+    STORE(lane, top);
+    for (int i = 0; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    const double size = (double)largest, limit = sizeof(one) == 4 ? 0x1p40 : 0x1p400;
+    if (largest == 0 || !(size <= DBL_MAX) || (size < limit && (floored || size > 1 / limit))) return x;
+    frexp(size, exponent);
+    for (ptrdiff_t c = 0; c < C; c++) room[c] = (one)ldexp((double)x[c], -*exponent);
+    return room;
+}
+/* -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)); 0 where a factor is. */
+INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const one *p, one k, one *g, one *h, one *room)
+{
+    int t_exponent, p_exponent;
+    double tt = 0, pp = 0, tp = 0;
+    t = FORMULA(tame)(t, C, epsilon > 0, room, &t_exponent);
+    p = FORMULA(tame)(p, C, epsilon > 0, room + C, &p_exponent);
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real xx = R(0), yy = R(0), xy = R(0);
+        FOR_LANES (i, m, n) {
+            const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
+            xx += x * x, yy += y * y, xy += x * y;
+        }
+        tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
+    }
+    tt += ldexp(epsilon, -2 * t_exponent), pp += ldexp(epsilon, -2 * p_exponent);
+    if ((tt == 0 || pp == 0) && tp == tp) { /* beside a vector with NaN or an infinity 0 is none */
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
+        return 0;
+    }
+    const double t_norm = sqrt(tt), p_norm = sqrt(pp);
+    if (g) {
+        const real ratio = R((one)(tp / pp)), by_t = R((one)(1 / t_norm)), by_p = R((one)ldexp((double)k / p_norm, -p_exponent));
+        FOR_LANES (i, m, C) STORE_PART(g + i, FORMULA(cosine_slope)(LOAD_PART(t + i, m), LOAD_PART(p + i, m), ratio, by_t, by_p), m);
+    }
+    if (h) {
+        const real cos = R((one)(tp / t_norm / p_norm)), by_t = R((one)(1 / t_norm)), by_p = R((one)(1 / p_norm));
+        const real inverse = R((one)ldexp(1 / p_norm, -p_exponent)), factor = R(k) * inverse;
+        FOR_LANES (i, m, C) {
+            const real x = LOAD_PART(t + i, m) * by_t, y = LOAD_PART(p + i, m) * by_p;
+            STORE_PART(h + i, TIMES(TIMES(FORMULA(cosine_curvature)(x, y, cos), inverse), factor), m);
+        }
+    }
+    return -tp / t_norm / p_norm;
+}
+static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    (void)a;
+    return FORMULA(cosine)(0, C, t, p, k, g, h, room);
+}
+static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
+                                 one *room)
+{
+    return FORMULA(cosine)((double)a[0], C, t, p, k, g, h, room);
+}
+
+/* In the order of ROWWISE; labels go to sparse, since they never pass through floats. */
+static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy),
+                                              FORMULA(row_categorical_focal_crossentropy_from_logits), NULL,
+                                              FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity),
+                                              FORMULA(row_floored_cosine_similarity)};
+
+/* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
+static const one *FORMULA(gather)(const strided_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
+{
+    if (m == 1) {
+        if (FORMULA(in_place)(x->type, 0, 1, x->c, 0)) return (const one *)from;
+        FORMULA(read_line)(x->type, from, x->c, C, room);
+        return room;
+    }
+    for (ptrdiff_t c = 0; c < C; c++) {
+        FORMULA(read_line)(x->type, from + c * x->c, x->s, m, line);
+        for (ptrdiff_t i = 0; i < m; i++) room[i * C + c] = line[i];
+    }
+    return room;
+}
+/* Back to where they belong, unless they were written there. */
+static void FORMULA(scatter)(const strided_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line, int lies)
+{
+    if (!to || (m == 1 && lies)) return;
+    if (m == 1) {
+        FORMULA(write_line)(x->type, to, x->c, C, room);
+        return;
+    }
+    for (ptrdiff_t c = 0; c < C; c++) {
+        for (ptrdiff_t i = 0; i < m; i++) line[i] = room[i * C + c];
+        FORMULA(write_line)(x->type, to + c * x->c, x->s, m, line);
+    }
+}
+static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *sums)
+{
+    const ptrdiff_t C = job->c, most = job->tile, all = job->n * job->tiles;
+    const ptrdiff_t last = (task + 1) * job->tiles_per_task < all ? (task + 1) * job->tiles_per_task : all;
+    const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess, *weight = &job->weight, *losses = &job->losses;
+    const int labelled = job->labelled, g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0);
+    const int h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
+    FORMULA(row) *row = FORMULA(rows)[job->loss];
+    one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
+    int32_t label[ROWWISE_TILE];
+    one *room = scratch, *room_t = room + 2 * C, *room_p = room_t + most * C, *room_g = room_p + most * C, *room_h = room_g + most * C;
+    for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
+    for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
+        const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->s - b < most ? job->s - b : most;
+        const char *pp = p->at + at * p->n + b * p->s, *tt = t->at + at * t->n + b * t->s;
+        char *gg = grad->at ? grad->at + at * grad->n + b * grad->s : NULL;
+        char *hh = hess->at ? hess->at + at * hess->n + b * hess->s : NULL;
+        if (weight->at) FORMULA(read_line)(weight->type, weight->at + at * weight->n + b * weight->s, weight->s, m, w);
+        else
+            for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
+        if (labelled) read_labels(label, job, at, b, m);
+        const one *x = labelled ? NULL : FORMULA(gather)(t, tt, m, C, room_t, line), *y = FORMULA(gather)(p, pp, m, C, room_p, line);
+        for (ptrdiff_t i = 0; i < m; i++) {
+            one *g = !gg && !hh ? NULL : gg && m == 1 && g_lies ? (one *)gg : room_g + i * C;
+            one *h = !hh ? NULL : m == 1 && h_lies ? (one *)hh : room_h + i * C;
+            double value = 0;
+            const int skipped = labelled && label[i] == IGNORED;
+            if (!skipped) {
+                sums->count++;
+                sums->weights += (double)w[i];
+            }
+            const one k = (one)(job->scale * (double)w[i]);
+            one fill = 0; /* of both derivatives, where the row is not looked at */
+            int looked = 0;
+            if (labelled && label[i] == BAD) {
+                const ptrdiff_t place = at * job->flat_n + (b + i) * job->flat_s;
+                if (sums->bad < 0 || place < sums->bad) sums->bad = place;
+                value = NAN, fill = (one)NAN;
+            } else if (!skipped && w[i] != 0) {
+                looked = k != 0;
+                value = labelled ? FORMULA(sparse)(C, label[i], y + i * C, a, k, g, h)
+                                 : row(C, x + i * C, y + i * C, a, k, g, h, room);
+                value *= (double)w[i];
+            }
+            for (ptrdiff_t c = 0; !looked && g && c < C; c++) g[c] = fill;
+            for (ptrdiff_t c = 0; !looked && h && c < C; c++) h[c] = fill;
+            sums->total += value;
+            line[i] = (one)value;
+        }
+        if (losses->at) FORMULA(write_line)(losses->type, losses->at + at * losses->n + b * losses->s, losses->s, m, line);
+        FORMULA(scatter)(grad, gg, m, C, room_g, line, g_lies);
+        FORMULA(scatter)(hess, hh, m, C, room_h, line, h_lies);
+    }
+}
+#undef BLOCK
+#undef FOR_LANES
+#undef OF_SUM

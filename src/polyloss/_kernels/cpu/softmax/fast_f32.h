@@ -1,0 +1,53 @@
+/* The usual cases fast: logits of 32 or 16 bits, no second derivative, no poly term but for plain labels. columns_f32.h and
+   rows_f32.h have the loops for labels, soft_targets_f32.h those for soft targets and for class weights with smoothing; tile.h says what
+   they compute. */
+#ifndef POLYLOSS_SOFTMAX_FAST_H
+#define POLYLOSS_SOFTMAX_FAST_H
+#include "cpu/softmax/general_f64.h"
+
+#if W > 1
+#include "cpu/softmax/columns_f32.h"
+#include "cpu/softmax/rows_f32.h"
+#include "cpu/softmax/soft_targets_f32.h"
+
+static void again(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
+{
+    for (ptrdiff_t i = 0; i < x->agains; i++) {
+        softmax_sums sums = {.bad = -1};
+        general(j, first + x->again[i], 1, x->general, &sums, 1);
+        if (x->summed)
+            x->total += sums.total;
+        else
+            x->loss[x->again[i]] = sums.total;
+    }
+    x->agains = 0;
+}
+
+static double sum_row(const double *x, ptrdiff_t count)
+{
+    vd total = all_d(0.0);
+    for (ptrdiff_t i = 0; i < count; i += WD) total += count - i < WD ? load_part_d(x + i, count - i) : load_d(x + i);
+    return across_d(total);
+}
+static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
+{
+    fast_scratch x;
+    fast_layout(j, at, &x);
+    read_tile(j, first, count, &x, sums);
+    if (x.spread && is_columns(j))
+        spread_columns(j, first, count, &x);
+    else if (x.spread)
+        spread_rows(j, first, count, &x);
+    else if (is_columns(j))
+        columns(j, first, count, &x);
+    else
+        rows(j, first, count, &x);
+    put_tile(j, &j->lse, first, count, x.lse);
+    again(j, first, &x);
+    put_tile(j, &j->losses, first, count, x.loss);
+    sums->total = x.summed ? x.total : sum_row(x.loss, count);
+    if (x.spread) sums->weights = sum_row(x.counted, count);
+    fence();
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""Kernels in CUDA, and what compiles and launches them."""

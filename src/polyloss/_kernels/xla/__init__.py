@@ -1,0 +1,1 @@
+"""The handler by which programs that XLA compiled call the kernels."""
