@@ -67,6 +67,7 @@ class Head:
     rules: Rules
     plan: object  # of softmax_loss with logits of these shapes
     products: object = None  # (a, b, out) -> out = a @ b, and out += a @ b, where a library has better than its matmul
+    shard: object = None  # where weight and bias are some classes of those of several processes: finds what a chunk gives to the whole
 
 
 def prepared(want, y_true, features, weight, bias, arguments):
@@ -266,7 +267,8 @@ def _written(head, needs, upstream, exact):
     derive = any(needs)
     chunk = min(head.rules.chunk, max(m, 1))
     logits = xp.empty((chunk, c), **new)
-    slopes = xp.empty((chunk, c), **new) if derive and not (here and c > FEW) else None
+    in_place = (here and c > FEW) or head.shard is not None
+    slopes = xp.empty((chunk, c), **new) if derive and not in_place else None
     make = xp.empty if kept is None else xp.zeros
     by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
     by_weight = (xp.empty if m else xp.zeros)((c, d), **new) if needs[1] else None
@@ -285,12 +287,13 @@ def _written(head, needs, upstream, exact):
             multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
         if head.bias is not None:
             z += wide(head.bias)
-        options = chunk_options(head, rows, part, upstream)
-        if derive:
+        if head.shard is not None:
+            value, g = head.shard.visit(head, rows, part, z, derive, upstream)
+        elif derive:
             out = IN_PLACE if slopes is None else slopes[:k]
-            value, g = called(SoftmaxLoss, rows.labels[part], z, BOTH, out, options)
+            value, g = called(SoftmaxLoss, rows.labels[part], z, BOTH, out, chunk_options(head, rows, part, upstream))
         else:
-            value, g = called(SoftmaxLoss, rows.labels[part], z, VALUE, None, options), None
+            value, g = called(SoftmaxLoss, rows.labels[part], z, VALUE, None, chunk_options(head, rows, part, upstream)), None
         if losses is not None:
             losses[part] = value
         elif head.rules.reduction != "none":
@@ -307,6 +310,8 @@ def _written(head, needs, upstream, exact):
         if by_bias is not None:
             by_bias += xp.ones((k,), **new) @ g
 
+    if head.shard is not None and by_features is not None:
+        head.shard.joined(by_features)
     value = None
     if head.want.value:
         value = head.dtype.type(total) if xp is np else xp.asarray(total, **new)

@@ -91,6 +91,8 @@ class Bridge(torch.autograd.Function):
         if upstream is None:
             return (None,) * 8
         if torch.is_grad_enabled():  # the gradients will be differentiated, too
+            if head.shard is not None:
+                raise NotImplementedError("a loss whose classes are shared out over processes has first derivatives alone")
             return None, *_again(head, upstream, ctx.needs), *(None,) * 4
         each = head.rules.reduction == "none"
         if kept is None:

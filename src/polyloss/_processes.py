@@ -24,10 +24,22 @@ def alike(fingerprint: int, group: Any) -> bool:
     return bool(n * squares == h * h)
 
 
+def gathered(numbers: Sequence[float], group: Any) -> list[list[float]]:
+    """The numbers of all processes, as many from each, by rank."""
+    mine = _tensor(np.array(numbers, np.float64), group)
+    theirs = mine.new_empty(distributed.get_world_size(group) * len(mine))
+    distributed.all_gather_into_tensor(theirs, mine, group=group)
+    return theirs.reshape(-1, len(mine)).tolist()
+
+
 def _all_reduced(numbers: np.ndarray, group: Any) -> np.ndarray:
-    if not distributed.is_initialized():
-        raise RuntimeError("torch.distributed has no process group: call torch.distributed.init_process_group first")
-    on_gpu = distributed.get_backend(group) == "nccl"
-    tensor = torch.from_numpy(numbers).to("cuda" if on_gpu else "cpu")
+    tensor = _tensor(numbers, group)
     distributed.all_reduce(tensor, group=group)
     return tensor.cpu().numpy()
+
+
+def _tensor(numbers: np.ndarray, group: Any) -> torch.Tensor:
+    """Numbers where the group's collectives take them."""
+    if not distributed.is_initialized():
+        raise RuntimeError("torch.distributed has no process group: call torch.distributed.init_process_group first")
+    return torch.from_numpy(numbers).to("cuda" if distributed.get_backend(group) == "nccl" else "cpu")

@@ -9,24 +9,25 @@ module of torch that each of these extends, so that its answer or its error is t
 per position, is polyloss' own: 27 ms for torch's 124, most of which torch spends on mapping pages.
 """
 
-import inspect
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import nll_loss
 
+from polyloss import _torch_groups
 from polyloss._block import Elementwise, Rowwise
 from polyloss._call import called
 from polyloss._params import number, positive
 from polyloss._plan import VALUE
 from polyloss._torch import concrete, foreign, memory, observed, tracing_state, transformed, wrap
 from polyloss.classification import BinaryCrossentropy, Logistic
-from polyloss.linear_softmax import linear_softmax_loss
+from polyloss.linear_softmax import linear_softmax_loss as linear_softmax_alone
 from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, SmoothL1
 from polyloss.softmax import SoftmaxLoss as SoftmaxLossBlock
-from polyloss.softmax import softmax_loss
+from polyloss.softmax import softmax_loss as softmax_alone
 
 __all__ = [
     "BCELoss",
@@ -47,6 +48,8 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "SoftmaxLoss",
+    "linear_softmax_loss",
+    "softmax_loss",
 ]
 
 
@@ -57,7 +60,6 @@ def __dir__():
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
-SOFTMAX = {p.name: p.default for p in inspect.signature(softmax_loss).parameters.values() if p.kind is p.KEYWORD_ONLY}
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
 FROM_LOGITS = dict(from_logits=True, label_smoothing=0.0, epsilon=1e-7)
 REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # torch's, over elements: by our name
@@ -82,7 +84,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         ):
             return super().forward(input, target)
         options = {
-            **SOFTMAX, "axis": axis, "ignore_label": None if soft else self.ignore_index, "class_weight": weight,
+            **_torch_groups.SOFTMAX, "axis": axis, "ignore_label": None if soft else self.ignore_index, "class_weight": weight,
             "label_smoothing": float(smoothing), "reduction": "normalize" if mean else self.reduction,
         }  # fmt: skip
         if soft and mean:
@@ -112,7 +114,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
         ):
             return super().forward(input, target)
         ignore = -100 if self.ignore_index is None else self.ignore_index
-        loss = linear_softmax_loss(
+        loss = linear_softmax_alone(
             target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
             reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
         )  # fmt: skip
@@ -432,6 +434,8 @@ class SoftmaxLoss(nn.Module):
         As in `polyloss.softmax_loss`.
     class_weight : tensor of shape (C,), optional
         Kept as a buffer, so that it moves with the module and is saved with it.
+    process_group, shard
+        As in `softmax_loss` of this module.
 
     See Also
     --------
@@ -460,9 +464,12 @@ class SoftmaxLoss(nn.Module):
         reduction="normalize",
         return_prob=False,
         validate=True,
+        process_group=None,
+        shard="batch",
     ):
         super().__init__()
         self.register_buffer("class_weight", class_weight)
+        self.process_group, self.shard = process_group, _torch_groups.checked(shard)
         self.options = dict(
             axis=axis, ignore_label=ignore_label, normalization=normalization, normalize=normalize, label_smoothing=label_smoothing,
             z_loss=z_loss, softcap=softcap, reduction=reduction, return_prob=return_prob, validate=validate,
@@ -474,11 +481,93 @@ class SoftmaxLoss(nn.Module):
         `denominator`, a number or a 0-d tensor, replaces the normalizer: that of all positions of a batch that is cut into parts.
         """
         given = {"class_weight": self.class_weight, "sample_weight": sample_weight, "denominator": denominator}
-        return softmax_loss(target, input, **given, **self.options)
+        return softmax_loss(target, input, process_group=self.process_group, shard=self.shard, **given, **self.options)
 
     def extra_repr(self):
         """The options that were given."""
         return ", ".join(f"{key}={x!r}" for key, x in self.options.items() if x is not None)
+
+
+def softmax_loss(
+    y_true: torch.Tensor,
+    logits: torch.Tensor,
+    *,
+    process_group: Any = None,
+    shard: str = "batch",
+    **options: Any,
+) -> Any:
+    """`polyloss.softmax_loss` over the processes of a group of `torch.distributed`.
+
+    Parameters
+    ----------
+    y_true, logits : tensor
+        This process' part of a batch; or the labels of all positions, and this process' classes of their logits, in the order of the ranks.
+    process_group : ProcessGroup, optional
+        None: this process alone.
+    shard : {"batch", "vocabulary"}, default "batch"
+        What each process has a part of. Of a batch: under "normalize" the number that the sum is divided by is that of all processes, and
+        the mean over them of what they return is the loss of the whole batch, so that the gradients that
+        `torch.nn.parallel.DistributedDataParallel` averages are its gradients; "sum" and "none" stay this process' own. Of the vocabulary:
+        each process gets the loss and the gradient of its logits; class weights are those of all classes; a few numbers for each position
+        are exchanged. The parts may differ in length.
+    **options
+        Those of `polyloss.softmax_loss`; under "vocabulary" without `return_prob` and for labels alone.
+
+    Returns
+    -------
+    tensor
+        As of `polyloss.softmax_loss`.
+
+    Raises
+    ------
+    ValueError
+        In every process, if the arguments of one are refused, as for a bad label.
+    RuntimeError
+        If a process of the group is gone.
+    """
+    if process_group is None:
+        _torch_groups.checked(shard)
+        return softmax_alone(y_true, logits, **options)
+    return _torch_groups.softmax(process_group, shard, y_true, logits, options)
+
+
+def linear_softmax_loss(
+    y_true: torch.Tensor,
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    process_group: Any = None,
+    shard: str = "batch",
+    **options: Any,
+) -> Any:
+    """`polyloss.linear_softmax_loss` over the processes of a group of `torch.distributed`.
+
+    Parameters
+    ----------
+    y_true, features, weight, bias : tensor
+        This process' part of a batch, and the whole weight; or all labels and features, and this process' rows of the weight and the bias.
+    process_group, shard
+        As in `softmax_loss`. Under "vocabulary" the gradient with respect to the features is whole in every process.
+    **options
+        Those of `polyloss.linear_softmax_loss`.
+
+    Returns
+    -------
+    tensor
+        As of `polyloss.linear_softmax_loss`.
+
+    Raises
+    ------
+    ValueError
+        In every process, if the arguments of one are refused, as for a bad label.
+    RuntimeError
+        If a process of the group is gone.
+    """
+    if process_group is None:
+        _torch_groups.checked(shard)
+        return linear_softmax_alone(y_true, features, weight, bias, **options)
+    return _torch_groups.linear_softmax(process_group, shard, y_true, features, weight, bias, options)
 
 
 def _usable(x):
