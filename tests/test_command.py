@@ -211,6 +211,43 @@ def test_written_alike_is_equal_and_nothing_else(run):
     assert run("t.csv", "p.csv")[1][0][2] == repr(float(-np.log([0.5, 0.75]).mean()))
 
 
+IDS = {
+    "neighbours": lambda n: np.arange(n) - 5,
+    "a table of places": lambda n: np.arange(n) * 7 + 13,
+    "far apart": lambda n: np.arange(n) * 10**12 - 10**15,
+    "near the limits": lambda n: np.concatenate([[-(2**63), 2**63 - 1], np.arange(n - 2)]),
+    "text": lambda n: np.array([f"row {k:x}" for k in range(n)]),
+    "one of them text": lambda n: np.array([f"0{k}" if k == 3 else str(k) for k in range(n)]),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_of_every_kind_find_their_rows(run, kind):
+    truth, _, y, p = kaggle(300)
+    ids = IDS[kind](300)
+    order = np.random.default_rng(1).permutation(300)
+    truth.with_columns(id=polars.Series(ids)).write_csv("solution.csv")
+    polars.DataFrame({"id": ids[order], **{name: p[order, k] for k, name in enumerate(["cat", "dog", "bird", "eel"])}}).write_csv("p.csv")
+    polars.read_csv("p.csv").write_parquet("p.parquet")
+    polars.read_csv("p.csv", infer_schema=False).write_csv("text.tsv", separator="\t")
+    status, lines, _ = run("solution.csv", "p.csv", "text.tsv", *(["p.parquet"] if "one" not in kind else []), "--target", "label")
+    assert status == 0
+    assert len({line[2] for line in lines}) == 1
+    assert float(lines[0][2]) == pytest.approx(-np.log(p[np.arange(300), y]).mean(), rel=1e-12)
+    # What is missing, stands twice or is unknown is said wherever ids are looked up.
+    rows = Path("p.csv").read_text().splitlines(keepends=True)
+    for text, said in (
+        (rows[:-1], "1 of 300 ids are missing"),
+        ([*rows, rows[5]], "stands again in data row 301"),
+        ([*rows, "1234567," + rows[5].partition(",")[2]], "1 id not in solution.csv, the first"),
+        ([*rows, rows[5].replace(rows[5].partition(",")[0], "+1")], "1 id not in solution.csv, the first '+1'"),
+    ):
+        Path("bad.csv").write_text("".join(text))
+        status, _, err = run("solution.csv", "bad.csv", "--target", "label")
+        assert status == 1
+        assert said in err
+
+
 def test_losses_of_classes(run):
     p = np.array([[0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
     y = np.array([1, 2, 0])
@@ -297,6 +334,20 @@ def test_bad_tables(run, kind):
     assert err.count("\n") == 1
     # The other submission is scored all the same.
     assert lines == ([] if bad == "truth.csv" else [["good.csv", "log_loss", repr(float(SCORE))]])
+
+
+def test_a_bad_part_is_named(run):
+    Path("a.csv").write_text("id,bird,cat,dog\n2,0.1,0.2,0.7\n")
+    for numbers, option, said in (
+        ("3,0.6,0.2,2", "-q", "b.csv: column 'dog' at id 3 is 2.0, but probabilities lie in [0, 1]"),
+        ("3,0.6,-1,2", "--kaggle", "b.csv: column 'cat' at id 3 is -1.0, but probabilities are not negative"),
+        ("3,0,0,0", "--kaggle", "b.csv: the row of id 3 adds up to 0.0, and cannot be divided by it"),
+        ("3,0,,0", "-q", "b.csv: column 'cat' is empty in data row 2 (id 3), but must hold a number"),
+        ("2,.1,.2,.7", "-q", "b.csv: id 2 stands again in data row 2, but must stand once"),
+        ("+3,.1,.2,.7", "-q", "a.csv and b.csv: 1 id not in truth.csv, the first '+3'; --extra-ids ignore leaves them out"),
+    ):
+        Path("b.csv").write_text(f"id,bird,cat,dog\n1,0.1,0.8,0.1\n{numbers}\n")
+        assert run("truth.csv", "a.csv", "b.csv", "--parts", option) == (1, [], f"polyloss score: {said}\n")
 
 
 def test_bad_weights_and_directories(run):

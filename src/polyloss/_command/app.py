@@ -99,7 +99,12 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     if tables is None:
         classes = _score_arrays(run, truth, files, settings, options)
     else:
-        classes = _score_tables(run, tables, truth, files, predictions, settings, options)
+        threads = polyloss.get_num_threads()
+        polyloss.set_num_threads(1)  # parsing takes longest and has all cores; threads of OpenMP would spin on them between batches
+        try:
+            classes = _score_tables(run, tables, truth, files, predictions, settings, options)
+        finally:
+            polyloss.set_num_threads(threads)
     seconds = time.perf_counter() - started
 
     if options["in_json"]:

@@ -106,7 +106,8 @@ class Job:
                 f"{self.predictions.paths[0]}: no column for class {missing[0]!r}{more}; it has {', '.join(map(repr, columns[:8]))}"
             )
         self.classes = len(columns)
-        number = np.array([columns.index(label) for label in present] + [0])  # the last for rows that do not count
+        # The last for rows that do not count.
+        number = np.array([columns.index(label) for label in present] + [0], np.min_scalar_type(len(columns)))
         labels = number[places]
         if block is None or block.targets in ("labels", "either"):
             return labels
@@ -139,7 +140,7 @@ class Job:
         """The predictions as the loss takes them."""
         return p[:, 0] if loss.name == "log_loss" and p.shape[1] == 1 else p
 
-    def check(self, rows: np.ndarray, p: np.ndarray) -> None:
+    def check(self, path: str, rows: np.ndarray, p: np.ndarray) -> None:
         """Probabilities are in [0, 1]; under --kaggle they are not negative and add up to something."""
         if not any(loss.name == "log_loss" for loss in self.losses) or not p.size:
             return
@@ -147,13 +148,13 @@ class Job:
         if not (p.min() >= 0 and p.max() <= high):
             row, column = np.argwhere(~((p >= 0) & (p <= high)))[0]
             rule = "probabilities lie in [0, 1]" if high == 1 else "probabilities are not negative"
-            raise BadFile(f"{self.predictions.paths[0]}: {self._place(column, rows[row])} is {p[row, column]}, but {rule}")
+            raise BadFile(f"{path}: {self._place(column, rows[row])} is {p[row, column]}, but {rule}")
         if self.kaggle and p.shape[1] > 1:
             total = p.sum(axis=1)
             if not (total > 0).all() or not np.isfinite(total).all():
                 row = int((~((total > 0) & np.isfinite(total))).argmax())
                 raise BadFile(
-                    f"{self.predictions.paths[0]}: the row of id {shown(self.truth.ids[int(rows[row])])} adds up to"
+                    f"{path}: the row of id {shown(self.truth.ids[int(rows[row])])} adds up to"
                     f" {total[row]}, and cannot be divided by it"
                 )
 
@@ -169,10 +170,10 @@ def score_table(job: Job, name: str, settings: Settings, first: dict[str, np.nda
     rescaled = len(job.columns) > 1 and any(x.name in RESCALING and not x.parameters.get("from_logits") for x in job.losses)
     off, off_id = 0.0, None
     kept = {loss.shown: np.full(truth.rows, np.nan) for loss in job.losses} if settings.paired else {}
-    for rows, p in job.predictions.batches(job.columns):
-        job.check(rows, p)
+    for path, rows, p in job.predictions.batches(job.columns):
+        job.check(path, rows, p)
         if rescaled and len(p):
-            far = np.abs(p.sum(axis=1, dtype=np.float64) - 1)
+            far = np.abs(np.einsum("ij->i", p, dtype=np.float64) - 1)  # a fifth of the time of np.sum along rows of ten
             if far.max() > off:
                 off, off_id = float(far.max()), truth.ids[int(rows[far.argmax()])]
         weight = None if truth.weight is None else truth.weight[rows]
