@@ -38,6 +38,36 @@ def test_a_call_whose_plan_is_known_gives_the_same(lib):
         REAL.forget()
 
 
+@pytest.mark.parametrize("lib", [NUMPY, TORCH], ids=repr)
+def test_weights_and_targets_of_other_dtypes_are_converted_on_the_way(lib, monkeypatch):
+    """Bit for bit what arrays of the dtype of the computation give, by a kernel whose plan is known: NumPy's own weights are float64."""
+    count = 0
+    for case in CASES:
+        t, p = case.inputs("float32")
+        if pl.explain(case.loss, t, p, **{"axis": -1, **case.params}).route == "formula":
+            continue
+        drawn = {"sample_weight": 1.0 + np.arange(case.of(case.target, t, p).size).reshape(case.of(case.target, t, p).shape)}
+        if "class_weight" in inspect.signature(case.target).parameters and "class_weight" not in case.params:
+            drawn["class_weight"] = np.linspace(0.5, 2.5, case.c)
+        for kind in ("float64", "int64", "int32", "uint8", "bool"):
+            weights = {key: x.astype(kind) for key, x in drawn.items()}
+            soft, bits = t.dtype.kind == "f" and kind == "float64", set(t.flat) <= {0, 1} and kind == "bool"
+            targets = t.astype(kind) if soft or bits else t
+            for function in (case.target, pl.value_and_grad(case.target)):
+                same = {key: lib.array(x.astype("float32")) for key, x in weights.items()}
+                exact = case.of(function, lib.array(targets.astype(t.dtype)), lib.array(p), **same)
+                found = []
+                for known in (False, True):
+                    with monkeypatch.context() as patch:
+                        patch.setattr(_call, "arrays_of", None if known else _prepare.arrays_of)  # asked where no kernel reads the arrays
+                        found.append(case.of(function, lib.array(targets), lib.array(p), **{k: lib.array(x) for k, x in weights.items()}))
+                for results in found:
+                    for x, y in zip(*(r if isinstance(r, tuple) else (r,) for r in (results, exact)), strict=True):
+                        np.testing.assert_array_equal(lib.numpy(x), lib.numpy(y))
+                count += 1
+    assert count > 100
+
+
 def test_plans_are_kept_by_what_they_follow_from():
     """One plan for calls that differ in data alone; another where a dtype, a shape, a stride, an option or its type differs."""
     rng = np.random.default_rng(0)

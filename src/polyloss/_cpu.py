@@ -174,20 +174,35 @@ def prepared(plan, given, arrays, wrap=None, record=None):
     view, wider = plan.backend.memory, plan if record is None else replace(plan, want=BOTH)
     m = memory(wider, arrays)
     inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
-    converted = any(x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False))
-    if converted or (plan.labelled and m.t.dtype.kind == "f"):
+    converted = [x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False)]
+    alike = (None if plan.labelled else lay.canonical, None, _same, _same)  # how an input becomes the kernel's
+    casts = [made and _castable(plan, x, seen, as_) for made, x, seen, as_ in zip(converted, inputs, m, alike, strict=False)]
+    if casts != converted or (plan.labelled and m.t.dtype.kind == "f"):
         return None
     outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
     if not all(view(x).flags.c_contiguous for x in outputs):
         return None
-    return _bound(wider, m, None, plan, inputs, wrap, record)
+    return _bound(wider, m, None, plan, inputs, casts, wrap, record)
 
 
 def _address(x):
     return x.__array_interface__["data"][0]
 
 
-def _bound(plan, m, survey, called=None, inputs=(None,) * 4, wrap=None, record=None):
+def _castable(plan, x, seen, canonical):
+    """Whether the kernel's array holds the numbers of an input in their order, one behind the other, in the dtype of the computation."""
+    if canonical is None or x.dtype.num not in kernels("front").CASTS or seen.dtype != plan.dtype:
+        return False
+    if x.size != seen.size or not (x.flags.c_contiguous and seen.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
+        return False
+    return _address(canonical(np, x)) == _address(x)  # no axis was moved by copying
+
+
+def _same(xp, x):
+    return x
+
+
+def _bound(plan, m, survey, called=None, inputs=(None,) * 4, casts=(False,) * 4, wrap=None, record=None):
     """The plan's kernel, bound to the types and strides of arrays; `called` is the plan of the call where that wants less."""
     kernel, block, lay, settings = kernels(KERNELS[plan.route]), plan.block, plan.layout, plan.settings
     if "labels" in settings:  # whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way
@@ -204,4 +219,4 @@ def _bound(plan, m, survey, called=None, inputs=(None,) * 4, wrap=None, record=N
         divide = "position weights"
     else:
         divide = plan.divisor if isinstance(plan.divisor, str) else "number"
-    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, divide, wrap, record)
+    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, casts, divide, wrap, record)

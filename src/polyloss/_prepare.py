@@ -141,7 +141,7 @@ def plan_of(block, want, options, xp, facts):
             value_shape(t.shape, lay, name)
         else:
             same_shape(t.shape, lay, name)
-        targets = dtype if t.dtype in ("float16", "bfloat16", "bool") else t.dtype
+        targets = {"bool": "uint8", "float16": dtype, "bfloat16": dtype}.get(t.dtype, t.dtype)
     if block.length is not None and lay.c != (length := block.length(values)):
         raise ValueError(f"{name} has shape {p.shape}: {loss.name} takes {length} numbers for each target on axis {axis}, not {lay.c}")
     if mask is not None and (mask.dtype != "bool" or mask.shape != p.shape):
@@ -233,7 +233,8 @@ def _arrays_of(plan, xp, given):
     if plan.storage != dtype_name(p.dtype):
         p = xp.astype(p, dtype)
     if plan.targets != dtype_name(t.dtype):
-        t = xp.astype(t, dtype_of(xp, plan.targets))
+        bits = dtype_name(t.dtype) == "bool" and hasattr(t, "view")  # a byte each: 0 or 1
+        t = t.view(xp.uint8) if bits else xp.astype(t, dtype_of(xp, plan.targets))
     if weight is not None:
         weight = xp.reshape(xp.astype(weight, dtype, copy=False), weight_shape(tuple(weight.shape), lay))
         weight = xp.reshape(xp.broadcast_to(weight, lay.losses), (lay.n, lay.s))

@@ -56,6 +56,44 @@ cdef str OPTION_DENOMINATOR = sys.intern("denominator")
 cdef struct span:
     Py_ssize_t low, high  # bytes from an array's first entry to its lowest and behind its highest
 
+cdef struct cast:
+    Py_ssize_t size  # of an input that is converted to the dtype of the computation first; 0: it is read where it lies
+    int number  # of its dtype, as NumPy counts them
+
+ctypedef fused source:
+    float
+    double
+    uint8_t
+    int32_t
+    int64_t
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef void convert(const source *x, Py_ssize_t n, real *to) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = <real>x[i]
+
+
+cdef void convert_to(real *to, const cast *by, const char *x) noexcept nogil:
+    """An input in the dtype of the computation; what is too large for that becomes infinite."""
+    if by.number == cnp.NPY_FLOAT64:
+        convert(<const double *>x, by.size, to)
+    elif by.number == cnp.NPY_FLOAT32:
+        convert(<const float *>x, by.size, to)
+    elif by.number == cnp.NPY_INT64:
+        convert(<const int64_t *>x, by.size, to)
+    elif by.number == cnp.NPY_INT32:
+        convert(<const int32_t *>x, by.size, to)
+    else:
+        convert(<const uint8_t *>x, by.size, to)
+
+
+CASTS = {np.dtype(name).num for name in ("float64", "float32", "int64", "int32", "uint8", "bool")}
+
 cdef class Prepared:
     """A plan on a CPU kernel with all that a call needs but its data.
 
@@ -70,7 +108,9 @@ cdef class Prepared:
     storage : dtype
         Of predictions, gradients and probabilities.
     inputs : sequence of ndarray or None
-        t, p, weight and class_weight, for how far each reaches.
+        The caller's t, p, weight and class_weight, for how far each reaches.
+    casts : sequence of bool
+        Which of these are contiguous, of a dtype in `CASTS`, and converted to that of the computation before the kernel reads them.
     divide : {"number", "count", "weights", "given", "position weights"}
         What the sum is divided by.
     wrap : callable, optional
@@ -90,8 +130,10 @@ cdef class Prepared:
     cdef cnp.npy_intp losses_shape[AXES]
     cdef Py_ssize_t nbytes
     cdef span spans[INPUTS]
+    cdef cast casts[INPUTS]
+    cdef bint converts
 
-    def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, str divide, wrap=None, record=None):
+    def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, casts, str divide, wrap=None, record=None):
         cdef int i
         lay = plan.layout
         self.plan, self.bound, self.wrap, self.record = plan, bound, wrap, record
@@ -112,7 +154,9 @@ cdef class Prepared:
             self.losses_shape[i] = lay.losses[i]
         self.nbytes = lay.n * lay.c * lay.s * self.storage.itemsize
         for i in range(INPUTS):
-            self.spans[i].low = self.spans[i].high = 0
+            self.spans[i].low = self.spans[i].high = self.casts[i].size = 0
+            if casts[i]:
+                self.casts[i].size, self.casts[i].number, self.converts = inputs[i].size, inputs[i].dtype.num, True
             if inputs[i] is not None:
                 reach = [stride * (length - 1) for stride, length in zip(inputs[i].strides, inputs[i].shape)]
                 self.spans[i].low = sum([r for r in reach if r < 0])
@@ -169,7 +213,9 @@ cdef class Prepared:
         """What the plan wants, new or in the caller's arrays; None where the data are refused."""
         cdef double total = 0
         cdef float narrow
-        cdef object losses = None, gradient = None, hessian = None, prob = None, value = None
+        cdef object losses = None, gradient = None, hessian = None, prob = None, value = None, converted
+        if self.converts:
+            converted = self.convert(at)
         if self.divide == GIVEN and not (isfinite(<double>given) and <double>given != 0):
             return None
         if self.losses:
@@ -217,6 +263,24 @@ cdef class Prepared:
         if self.value or self.prob:
             return value, gradient, hessian
         return (gradient, hessian) if self.gradient else hessian
+
+    cdef list convert(self, char **at):
+        """The inputs that are converted, which `at` points to from now on."""
+        cdef list made = []
+        cdef cnp.npy_intp size
+        cdef object x
+        cdef int i
+        for i in range(INPUTS):
+            if self.casts[i].size:
+                size = self.casts[i].size
+                x = cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT32 if self.single else cnp.NPY_FLOAT64, 0)
+                if self.single:
+                    convert_to(<float *>cnp.PyArray_DATA(x), &self.casts[i], at[i])
+                else:
+                    convert_to(<double *>cnp.PyArray_DATA(x), &self.casts[i], at[i])
+                at[i] = <char *>cnp.PyArray_DATA(x)
+                made.append(x)
+        return made
 
     cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape):
         """A new array, contiguous."""
