@@ -29,6 +29,7 @@ AGAIN = 3  # further launches for suspects, at most
 def cases():
     """Name -> function that makes the inputs and returns the call to time."""
     import numpy as np
+    from benchmarks import small
     from benchmarks.cases import SOFTMAX, calls
 
     import polyloss as pl
@@ -58,6 +59,10 @@ def cases():
         suffix = ", value and gradient" * gradient
         found |= {f"softmax_loss {case.name}{suffix}": lambda case=case, g=gradient: softmax(case, g) for case in SOFTMAX}
         found |= {f"{call.name}{suffix}": lambda call=call, g=gradient: loss(call, g) for call in calls()}
+    for what in ("value", "value and gradient"):
+        found |= {f"{call.name}, 32×10, {what}": lambda call=call, what=what: small.numpy_calls(call)[what] for call in calls()}
+    found |= {f"softmax_loss, 32×10, {name}": lambda name=name: small.softmax_options()[name] for name in small.OPTIONS}
+    found |= {f"step of {x.title}, 512×100": lambda x=x: x.steps((512, 100))["polyloss"] for x in small.MODULES}
     return found
 
 

@@ -11,7 +11,7 @@ DOCS = ROOT / "docs"
 PAGE = """\
 # Benchmarks
 
-`make bench` measures this page and README's table anew, in less than six minutes. Every line is timed in one process: the contenders take
+`make bench` measures this page and README's table anew, in about ten minutes. Every line is timed in one process: the contenders take
 turns, and the best of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are
 milliseconds. A ratio is the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared
 machine those of two lines may not.

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, limits, peers, timing
+from benchmarks import cases, limits, peers, small, timing
 
 import polyloss as pl
 from polyloss._block import Elementwise
@@ -46,6 +46,8 @@ class Line:
     contenders: callable  # () -> {contender: function without arguments}; arrays live as long as these functions
     goals: tuple  # (ours, rival, how many times as fast)
     route: callable = lambda: None  # () -> how the library takes the call
+    seconds: float | None = None  # to time it, where it needs less than the others
+    alike: bool = True  # whether the contenders compute the same number
 
 
 # Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds the way to the kernel.
@@ -93,15 +95,19 @@ def softmax_value(case):
     return {
         "polyloss": lambda: pl.softmax_loss(labels, logits, ignore_label=case.ignore),
         **peers.softmax_values(case, labels, logits),
-        **({"3 µs": lambda: wait(3e-6)} if case is cases.SMALL else {"read": lambda: limits.read(logits)}),
+        **(wait(3) if case is cases.SMALL else {"read": lambda: limits.read(logits)}),
     }
 
 
-def wait(seconds):
+def wait(microseconds):
     """A contender that takes a given time."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
+
+    def call():
+        end = time.perf_counter() + 1e-6 * microseconds
+        while time.perf_counter() < end:
+            pass
+
+    return {f"{microseconds} µs": call}
 
 
 def softmax_gradient(case):
@@ -249,9 +255,71 @@ def log_loss_contenders(labels, proba):
     }
 
 
+STEP = (("torch, autograd", 1 / 1.05), ("60 µs", 1))
+
+
+def small_lines():
+    """What a call on small arrays costs, on NumPy, torch and JAX, and under each option of the softmax loss."""
+    shape = "×".join(map(str, small.CALL))
+    for call in cases.calls():
+        goals = tuple((name, "5 µs", 1) for name in ("value", "value and gradient"))
+        yield Line(f"NumPy arrays of {shape}", call.name, shape, lambda call=call: small.numpy_calls(call) | wait(5), goals, seconds=0.4)
+        goals = (("value", "torch", 1), ("value and gradient", "9 µs", 1), *(("autograd", rival, r) for rival, r in STEP))
+        yield Line(f"tensors of {shape}", call.name, shape, partial(small_tensors, call), goals, seconds=0.4)
+    goals = tuple((name, "defaults and 1.5 µs", 1) for name in small.OPTIONS if name != "defaults")
+    yield Line("other small calls", "options of the softmax loss", f"NumPy arrays of {shape}", small_options, goals, alike=False)
+    goals = (("eager", "optax, eager", 3), ("jitted", "optax, jitted", 1))
+    yield Line("other small calls", "softmax loss on JAX", f"arrays of {shape}", small_jax, goals)
+    yield Line("other small calls", "log_loss", "32 rows of two classes", small_log_loss, (("polyloss", "15 µs", 1),))
+
+
+def small_tensors(call):
+    """Ours and, where torch has the loss, its own function and step; else the time that a step of autograd may take."""
+    t, p = call.arrays(small.CALL, "float32")
+    ours = small.torch_calls(call)
+    theirs = {key: f for key, f in peers.elementwise_values(call, t, p).items() if key == "torch"}
+    steps = peers.elementwise_gradients(call, t, p)
+    return ours | theirs | ({"torch, autograd": steps["torch"]} if steps else wait(60)) | wait(9)
+
+
+def small_options():
+    """The softmax loss by its defaults and under each option."""
+    calls, (waiting,) = small.softmax_options(), wait(1.5).values()
+    return calls | {"defaults and 1.5 µs": lambda: (calls["defaults"](), waiting())}
+
+
+def small_jax():
+    """The softmax loss beside optax, jitted and not."""
+    arrays = cases.SMALL.arrays()
+    made = jitted(arrays, False, jitted=pl.softmax_loss, **{"optax, jitted": lambda y, z: peers.optax_mean(cases.SMALL)(z, y)})
+    import jax
+
+    y, z = (jax.numpy.asarray(x) for x in arrays)
+    eager = lambda: jax.block_until_ready(pl.softmax_loss(y, z))  # noqa: E731
+    return made | {"eager": eager, "optax, eager": lambda: jax.block_until_ready(peers.optax_mean(cases.SMALL)(z, y))}
+
+
+def small_log_loss():
+    """The metric of 32 rows."""
+    rng = np.random.default_rng(0)
+    labels, proba = rng.integers(0, 2, 32), rng.uniform(0.01, 0.99, 32)
+    return {"polyloss": lambda: pl.log_loss(labels, proba), **peers.log_losses(labels, proba), **wait(15)}
+
+
+def module_lines():
+    """A forward and backward pass by each module of torch and by ours, from tiny batches to large ones."""
+    for shape in small.STEPS:
+        size = shape[0] * shape[1]
+        for module in small.MODULES:
+            goal = 1 / 1.1 if size < 1000 else 1 / 0.6 if size >= 50_000 and module.name != "NLLLoss" else 1
+            name = "×".join(map(str, shape))
+            why = f"a step, float32 of {name}"
+            yield Line(f"modules, {name}", module.title, why, partial(module.steps, shape), (("polyloss", "torch", goal),), seconds=0.4)
+
+
 def lines():
     """The whole table."""
-    for part in (softmax_lines, other_softmax_lines, elementwise_lines, jax_lines, log_loss_lines):
+    for part in (softmax_lines, other_softmax_lines, elementwise_lines, small_lines, module_lines, jax_lines, log_loss_lines):
         yield from sorted(part(), key=lambda line: line.group)
 
 
@@ -259,8 +327,9 @@ def measure(line, seconds):
     """The line as it is kept: milliseconds of every contender, and the goals that its contenders allow."""
     peers.same_threads()
     contenders = line.contenders()
-    check_agreement(line, contenders)
-    best = timing.alternate(contenders, seconds)
+    if line.alike:
+        check_agreement(line, contenders)
+    best = timing.alternate(contenders, seconds if line.seconds is None else line.seconds)
     return {
         "group": line.group,
         "name": line.name,
@@ -273,7 +342,7 @@ def measure(line, seconds):
 
 def check_agreement(line, contenders):
     """Contenders of a line must compute the same number, or their times mean nothing."""
-    results = {name: call() for name, call in contenders.items() if name not in (*MEMORY, "3 µs")}
+    results = {name: call() for name, call in contenders.items() if name not in MEMORY and not name.endswith(" µs")}
     values = {name: float(r[0] if isinstance(r, tuple) else r) for name, r in results.items()}
     first = next(iter(values.values()))
     if not all(math.isclose(v, first, rel_tol=1e-3) for v in values.values()):  # float32 sums of 16.8 M terms differ by 1e-4 and more

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import numpy as np
@@ -27,9 +28,10 @@ import compare  # noqa: E402
 import local_site  # noqa: E402
 import render  # noqa: E402
 import table  # noqa: E402
-from benchmarks import cases, limits, timing  # noqa: E402
+from benchmarks import cases, limits, small, timing  # noqa: E402
 
 import polyloss as pl  # noqa: E402
+import polyloss.torch  # noqa: E402
 from polyloss._block import LOSSES, Elementwise  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------- what is measured
@@ -89,6 +91,24 @@ def test_log_loss_contenders_agree():
     agree(table.log_loss_contenders(np.arange(12) % 3, np.full((12, 3), 1 / 3)))
 
 
+def test_contenders_of_small_arrays_agree():
+    """Ours and torch's: every loss, every module, with its gradient."""
+    for call in cases.calls():
+        agree(small.numpy_calls(call))
+        agree(table.small_tensors(call))
+    agree(table.small_jax())
+    agree(table.small_log_loss())
+
+
+def test_steps_of_modules_agree():
+    assert {module.name for module in small.MODULES} | {"SoftmaxLoss", "softmax_loss", "linear_softmax_loss"} >= {
+        name for name in pl.torch.__all__ if name not in ("CosineEmbeddingLoss", "GaussianNLLLoss", "LinearCrossEntropyLoss")
+    }
+    for module in small.MODULES:
+        agree(module.steps((8, 4)))
+        agree(module.steps((128, 130)))
+
+
 def agree(contenders):
     """Values and gradients of the contenders of a line are the same."""
     table.check_agreement(table.Line("", "", "", None, ()), contenders)
@@ -103,10 +123,15 @@ def test_disagreement_is_found():
         table.check_agreement(table.Line("", "", "", None, ()), {"a": lambda: 1.0, "b": lambda: 1.01})
 
 
-def test_alternate_finds_the_faster():
-    numbers = np.arange(200_000.0)
-    best = timing.alternate({"once": numbers.sum, "eight times": lambda: [numbers.sum() for _ in range(8)]}, seconds=0)
-    assert 3 < best["eight times"] / best["once"] < 20
+def test_alternate_finds_the_faster(monkeypatch):
+    now = [0.0]
+
+    def last(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0], sleep=last))
+    best = timing.alternate({"once": lambda: last(1e-3), "eight times": lambda: last(8e-3)}, seconds=0)
+    assert best == pytest.approx({"once": 1e-3, "eight times": 8e-3})
 
 
 # --------------------------------------------------------------------------------------------------------- the page

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from functools import cache
@@ -18,7 +19,7 @@ def _library():
         flags.append("-mprefer-vector-width=512")  # gcc splits vectors of 64 bytes in halves where nobody tells it not to
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, "limits.so")
-        subprocess.run([os.environ.get("CC", "gcc"), *flags, Path(__file__).with_suffix(".c"), "-o", built], check=True)
+        subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), *flags, Path(__file__).with_suffix(".c"), "-o", built], check=True)
         library = ctypes.CDLL(built)
     library.limits_read.restype = ctypes.c_uint64
     return library
