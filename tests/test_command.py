@@ -290,6 +290,7 @@ BAD = {
     "missing class column": ({"p.csv": "id,bird,cat\n1,.5,.5\n"}, "p.csv: no column for class 'dog'; it has 'bird', 'cat'"),
     "doubled column": ({"p.csv": GOOD.replace("bird,cat", "cat,cat")}, "p.csv: column 'cat' stands 2 times in the header"),
     "doubled id": ({"p.csv": GOOD.replace("3,0.6", "2,0.6")}, "p.csv: id 2 stands again in data row 3, but must stand once"),
+    "header of the truth only": ({"truth.csv": "id,label\n"}, "truth.csv: no rows below the header"),
     "doubled id of the truth": (
         {"truth.csv": TRUTH.replace("3,", "1,")},
         "truth.csv: column 'id' holds 1 2 times over, but ids must be unique",

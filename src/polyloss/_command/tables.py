@@ -96,8 +96,7 @@ class Truth:
         kept = column if self.kept.all() else column.filter(po.Series(self.kept))
         present = kept.unique().to_list()
         present.sort(key=(lambda v: (int(v), v)) if all(_is_integer(v) for v in present) else None)
-        places = column.cast(po.Enum(present), strict=False).to_physical()
-        return places.cast(po.Int32).fill_null(-1).to_numpy(), present
+        return places_in(column, present), present
 
     def numbers(self, names: list[str]) -> np.ndarray:
         """Columns of numbers, (rows, columns)."""
@@ -134,7 +133,18 @@ def whole(text: po.Expr) -> po.Expr:
 
 def as_written(column: po.Series) -> po.Series:
     """Labels, ids and groups as text."""
-    return column if column.dtype == po.String else column.cast(po.String)
+    return column if column.dtype in (po.String, po.Categorical) else column.cast(po.String)
+
+
+def places_in(column: po.Series, names: list[str]) -> np.ndarray:
+    """The place of each text among the names; -1 for others."""
+    if column.dtype != po.Categorical:
+        return column.cast(po.Enum(names), strict=False).to_physical().cast(po.Int32).fill_null(-1).to_numpy()
+    kinds, number = column.unique().drop_nulls(), {name: k for k, name in enumerate(names)}
+    numbers = kinds.to_physical().to_numpy()
+    table = np.full(int(numbers.max(initial=0)) + 2, -1, np.int32)
+    table[numbers] = [number.get(kind, -1) for kind in kinds.to_list()]
+    return table[column.to_physical().fill_null(len(table) - 1).to_numpy()]
 
 
 def _is_integer(text: str) -> bool:
@@ -154,18 +164,18 @@ def read_truth(path: str, id_column: str | None, target: str | None, weight: str
     id_column = id_column or names[0]
     state = "Usage" if kaggle and "Usage" in names else None
     apart = {name for name in (id_column, weight, group, state) if name}
-    columns = [name for name in names if name not in apart or name == target]
-    data = _whole(path, names)
-    if data.is_empty():
+    columns = [name for name in names if name not in apart] if target is None else [target]
+    column, data = _whole(path, [name for name in names if name in apart or name in columns], id_column)
+    if column.is_empty():
         raise BadFile(f"{path}: no rows below the header")
-    ids = _ids(path, id_column, data[id_column])
+    ids = _ids(path, id_column, column)
     kept = np.ones(len(ids), bool) if state is None else (as_written(data[state]) != "Ignored").fill_null(True).to_numpy()
     groups: list[str] = []
     places = None
     if group is not None:
         text = as_written(data[group]).fill_null("")
         groups = text.filter(po.Series(kept)).unique().sort().to_list()
-        places = np.searchsorted(np.array(groups, object), text.to_numpy()) if groups else np.zeros(len(ids), np.int64)
+        places = places_in(text, groups)
     needed = data.select(list(dict.fromkeys([*columns, *([weight] if weight else [])])))
     truth = Truth(path, id_column, ids, kept, columns, target, needed, None, places, groups, apart)
     if weight is not None:
@@ -184,14 +194,12 @@ def _ids(path: str, name: str, column: po.Series) -> po.Series:
     where = column.is_null() if column.dtype != po.String else column.is_null() | (column == "")
     if where.any():
         raise BadFile(f"{path}: column {name!r} is empty in data row {where.arg_max() + 1}, but every row needs an id")
-    ids = column
-    if not column.dtype.is_integer():
-        text = as_written(column).alias(name)
-        ids = text.to_frame().lazy().select(whole(po.col(name))).collect(engine="streaming")[name]
-        ids = text if ids.null_count() else ids
-    else:
+    if column.dtype.is_integer():
         ids = column.cast(po.Int64, strict=False)
-        ids = as_written(column) if ids.null_count() else ids
+    else:
+        column = as_written(column)
+        ids = column.to_frame(name).select(whole(po.col(name)))[name]
+    ids = as_written(column) if ids.null_count() else ids
     # Equal ids have equal hashes; unequal strings take long to count.
     if (ids.hash() if ids.dtype == po.String else ids).n_unique() != len(ids) and ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
@@ -360,14 +368,32 @@ def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
     return po.scan_ipc(path)
 
 
-def _whole(path: str, names: list[str]) -> po.DataFrame:
-    """The truth; a text's columns stay text."""
+def _whole(path: str, names: list[str], id_column: str) -> tuple[po.Series, po.DataFrame]:
+    """The truth's ids and these columns. Those of a text stay text, but ids become integers where all are written so."""
+    if ending(path) not in TEXT:
+        with _reading(path, None, []):
+            data = scan(path, {}).select(names).collect()
+        return data[id_column], data
+    # In pieces, since strings take far more memory than integers and categories.
+    blank = po.all_horizontal(po.col(names).is_null())
+    ids, pieces, gaps = [], [], False
     with _reading(path, None, []):
-        data = scan(path, {}).collect()
-    if ending(path) in TEXT and any(data[name].null_count() for name in names):
-        explain_csv(path, names[0], [], every=True)
-        data = data.filter(~po.all_horizontal(po.all().is_null()))
-    return data
+        frame = scan(path, {}).select(*names, whole(po.col(id_column)).alias(KEY))
+        few: list[str] = []
+        for piece in frame.collect_batches(chunk_size=ROWS, maintain_order=True):
+            if any(piece[name].null_count() for name in names):
+                gaps, piece = True, piece.filter(~blank)  # noqa: PLW2901
+            ids.append(piece[id_column if piece[KEY].null_count() else KEY].alias(id_column))
+            others = piece.drop(KEY, id_column)
+            few = few if pieces else [name for name in others.columns if others[name].n_unique() * 16 <= len(others)]
+            pieces.append(others.with_columns(po.col(few).cast(po.Categorical)))
+    if gaps:
+        explain_csv(path, id_column, [], every=True)
+    if not pieces:
+        return po.Series(id_column, [], po.String), po.DataFrame(schema=dict.fromkeys(names, po.String))
+    if len({piece.dtype for piece in ids}) > 1:
+        ids = [piece.cast(po.String) for piece in ids]
+    return po.concat(ids, rechunk=True), po.concat(pieces, rechunk=True)
 
 
 class _reading:
