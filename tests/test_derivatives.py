@@ -37,7 +37,7 @@ def sized(case):
     if case.loss == "softmax_loss":
         given["k"] = np.array([0.5, 0.0, 1.25, 0.0, 3.0])
     params = {key: value for key, value in case.params.items() if key != "class_weight"}
-    if LOSSES[case.loss].survey:
+    if LOSSES[case.loss].scan_targets:
         params["labels"] = "01" if case.t == "binary" else "pm1"  # "auto" jumps where a target leaves 0
     reduction = "normalize" if case.loss == "softmax_loss" else "mean"
 
@@ -114,7 +114,7 @@ def test_gradients_themselves_are_differentiable_on_jax(case):
     """`grad(loss)`, which is written out, by predictions, targets and weights."""
     jax = JAX.jax
     t, p = hard(case)
-    labels = {"labels": "01" if case.t == "binary" else "pm1"} if LOSSES[case.loss].survey else {}
+    labels = {"labels": "01" if case.t == "binary" else "pm1"} if LOSSES[case.loss].scan_targets else {}
     direction = np.random.default_rng(9).uniform(0.5, 1, p.shape)
 
     def slope(x):

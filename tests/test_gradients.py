@@ -162,7 +162,7 @@ def test_torch_func_transforms(case):
     v = torch.randn_like(p)
     _, tangent = torch.func.jvp(lambda p: case.call(t, p, reduction="sum"), (p,), (v,))
     np.testing.assert_allclose(tangent, (right * v).sum(), rtol=1e-11, atol=1e-13)
-    if case.params.get("labels", None) is None and not LOSSES[case.loss].survey:  # whose rule looks at the whole array
+    if case.params.get("labels", None) is None and not LOSSES[case.loss].scan_targets:  # whose rule looks at the whole array
         each = torch.func.vmap(lambda t, p: case.call(t[None], p[None], reduction="sum"))(t, p)
         np.testing.assert_allclose(each, truth(case).losses, rtol=1e-13, atol=1e-14)
 
@@ -209,7 +209,7 @@ def test_jax_transforms(case):
     v = jnp.asarray(np.random.default_rng(0).standard_normal(p.shape))
     tangent = jax.jit(lambda p, v: jax.jvp(lambda p: loss(t, p), (p,), (v,))[1])(p, v)
     np.testing.assert_allclose(tangent, jnp.sum(right * v), rtol=1e-11, atol=1e-13)
-    if not LOSSES[case.loss].survey:
+    if not LOSSES[case.loss].scan_targets:
         each = jax.jit(jax.vmap(lambda t, p: loss(t[None], p[None])))(t, p)
         np.testing.assert_allclose(each, truth(case).losses, rtol=1e-13, atol=1e-14)
 

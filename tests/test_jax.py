@@ -26,7 +26,7 @@ def sample(name, n=4, c=3):
     p = rng.random((n, c)) * 0.8 + 0.1
     shape = (n, c) if block.targets == "dense" else n
     t = rng.integers(0, c, n) if block.targets in ("labels", "either") else rng.random(shape) * 0.8 + 0.1
-    return jnp.asarray(np.round(t) if block.survey or name == "categorical_hinge" else t), jnp.asarray(p)
+    return jnp.asarray(np.round(t) if block.scan_targets or name == "categorical_hinge" else t), jnp.asarray(p)
 
 
 def close(found, wanted, atol=1e-11):
@@ -61,7 +61,7 @@ def test_transforms(name, options, way):
     close(slope, jnp.vdot(wanted[1], direction))
     close(curvature, pl.grad_and_hess(name)(t, p, reduction="sum", **options)[1])
     close(own[1], wanted[1])
-    if not LOSSES[name].survey:  # their labels="auto" looks at all targets at once
+    if not LOSSES[name].scan_targets:  # their labels="auto" looks at all targets at once
         options = options | {"axis": -1}
         rows = jax.jit(jax.vmap(jax.value_and_grad(lambda p, t: pl.get(name)(t, p, reduction="none", **options))))(p, t)
         close(rows[0], pl.get(name)(t, p, reduction="none", **options))

@@ -996,7 +996,7 @@ def test_domain_edges(name):
     t, p = EDGES[name]
     t = np.array([t]) if isinstance(t, int) else np.array(t)[:, None] if block.combine else np.array([t])
     p = np.array(p)[:, None] if block.combine else np.array([p])
-    if block.survey:
+    if block.scan_targets:
         params["labels"] = "pm1"
     case = Case(loss, "labels" if t.dtype.kind == "i" else "", "", params)
     right = truth_of(loss, t, p, derivatives=False, **params).losses
@@ -1055,7 +1055,7 @@ def test_any_call_is_its_rows_one_at_a_time(data):
     w = np.random.default_rng(0).choice([0.0, 0.5, 2.0], places) if weighted else np.ones(places)
     exact_t = t if case.labelled else t.astype(np.float64)
     kwargs = {"labels": "pm1" if case.t == "signs" else "01"} if case.params.get("labels") == "auto" or (
-        LOSSES[case.loss].survey and "labels" not in case.params) else {}  # fmt: skip
+        LOSSES[case.loss].scan_targets and "labels" not in case.params) else {}  # fmt: skip
     row_losses = np.array([case.call(exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0] for k in range(case.n)])
     row_slopes = np.array([case.of(pl.grad(case.target), exact_t[k : k + 1], p[k : k + 1].astype(np.float64), **kwargs)[0]
                            for k in range(case.n)])  # fmt: skip

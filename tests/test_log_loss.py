@@ -429,8 +429,8 @@ def test_libraries_take_every_kind_of_labels(library, kind):
 @pytest.fixture(params=["torch", "jax", "array-api-strict, elsewhere"])
 def afar(request, monkeypatch):
     """Arrays whose memory is out of NumPy's reach, as on a GPU: what their own library computes."""
-    kind = _backends.owner(on(request.param, np.zeros(2)))
-    monkeypatch.setitem(_backends._owners, type(on(request.param, np.zeros(2))), replace(kind, memory=None))
+    kind = _backends.backend_of(on(request.param, np.zeros(2)))
+    monkeypatch.setitem(_backends._owners, type(on(request.param, np.zeros(2))), replace(kind, as_numpy=None))
     return lambda x: on(request.param, x)
 
 

@@ -50,7 +50,7 @@ def sample(name, n=4, c=5, dtype=torch.float64, seed=0):
     p = torch.rand(n, c, generator=g, dtype=torch.float64) * 0.8 + 0.1
     if block.targets == "dense":
         t = torch.rand(n, c, generator=g, dtype=torch.float64) * 0.8 + 0.1
-        if LOSSES[name].survey or name == "categorical_hinge":
+        if LOSSES[name].scan_targets or name == "categorical_hinge":
             t = t.round()
         return t.to(dtype), p.to(dtype)
     if block.targets == "values":
@@ -97,7 +97,7 @@ class TestEveryLoss:
         t, p = sample(name)
         w = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
         arguments = [p.requires_grad_(), w]
-        if LOSSES[name].targets == "dense" and not LOSSES[name].survey and name != "categorical_hinge":
+        if LOSSES[name].targets == "dense" and not LOSSES[name].scan_targets and name != "categorical_hinge":
             arguments.append(t.requires_grad_())
 
         def loss(p, w, t=t):
@@ -162,7 +162,7 @@ class TestEveryLoss:
         row = {key: x for key, x in options.items() if key != "axis"} | {"axis": -1}
         gradient = pl.grad(name)(t, p, reduction="sum", **row)
         asserted(torch.func.grad(lambda p: loss(t, p, reduction="sum", **row))(p), gradient)
-        if not LOSSES[name].survey:  # their labels="auto" looks at all targets at once
+        if not LOSSES[name].scan_targets:  # their labels="auto" looks at all targets at once
             asserted(torch.func.vmap(lambda t, p: loss(t, p, reduction="none", **row))(t, p), loss(t, p, reduction="none", **row))
             per_sample = torch.func.vmap(torch.func.grad(lambda p, t: loss(t, p, reduction="none", **row)))(p, t)
             asserted(per_sample, gradient)
@@ -262,10 +262,10 @@ class TestEveryLoss:
                 assert found[1].is_contiguous()
         assert len(runs) == 4
         for k, (plan, arrays) in enumerate(runs):
-            memory = _cpu.memory(plan, arrays)
-            assert np.shares_memory(memory.p, p.detach().numpy())
-            assert np.shares_memory(memory.t, t.numpy())
-            assert np.shares_memory(memory.gradient, out.numpy()) == (k == 2)
+            as_numpy = _cpu.as_numpy(plan, arrays)
+            assert np.shares_memory(as_numpy.p, p.detach().numpy())
+            assert np.shares_memory(as_numpy.t, t.numpy())
+            assert np.shares_memory(as_numpy.gradient, out.numpy()) == (k == 2)
         losses = pl.get(name)(t, p, **options | {"reduction": "none"})
         asserted(losses, pl.get(name)(dense_t, dense_p, **options | {"reduction": "none"}))
         w = torch.linspace(0, 2, losses.numel(), dtype=torch.float64).reshape(losses.shape)
@@ -500,8 +500,8 @@ class TestGraph:
 
     def test_tensors_are_viewed(self):
         for x in (self.z.detach(), self.z.detach()[::2, 1:, ::2], self.z.detach().permute(2, 0, 1), self.y):
-            assert np.shares_memory(_torch.memory(x), x.numpy())
-            assert _torch.memory(x).strides == x.numpy().strides
+            assert np.shares_memory(_torch.as_numpy(x), x.numpy())
+            assert _torch.as_numpy(x).strides == x.numpy().strides
 
     @pytest.mark.parametrize("view", [lambda z: z[::2], lambda z: z[:, 1:4], lambda z: z.flip(0), lambda z: z.transpose(0, 2)])
     def test_any_strides(self, view):

@@ -1,7 +1,7 @@
 """Which array libraries there are, and whose an array is.
 
 `BACKENDS` says what the road must know of an array library; a library that is not listed runs all the same, by its array namespace. A
-library whose arrays need more (autograd, laziness) names a carrier: the one module that imports it, which fills the row's functions.
+library whose arrays need more (autograd, laziness) names an adapter: the one module that imports it, which fills the row's functions.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Fact(NamedTuple):
     device: str = "cpu"
     cuda: int | None = None  # number of the CUDA device it is on
     strides: tuple | None = None  # in bytes; None where its memory is not this machine's
-    concrete: bool = True  # whether its values are at hand: not while it is traced
+    has_values: bool = True  # whether its values are at hand: not while it is traced
     tracked: bool = False  # whether autograd follows it
     watched: bool = False  # whether a function transform, forward-mode differentiation or a tracer looks at it
     refused: str | None = None  # why it cannot receive a result
@@ -43,13 +43,13 @@ class Backend:
     name: str
     owns: Callable  # array -> is it this library's?
     namespace: Callable = array_api_compat.array_namespace  # array -> its array-API namespace
-    carrier: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
+    adapter: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
     call: Callable | None = None  # (plan, arrays, arrays as given) -> results, instead of evaluate(plan, arrays)
     prepared: Callable | None = None  # (plan, arrays as given, arrays) -> its kernel for such calls or None, instead of _cpu.prepared
     route: Callable | None = None  # plan -> the route it takes and the obstacles, instead of choose(plan)
-    concrete: Callable = lambda x: True  # array -> are its values at hand?
-    memory: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
-    wrap: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
+    has_values: Callable = lambda x: True  # array -> are its values at hand?
+    as_numpy: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
+    from_numpy: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
     place: Callable = device_of  # array -> its device; None if it goes wherever the others are
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
     unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
@@ -59,21 +59,21 @@ class Backend:
     out: bool = True  # arrays can be written to
 
     def loaded(self):
-        """This row with its carrier's functions: one object for each library, so that plans compare them by identity."""
+        """This row with its adapter's functions: one object for each library, so that plans compare them by identity."""
         if self not in _loaded:
-            module = {} if self.carrier is None else vars(import_module(self.carrier))
-            _loaded[self] = replace(self, carrier=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+            module = {} if self.adapter is None else vars(import_module(self.adapter))
+            _loaded[self] = replace(self, adapter=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
         return _loaded[self]
 
     def fact(self, x):
         """What is known of an array apart from its data."""
         tracked, watched = self.seen(x)
-        view = None if self.memory is None or watched else self.memory(x)
+        view = None if self.as_numpy is None or watched else self.as_numpy(x)
         strides = None if view is None else view.strides
         device = str(device_of(x)), self.cuda(x)
         kind = dtype_name(x.dtype)
         kind = kind if kind in FLOATS or kind in INTEGERS or kind == "bool" else str(x.dtype)
-        return Fact(self, kind, tuple(x.shape), *device, strides, self.concrete(x), tracked, watched)
+        return Fact(self, kind, tuple(x.shape), *device, strides, self.has_values(x), tracked, watched)
 
     @property
     def described(self):
@@ -96,17 +96,17 @@ def _numpy_wrap(x, like):
 
 
 BACKENDS = (
-    Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, memory=_numpy_memory, wrap=_numpy_wrap),
-    Backend("torch", array_api_compat.is_torch_array, carrier="polyloss._torch"),
-    Backend("jax", array_api_compat.is_jax_array, carrier="polyloss._jax", takes_numpy=True, out=False),
-    Backend("dask", array_api_compat.is_dask_array, carrier="polyloss._dask", concrete=lambda x: False, out=False),
+    Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, as_numpy=_numpy_memory, from_numpy=_numpy_wrap),
+    Backend("torch", array_api_compat.is_torch_array, adapter="polyloss._torch"),
+    Backend("jax", array_api_compat.is_jax_array, adapter="polyloss._jax", takes_numpy=True, out=False),
+    Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._dask", has_values=lambda x: False, out=False),
     Backend("cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id),
 )
 _loaded: dict[Backend, Backend] = {}
 _others: dict[str, Backend] = {}  # libraries that are not listed, by name
 NUMPY = BACKENDS[0].loaded()
 
-_owners: dict[type, object] = {}  # type -> Backend, or what `owner` says of it
+_owners: dict[type, object] = {}  # type -> Backend, or what `backend_of` says of it
 
 
 def _named(name):
@@ -115,9 +115,9 @@ def _named(name):
     return _others.setdefault(name, Backend(name, None)) if row is None else row.loaded()
 
 
-def gathered(given):
+def to_one_library(given):
     """Backend, namespace, and the arguments as arrays of that one library on one device."""
-    kinds = {name: owner(x, name) for name, x in given.items() if x is not None}
+    kinds = {name: backend_of(x, name) for name, x in given.items() if x is not None}
     first = next((n for n, k in kinds.items() if k is not NUMPY and k not in _PLAIN), None)
     if first is None:
         arrays = {name: None if x is None else numpy_array(name, x) for name, x in given.items()}
@@ -149,7 +149,7 @@ _COLUMNS = ("pandas", "polars")
 _PLAIN = (*_COLUMNS, "plain")  # what becomes a NumPy array
 
 
-def owner(x, name="an argument"):
+def backend_of(x, name="an argument"):
     """The backend that owns an array; "pandas", "polars" or "plain" for what becomes a NumPy array."""
     kind = _owners.get(type(x))
     if kind is None:
@@ -175,7 +175,7 @@ def _findowner(x):
 
 def what(x):
     """What an argument is, for errors: "a torch array", "a list"."""
-    kind = owner(x)
+    kind = backend_of(x)
     if kind not in _PLAIN:
         return kind.described
     name = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}".removeprefix("builtins.")
@@ -190,7 +190,7 @@ def convertible(x):
 def numpy_array(name, x):
     if type(x) is np.ndarray and x.dtype.isnative and x.flags.aligned:
         return x
-    kind = owner(x)
+    kind = backend_of(x)
     if kind == "plain" and not (isinstance(x, (list, tuple, int, float, bool, range)) or convertible(x)):
         raise TypeError(f"{name} is {what(x)}, but must be an array, a list or a number")
     try:

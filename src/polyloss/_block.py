@@ -52,8 +52,8 @@ class Block:
     logits: type | None = None  # the block that takes over when from_logits=True
     logarithms: type | None = None  # likewise when log_input=True
     kernel: str | None = None  # name under which formulas/elementwise.h holds the same formulas
-    targeted: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
-    survey: Callable | None = None  # formula of (xp, t) that gives what `targeted` must know of all targets at once, as a 0-d array
+    prepare_targets: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
+    scan_targets: Callable | None = None  # formula of (xp, t): what `prepare_targets` must know of all targets at once, as a 0-d array
     worked: tuple[dict, ...] = ()  # examples by hand: dict(t=, p=, <parameters>, value=, slope=); tested, and printed in the docs
     domain = "any real numbers"  # of the predictions; for the docs
 
@@ -67,7 +67,7 @@ class Block:
     form = staticmethod(form)
 
     def __init_subclass__(cls):
-        for formula in ("form", "length", "value", "slope", "curvature", "term", "first", "second", "targeted", "survey"):
+        for formula in ("form", "length", "value", "slope", "curvature", "term", "first", "second", "prepare_targets", "scan_targets"):
             if formula in cls.__dict__:
                 setattr(cls, formula, staticmethod(cls.__dict__[formula]))
 

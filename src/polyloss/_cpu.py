@@ -107,9 +107,9 @@ class Memory(NamedTuple):
     prob: object
 
 
-def memory(plan, arrays):
+def as_numpy(plan, arrays):
     """The arrays of a kernel: inputs as it reads them, outputs the caller's own where they can be filled in place, else new ones."""
-    view, lay, want = plan.backend.memory, plan.layout, plan.want
+    view, lay, want = plan.backend.as_numpy, plan.layout, plan.want
     t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
     if not plan.labelled and softmax_xent(plan):
         with np.errstate(all="ignore"):
@@ -134,16 +134,16 @@ def _canonical(plan, x):
 
 def run(plan, arrays):
     """The outcome of a plan on its kernel."""
-    m, bad = _integer_labels(plan, memory(plan, arrays))
+    m, bad = _integer_labels(plan, as_numpy(plan, arrays))
     if bad >= 0:
         return Outcome(first_bad=bad)
     kept = plan.__dict__.setdefault("_bound", {})
-    survey = None if arrays.survey is None else bool(arrays.survey)
-    key = *(x if x is None else (x.dtype, x.strides) for x in m), _threads.get_num_threads(), survey
+    scanned = None if arrays.scanned is None else bool(arrays.scanned)
+    key = *(x if x is None else (x.dtype, x.strides) for x in m), _threads.get_num_threads(), scanned
     if key not in kept:
         if len(kept) >= 16:
             kept.clear()
-        kept[key] = _bound(plan, m, survey)
+        kept[key] = _bound(plan, m, scanned)
     total, divisor, bad = kept[key].run(*m[:4], arrays.divisor, *m[4:])
     if bad == kernels("front").FAR:  # the divisor is no number whose reciprocal the kernels could multiply by: the formula divides
         return _formula.run(plan, arrays)
@@ -161,18 +161,18 @@ def _integer_labels(plan, m):
     return m._replace(t=labels if ignored is None else np.where(ignored, -1, labels)), -1
 
 
-def prepared(plan, given, arrays, wrap=None, record=None):
+def prepared(plan, given, arrays, from_numpy=None, record=None):
     """The plan's kernel for calls on arrays like these, if it reads and writes the caller's own where they lie; else None.
 
-    `wrap` makes a result one of the caller's library. `record` puts a call into autograd's graph: then the kernel finds the gradient, too.
+    `from_numpy` makes a result one of the caller's library. `record` puts a call into autograd's graph: then the kernel finds the gradient.
     """
     lay = plan.layout
     if not plan.here or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
         return None
-    if plan.storage == "bfloat16" and wrap is None:  # NumPy's, whose results would stay bits
+    if plan.storage == "bfloat16" and from_numpy is None:  # NumPy's, whose results would stay bits
         return None
-    view, wider = plan.backend.memory, plan if record is None else replace(plan, want=BOTH)
-    m = memory(wider, arrays)
+    view, wider = plan.backend.as_numpy, plan if record is None else replace(plan, want=BOTH)
+    m = as_numpy(wider, arrays)
     inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
     converted = [x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False)]
     alike = (None if plan.labelled else lay.canonical, None, _same, _same)  # how an input becomes the kernel's
@@ -182,7 +182,7 @@ def prepared(plan, given, arrays, wrap=None, record=None):
     outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
     if not all(view(x).flags.c_contiguous for x in outputs):
         return None
-    return _bound(wider, m, None, plan, inputs, casts, wrap, record)
+    return _bound(wider, m, None, plan, inputs, casts, from_numpy, record)
 
 
 def _address(x):
@@ -202,11 +202,11 @@ def _same(xp, x):
     return x
 
 
-def _bound(plan, m, survey, called=None, inputs=(None,) * 4, casts=(False,) * 4, wrap=None, record=None):
+def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4, from_numpy=None, record=None):
     """The plan's kernel, bound to the types and strides of arrays; `called` is the plan of the call where that wants less."""
     kernel, block, lay, settings = kernels(KERNELS[plan.route]), plan.block, plan.layout, plan.settings
     if "labels" in settings:  # whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way
-        settings["zero_one"] = survey if settings["labels"] == "auto" else settings["labels"] == "01"
+        settings["zero_one"] = scanned if settings["labels"] == "auto" else settings["labels"] == "01"
     axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t="ns" if plan.labelled else "ncs")
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
     facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())
@@ -219,4 +219,4 @@ def _bound(plan, m, survey, called=None, inputs=(None,) * 4, casts=(False,) * 4,
         divide = "position weights"
     else:
         divide = plan.divisor if isinstance(plan.divisor, str) else "number"
-    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, casts, divide, wrap, record)
+    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, casts, divide, from_numpy, record)

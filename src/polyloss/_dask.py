@@ -16,10 +16,10 @@ import numpy as np
 from dask.layers import ArraySliceDep
 
 from polyloss import _routes
-from polyloss._backends import NUMPY, Fact, owner
+from polyloss._backends import NUMPY, Fact, backend_of
 from polyloss._block import LOSSES
 from polyloss._evaluate import evaluate
-from polyloss._formula import surveyed
+from polyloss._formula import scanned
 from polyloss._plan import GIVEN, VALUE, Want
 from polyloss._prepare import ARRAYS, denominator_of, known, plan_of, prepare
 from polyloss._reduce import total_weight
@@ -88,7 +88,7 @@ class PerRow(float):
 
 def route(plan):
     """The route that the blocks take, and the obstacles of the faster ones: they are taken for arrays in a machine's memory."""
-    return _routes.choose(replace(plan, backend=NUMPY, here=True, concrete=True))
+    return _routes.choose(replace(plan, backend=NUMPY, here=True, has_values=True))
 
 
 # ------------------------------------------------------------------------------------------------------------------- the graph
@@ -215,7 +215,7 @@ class Recipe(NamedTuple):
         shape = [n for k, n in enumerate(t.shape) if k != self.extra]
         if self.bare:
             shape.insert(self.at, self.classes)
-        xp = owner(t).namespace(t)
+        xp = backend_of(t).namespace(t)
         return xp.broadcast_to(xp.zeros((), dtype=self.dtype), tuple(shape))
 
 
@@ -240,7 +240,7 @@ def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
 
 def _zero_one_of_block(t, where, weight, class_weight, *, recipe):
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight)
-    return np.full((1,) * t.ndim, bool(surveyed(plan, arrays, arrays.t)))
+    return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
 
 
 def _meaning(zero_one):

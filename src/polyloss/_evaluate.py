@@ -73,8 +73,8 @@ def restored(plan, arrays, x, given=None):
     """A result in the caller's shape and kind; written to the array the caller gave, if one was given."""
     if given is not None and x is given:
         return given
-    if isinstance(x, np.ndarray) and plan.backend.wrap is not None:  # a kernel's result; bfloat16 comes as bits
-        x = plan.backend.wrap(x, arrays.p)
+    if isinstance(x, np.ndarray) and plan.backend.from_numpy is not None:  # a kernel's result; bfloat16 comes as bits
+        x = plan.backend.from_numpy(x, arrays.p)
     x = plan.layout.restored(arrays.xp, x)
     if given is None:
         return x
@@ -86,7 +86,7 @@ def restored(plan, arrays, x, given=None):
 def raise_bad(plan, arrays, outcome):
     """The error for the first bad label, if there is one and values are at hand."""
     first, xp = outcome.first_bad, arrays.xp
-    if outcome.bad is not None and plan.backend.concrete(outcome.bad):
+    if outcome.bad is not None and plan.backend.has_values(outcome.bad):
         flat = xp.reshape(outcome.bad, (-1,))
         if bool(xp.any(flat)):
             first = int(xp.argmax(xp.astype(flat, xp.int8)))

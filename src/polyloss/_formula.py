@@ -75,7 +75,7 @@ def _run(plan, arrays):
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
     weight, skip, zero = arrays.weight, ignored, None
-    spread = not absent(dict(plan.targeting).get("label_smoothing", 0.0))  # over all classes
+    spread = not absent(dict(plan.target_options).get("label_smoothing", 0.0))  # over all classes
     if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
         zero = weight == 0
     if plan.labelled and arrays.class_weight is not None and not spread:
@@ -99,13 +99,13 @@ def _run(plan, arrays):
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
     whole, divisor = t, _divisor(plan, arrays, t, skip)
-    targeting = dict(plan.targeting)
-    if block.survey is not None:
-        targeting["survey"] = surveyed(plan, arrays, t)
-    t = block.targeted(xp, t, lay.c, **targeting)
+    target_options = dict(plan.target_options)
+    if block.scan_targets is not None:
+        target_options["scanned"] = scanned(plan, arrays, t)
+    t = block.prepare_targets(xp, t, lay.c, **target_options)
     if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
         params["block"] = block
-    if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.concrete):
+    if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.has_values):
         # A loss that is infinite or none though its arguments are finite: autograd would multiply its derivative by the weight of 0.
         wild = ~xp.isfinite(block.value(xp, t, p, **params))
         wild = (zero & (xp.any(wild, axis=1) if block.combine else wild))[:, None, :]
@@ -138,13 +138,13 @@ def _of_classes(numbers, xp, z):
     return xp.asarray(numbers, dtype=z.dtype, device=beside(z))[None, :, None]
 
 
-def surveyed(plan, arrays, t):
-    """What `targeted` must know of all targets at once, if anything; those of weight 0 have no say."""
+def scanned(plan, arrays, t):
+    """What `prepare_targets` must know of all targets at once, if anything; those of weight 0 have no say."""
     xp, block = arrays.xp, plan.block
-    if block.survey is None or arrays.survey is not None:
-        return arrays.survey
+    if block.scan_targets is None or arrays.scanned is not None:
+        return arrays.scanned
     seen = t if arrays.weight is None else xp.where((arrays.weight == 0)[:, None, :], xp.ones_like(t), t)
-    return block.survey(xp, seen, **dict(plan.targeting))
+    return block.scan_targets(xp, seen, **dict(plan.target_options))
 
 
 def _divisor(plan, arrays, t, skip):

@@ -18,7 +18,7 @@ def obstacle(plan):
     lay = plan.layout
     if not _on_gpu(plan):
         return f"it needs arrays on a CUDA device, and those of {plan.backend.name} on {plan.device} are not"
-    if not plan.concrete:
+    if not plan.has_values:
         return "the arrays are being traced: their memory is not at hand"
     if plan.storage not in FLOATS:
         return f"it takes floating predictions, not {plan.storage}"
@@ -138,13 +138,13 @@ def run_elementwise(plan, arrays):
 
     xp, block = arrays.xp, plan.block
     settings = plan.settings
-    survey = settings.get("labels") == "auto" and arrays.survey is None
+    scan = settings.get("labels") == "auto" and arrays.scanned is None
     if "labels" in settings:
-        settings["zero_one"] = settings["labels"] == "01" if arrays.survey is None else bool(arrays.survey)
+        settings["zero_one"] = settings["labels"] == "01" if arrays.scanned is None else bool(arrays.scanned)
     losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.elementwise(
         xp, cuda.contiguous(arrays.p), cuda.contiguous(xp.astype(arrays.t, plan.real(xp), copy=False)), loss=block.kernel,
-        dtype=dtype_name(arrays.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[block.kernel]), survey=survey,
+        dtype=dtype_name(arrays.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[block.kernel]), scan=scan,
         mean=block.combine == "mean", weight=arrays.weight, divisor=plan.divisor_of(arrays), losses=losses, grad=grad, hess=hess,
     )  # fmt: skip
     return _outcome(plan, reduced, plan.divisor_of(arrays), losses, grad, hess)

@@ -69,7 +69,7 @@ def way(here, planned):
 
 def _here(x, like):
     """Whether an array's values are at hand, in this machine's memory, on the device of another."""
-    return isinstance(x, jax.Array) and concrete(x) and x.device == like.device and getattr(x.device, "platform", None) == "cpu"
+    return isinstance(x, jax.Array) and has_values(x) and x.device == like.device and getattr(x.device, "platform", None) == "cpu"
 
 
 def _aligned(like):
@@ -81,11 +81,11 @@ def _aligned(like):
 
 def call(plan, arrays, given):
     """The results of a plan whose arrays are JAX's, or their tracers."""
-    if plan.concrete:
+    if plan.has_values:
         return evaluate(plan, arrays)
     if plan.route == FORMULA:
         return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
-    if plan.validate and plan.labelled and concrete(arrays.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
+    if plan.validate and plan.labelled and has_values(arrays.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
         checked(plan, arrays, Outcome(bad=sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2]))
     operands = [x for x in _operands(arrays) if x is not None]
     divisor = plan.divisor if plan.divisor != GIVEN or isinstance(arrays.divisor, jax.Array) else arrays.divisor
@@ -101,12 +101,12 @@ def _operands(arrays):
 
 def route(plan):
     """The route a plan takes, and the obstacles of the faster ones."""
-    return _routes.choose(plan) if plan.concrete or plan.backend is NUMPY else _kernel(plan)
+    return _routes.choose(plan) if plan.has_values or plan.backend is NUMPY else _kernel(plan)
 
 
 def place(x):
     """The one device that an array is bound to; None if it goes wherever others are, or is spread over a mesh: then JAX decides."""
-    return next(iter(x.devices())) if concrete(x) and _bound(x) and len(x.devices()) == 1 else None
+    return next(iter(x.devices())) if has_values(x) and _bound(x) and len(x.devices()) == 1 else None
 
 
 def _bound(x):
@@ -114,21 +114,21 @@ def _bound(x):
     return x.committed if hasattr(x, "committed") else x._committed
 
 
-def concrete(x):
+def has_values(x):
     """Whether an array's values are at hand: not while it is traced."""
     return not isinstance(x, jax.core.Tracer)
 
 
-def memory(x):
+def as_numpy(x):
     """A CPU array as a NumPy array over the same memory (bfloat16 as its bits), or None."""
-    if not concrete(x) or len(x.devices()) > 1 or next(iter(x.devices())).platform != "cpu":
+    if not has_values(x) or len(x.devices()) > 1 or next(iter(x.devices())).platform != "cpu":
         return None
-    return NUMPY.memory(np.asarray(x))
+    return NUMPY.as_numpy(np.asarray(x))
 
 
-def wrap(x, like):
+def from_numpy(x, like):
     """A NumPy array as an array of JAX."""
-    return jax.device_put(NUMPY.wrap(x, like), like.device if _bound(like) else None)
+    return jax.device_put(NUMPY.from_numpy(x, like), like.device if _bound(like) else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- traced programs
@@ -138,7 +138,7 @@ def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
     least, sizes = 8 * SMALL if plan.block.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
-    if any(traced(value) for _, value in plan.params + plan.targeting):
+    if any(traced(value) for _, value in plan.params + plan.target_options):
         why = "a parameter is traced, and kernels take numbers"
     elif not all(isinstance(size, int) for size in sizes):
         why = "a size is not known yet, and kernels take numbers"
@@ -146,12 +146,12 @@ def _kernel(plan):
         why = f"traced programs call it from {least} predictions on"
     if why:
         return _routes.ROUTES[-1], [(route.name, why) for route in _routes.ROUTES[:-1] if route.holds(plan)]
-    return _routes.choose(replace(plan, backend=NUMPY, here=True, concrete=True))
+    return _routes.choose(replace(plan, backend=NUMPY, here=True, has_values=True))
 
 
 def _static(plan, **changes):
     """A plan as the static argument of an operation: of arrays in this machine's memory, since on a CPU a kernel gets them so."""
-    return _routes.changed(plan, backend=NUMPY, device="cpu", here=True, concrete=True, validate=False, **changes)
+    return _routes.changed(plan, backend=NUMPY, device="cpu", here=True, has_values=True, validate=False, **changes)
 
 
 def _arrays(plan, operands, xp):
@@ -205,7 +205,7 @@ def _evaluate(plan, *operands):
 
 
 def _by_formula(plan, *operands):
-    plan, arrays = _routes.changed(plan, here=False, concrete=False), _arrays(plan, operands, jnp)
+    plan, arrays = _routes.changed(plan, here=False, has_values=False), _arrays(plan, operands, jnp)
     return _results(plan, arrays, _formula.run(plan, arrays))
 
 
@@ -288,7 +288,7 @@ def _counted(plan, arrays):
 
 def _apart(plan):
     """Whether positions are independent of each other: what a hinge's targets mean may be decided by all of them."""
-    return plan.block.survey is None or dict(plan.targeting).get("labels") != "auto"
+    return plan.block.scan_targets is None or dict(plan.target_options).get("labels") != "auto"
 
 
 if custom_partitioning is not None:
@@ -336,6 +336,6 @@ def _run(text, operands, results):
         arrays = arrays._replace(**{key: x if x is None else x.view(jnp.bfloat16) for key, x in bits.items()})
     outcome = _routes.run(plan, arrays)
     for result, x in zip(results, _results(plan, arrays, outcome), strict=True):
-        bits = NUMPY.memory(np.asarray(x))
+        bits = NUMPY.as_numpy(np.asarray(x))
         if not np.may_share_memory(result, bits):
             result[...] = bits

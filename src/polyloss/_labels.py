@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import device as device_of
 from array_api_compat import to_device
 
-from polyloss._backends import convertible, owner, what
+from polyloss._backends import backend_of, convertible, what
 from polyloss._shapes import FLOATS, INTEGERS, dtype_name, place
 
 
@@ -49,7 +49,7 @@ class Marks(NamedTuple):
 
 def read(name, y, like):
     """Labels as a `Column` or an `Indicator`: of NumPy arrays, or of arrays that lie beside `like` already."""
-    kind = owner(y, name)
+    kind = backend_of(y, name)
     if kind in ("pandas", "polars"):
         return _of_frame(name, y)
     if kind == "plain":
@@ -65,7 +65,7 @@ def read(name, y, like):
 
 def beside(x, like):
     """Whether an array is of the library and on the device of another that is not NumPy's; Dask's count as nowhere yet."""
-    return owner(x).name == owner(like).name not in ("numpy", "dask") and device_of(x) == device_of(like)
+    return backend_of(x).name == backend_of(like).name not in ("numpy", "dask") and device_of(x) == device_of(like)
 
 
 def sequence(name, x):
@@ -77,13 +77,13 @@ def sequence(name, x):
 
 def host(x):
     """An array of any library as a NumPy array; bfloat16 as float32."""
-    backend = owner(x)
+    backend = backend_of(x)
     if backend.name == "dask":
         return host(x.compute())
     if dtype_name(x.dtype) == "bfloat16":
         xp = backend.namespace(x)
         x = xp.astype(x, xp.float32)
-    view = None if backend.memory is None else backend.memory(x)
+    view = None if backend.as_numpy is None else backend.as_numpy(x)
     if view is not None:
         return view
     if backend.name in ("torch", "cupy"):

@@ -13,7 +13,7 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss import _reduce
-from polyloss._backends import gathered
+from polyloss._backends import to_one_library
 from polyloss._call import called
 from polyloss._evaluate import raise_bad
 from polyloss._formula import Outcome
@@ -81,7 +81,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     for name in ("y_true", "features", "weight"):
         if given[name] is None:
             raise TypeError(f"{name} is None, but must be an array, a list or a number")
-    backend, xp, arrays = gathered(given)
+    backend, xp, arrays = to_one_library(given)
     shapes = {name: known_shape(name, x) for name, x in arrays.items() if x is not None}
     _check_shapes(shapes, {name: dtype_name(x.dtype) for name, x in arrays.items() if x is not None})
     features, weight, bias = arrays["features"], arrays["weight"], arrays["bias"]
@@ -112,7 +112,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     divisor = plan.divisor_of(checked)
     if denominator is not None:
         denominator, divisor = xp.astype(denominator, dtype, copy=False), plan.divisor
-    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.memory is not None and c > FEW)
+    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW)
     rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
@@ -252,7 +252,7 @@ def _written(head, needs, upstream, exact):
     """Where arrays can be written to: one buffer for the logits of every chunk, and gradients that grow in place."""
     xp, n, c, d = head.xp, head.rules.n, *head.weight.shape
     multiply, add = head.products or _products(xp)
-    rows, here = Rows(head), head.backend.memory is not None and head.backend.memory(head.features) is not None
+    rows, here = Rows(head), head.backend.as_numpy is not None and head.backend.as_numpy(head.features) is not None
     kept, hidden = _kept(head, rows.skip, here)
     m = n if kept is None else kept.shape[0]
     new = {"dtype": head.dtype, "device": head.device}

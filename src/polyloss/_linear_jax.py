@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from polyloss._backends import owner
+from polyloss._backends import backend_of
 from polyloss._call import called
 from polyloss._linear import SUMMAND, Head, Rows, chunk_options, refuse, results
 from polyloss._plan import BOTH, VALUE
@@ -93,7 +93,7 @@ def _plain(rules, operands, rest):
 def _visited(rules, needs, operands, rest, upstream):
     """The value, and gradients in the dtype of the computation, None where they are not needed."""
     (features, weight, bias), dtype = operands, jnp.dtype(rules.dtype)
-    head = Head(None, owner(features), jnp, None, *operands, *rest, dtype, None, rules, None)
+    head = Head(None, backend_of(features), jnp, None, *operands, *rest, dtype, None, rules, None)
     rows, derive = Rows(head), any(needs)
     (n, d), c, chunk = features.shape, rules.c, min(rules.chunk, max(rules.n, 1))
     each = rules.reduction == "none"

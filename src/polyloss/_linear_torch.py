@@ -15,7 +15,7 @@ import torch
 from polyloss._linear import prepared, results, run
 from polyloss._params import integers
 from polyloss._plan import BOTH, GIVEN, VALUE
-from polyloss._torch import LIBRARY, _constant, _hooked, _traced_transform, concrete, foreign, traced, transformed
+from polyloss._torch import LIBRARY, _constant, _hooked, _traced_transform, foreign, has_values, traced, transformed
 from polyloss.softmax import softmax_loss
 
 ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be tensors
@@ -96,7 +96,7 @@ class Bridge(torch.autograd.Function):
             return None, *_again(head, upstream, ctx.needs), *(None,) * 4
         each = head.rules.reduction == "none"
         if kept is None:
-            if each and not concrete(upstream):
+            if each and not has_values(upstream):
                 raise RuntimeError("linear_softmax_loss: under reduction='none' no batch of upstream gradients is taken")
             _, kept = _run(replace(head, want=BOTH), needs=ctx.needs, exact=True, upstream=upstream if each else None)
         kept = list(kept)  # one reference each: what is handed over is not to be copied
@@ -111,7 +111,7 @@ class Bridge(torch.autograd.Function):
 def _handed(gradient, upstream, dtype):
     """A gradient times what autograd hands down to the loss, in the dtype of its tensor."""
     if upstream is not None:
-        if not concrete(upstream):  # a batch of them, under vmap
+        if not has_values(upstream):  # a batch of them, under vmap
             gradient = gradient * upstream
         elif (factor := upstream.item()) != 1:
             finite = math.isfinite(factor)

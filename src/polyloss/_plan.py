@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyloss._backends import NUMPY, Backend, owner
+from polyloss._backends import NUMPY, Backend, backend_of
 from polyloss._shapes import Layout
 
 GIVEN = "given"  # a plan's divisor is the caller's denominator: `Arrays.divisor`
@@ -41,7 +41,7 @@ class Arrays(NamedTuple):
     out: object = None  # the caller's array for the gradient, in the caller's shape
     out_hessian: object = None
     mask: object = None  # (n, c, s): False takes an element out of its set; t and p are 0 there
-    survey: object = None  # what the formulas must know of all targets at once, where these arrays are a part of them
+    scanned: object = None  # what the formulas must know of all targets at once, where these arrays are a part of them
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
     dtype: str  # of the computation
     targets: str  # dtype of the targets as routes get them
     params: tuple  # (name, value) of the formulas' parameters
-    targeting: tuple  # likewise of `block.targeted`
+    target_options: tuple  # likewise of `block.prepare_targets`
     ignore: tuple
     weighted: bool
     class_weighted: bool
@@ -72,7 +72,7 @@ class Plan:
     divisor: object  # a number; "count" or "weights", which the data decide; GIVEN
     out: tuple  # whether the caller gave arrays for gradient and Hessian diagonal
     validate: bool
-    concrete: bool  # whether the values of all arrays are at hand
+    has_values: bool  # whether the values of all arrays are at hand
     here: bool  # whether all arrays are in this machine's memory
     tracked: tuple = ()  # names of the arrays that autograd follows
     watched: bool = False  # a function transform, forward-mode differentiation or a tracer looks at an array
@@ -104,7 +104,7 @@ class Plan:
     @property
     def settings(self):
         """All parameters of the formulas and of their targets, by name."""
-        return dict(self.params + self.targeting)
+        return dict(self.params + self.target_options)
 
     @property
     def of_classes(self):
@@ -119,7 +119,7 @@ class Plan:
     def __str__(self):
         lay, asked = self.layout, [name for name, wanted in zip(Want._fields, self.want, strict=True) if wanted]
         targets = f"labels {self.targets}" if self.labelled else self.targets
-        options = [f"{key}={value!r}" for key, value in self.params + self.targeting]
+        options = [f"{key}={value!r}" for key, value in self.params + self.target_options]
         if self.ignore:
             options.append(f"{self.loss.ignores}={self.ignore!r}")
         options += [word for word, given in (("class_weight", self.class_weighted), ("sample_weight", self.weighted)) if given]
@@ -139,10 +139,10 @@ def dtype_of(xp, name):
 
 def shares_memory(backend, a, b):
     """Whether two arrays may share an entry; another library's shares none that is known."""
-    if b is None or owner(b) is not backend:
+    if b is None or backend_of(b) is not backend:
         return False
     if backend is not NUMPY:
-        view = backend.memory
+        view = backend.as_numpy
         a, b = (None, None) if view is None else (view(a), view(b))
         if a is None or b is None:
             return False

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss import _reduce, metrics, registry
-from polyloss._backends import numpy_array, owner
+from polyloss._backends import backend_of, numpy_array
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._exact import UNIT, Tally, ratio, tally
@@ -63,7 +63,7 @@ class Measure:
 
     def tally(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Tally:
         """What a batch adds; of Dask arrays, block by block."""
-        kind = owner(y_pred, "y_pred")
+        kind = backend_of(y_pred, "y_pred")
         if not isinstance(kind, str) and kind.name == "dask":
             from polyloss import _dask
 
@@ -215,7 +215,7 @@ def _defaults(block: Any) -> dict[str, Any]:
 
 
 def _class_weight(given: Any) -> list[float]:
-    k = host(given) if not isinstance(owner(given, "class_weight"), str) else numpy_array("class_weight", given)
+    k = host(given) if not isinstance(backend_of(given, "class_weight"), str) else numpy_array("class_weight", given)
     if k.ndim != 1:
         raise ValueError(f"class_weight has shape {k.shape}, but must have one entry for each class")
     return [number("class_weight", float(value)) for value in k]
@@ -235,17 +235,17 @@ def _read(name: str, x: Any) -> Any:
     """An argument as an array whose values are at hand, of which no graph is kept."""
     if x is None:
         raise TypeError(f"{name} is None, but must be an array, a list or a number")
-    kind = owner(x, name)
+    kind = backend_of(x, name)
     if isinstance(kind, str):
         return numpy_array(name, x)
-    if not kind.concrete(x):
+    if not kind.has_values(x):
         raise TypeError(f"{name} has no values yet (it is being traced, or on a meta device), but an accumulator adds up numbers")
     return x.detach() if kind.name == "torch" else x
 
 
 def _laid_down(name: str, x: Any) -> Any:
     """An array of Dask as it is, any other as NumPy's."""
-    kind = None if x is None else owner(x, name)
+    kind = None if x is None else backend_of(x, name)
     if kind is None or (not isinstance(kind, str) and kind.name == "dask"):
         return x
     return np.asarray(x) if isinstance(kind, str) else host(x)
@@ -253,7 +253,7 @@ def _laid_down(name: str, x: Any) -> Any:
 
 def _weights(given: Any, lay: Any) -> np.ndarray:
     """One weight for each position, in float64."""
-    kind = owner(given, "sample_weight")
+    kind = backend_of(given, "sample_weight")
     w = numpy_array("sample_weight", given) if isinstance(kind, str) else host(_read("sample_weight", given))
     if w.dtype.kind not in "fiub" and w.dtype.name != "bfloat16":
         raise TypeError(f"sample_weight has dtype {w.dtype}, but must hold real numbers")
@@ -263,7 +263,7 @@ def _weights(given: Any, lay: Any) -> np.ndarray:
 
 def _hinge_targets(y_true: Any, w: np.ndarray | None, lay: Any) -> tuple[bool, bool]:
     """Whether a target that counts is 0, and whether one is neither 0 nor 1."""
-    xp = owner(y_true).namespace(y_true)
+    xp = backend_of(y_true).namespace(y_true)
     t = xp.astype(y_true, xp.uint8) if dtype_name(y_true.dtype) == "bool" else y_true
     if tuple(t.shape) != lay.shape:
         return False, False  # the loss words the error
@@ -282,7 +282,7 @@ def _labelled(block: Any, y_true: Any, lay: Any) -> bool:
 
 def _beside(x: Any, values: Any) -> Any:
     """Values as an array of another's library and on its device."""
-    kind = owner(x)
+    kind = backend_of(x)
     if kind.name == "numpy":
         return np.asarray(values)
     xp = kind.namespace(x)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from polyloss import _reduce, _routes
-from polyloss._backends import Fact, gathered, owner, what
+from polyloss._backends import Fact, backend_of, to_one_library, what
 from polyloss._params import flag, number, traced
 from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
 from polyloss._shapes import (
@@ -53,7 +53,7 @@ def known(block, y_true, y_pred, want, out, options):
         given["denominator"] = denominator
     dynamic = {key: x for key, x in options.items() if key in block.params and traced(x)}
     given |= dynamic
-    backend, xp, arrays = gathered(given)
+    backend, xp, arrays = to_one_library(given)
     facts = {key: None if x is None else backend.fact(x) for key, x in arrays.items()}
     arrays["divisor"] = arrays.pop("denominator", denominator)
     facts["divisor"] = facts.pop("denominator", denominator is not None)
@@ -64,7 +64,7 @@ def known(block, y_true, y_pred, want, out, options):
 
 def _output_fact(x):
     """What is known of an array that is to receive a result, and why it cannot."""
-    kind = owner(x)
+    kind = backend_of(x)
     if isinstance(kind, str):
         return Fact(None, what(x), ())
     fact, why = kind.fact(x), kind.unwritable(x)
@@ -114,7 +114,7 @@ def plan_of(block, want, options, xp, facts):
     validate = flag("validate", validate)
     ignore = values.pop(loss.ignores, ()) if loss.ignores else ()
     block = loss.form(loss, values)
-    targeting = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
+    target_options = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
 
     t, p, weight, class_weight, mask = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight", "mask"))
     known_shape("y_true", t)
@@ -169,10 +169,10 @@ def plan_of(block, want, options, xp, facts):
     return _routes.routed(
         Plan(
             loss, block, want, p.backend, p.device, p.cuda, axis, lay, labelled, t.shape, storage, dtype, targets, tuple(values.items()),
-            tuple(targeting.items()), ignore, weight is not None, class_weight is not None, mask is not None, reduction, normalization,
+            tuple(target_options.items()), ignore, weight is not None, class_weight is not None, mask is not None, reduction, normalization,
             divisor,
             _checked_out(want, p, lay, storage, name, facts["out"]), validate,
-            concrete=all(x.concrete for x in inputs.values()), here=all(x.here for x in inputs.values()),
+            has_values=all(x.has_values for x in inputs.values()), here=all(x.here for x in inputs.values()),
             tracked=tuple(key for key, x in inputs.items() if x.tracked), watched=any(x.watched for x in inputs.values()),
         )
     )  # fmt: skip
@@ -242,7 +242,7 @@ def _arrays_of(plan, xp, given):
         class_weight = xp.astype(class_weight, dtype, copy=False)
     if divisor is not None:
         divisor = denominator_of(divisor)
-        if not isinstance(divisor, float) and plan.here and plan.concrete and not getattr(divisor, "requires_grad", False):
+        if not isinstance(divisor, float) and plan.here and plan.has_values and not getattr(divisor, "requires_grad", False):
             divisor = float(divisor)  # which need not be a number of the dtype
         divisor = divisor if isinstance(divisor, float) else xp.astype(divisor, dtype, copy=False)
     if plan.labelled:

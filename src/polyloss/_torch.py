@@ -18,7 +18,7 @@ import torch
 from torch.autograd import forward_ad
 
 from polyloss import _cpu, _formula, _reduce, _routes
-from polyloss._backends import owner
+from polyloss._backends import backend_of
 from polyloss._block import LOSSES, capped, log_softmax
 from polyloss._evaluate import checked, evaluate, finish, reduced, restored
 from polyloss._params import integers
@@ -82,7 +82,7 @@ def prepared(plan, given, arrays):
     ours = plan.want.gradient or plan.want.hessian
     if plan.watched or (plan.tracked and not ours and (plan.tracked != (plan.name,) or not _in_one_pass(plan))):
         return None
-    wrapped = partial(wrap, like=arrays.p) if plan.storage == "bfloat16" else torch.from_numpy
+    wrapped = partial(from_numpy, like=arrays.p) if plan.storage == "bfloat16" else torch.from_numpy
     return _cpu.prepared(plan, given, arrays, wrapped, _apply if plan.tracked and not ours else None)
 
 
@@ -188,7 +188,7 @@ def _received(kept, upstream):
     if grad_enabled():  # the gradient will be differentiated, too
         return None
     plain = type(upstream) is torch.Tensor and upstream.is_cpu and not batched(upstream) and not observed()
-    if not plain and not concrete(upstream):
+    if not plain and not has_values(upstream):
         return kept * upstream if kept.itemsize > 2 else None  # a batch of upstreams, under vmap
     factor = upstream.item()
     if factor == 1:
@@ -211,12 +211,12 @@ def _backward(plan, arrays, upstream, upstream_prob):
 
 def _gradient(plan, arrays, upstream):
     """The part of the gradient that comes by the loss."""
-    lay, reduced, batch, again = plan.layout, plan.reduction != "none", not concrete(upstream), torch.is_grad_enabled()
+    lay, reduced, batch, again = plan.layout, plan.reduction != "none", not has_values(upstream), torch.is_grad_enabled()
     divisor, dtype, p = arrays.divisor, arrays.p.dtype, arrays.p
     factor = upstream.item() if reduced and upstream.is_cpu and not (batch or again) else math.nan
-    changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), concrete=True)
+    changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), has_values=True)
     # By the weights of the forward pass, not by those made of `upstream` below.
-    arrays = arrays._replace(survey=_formula.surveyed(plan, arrays, arrays.t))
+    arrays = arrays._replace(scanned=_formula.scanned(plan, arrays, arrays.t))
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
         changes["divisor"], divisor = GIVEN, divisor / factor if factor else math.inf
@@ -233,7 +233,7 @@ def _gradient(plan, arrays, upstream):
         else:
             weight = arrays.weight  # 0 times infinity, too
             arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
-            changes |= dict(weighted=True, here=plan.here and memory(arrays.weight) is not None)
+            changes |= dict(weighted=True, here=plan.here and as_numpy(arrays.weight) is not None)
     arrays = arrays._replace(p=p.detach(), divisor=divisor)
     gradient = _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p)
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
@@ -251,7 +251,7 @@ def _softmax_gradient(plan, arrays, upstream):
 
 def _tensor(x, like):
     """A route's result as a tensor."""
-    return wrap(x, like) if isinstance(x, np.ndarray) else x
+    return from_numpy(x, like) if isinstance(x, np.ndarray) else x
 
 
 def transformed(*tensors):
@@ -291,7 +291,7 @@ def unwritable(x):
     return "requires grad, and autograd would not see what is written to it: pass its detach()" if x.requires_grad else None
 
 
-def concrete(x):
+def has_values(x):
     """Whether a tensor's values are at hand: not under a function transform, a trace, or on the meta device."""
     return (
         not x.is_meta
@@ -313,15 +313,15 @@ def cuda(x):
     return x.device.index if x.is_cuda else None
 
 
-def memory(x):
+def as_numpy(x):
     """A CPU tensor as a NumPy array over the same memory (bfloat16 as its bits), or None."""
-    if x.device.type != "cpu" or x.layout is not torch.strided or not concrete(x) or x.is_conj() or x.is_neg() or x._is_zerotensor():
+    if x.device.type != "cpu" or x.layout is not torch.strided or not has_values(x) or x.is_conj() or x.is_neg() or x._is_zerotensor():
         return None
     x = x.detach()
     return (x.view(torch.uint16) if x.dtype is torch.bfloat16 else x).numpy()
 
 
-def wrap(x, like):
+def from_numpy(x, like):
     """A NumPy array as a tensor over the same memory; bits become bfloat16 where `like` has it."""
     tensor = torch.from_numpy(x)
     return tensor.view(torch.bfloat16) if x.dtype == np.uint16 and like.dtype is torch.bfloat16 else tensor
@@ -431,6 +431,6 @@ torch.library.register_autograd("polyloss::loss", _loss_backward, setup_context=
 torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backward, lib=LIBRARY)
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
-    owner(x)
+    backend_of(x)
 if (module := _cpu.kernels("front")) is not None:
     module.take_tensors((torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()})

@@ -31,10 +31,10 @@ def all_binary(xp, t, labels):
     return xp.all((t == 0) | (t == 1))
 
 
-def plus_minus(xp, t, c, labels, survey):
+def plus_minus(xp, t, c, labels, scanned):
     """Targets as ±1: "01" are mapped by 2t - 1, "pm1" are taken as they are, "auto" is decided by `all_binary`."""
     if labels == "auto":
-        return xp.where(survey, 2 * t - 1, t)
+        return xp.where(scanned, 2 * t - 1, t)
     return 2 * t - 1 if labels == "01" else t
 
 
@@ -45,8 +45,8 @@ class Hinge(Elementwise):
     params = {"labels": one_of("auto", "01", "pm1")}
     kernel = "hinge"
     domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
-    targeted = plus_minus
-    survey = all_binary
+    prepare_targets = plus_minus
+    scan_targets = all_binary
     worked = (dict(t=1.0, p=0.25, labels="pm1", value=0.75, slope=-1.0), dict(t=-1.0, p=-2.0, labels="pm1", value=0.0, slope=0.0))
 
     def value(xp, t, p):
@@ -116,8 +116,8 @@ class SquaredHinge(Elementwise):
     params = {"labels": one_of("auto", "01", "pm1")}
     kernel = "squared_hinge"
     domain = Hinge.domain
-    targeted = plus_minus
-    survey = all_binary
+    prepare_targets = plus_minus
+    scan_targets = all_binary
     worked = (dict(t=1.0, p=0.5, labels="pm1", value=0.25, slope=-1.0), dict(t=0.0, p=1.0, labels="01", value=4.0, slope=4.0))
 
     def value(xp, t, p):
@@ -278,7 +278,7 @@ class BinaryCrossentropyFromLogits(Elementwise):
     """(1 - t) softplus(z) + t softplus(-z), with what the two share taken out: log1p(exp(-|z|)). Never saturates."""
 
     kernel = "binary_crossentropy_from_logits"
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
 
     def value(xp, t, z):
         zero, up = xp.zeros_like(z), z >= 0
@@ -300,7 +300,7 @@ class BinaryCrossentropy(Elementwise):
     logits = BinaryCrossentropyFromLogits
     kernel = "binary_crossentropy"
     domain = "y_pred: probabilities, clipped; with from_logits=True any real numbers"
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
     worked = (
         dict(t=1.0, p=0.25, from_logits=False, label_smoothing=0.0, epsilon=1e-7, value=math.log(4), slope=-4.0),
         dict(t=0.0, p=0.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7, value=math.log(2), slope=0.5),
@@ -408,7 +408,7 @@ class BinaryFocalCrossentropyFromLogits(Elementwise):
     """
 
     kernel = "binary_focal_crossentropy_from_logits"
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
 
     def parts(xp, t, z):
         """u, r, b, and the sigmoids of z and -z."""
@@ -455,7 +455,7 @@ class BinaryFocalCrossentropy(Elementwise):
     logits = BinaryFocalCrossentropyFromLogits
     kernel = "binary_focal_crossentropy"
     domain = BinaryCrossentropy.domain
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
     worked = (
         dict(
             t=1.0, p=0.5, apply_class_balancing=False, alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7,
@@ -591,7 +591,7 @@ def class_smoothed(xp, t, c, label_smoothing):
 class CategoricalCrossentropyFromLogits(SoftmaxCrossentropy):
     """-Σ t_c log p_c."""
 
-    targeted = class_smoothed
+    prepare_targets = class_smoothed
 
 
 class CategoricalCrossentropy(OfShares):
@@ -602,7 +602,7 @@ class CategoricalCrossentropy(OfShares):
     logits: type | None = CategoricalCrossentropyFromLogits
     kernel = "categorical_crossentropy"
     domain = "y_pred: positive numbers, divided by their sum; with from_logits=True any real numbers"
-    targeted = class_smoothed
+    prepare_targets = class_smoothed
     worked = (
         dict(
             t=[0.0, 1.0], p=[0.75, 0.25], from_logits=False, label_smoothing=0.0, epsilon=1e-7,
@@ -714,7 +714,7 @@ class SparseCategoricalCrossentropy(CategoricalCrossentropy):
     kernel = "sparse_categorical_crossentropy"
     worked = (dict(t=1, p=[0.75, 0.25], from_logits=False, ignore_class=None, epsilon=1e-7, value=math.log(4), slope=[1.0, -3.0]),)
 
-    def targeted(xp, t, c):
+    def prepare_targets(xp, t, c):
         return t
 
 
@@ -805,7 +805,7 @@ class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
     """-Σ α t_c q_c^γ log p_c, q = 1 - p."""
 
     kernel = "categorical_focal_crossentropy_from_logits"
-    targeted = class_smoothed
+    prepare_targets = class_smoothed
 
     def term(xp, t, l, p, q, alpha, gamma):
         return -alpha * times(xp, t * power(xp, q, gamma), l)
@@ -826,7 +826,7 @@ class CategoricalFocalCrossentropy(OfShares):
     logits = CategoricalFocalCrossentropyFromLogits
     kernel = "categorical_focal_crossentropy"
     domain = CategoricalCrossentropy.domain
-    targeted = class_smoothed
+    prepare_targets = class_smoothed
     worked = (
         dict(
             t=[1.0, 0.0], p=[0.5, 0.5], alpha=0.25, gamma=2.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7,
@@ -1033,8 +1033,8 @@ class Exponential(Elementwise):
     params = {"labels": one_of("auto", "01", "pm1")}
     kernel = "exponential"
     domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
-    targeted = plus_minus
-    survey = all_binary
+    prepare_targets = plus_minus
+    scan_targets = all_binary
     worked = (
         dict(t=1.0, p=0.0, labels="pm1", value=1.0, slope=-1.0),
         dict(t=-1.0, p=-math.log(2), labels="pm1", value=0.5, slope=0.5),
@@ -1123,8 +1123,8 @@ class Logistic(Elementwise):
     params = {"labels": one_of("auto", "01", "pm1")}
     kernel = "logistic"
     domain = "y_pred: any real numbers; y_true: -1 and 1, or 0 and 1"
-    targeted = plus_minus
-    survey = all_binary
+    prepare_targets = plus_minus
+    scan_targets = all_binary
     worked = (
         dict(t=1.0, p=0.0, labels="pm1", value=math.log(2), slope=-0.5),
         dict(t=-1.0, p=math.log(3), labels="pm1", value=math.log(4), slope=0.75),

@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss import _reduce, _threads
-from polyloss._backends import numpy_array, owner
+from polyloss._backends import backend_of, numpy_array
 from polyloss._block import times
 from polyloss._cpu import kernels
 from polyloss._labels import Column, Indicator, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
@@ -225,7 +225,7 @@ def _check(xp, p, sums, rule):
 
 def _probabilities(y_proba):
     """Namespace and probabilities: (n, c), or (n,) if they are those of the second of two classes."""
-    kind = owner(y_proba, "y_proba")
+    kind = backend_of(y_proba, "y_proba")
     xp, p = (np, np.asarray(sequence("y_proba", y_proba))) if isinstance(kind, str) else _at_hand(kind, y_proba)
     if xp is np:
         p = _real("y_proba", p, kept=FLOATS)
@@ -246,9 +246,9 @@ def _at_hand(kind, x):
     if kind.name == "dask":
         known = not any(math.isnan(size) for size in x.shape)
         return kind.namespace(x), x if known else x.map_blocks(lambda block: block).compute_chunk_sizes()
-    if not kind.concrete(x):
+    if not kind.has_values(x):
         raise TypeError("y_proba has no values yet (it is being traced, or on a meta device), but log_loss returns a Python float")
-    view = None if kind.memory is None or dtype_name(x.dtype) == "bfloat16" else kind.memory(x)
+    view = None if kind.as_numpy is None or dtype_name(x.dtype) == "bfloat16" else kind.as_numpy(x)
     if view is not None:
         return np, view
     return kind.namespace(x), x.detach() if kind.name == "torch" else x
@@ -273,7 +273,7 @@ def _weight(sample_weight, xp, p):
     n = p.shape[0]
     if sample_weight is None:
         return None, n
-    kind = owner(sample_weight, "sample_weight")
+    kind = backend_of(sample_weight, "sample_weight")
     near = not isinstance(kind, str) and beside(sample_weight, p)
     w = sample_weight if near else np.asarray(sequence("sample_weight", sample_weight)) if isinstance(kind, str) else host(sample_weight)
     shape = tuple(w.shape)
@@ -299,7 +299,7 @@ def _namespace(x, xp):
 
 def _moved(xp, p, x):
     """A NumPy array beside the probabilities; beside those of Dask it stays, and goes to their blocks in parts."""
-    if xp is np or owner(p).name == "dask":
+    if xp is np or backend_of(p).name == "dask":
         return x
     # A copy, since torch warns of read-only memory; as int64, since torch takes uint8 for a mask and has few of the others.
     x = x.astype(np.int64 if x.dtype.kind in "iu" else x.dtype)
@@ -373,7 +373,7 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
 
 def _sums(xp, p, marks, weight, rule, into=None):
     """What the checks and the mean need of all rows; `into` receives the losses, a NumPy array."""
-    if owner(p).name == "dask":
+    if backend_of(p).name == "dask":
         return _sums_of_blocks(p, marks, weight, rule)
     wide = getattr(xp, rule.wide)
     classes, rows, count = marks
@@ -417,6 +417,6 @@ def _sums_of_blocks(p, marks, weight, rule):
 
 
 def _sums_of_block(block, marks, weight, rule):
-    xp, part = _at_hand(owner(block), block)
+    xp, part = _at_hand(backend_of(block), block)
     *marks, weight = (None if x is None else _moved(xp, part, numpy_array("a block", x)) for x in (*marks, weight))
     return _sums(xp, numpy_array("a block", part) if xp is np else part, Marks(*marks), weight, rule)

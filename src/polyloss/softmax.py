@@ -50,7 +50,7 @@ class SoftmaxLoss(SoftmaxCrossentropy):
         dict(t=0, p=[0.0, 0.0, 0.0, 0.0], value=math.log(4), slope=[-0.75, 0.25, 0.25, 0.25]),
     )
 
-    def targeted(xp, t, c, label_smoothing):
+    def prepare_targets(xp, t, c, label_smoothing):
         return smoothed(t, c, label_smoothing)
 
     def value(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):

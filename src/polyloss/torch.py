@@ -22,7 +22,7 @@ from polyloss._block import Elementwise, Rowwise
 from polyloss._call import called
 from polyloss._params import number, positive
 from polyloss._plan import VALUE
-from polyloss._torch import concrete, foreign, memory, observed, tracing_state, transformed, wrap
+from polyloss._torch import as_numpy, foreign, from_numpy, has_values, observed, tracing_state, transformed
 from polyloss.classification import BinaryCrossentropy, Logistic
 from polyloss.linear_softmax import linear_softmax_loss as linear_softmax_alone
 from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, SmoothL1
@@ -160,10 +160,10 @@ class Picked(torch.autograd.Function):
         factor = torch.where(ignored, 0, -factor * upstream / total).to(input.dtype)
         axis = min(input.ndim - 1, 1)
         places = axis, label.unsqueeze(axis), factor.unsqueeze(axis)
-        if not concrete(upstream):  # a batch of them, under vmap, which writes to nothing in place
+        if not has_values(upstream):  # a batch of them, under vmap, which writes to nothing in place
             return torch.zeros_like(input).scatter(*places), None, None, None, None
-        view = memory(input)
-        gradient = wrap(np.zeros(view.shape, view.dtype), input)  # huge pages, already 0 when the system maps them
+        view = as_numpy(input)
+        gradient = from_numpy(np.zeros(view.shape, view.dtype), input)  # huge pages, already 0 when the system maps them
         return gradient.scatter_(*places), None, None, None, None
 
 
@@ -220,7 +220,7 @@ class BCELoss(nn.BCELoss):
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
         weight = self.weight
         usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
-        usable = usable and concrete(input) and concrete(target)
+        usable = usable and has_values(input) and has_values(target)
         if not usable or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
             return super().forward(input, target)
         loss = _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
@@ -589,7 +589,7 @@ def _nonzero(loss):
     """Whether a loss is at hand, and not 0; on a GPU one would have to wait for it."""
     if torch.compiler.is_compiling() or not loss.is_cpu:
         return False
-    return ((type(loss) is torch.Tensor and not observed()) or concrete(loss)) and loss.item() != 0
+    return ((type(loss) is torch.Tensor and not observed()) or has_values(loss)) and loss.item() != 0
 
 
 def _alike(input, target):

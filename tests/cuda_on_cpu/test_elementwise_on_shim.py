@@ -56,7 +56,8 @@ def sample(loss, shape, dtype="float32", weighted=False):
     p = rng.uniform(0.02, 0.98, shape) if unit and "logits" not in loss else rng.standard_normal(shape) * (1 if unit else 2)
     if loss in ("poisson", "mean_squared_logarithmic_error") or loss.endswith("_deviance"):
         p = abs(p) + (0.1 if "deviance" in loss else 0)
-    t = rng.integers(0, 2, shape) if BLOCKS[loss].survey else rng.uniform(0, 1, shape) if unit else abs(rng.standard_normal(shape)) + 0.1
+    binary = BLOCKS[loss].scan_targets is not None
+    t = rng.integers(0, 2, shape) if binary else rng.uniform(0, 1, shape) if unit else abs(rng.standard_normal(shape)) + 0.1
     if unit:
         t.reshape(-1)[::3] = rng.integers(0, 2, t.reshape(-1)[::3].shape)
     case = {"loss": loss, "dtype": dtype, "p": p.astype(STORAGE[dtype]), "t": t.astype(REAL[dtype]), "mean": BLOCKS[loss].combine == "mean"}
@@ -67,11 +68,11 @@ def sample(loss, shape, dtype="float32", weighted=False):
     return case
 
 
-def truth(loss, p, t, dtype, mean, parameters, weight=None, divisor=1.0, survey=False):
+def truth(loss, p, t, dtype, mean, parameters, weight=None, divisor=1.0, scan=False):
     """What the kernel must give, by the block's formulas."""
     block, p, t = BLOCKS[loss], np.asarray(p, np.float64), np.asarray(t, np.float64)
     given = {name: float(np.float32(v)) if dtype != "float64" else v for name, v in zip(cuda.formulas()[loss], parameters, strict=True)}
-    if block.survey:
+    if block.scan_targets:
         t = 2 * t - 1 if given["zero_one"] else t
     elif "label_smoothing" in given:
         t = t - given.pop("label_smoothing") * (t - 0.5)
@@ -86,7 +87,7 @@ def truth(loss, p, t, dtype, mean, parameters, weight=None, divisor=1.0, survey=
     return {"losses": losses, "grad": grad / divisor, "hess": hess / divisor, "value": losses.sum() / divisor}
 
 
-def run(case, want=("grad", "hess"), divisor=1.0, survey=False):
+def run(case, want=("grad", "hess"), divisor=1.0, scan=False):
     shape, dtype = case["p"].shape, case["dtype"]
     arrays = {name: device.asarray(case[name]) for name in ("p", "t", "weight") if name in case}
     rest = {name: v for name, v in case.items() if name not in ("p", "t", "weight")}
@@ -94,7 +95,7 @@ def run(case, want=("grad", "hess"), divisor=1.0, survey=False):
         name: device.empty((shape[0], shape[2]), REAL[dtype]) if name == "losses" else device.empty(shape, STORAGE[dtype]) for name in want
     }
     p, t = arrays.pop("p"), arrays.pop("t")
-    reduced = cuda.elementwise(device.namespace, p, t, divisor=divisor, survey=survey, **arrays, **rest, **out)
+    reduced = cuda.elementwise(device.namespace, p, t, divisor=divisor, scan=scan, **arrays, **rest, **out)
     out = {name: device.host(x, None if name == "losses" else STORAGE[dtype]) for name, x in out.items()}
     return {**out, "value": device.host(reduced.value)}
 
@@ -202,7 +203,7 @@ def test_hinge_surveys_its_targets(low, binary):
     case["t"][case["t"] == 0] = low
     case["t"][0], case["weight"][0] = -1, 0
     with device.device():
-        got = run(case, ("losses", "grad"), survey=True)
+        got = run(case, ("losses", "grad"), scan=True)
     case["parameters"] = (float(binary),)
     check(got, case)
 

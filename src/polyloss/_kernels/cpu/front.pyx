@@ -113,7 +113,7 @@ cdef class Prepared:
         Which of these are contiguous, of a dtype in `CASTS`, and converted to that of the computation before the kernel reads them.
     divide : {"number", "count", "weights", "given", "position weights"}
         What the sum is divided by.
-    wrap : callable, optional
+    from_numpy : callable, optional
         A result as an array of the caller's library, where that isn't NumPy.
     record : callable, optional
         Puts a call into autograd's graph: (plan, y_true, y_pred, sample_weight, class_weight, value, gradient, divisor) -> results.
@@ -121,7 +121,7 @@ cdef class Prepared:
 
     cdef readonly object plan
     cdef readonly Bound bound
-    cdef object wrap, record
+    cdef object from_numpy, record
     cdef cnp.dtype storage, real
     cdef int divide, ndim, losses_ndim
     cdef double divisor, least, most
@@ -133,10 +133,10 @@ cdef class Prepared:
     cdef cast casts[INPUTS]
     cdef bint converts
 
-    def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, casts, str divide, wrap=None, record=None):
+    def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, casts, str divide, from_numpy=None, record=None):
         cdef int i
         lay = plan.layout
-        self.plan, self.bound, self.wrap, self.record = plan, bound, wrap, record
+        self.plan, self.bound, self.from_numpy, self.record = plan, bound, from_numpy, record
         self.storage, self.real = storage, np.dtype(plan.dtype)
         self.divide = {"number": NUMBER, "count": COUNT, "weights": WEIGHTS, "given": GIVEN, "position weights": POSITION_WEIGHTS}[divide]
         self.divisor = plan.divisor if divide == "number" else 1
@@ -236,7 +236,7 @@ cdef class Prepared:
             value = losses
         elif self.value:
             total = total / divisor[0] if divisor[0] != 0 else 0
-            if self.wrap is not None:
+            if self.from_numpy is not None:
                 value = cnp.PyArray_EMPTY(0, NULL, cnp.NPY_FLOAT32 if self.single else cnp.NPY_FLOAT64, 0)
                 if self.single:
                     (<float *>cnp.PyArray_DATA(value))[0] = <float>total
@@ -247,11 +247,11 @@ cdef class Prepared:
                 value = PyArray_Scalar(&narrow, self.real, None)
             else:
                 value = PyArray_Scalar(&total, self.real, None)
-        if self.wrap is not None:
-            value = None if value is None else self.wrap(value)
-            gradient = None if gradient is None else self.wrap(gradient)
-            hessian = None if hessian is None else self.wrap(hessian)
-            prob = None if prob is None else self.wrap(prob)
+        if self.from_numpy is not None:
+            value = None if value is None else self.from_numpy(value)
+            gradient = None if gradient is None else self.from_numpy(gradient)
+            hessian = None if hessian is None else self.from_numpy(hessian)
+            prob = None if prob is None else self.from_numpy(prob)
         if self.prob:
             value = (value, prob) if self.value else prob
         if not self.scaled:

@@ -36,7 +36,7 @@ LAUNCH = [
 POSITIONS = np.dtype(LAUNCH)
 SOFTMAX = np.dtype([*LAUNCH, ("prob", np.uint64), ("states", np.uint64), ("smoothing", np.float64), ("poly", np.float64),
                     ("z_loss", np.float64), ("cap", np.float64)])
-ELEMENTS = np.dtype([*LAUNCH, ("survey", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
+ELEMENTS = np.dtype([*LAUNCH, ("scan", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
 ROWS = np.dtype([*LAUNCH, ("parameters", np.float64, 4)])
 
 # What suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
@@ -388,7 +388,7 @@ def _sharing_rows(n, size):
 
 
 def elementwise(
-    xp, p, t, *, loss, dtype, parameters=(), survey=False, mean=True, weight=None, divisor=1, losses=None, grad=None, hess=None
+    xp, p, t, *, loss, dtype, parameters=(), scan=False, mean=True, weight=None, divisor=1, losses=None, grad=None, hess=None
 ):  # fmt: skip
     """An elementwise loss of contiguous arrays on the current GPU, without waiting for it.
 
@@ -404,7 +404,7 @@ def elementwise(
         Name of the dtype of `p`.
     parameters : tuple of float
         Of the loss, in the order of formulas/elementwise.h.
-    survey : bool
+    scan : bool
         Whether the first parameter is 1 if all targets are 0 or 1, else 0.
     mean : bool
         Whether the c elements of a position combine by their mean, else by their sum.
@@ -430,13 +430,13 @@ def elementwise(
         xp, "elementwise.cu", ELEMENTS, dtype, p, t, blocks, weight=weight, divisor=divisor, losses=None if alone else losses, grad=grad,
         hess=hess, lanes=lanes,
     )  # fmt: skip
-    call.told |= {"survey": 0, "parameters": _padded(parameters, ELEMENTS), "mean": 1 / c if mean else 1.0}
+    call.told |= {"scan": 0, "parameters": _padded(parameters, ELEMENTS), "mean": 1 / c if mean else 1.0}
     real = C_NAMES[dtype]
-    if survey:
+    if scan:
         counted = call.numbers_too()
         call.run(f"not_binary<{real}>", blocks, (256,))
         call.finish(blocks, numbers=counted)
-        call.told["survey"] = address(counted) + 3 * 8
+        call.told["scan"] = address(counted) + 3 * 8
     call.early_divisor()
     call.run(name.format(real, loss), blocks, (threads,))
     call.finish(blocks, value=losses if alone else None)

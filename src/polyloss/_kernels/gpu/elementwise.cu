@@ -27,7 +27,7 @@ FORMULAS(AS_TYPE)
 #undef AS_TYPE
 
 template <class T> struct Elements : Launch<T> {
-  const double* survey;  // (), or null: the first parameter is 1 where this is 0, else 0
+  const double* scan;  // (), or null: the first parameter is 1 where this is 0, else 0
   double parameters[kParameters];
   double mean;  // 1 / c or 1: what a position's sum is multiplied by
 };
@@ -41,7 +41,7 @@ template <class T, class Loss> struct Evaluation {
   __device__ explicit Evaluation(const Elements<T>& j) : job(j), factor(j.mean * factor_of(j)) {
 #pragma unroll
     for (int k = 0; k < kParameters; k++) a[k] = static_cast<A>(job.parameters[k]);
-    if (job.survey) a[0] = *job.survey == 0;
+    if (job.scan) a[0] = *job.scan == 0;
   }
 
   static __device__ A times(double k, A x) { return k == 0 ? A(0) : static_cast<A>(k) * x; }  // 0 where k is, whatever x

@@ -273,9 +273,9 @@ template <class T, bool FLOORED> struct Cosine {
     return e;
   }
   __device__ void know(const Seen& seen, A) { t_exponent = exponent(seen.t), p_exponent = exponent(seen.p); }
-  __device__ static A tame(A x, int e) { return e ? static_cast<A>(ldexp(static_cast<double>(x), -e)) : x; }
+  __device__ static A rescaled(A x, int e) { return e ? static_cast<A>(ldexp(static_cast<double>(x), -e)) : x; }
   __device__ void add(Terms& terms, A t, A p) const {
-    const double x = tame(t, t_exponent), y = tame(p, p_exponent);
+    const double x = rescaled(t, t_exponent), y = rescaled(p, p_exponent);
     terms.merge({x * x, y * y, x * y});
   }
   __device__ double conclude(const Terms& terms, A k) {
@@ -289,11 +289,11 @@ template <class T, bool FLOORED> struct Cosine {
     return zero ? 0 : -terms.tp / t_norm / p_norm;
   }
   __device__ A slope(A t, A p, long long) const {
-    return zero ? A(0) : F::cosine_slope(tame(t, t_exponent), tame(p, p_exponent), ratio, by_t, grad_factor);
+    return zero ? A(0) : F::cosine_slope(rescaled(t, t_exponent), rescaled(p, p_exponent), ratio, by_t, grad_factor);
   }
   __device__ A curvature(A t, A p, long long) const {
     if (zero) return 0;
-    const A of_unit = F::cosine_curvature(tame(t, t_exponent) * by_t, tame(p, p_exponent) * by_p, cosine);
+    const A of_unit = F::cosine_curvature(rescaled(t, t_exponent) * by_t, rescaled(p, p_exponent) * by_p, cosine);
     return F::per_sum(F::per_sum(of_unit, inverse), hess_factor);
   }
 };

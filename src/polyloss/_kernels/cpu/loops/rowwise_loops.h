@@ -198,7 +198,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
 
 /* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or, if not floored, underflow; else x
    itself. */
-static const one *FORMULA(tame)(const one *x, ptrdiff_t C, int floored, one *room, int *exponent)
+static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, one *room, int *exponent)
 {
     real top = R(0);
     one lane[LANES], largest = 0;
@@ -217,8 +217,8 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
 {
     int t_exponent, p_exponent;
     double tt = 0, pp = 0, tp = 0;
-    t = FORMULA(tame)(t, C, epsilon > 0, room, &t_exponent);
-    p = FORMULA(tame)(p, C, epsilon > 0, room + C, &p_exponent);
+    t = FORMULA(rescale_by_power_of_two)(t, C, epsilon > 0, room, &t_exponent);
+    p = FORMULA(rescale_by_power_of_two)(p, C, epsilon > 0, room + C, &p_exponent);
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
         real xx = R(0), yy = R(0), xy = R(0);

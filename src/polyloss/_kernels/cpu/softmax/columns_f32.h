@@ -192,10 +192,10 @@ INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdif
         store_d(target + i, widen(sum + 2 * positions + i));
     }
 }
-/* kept times factor plus `plus`, with `instead` in place of kept at the target; where the factor is 0 (ignored positions), 0 whatever was
+/* kept times factor plus `plus`, with `grad_at_target` in place of kept at the target; where the factor is 0 (ignored positions), 0 whatever was
    kept. Without the latter two for probabilities. Streamed past the caches where asked; room (4, positions). */
 INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t kept_step, ptrdiff_t classes, ptrdiff_t positions,
-                         const int32_t *label, const double *factor, const double *plus, const double *instead, float *room,
+                         const int32_t *label, const double *factor, const double *plus, const double *grad_at_target, float *room,
                          const int stream)
 {
     float *high = room, *low = room + positions, *at_target = room + 2 * positions, *added = room + 3 * positions;
@@ -203,14 +203,14 @@ INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t
         vf a, b;
         split(factor + i, &a, &b);
         store_f(high + i, a), store_f(low + i, b);
-        for (int k = 0; instead && k < W; k += WD)
-            narrow(at_target + i + k, load_d(instead + i + k)), narrow(added + i + k, load_d(plus + i + k));
+        for (int k = 0; grad_at_target && k < W; k += WD)
+            narrow(at_target + i + k, load_d(grad_at_target + i + k)), narrow(added + i + k, load_d(plus + i + k));
     }
     for (ptrdiff_t c = 0; c < classes; c++)
         for (ptrdiff_t i = 0; i < positions; i += W) {
             vf e = load_f(kept + c * kept_step + i);
-            if (instead) e = replace_if(other_i(*(const vi_anywhere *)(label + i), (int32_t)c), load_f(at_target + i), e);
-            const vf a = load_f(high + i), b = mad_f(e, load_f(low + i), instead ? load_f(added + i) : all_f(0.0f));
+            if (grad_at_target) e = replace_if(other_i(*(const vi_anywhere *)(label + i), (int32_t)c), load_f(at_target + i), e);
+            const vf a = load_f(high + i), b = mad_f(e, load_f(low + i), grad_at_target ? load_f(added + i) : all_f(0.0f));
             const vf out = select_f(eq_f(a, all_f(0.0f)), all_f(0.0f), mad_f(e, a, b));
             float *at = to + c * step + i;
             if (stream)
@@ -271,11 +271,11 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             const int direct = in_place_out && whole;
             float *to = direct ? (float *)place(&j->grad, n, s) : x->given;
             const ptrdiff_t to_step = direct ? j->grad.c / 4 : CHUNK;
-            const double *grad = x->grad + i, *plus = x->plus + i, *instead = x->instead + i;
+            const double *grad = x->grad + i, *plus = x->plus + i, *grad_at_target = x->grad_at_target + i;
             if (direct && stream)
-                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, instead, x->planes, 1);
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 1);
             else
-                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, instead, x->planes, 0);
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 0);
             if (!direct) deliver(to, j, &j->grad, q, step);
         }
         if (step < positions) memcpy(label + step, after, (size_t)(positions - step) * sizeof *after);

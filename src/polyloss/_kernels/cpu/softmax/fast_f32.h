@@ -10,17 +10,17 @@
 #include "cpu/softmax/rows_f32.h"
 #include "cpu/softmax/soft_targets_f32.h"
 
-static void again(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
+static void redo_in_f64(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
 {
-    for (ptrdiff_t i = 0; i < x->agains; i++) {
+    for (ptrdiff_t i = 0; i < x->redo_count; i++) {
         softmax_sums sums = {.bad = -1};
-        general(j, first + x->again[i], 1, x->general, &sums, 1);
+        softmax_f64(j, first + x->redo[i], 1, x->scratch_f64, &sums, 1);
         if (x->summed)
             x->total += sums.total;
         else
-            x->loss[x->again[i]] = sums.total;
+            x->loss[x->redo[i]] = sums.total;
     }
-    x->agains = 0;
+    x->redo_count = 0;
 }
 
 static double sum_row(const double *x, ptrdiff_t count)
@@ -29,24 +29,24 @@ static double sum_row(const double *x, ptrdiff_t count)
     for (ptrdiff_t i = 0; i < count; i += WD) total += count - i < WD ? load_part_d(x + i, count - i) : load_d(x + i);
     return across_d(total);
 }
-static void fast(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
+static void softmax_f32(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
 {
     fast_scratch x;
     fast_layout(j, at, &x);
     read_tile(j, first, count, &x, sums);
-    if (x.spread && is_columns(j))
-        spread_columns(j, first, count, &x);
-    else if (x.spread)
-        spread_rows(j, first, count, &x);
+    if (x.soft_targets && is_columns(j))
+        soft_target_columns(j, first, count, &x);
+    else if (x.soft_targets)
+        soft_target_rows(j, first, count, &x);
     else if (is_columns(j))
         columns(j, first, count, &x);
     else
         rows(j, first, count, &x);
     put_tile(j, &j->lse, first, count, x.lse);
-    again(j, first, &x);
+    redo_in_f64(j, first, &x);
     put_tile(j, &j->losses, first, count, x.loss);
     sums->total = x.summed ? x.total : sum_row(x.loss, count);
-    if (x.spread) sums->weights = sum_row(x.counted, count);
+    if (x.soft_targets) sums->weights = sum_row(x.counted, count);
     fence();
 }
 #endif

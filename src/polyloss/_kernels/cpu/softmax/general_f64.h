@@ -294,7 +294,7 @@ typedef struct {
 } class_sums;
 /* G vectors in plain sums, those with compensation. */
 INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, const int row,
-                        const int spread, const int whole, const int G)
+                        const int soft_targets, const int whole, const int G)
 {
     const vd zero = all_d(0.0);
     const double keep = 1 - j->smoothing, each = j->smoothing / (double)j->c;
@@ -306,7 +306,7 @@ INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_
         if (x->e) store_d(x->e + i, e);
         others = add_if_d(below, others, e);
         s->below = add_if_d(below, s->below, all_d(1.0));
-        if (!spread) continue;
+        if (!soft_targets) continue;
         __builtin_prefetch(x->next_t.at + i / WD * x->next_t.step);
         const vd t = x->t ? vector_at(x->t, i, x->n, whole, 0) : zero, k = class_weights_at(x, i, row, whole);
         if (x->t) sum_kt += k * t;
@@ -314,7 +314,7 @@ INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_
         losses += times_d(k * (keep * t + each), p->top - v);
     }
     add_lanes(&s->others, others);
-    if (!spread) return;
+    if (!soft_targets) return;
     add_lanes(&s->kt, sum_kt);
     add_lanes(&s->t, sum_t);
     add_lanes(&s->losses, losses);
@@ -323,7 +323,7 @@ INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_
 /* 1 - p, from e = p (top_e + others); as exact where p is near 1. */
 INLINE vd complement(const positions_d *p, vd e) { return select_d(le_d(p->top_e, e), p->rest, 1.0 - e * p->inverse); }
 
-INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class_sums *s, const int row, const int spread)
+INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class_sums *s, const int row, const int soft_targets)
 {
     const vd zero = all_d(0.0);
     p->top = top_of(x, row);
@@ -333,13 +333,13 @@ INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class
     p->top_e = exp_at(p, p->top);
     class_sums sums = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}, zero};
     ptrdiff_t i = 0;
-    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &sums, i, row, spread, 1, 4);
-    for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, row, spread, !row, 1);
+    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &sums, i, row, soft_targets, 1, 4);
+    for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, row, soft_targets, !row, 1);
     *s = sums;
 }
 /* All else that there is to know of the positions; sum_k: of all classes. */
 INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, const class_sums *s, double sum_k, const int row,
-                     const int spread)
+                     const int soft_targets)
 {
     const vd zero = all_d(0.0), one = all_d(1.0);
     const double vectors_of = (double)((x->n + WD - 1) / WD);
@@ -354,7 +354,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     vd sum_kt = x->k_y; /* of targets before they are smoothed */
     p->sum_t = one;
     p->loss = times_d(x->k_y, p->top - x->target);
-    if (spread) {
+    if (soft_targets) {
         p->loss = sums_of(&s->losses, row);
         if (x->t) {
             sum_kt = sums_of(&s->kt, row);
@@ -362,7 +362,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         } else
             p->loss += times_d((1 - j->smoothing) * x->k_y, p->top - x->target);
     }
-    p->sum_kt = spread ? (1 - j->smoothing) * sum_kt + j->smoothing / (double)j->c * sum_k : sum_kt;
+    p->sum_kt = soft_targets ? (1 - j->smoothing) * sum_kt + j->smoothing / (double)j->c * sum_k : sum_kt;
     p->loss += p->sum_kt * above;
     p->sum_p = p->sum_kt;
     if (j->z_loss != 0) {
@@ -392,7 +392,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         p->fill = select_d(eq_d(x->y, all_d((double)BAD)), all_d((double)NAN), zero);
         live = select_d(lt_d(x->y, zero), zero, live);
         p->weight = select_d(eq_d(live, one), p->weight, zero);
-        if (!spread && j->poly == 0 && j->z_loss == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
+        if (!soft_targets && j->poly == 0 && j->z_loss == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
     }
     p->loss = select_d(eq_d(live, one), x->w * p->loss, p->fill);
     p->scale = j->scale * x->w * x->upstream;
@@ -543,8 +543,8 @@ static void write_batch(const softmax_job *j, const softmax_array *a, ptrdiff_t 
 }
 /* One position in a row, or up to `panels` of WD in columns; q is the first, i its place in the batch. Panels are finished together: a
    division waits for the one before it in the same panel, but not for those of others. */
-INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums,
-                 const int row, const int spread)
+INLINE void process_panels(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums,
+                 const int row, const int soft_targets)
 {
     const ptrdiff_t classes = j->c, room = row ? classes : classes * WD;
     const int outputs = j->grad.at || j->prob.at || j->hess.at, panels = row ? 1 : (positions + WD - 1) / WD;
@@ -580,7 +580,7 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
             slope_y[l] = known && v[g].slope ? v[g].slope[row ? y : y * WD + l] : 1;
             bend_y[l] = known && v[g].bend ? v[g].bend[row ? y : y * WD + l] : 0;
         }
-        add_up(j, &v[g], &p[g], &s[g], row, spread);
+        add_up(j, &v[g], &p[g], &s[g], row, soft_targets);
         v[g].target = load_d(target);
         v[g].k_y = load_d(k_y), v[g].slope_y = load_d(slope_y), v[g].bend_y = load_d(bend_y);
     }
@@ -591,7 +591,7 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
         v[g].y = row ? all_d(b->y[at]) : load_d(b->y + at);
         v[g].w = row ? all_d(b->w[at]) : load_d(b->w + at);
         v[g].upstream = row ? all_d(b->upstream[at]) : load_d(b->upstream + at);
-        finish_d(j, &v[g], &p[g], &s[g], x->sum_k, row, spread);
+        finish_d(j, &v[g], &p[g], &s[g], x->sum_k, row, soft_targets);
         const vd is_counted = select_d(eq_d(v[g].y, all_d((double)IGNORED)), zero, all_d(1.0));
         add_lanes(&sums->loss, select_d(there, p[g].loss, zero));
         add_lanes(&sums->weight, select_d(there, p[g].weight, zero));
@@ -625,11 +625,11 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
             continue;
         }
         OUTPUT(j->hess, CURVATURE, !j->soft && j->poly != 0)
-        if (spread || j->poly != 0 || j->z_loss != 0) {
+        if (soft_targets || j->poly != 0 || j->z_loss != 0) {
             OUTPUT(j->grad, SLOPE, !j->soft)
         } else if (j->grad.at) { /* K (p - 1) at the label: a product, too, with what is e - (top_e + others) */
-            const vd instead = select_d(le_d(p[g].top_e, e), -p[g].others, e - (p[g].top_e + p[g].others));
-            put_at_labels(v[g].e, instead, label, left, row);
+            const vd at_label = select_d(le_d(p[g].top_e, e), -p[g].others, e - (p[g].top_e + p[g].others));
+            put_at_labels(v[g].e, at_label, label, left, row);
             OUTPUT(j->grad, SLOPE_OF_LABEL, 0)
         }
     }
@@ -638,19 +638,19 @@ INLINE void take(const softmax_job *j, const general_scratch *x, batch *b, ptrdi
 static void take_row(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, tile_sums *sums)
 {
     if (j->soft || j->smoothing != 0)
-        take(j, x, b, q, i, 1, sums, 1, 1);
+        process_panels(j, x, b, q, i, 1, sums, 1, 1);
     else
-        take(j, x, b, q, i, 1, sums, 1, 0);
+        process_panels(j, x, b, q, i, 1, sums, 1, 0);
 }
 static void take_columns(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums)
 {
     if (j->soft || j->smoothing != 0)
-        take(j, x, b, q, i, positions, sums, 0, 1);
+        process_panels(j, x, b, q, i, positions, sums, 0, 1);
     else
-        take(j, x, b, q, i, positions, sums, 0, 0);
+        process_panels(j, x, b, q, i, positions, sums, 0, 0);
 }
 /* alone: one position that falls out of a batch, wherever its neighbours are. */
-static void general(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char *scratch, softmax_sums *sums, const int alone)
+static void softmax_f64(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, char *scratch, softmax_sums *sums, const int alone)
 {
     const vd zero = all_d(0.0);
     general_scratch x;

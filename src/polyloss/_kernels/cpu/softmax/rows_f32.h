@@ -144,19 +144,19 @@ static float *apart_from(const void *row, float *room)
 /* All positions once more: those without a target were passed over. */
 static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, int wanted)
 {
-    x->agains = 0;
+    x->redo_count = 0;
     if (wanted)
         finish(j, x, 0, count, 1);
     else
         finish(j, x, 0, count, 0);
 }
-/* Whether a row is finished with what is known of it. If not, general() reads it again and writes its outputs: the logits must be left as
+/* Whether a row is finished with what is known of it. If not, softmax_f64() reads it again and writes its outputs: the logits must be left as
    they are, since the gradient may be written over them. */
 INLINE int finished_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i)
 {
-    const ptrdiff_t before = x->agains;
+    const ptrdiff_t before = x->redo_count;
     finish(j, x, i, 1, 1);
-    return x->agains == before;
+    return x->redo_count == before;
 }
 static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
@@ -213,7 +213,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);
         }
-        kept[y] = (float)x->instead[i];
+        kept[y] = (float)x->grad_at_target[i];
         if (stream) {
             last = begin(place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes);
             turn ^= 1;

@@ -111,7 +111,7 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
     const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
     for (ptrdiff_t i = 0; i < positions; i += W) {
         float at_top[W];
-        for (int l = 0; l < W; l += WD) narrow(at_top + l, load_d(x->instead + first + i + l));
+        for (int l = 0; l < W; l += WD) narrow(at_top + l, load_d(x->grad_at_target + first + i + l));
         vf factor, low, minus_g, minus_low;
         split(x->grad + first + i, &factor, &low), split(x->plus + first + i, &minus_g, &minus_low);
         const vi a = *(const vi_anywhere *)(top + i);
@@ -127,7 +127,7 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
 /* f(..., whether targets are soft, whether classes are weighted) with both as constants: each case gets loops of its own. */
 #define WITH_TARGETS(f, j, x, ...)                                                                                                         \
     ((j)->soft ? (x)->k ? f(j, x, __VA_ARGS__, 1, 1) : f(j, x, __VA_ARGS__, 1, 0) : f(j, x, __VA_ARGS__, 0, 1))
-static void spread_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
+static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
     const int wanted = j->grad.at || j->prob.at;
@@ -266,7 +266,7 @@ INLINE void block_slopes(const fast_scratch *x, ptrdiff_t position, float *out, 
             store_part_f(out + i, p, step);
     }
 }
-static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
+static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
     const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.c == 4, soft = j->soft;
@@ -329,7 +329,7 @@ static void spread_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             const float *block = (const float *)t + b, *k = x->k ? x->k + b : 0;
             if (!targets_in_place) gather_f(x->block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->block;
             float *slopes = direct ? (float *)to : x->slopes;
-            known_slope known[2] = {{a - b, (float)x->instead[i]}};
+            known_slope known[2] = {{a - b, (float)x->grad_at_target[i]}};
             if (soft && k)
                 block_slopes(x, i, slopes, kept + b, block, k, part, known, 1, direct);
             else if (soft)

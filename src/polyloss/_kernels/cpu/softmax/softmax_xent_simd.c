@@ -23,10 +23,10 @@ static void task(const softmax_job *j, ptrdiff_t number, void *scratch, softmax_
     const ptrdiff_t tile = softmax_tile(j), first = number * tile, left = j->n * j->s - first, count = left < tile ? left : tile;
 #if W > 1
     if (is_fast(j)) {
-        fast(j, first, count, scratch, sums);
+        softmax_f32(j, first, count, scratch, sums);
         return;
     }
 #endif
-    general(j, first, count, scratch, sums, 0);
+    softmax_f64(j, first, count, scratch, sums, 0);
 }
 const kernel_loops WITH_ISA(softmax_loops) = {KEEP_ORDER, 4, cut, task, NULL};

@@ -7,7 +7,7 @@
 
    Smoothed by e, the loss is that of the target plus e (z_y - mean of z), and its slopes are p_c - e / C, at the target
    p_y - 1 + e - e / C. A position whose sum is not in range (an infinity, a NaN, a logit far above the reference) is noted, and done again
-   by general(). */
+   by softmax_f64(). */
 #ifndef POLYLOSS_SOFTMAX_TILE_H
 #define POLYLOSS_SOFTMAX_TILE_H
 #include "cpu/softmax/arrays.h"
@@ -29,22 +29,22 @@ typedef struct {
     double *loss, *w, *g, *w_k, *g_k; /* weights of the position in the value and in the gradient, and those times the targets' weight */
     double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
     double *mean; /* of its logits, where labels are smoothed */
-    double *prob, *grad, *plus, *instead; /* factors; what is added to every slope, and what to multiply at the target; */
-    double *more, *left, *counted; /* of spread targets: added to the loss; K - w_a; added to sums->weights; plus is -g, instead a slope */
+    double *prob, *grad, *plus, *grad_at_target; /* factors; what is added to every slope, and what to multiply at the target; */
+    double *more, *left, *counted; /* of soft targets: added to the loss; K - w_a; added to sums->weights; plus: -g; grad_at_target: a slope */
     double keep, share, sum_k; /* 1 - e, e / C of the smoothing e; the sum of all class weights */
     double *lse; /* the logarithm of the whole sum */
-    int32_t *again; /* positions to be done again, and how many */
-    ptrdiff_t agains;
+    int32_t *redo; /* positions to be done again, and how many */
+    ptrdiff_t redo_count;
     float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of CHUNK positions in columns */
     float *given, *targets, *planes; /* a tile of columns, and of its targets; five numbers for each of its positions */
-    float *row, *slopes, *k; /* of spread targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
-    char *general;
-    int weighted, spread, summed;
+    float *row, *slopes, *k; /* of soft targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
+    char *scratch_f64;
+    int weighted, soft_targets, summed;
     double total; /* where summed: the losses alone are wanted, and those in one sum */
 } fast_scratch;
 enum { SKIPPED = -3 };
 
-INLINE int is_spread(const softmax_job *j) { return j->soft || (j->smoothing != 0 && j->class_weight.at); }
+INLINE int has_soft_targets(const softmax_job *j) { return j->soft || (j->smoothing != 0 && j->class_weight.at); }
 INLINE int is_fast(const softmax_job *j)
 {
     return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && j->cap == 0;
@@ -61,27 +61,27 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
     double **doubles[] = {&x->loss, &x->w, &x->g, &x->w_k, &x->g_k, &x->others, &x->target, &x->m,
-        &x->mean, &x->prob, &x->grad, &x->plus, &x->instead, &x->more, &x->left, &x->counted, &x->lse};
+        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->more, &x->left, &x->counted, &x->lse};
     const ptrdiff_t most = (softmax_tile(j) < j->n * j->s ? softmax_tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
     for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
     x->label = (int32_t *)d;
-    x->again = x->label + most;
-    x->agains = 0;
-    float *f = (float *)(x->again + most);
+    x->redo = x->label + most;
+    x->redo_count = 0;
+    float *f = (float *)(x->redo + most);
     x->block = f, f += BLOCK + GROUP;
     const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
     const ptrdiff_t row = (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
     x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * CHUNK;
     x->kept[1] = f, f += wanted && !columns ? row : 0;
-    x->spread = is_spread(j);
+    x->soft_targets = has_soft_targets(j);
     x->given = f, f += columns ? j->c * CHUNK : 0;
     x->targets = f, f += columns && j->soft ? j->c * CHUNK : 0;
-    x->row = f, f += x->spread && !columns ? j->c : 0;
-    x->slopes = f, f += x->spread && !columns ? BLOCK : 0;
-    x->k = x->spread && j->class_weight.at ? f : 0, f += x->k ? j->c : 0;
+    x->row = f, f += x->soft_targets && !columns ? j->c : 0;
+    x->slopes = f, f += x->soft_targets && !columns ? BLOCK : 0;
+    x->k = x->soft_targets && j->class_weight.at ? f : 0, f += x->k ? j->c : 0;
     x->planes = f, f += columns ? 5 * most : 0;
     f += (f - (float *)at) % 2; /* doubles follow */
-    x->general = (char *)f;
+    x->scratch_f64 = (char *)f;
     return (char *)f - at;
 }
 
@@ -117,7 +117,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     for (ptrdiff_t i = 0; bad && sums->bad < 0; i++)
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
-    x->weighted = k->at || j->weight.at || j->upstream.at || x->spread;
+    x->weighted = k->at || j->weight.at || j->upstream.at || x->soft_targets;
     x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0 && j->z_loss == 0;
     if (j->losses.at || j->lse.at || j->grad.at || j->prob.at) x->summed = 0;
     x->total = 0;
@@ -129,8 +129,8 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         const int32_t y = x->label[i];
         if (y < 0) continue;
         const double w = one(&j->weight, n, s), g = j->scale * w * one(&j->upstream, n, s);
-        const double ky = k->at && !x->spread ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
-        if (w != 0 && !x->spread) sums->weights += w * ky;
+        const double ky = k->at && !x->soft_targets ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
+        if (w != 0 && !x->soft_targets) sums->weights += w * ky;
         x->w[i] = w;
         x->g[i] = g;
         x->w_k[i] = w * ky;
@@ -145,7 +145,7 @@ INLINE void note_again(fast_scratch *x, ptrdiff_t i, ptrdiff_t count, vd lost)
     double which[WD];
     store_d(which, lost);
     for (int l = 0; l < WD && l < count; l++)
-        if (which[l] != 0) x->again[x->agains++] = (int32_t)(i + l);
+        if (which[l] != 0) x->redo[x->redo_count++] = (int32_t)(i + l);
 }
 
 /* exp(x), |x| <= FAR, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
@@ -223,7 +223,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
         vd prob = all_d(1.0), gap = none, size = none, pull = none;
-        if (x->spread) {
+        if (x->soft_targets) {
             gap = load_d(x->more + i);
             loss += gap;
         } else if (j->smoothing != 0) {
@@ -239,21 +239,22 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (wanted) {
             prob = inverse * (1 / KEPT) / (1.0 + odds);
             const vd g = weighted ? load_d(x->g_k + i) : all_d(j->scale);
-            vd grad = g * prob, plus = none, instead = -others * KEPT;
-            if (x->spread) {
+            vd grad = g * prob, plus = none, grad_at_target = -others * KEPT;
+            if (x->soft_targets) {
                 plus = -load_d(x->g + i);
-                instead = select_d(live, -(plus * load_d(x->left + i)) - g * (odds / (1.0 + odds)), fill);
+                grad_at_target = select_d(live, -(plus * load_d(x->left + i)) - g * (odds / (1.0 + odds)), fill);
             } else if (j->smoothing != 0) {
                 plus = g * -x->share;
-                instead += j->smoothing * (others + 1.0 / inverse) * KEPT;
+                grad_at_target += j->smoothing * (others + 1.0 / inverse) * KEPT;
             }
             if (j->z_loss != 0) {
                 const vd all = g + pull;
                 steady = lt_d(abs_d(g) * 0x1p-10, abs_d(all));
                 grad = all * prob;
-                instead = x->spread ? instead + select_d(live, pull / (1.0 + odds), none) : (instead * g + pull * KEPT / inverse) / all;
+                grad_at_target = x->soft_targets ? grad_at_target + select_d(live, pull / (1.0 + odds), none)
+                                                 : (grad_at_target * g + pull * KEPT / inverse) / all;
             }
-            store_d(x->instead + i, instead);
+            store_d(x->grad_at_target + i, grad_at_target);
             store_d(x->plus + i, select_d(live, plus, fill));
             if (j->poly != 0) grad += j->poly * (weighted ? load_d(x->g + i) : all_d(j->scale)) * prob / (1.0 + odds);
             if (j->grad.at) size = abs_d(grad);
@@ -273,7 +274,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (wanted) fine = AND_MASK(fine, OR_MASK(eq_d(size, none), fits));
         if (j->lse.at || j->z_loss != 0) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
-        fine = AND_MASK(fine, eq_d(gap - gap, none)); /* of floats; general() tells whether the loss is infinite, or NaN */
+        fine = AND_MASK(fine, eq_d(gap - gap, none)); /* of floats; softmax_f64() tells whether the loss is infinite, or NaN */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
         if (any_d(lt_d(none, lost))) note_again(x, i, end - i, lost);
     }
