@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -352,7 +353,7 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
         return None
     if declared is None:
         some = y.values
-        if c < 8:  # else labels are few beside the probabilities, and a wrong guess costs a pass over these
+        if c < 8 and some.shape[0] > 1024:  # else labels are few beside the probabilities, and a wrong guess costs a pass over these
             some = np.concatenate((some[:512], some[-512:]))  # sorted labels have their least at one of them
         base, seen = int(some.min()), np.zeros(c, np.uint8)
         if int(some.max()) - base >= c:
@@ -361,14 +362,21 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
         base, seen = declared[0], None
         if isinstance(base, str) or declared != list(range(int(base), int(base) + c)):
             return None
-    limits = np.iinfo(y.values.dtype)
-    if not limits.min <= base <= limits.max - (c - 1):
+    least, most = _range(y.values.dtype)
+    if not least <= base <= most - (c - 1):
         return None
     *found, bad = kernel.fused(
         p, y.values, base=base, low=rule.low, rescale=rule.rescale, weight=weight, seen=seen, losses=into,
         threads=_threads.get_num_threads(),
     )  # fmt: skip
     return None if bad >= 0 or (seen is not None and not seen.all()) else Sums(*found)
+
+
+@cache
+def _range(dtype):
+    """The least and the greatest integer of a dtype."""
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
 
 
 def _sums(xp, p, marks, weight, rule, into=None):
