@@ -2,6 +2,7 @@
 # make test   the test suite
 # make fuzz   SECONDS (60) of random calls of everything public beside what the contract says, from SEED (the clock's)
 # make test-oldest   the suite with the oldest versions of NumPy, JAX, Dask and others that pyproject.toml promises
+# make test-settings   the suite under each instruction set of this processor, with 1, 2 and 3 threads, under both waits of OpenMP's threads
 # make docs   the documentation, in docs/_build/html
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
 # make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
@@ -29,7 +30,7 @@ BESIDE_TESTS := tests docs asv_bench pyproject.toml $(wildcard *.md)
 FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
+.PHONY: demo test test-settings fuzz sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
@@ -37,6 +38,15 @@ demo: $(VENV)/installed
 # The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+# The waits: threads without work spin, or sleep.
+test-settings: $(VENV)/installed
+	@for isa in $$($(BIN)/python -c "from polyloss._kernels.cpu import driver; print(*driver.isas())"); do \
+	for threads in 1 2 3; do for wait in active passive; do \
+	    echo "POLYLOSS_ISA=$$isa OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=$$wait"; \
+	    POLYLOSS_ISA=$$isa OMP_NUM_THREADS=$$threads POLYLOSS_NUM_THREADS=$$threads OMP_WAIT_POLICY=$$wait \
+	        $(BIN)/pytest -q -n auto $(PYTEST_ARGS) || exit 1; \
+	done; done; done
 
 SECONDS ?= 60
 fuzz: $(VENV)/installed
