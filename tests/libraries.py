@@ -19,6 +19,8 @@ class Library:
     low = ("float16", "bfloat16")  # low-precision dtypes that it has
     writable = True  # its arrays can be written to
     unsigned = ("uint8", "uint16", "uint32", "uint64")
+    kernels = True  # plain calls take kernels, so that the formula is another way
+    scales = {"float64": (1021, -1070), "float32": (126, -146)}  # powers of two that a mean's weights may be near
     lazy = False  # values and errors come only when computed
     quick = True  # goes through all cases: not JAX, which compiles each operation for each shape, nor Dask, which builds a graph a call
 
@@ -83,6 +85,7 @@ class Jax(Library):
 
 class Dask(Library):
     name = "dask"
+    kernels = False
     writable = False
     lazy = True
     quick = False
@@ -105,6 +108,7 @@ class Strict(Library):
     """array-api-strict, which has nothing but the standard; its second device finds results made on the first."""
 
     low = ()
+    kernels = False
 
     def __init__(self, device):
         self.xp = importlib.import_module("array_api_strict")
@@ -147,6 +151,7 @@ class StandIn(Library):
 
     name = "stand-in"
     low = ("float16",)
+    kernels = False
 
     def make(self, x):
         return DeviceArray(np.array(x))

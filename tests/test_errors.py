@@ -223,6 +223,8 @@ CASES = [
     (ValueError, lambda: pl.softmax_loss(UNKNOWN.astype(int) + 3, UNKNOWN[:, None]).compute(),
      "y_true[0] is 3, but logits have 1 class on axis 1 and ignore_label is None"),
     (TypeError, lambda: pl.grad("mse")(da.zeros(3), da.zeros(3), out=da.zeros(3)), "out is given, but arrays of dask cannot be written to"),
+    (ValueError, lambda: pl.grad("mse")(torch.zeros(3), torch.ones(3), out=torch.zeros(3, device="meta")),
+     "y_pred is on device cpu, but out is on device meta: all must be on one device"),
     (ValueError, lambda: pl.grad("mse")(torch.zeros(3), TENSOR, out=TENSOR),
      "out shares memory with an input or with the other output, and inputs are never written to"),
     (TypeError, lambda: pl.grad(pl.softmax_loss)(Y, Z, return_prob=True),

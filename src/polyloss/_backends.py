@@ -7,6 +7,7 @@ library whose arrays need more (autograd, laziness) names an adapter: the one mo
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import array_api_compat
@@ -49,6 +50,7 @@ class Backend:
     route: Callable | None = None  # plan -> the route it takes and the obstacles, instead of choose(plan)
     has_values: Callable = lambda x: True  # array -> are its values at hand?
     as_numpy: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
+    outline: Callable = lambda x: None  # array on a CUDA device -> `outlined` of its address, or None
     from_numpy: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
     place: Callable = device_of  # array -> its device; None if it goes wherever the others are
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
@@ -75,6 +77,11 @@ class Backend:
         kind = kind if kind in FLOATS or kind in INTEGERS or kind == "bool" else str(x.dtype)
         return Fact(self, kind, tuple(x.shape), *device, strides, self.has_values(x), tracked, watched)
 
+    def lies(self, x):
+        """Where an array lies, as a NumPy array that may be on a device, so that nobody may read it; None if that is not known."""
+        view = None if self.as_numpy is None else self.as_numpy(x)
+        return self.outline(x) if view is None else view
+
     @property
     def described(self):
         """Its arrays, for errors: "a torch array"."""
@@ -85,6 +92,14 @@ class Backend:
 
     def __repr__(self):
         return self.name
+
+
+def outlined(address, shape, strides, itemsize):
+    """A NumPy array of a device's addresses: asked what it overlaps, and never read. `strides` in bytes; None where there is no entry."""
+    if 0 in shape:
+        return None
+    described = {"version": 3, "data": (address, False), "shape": tuple(shape), "strides": tuple(strides), "typestr": f"|V{itemsize}"}
+    return np.asarray(SimpleNamespace(__array_interface__=described))
 
 
 def _numpy_memory(x):
@@ -100,7 +115,10 @@ BACKENDS = (
     Backend("torch", array_api_compat.is_torch_array, adapter="polyloss._torch"),
     Backend("jax", array_api_compat.is_jax_array, adapter="polyloss._jax", takes_numpy=True, out=False),
     Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._dask", has_values=lambda x: False, out=False),
-    Backend("cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id),
+    Backend(
+        "cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id,
+        outline=lambda x: outlined(x.data.ptr, x.shape, x.strides, x.itemsize),
+    ),
 )
 _loaded: dict[Backend, Backend] = {}
 _others: dict[str, Backend] = {}  # libraries that are not listed, by name

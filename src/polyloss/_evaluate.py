@@ -57,9 +57,8 @@ def reduced(plan, arrays, outcome):
     if isinstance(outcome.total, float):  # a kernel's sum, in float64
         if isinstance(divisor, (int, float)):
             return scalar(plan, arrays, outcome.total / divisor if divisor else 0.0)
-        return _reduce.quotient(xp, scalar(plan, arrays, outcome.total), xp.astype(divisor, plan.real(xp)))
-    total = outcome.total if isinstance(divisor, (int, float)) else xp.astype(outcome.total, plan.real(xp))
-    return xp.astype(_reduce.quotient(xp, total, divisor), plan.real(xp))
+        return _reduce.quotient(xp, scalar(plan, arrays, outcome.total), divisor)
+    return xp.astype(_reduce.quotient(xp, outcome.total, divisor), plan.real(xp))
 
 
 def scalar(plan, arrays, x):

@@ -118,7 +118,8 @@ def run_softmax_xent(plan, arrays):
         y = xp.astype(y, plan.real(xp), copy=False)
         if divisor == "weights":
             skip = None if arrays.weight is None else arrays.weight == 0
-            divisor = xp.astype(_reduce.total_weight(plan, arrays, y, skip), plan.real(xp))
+            wide = None if skip is None else xp.astype(arrays.weight, xp.float64)  # times a class weight it may be no float32
+            divisor = _reduce.total_weight(plan, arrays._replace(weight=wide), y, skip)
     losses, grad, hess = _outputs(plan, arrays)
     prob = xp.empty((lay.n, lay.c, lay.s), dtype=arrays.p.dtype, device=arrays.p.device) if plan.want.prob else None
     reduced = cuda.softmax_xent(

@@ -18,7 +18,7 @@ from polyloss._call import called
 from polyloss._evaluate import raise_bad
 from polyloss._formula import Outcome
 from polyloss._plan import BOTH, VALUE, Arrays, Want
-from polyloss._prepare import IN_PLACE, prepare
+from polyloss._prepare import IN_PLACE, prepare, wide_enough
 from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
@@ -111,7 +111,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     class_weight = None if class_weight is None else xp.astype(class_weight, dtype, copy=False)
     divisor = plan.divisor_of(checked)
     if denominator is not None:
-        denominator, divisor = xp.astype(denominator, dtype, copy=False), plan.divisor
+        denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
     chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW)
     rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(

@@ -138,12 +138,11 @@ def dtype_of(xp, name):
 
 
 def shares_memory(backend, a, b):
-    """Whether two arrays may share an entry; another library's shares none that is known."""
+    """Whether two arrays may share an entry, of this machine's memory or a CUDA device's; another library's shares none that is known."""
     if b is None or backend_of(b) is not backend:
         return False
     if backend is not NUMPY:
-        view = backend.as_numpy
-        a, b = (None, None) if view is None else (view(a), view(b))
+        a, b = backend.lies(a), backend.lies(b)
         if a is None or b is None:
             return False
     if not np.may_share_memory(a, b):

@@ -21,7 +21,6 @@ from polyloss._shapes import (
 )
 
 ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # options that are arrays
-BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the plan
 
 
@@ -70,17 +69,17 @@ def _output_fact(x):
     fact, why = kind.fact(x), kind.unwritable(x)
     if why is None and isinstance(x, np.ndarray) and not x.flags.writeable:
         why = "is read-only"
-    if why is None and fact.here and _overlaps_itself(fact):
+    if why is None and (view := kind.lies(x)) is not None and _overlaps_itself(view):
         why = "has entries that share memory, so that it cannot hold a gradient"
     return fact._replace(refused=why)
 
 
-def _overlaps_itself(fact):
+def _overlaps_itself(view):
     """Whether two entries of an output may be the same memory: an axis steps by less than the axes inside it span."""
-    if 0 in fact.shape:
+    if 0 in view.shape:
         return False
-    span = BYTES[fact.dtype]
-    for stride, length in sorted((abs(stride), length) for stride, length in zip(fact.strides, fact.shape, strict=True) if length > 1):
+    span = view.itemsize
+    for stride, length in sorted((abs(stride), length) for stride, length in zip(view.strides, view.shape, strict=True) if length > 1):
         if stride < span:
             return True
         span += stride * (length - 1)
@@ -202,6 +201,8 @@ def _checked_out(want, p, lay, storage, name, given):
         label = f"out[{k}]" if want.hessian else "out"
         if x.backend is not p.backend:
             raise TypeError(f"{label} is {x.dtype if x.backend is None else x.backend.described}, but {name} is {p.backend.described}")
+        if x.device != p.device:
+            raise ValueError(f"{name} is on device {p.device}, but {label} is on device {x.device}: all must be on one device")
         if x.shape != lay.shape or x.dtype != storage:
             raise ValueError(
                 f"{label} has shape {x.shape} and dtype {x.dtype}, but the gradient has shape {lay.shape} and dtype {storage}"
@@ -244,7 +245,7 @@ def _arrays_of(plan, xp, given):
         divisor = denominator_of(divisor)
         if not isinstance(divisor, float) and plan.here and plan.has_values and not getattr(divisor, "requires_grad", False):
             divisor = float(divisor)  # which need not be a number of the dtype
-        divisor = divisor if isinstance(divisor, float) else xp.astype(divisor, dtype, copy=False)
+        divisor = divisor if isinstance(divisor, float) else wide_enough(xp, divisor, dtype)
     if plan.labelled:
         t = xp.reshape(t, (lay.n, lay.s))
     elif plan.block.targets == "values":
@@ -256,6 +257,11 @@ def _arrays_of(plan, xp, given):
         mask = lay.canonical(xp, mask)
         t, p = (xp.where(mask, x, xp.zeros_like(x)) for x in (t, p))
     return Arrays(xp, t, p, weight, class_weight, divisor, out, out_hessian, mask)
+
+
+def wide_enough(xp, divisor, dtype):
+    """A 0-d denominator in the dtype of the computation, or in float64 as it is: 1e-60 is 0 in float32."""
+    return divisor if dtype_name(divisor.dtype) == "float64" else xp.astype(divisor, dtype, copy=False)
 
 
 def denominator_of(given):

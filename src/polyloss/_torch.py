@@ -18,7 +18,7 @@ import torch
 from torch.autograd import forward_ad
 
 from polyloss import _cpu, _formula, _reduce, _routes
-from polyloss._backends import backend_of
+from polyloss._backends import backend_of, outlined
 from polyloss._block import LOSSES, capped, log_softmax
 from polyloss._evaluate import checked, evaluate, finish, reduced, restored
 from polyloss._params import integers
@@ -319,6 +319,18 @@ def as_numpy(x):
         return None
     x = x.detach()
     return (x.view(torch.uint16) if x.dtype is torch.bfloat16 else x).numpy()
+
+
+def outline(x):
+    """Where a tensor of a CUDA device lies, or None."""
+    return addresses(x) if x.is_cuda else None
+
+
+def addresses(x):
+    """Where a tensor lies, or None while it is being traced."""
+    if x.layout is not torch.strided or not has_values(x):
+        return None
+    return outlined(x.data_ptr(), x.shape, [step * x.itemsize for step in x.stride()], x.itemsize)
 
 
 def from_numpy(x, like):

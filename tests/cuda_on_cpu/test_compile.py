@@ -106,7 +106,7 @@ def test_rowwise(arch, dtype, name):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums(dtype):
-    compiled("launch.cuh", dtype, [f"{name}<{cuda.C_NAMES[dtype]}>" for name in ("finish", "position_sums")], "90")
+    compiled("launch.cuh", dtype, [f"{name}<{cuda.C_NAMES[dtype]}>" for name in ("finish", "position_sums", "shift")], "90")
 
 
 @pytest.mark.parametrize(("dtype", "name"), [

@@ -131,6 +131,57 @@ def test_out(ordered):
     agree(pl.grad(pl.softmax_loss)(y, z), out)
 
 
+def shifted(x, by=1):
+    """Rows of one buffer: those of `x`, and as many of which the first is its row `by`."""
+    room = stand_in.asarray(np.concatenate([x, x]))
+    return room[: len(x)], room[by : by + len(x)]
+
+
+def test_out_may_not_lie_where_an_input_does():
+    """A kernel would write over what other threads have still to read. Beside an input, or between its entries, it may lie."""
+    y, z = stand_in.asarray(np.arange(6)), logits((6, 10))
+    right = stand_in.host(pl.grad(pl.softmax_loss)(y, stand_in.asarray(z)))
+    same, (here, over), pairs = stand_in.asarray(z), shifted(z), stand_in.asarray(np.stack([z, z], axis=2))
+    for logit, out in ((same, same), (here, over), (over, here), (here, here[:, ::-1]), (pairs[:, :, 0], pairs[:, :, 0])):
+        before = stand_in.host(logit).tobytes()
+        with pytest.raises(ValueError, match="out shares memory with an input"):
+            pl.grad(pl.softmax_loss)(y, logit, out=out)
+        assert stand_in.host(logit).tobytes() == before
+    weight = stand_in.asarray(np.ones(60, "f4"))
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        pl.grad(pl.softmax_loss)(y, same, sample_weight=weight[:6], out=weight.reshape(6, 10))
+    with pytest.raises(ValueError, match=r"out\[1\] shares memory with an input or with the other output"):
+        pl.grad_and_hess(pl.softmax_loss)(y, same, out=(over, here))
+    with pytest.raises(ValueError, match="out has entries that share memory"):
+        pl.grad(pl.softmax_loss)(y, same, out=stand_in.as_strided(weight, (6, 10), (4, 4)))
+    for logit, out in ((here, shifted(z, 6)[1]), (pairs[:, :, 0], pairs[:, :, 1])):
+        assert pl.grad(pl.softmax_loss)(y, logit, out=out) is out
+        np.testing.assert_array_equal(stand_in.host(out), right)
+
+
+@stand_in.ON_SHIM
+def test_out_lies_on_the_device_of_the_inputs():
+    y, z, out = stand_in.asarray(np.arange(6)), stand_in.asarray(logits((6, 10))), stand_in.asarray(logits((6, 10)))
+    out.device = stand_in.Device(1)
+    with pytest.raises(ValueError, match=r"out is on device Device\(id=1\): all must be on one device"):
+        pl.grad(pl.softmax_loss)(y, z, out=out)
+
+
+def test_out_of_tensors_may_not_lie_where_an_input_does(torch_on_gpu):
+    torch = torch_on_gpu
+    y, room = torch.arange(6), torch.asarray(logits((13, 10)), dtype=torch.bfloat16)
+    before = room.clone()
+    for out in (room[:6], room[1:7], room[5:11]):
+        with pytest.raises(ValueError, match="out shares memory with an input"):
+            pl.grad(pl.softmax_loss)(y, room[:6], out=out)
+    with pytest.raises(ValueError, match="out has entries that share memory"):
+        pl.grad(pl.softmax_loss)(y, room[:6], out=room[12].expand(6, 10))
+    torch.testing.assert_close(room, before, rtol=0, atol=0)
+    right = pl.grad(pl.softmax_loss)(y, room[:6])
+    pl.grad(pl.softmax_loss)(y, room[:6], out=room[6:12])
+    torch.testing.assert_close(room[6:12], right, rtol=0, atol=0)
+
+
 def test_bad_labels():
     """Named where they are looked for; NaN at their place where not."""
     y, z = np.array([0, 3, 12, -4]), logits((4, 10))

@@ -108,7 +108,7 @@ def truth(
         "grad": grad,
         "hess": hess,
         "value": loss.sum() * inverse,
-        "numbers": np.array([inverse, loss.sum(), weights, count, first, divisor], np.longdouble),
+        "numbers": np.array([inverse, loss.sum(), weights, count, first, divisor, 0], np.longdouble),
         "far": far,
         "size": {"grad": grad_size * shown, "hess": hess_size * shown, "prob": p, "sum": np.nansum(abs(loss))},
     }

@@ -24,6 +24,8 @@ SUMS = 32  # bytes of a block's report
 ROOM = 2688  # bytes of shared memory in which the threads of a block bring their sums together
 BLOCKS = 16384  # of a launch: each reports its sums, and one block adds them all up
 FINISH = 512  # threads of that block
+SHIFTING = 1024  # blocks at most of a launch that mostly has nothing to do
+LEAST = {"float32": 2.0**-126, "float64": 2.0**-1022}  # a divisor below may have no reciprocal in the dtype of the computation
 
 # What a launch is told: the fields of Launch in launch.cuh, and behind them those of the file.
 LAUNCH = [
@@ -147,7 +149,9 @@ class Reduced(NamedTuple):
     """What a call says of all positions together; arrays on the device."""
 
     value: object  # (): Σ of the losses over the divisor, 0 where that is 0; in the dtype of the computation
-    numbers: object  # (6,) float64: 1 / divisor or 0, Σ losses, Σ weights, positions counted, first bad label or -1, divisor
+    # (7,) float64: what derivatives are multiplied by, Σ losses, Σ weights, positions counted, first bad label or -1, divisor, and the
+    # power of two that derivatives are multiplied by besides
+    numbers: object
 
 
 class _Call:
@@ -165,7 +169,12 @@ class _Call:
         self.partials = self.empty((blocks, SUMS // 8), "float64")
         self.named = divisor if isinstance(divisor, str) else None  # what the divisor is, if data decide it
         self.given = hasattr(divisor, "shape")  # the divisor is an array
-        self.early = (self.named or self.given) and (grad is not None or hess is not None)  # it must be known before it is divided by
+        self.apart, scale = self.given, 1.0  # whether derivatives may have to be multiplied by a power of two behind the kernel
+        if not (self.named or self.given):
+            self.apart = 0 < abs(divisor) < LEAST[self.real]
+            scale = 1 / divisor if divisor and not self.apart else float(self.apart)
+        self.derivatives = grad, hess
+        self.early = (self.named or self.apart) and (grad is not None or hess is not None)  # it must be known before it is divided by
         n, c, s = z.shape
         self.positions = n * s
         steps = (0, 0) if weight is None else strides(weight)
@@ -174,13 +183,13 @@ class _Call:
             "z": address(z), "y": address(y), "class_weight": address(class_weight), "weight": address(weight), "factor": 0,
             "losses": address(losses), "grad": address(grad), "hess": address(hess), "partials": address(self.partials),
             "n": n, "c": c, "s": s, "weight_n": steps[0], "weight_s": steps[1], "ignore": padded,
-            "scale": 1.0 if self.named or self.given else 1 / divisor if divisor else 0.0, "ignores": len(ignore),
+            "scale": scale, "ignores": len(ignore),
             "label_kind": LABEL_KINDS[_dtype_name(y)] if len(y.shape) == 2 else 0, "lanes": lanes, "kept": kept,
         }  # fmt: skip
 
     def numbers_too(self):
         """Room for the numbers of a launch."""
-        return self.empty((6,), "float64")
+        return self.empty((7,), "float64")
 
     def run(self, name, blocks, threads, shared=ROOM):
         """Launch a kernel of the file."""
@@ -198,7 +207,8 @@ class _Call:
 
     def finish(self, blocks, value=None, numbers=None):
         """Add up the reports of the launch before this."""
-        kind = {None: 3 if self.given else 0, "count": 1, "weights": 2}[self.named]
+        given = 0 if not self.given else 3 if _dtype_name(self.divisor) == self.real else 4
+        kind = {None: given, "count": 1, "weights": 2}[self.named]
         arguments = (
             np.uint64(address(self.partials)),
             np.int32(blocks),
@@ -209,6 +219,15 @@ class _Call:
             np.uint64(address(self.numbers if numbers is None else numbers)),
         )
         self._launch("launch.cuh", self.real, f"finish<{C_NAMES[self.real]}>", 1, (FINISH,), arguments)
+
+    def end(self, value=None):
+        """Add up the reports of the kernel, and see to a divisor whose reciprocal is none of the derivatives' dtype."""
+        self.finish(self.blocks, value)
+        if self.apart and self.early:
+            count = self.positions * self.told["c"]
+            addresses = [np.uint64(address(x)) for x in self.derivatives]
+            arguments = (*addresses, np.int64(count), np.uint64(address(self.numbers)))
+            self._launch("launch.cuh", self.dtype, f"shift<{C_NAMES[self.dtype]}>", min(-(-count // 256), SHIFTING), (256,), arguments)
 
     def _packed(self, layout):
         return (np.array(tuple(self.told[name] for name in layout.names), layout),)
@@ -325,7 +344,8 @@ def softmax_xent(
     z_loss, softcap : float
         Adds z_loss * lse² to each position's loss; logits become softcap * tanh(z / softcap), where that is not 0.
     divisor : float, "count", "weights" or 0-d array
-        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+        What the sum of the losses, and each derivative, is divided by; an array in the dtype of the computation or float64. 1 / 0 counts
+        as 0.
     losses : (n, s), optional
         Receives weighted losses in the dtype of the computation.
     grad, prob, hess : (n, c, s), optional
@@ -352,7 +372,7 @@ def softmax_xent(
     call.early_divisor()
     for name in names:
         call.run(name, launch.blocks, launch.threads, launch.shared)
-    call.finish(launch.blocks)
+    call.end()
     return Reduced(call.value, call.numbers)
 
 
@@ -411,7 +431,8 @@ def elementwise(
     weight : (n, s), optional
         Any strides; in the dtype of the computation.
     divisor : float, "weights" or 0-d array
-        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+        What the sum of the losses, and each derivative, is divided by; an array in the dtype of the computation or float64. 1 / 0 counts
+        as 0.
     losses : (n, s), optional
         Receives weighted losses in the dtype of the computation; the divisor is 1.
     grad, hess : (n, c, s), optional
@@ -439,7 +460,7 @@ def elementwise(
         call.told["scan"] = address(counted) + 3 * 8
     call.early_divisor()
     call.run(name.format(real, loss), blocks, (threads,))
-    call.finish(blocks, value=losses if alone else None)
+    call.end(value=losses if alone else None)
     return Reduced(losses if alone and losses is not None else call.value, call.numbers)
 
 
@@ -484,7 +505,8 @@ def rowwise(
     weight : (n, s), optional
         Any strides; in the dtype of the computation.
     divisor : float, "count", "weights" or 0-d array
-        What the sum of the losses, and each derivative, is divided by. 1 / 0 counts as 0.
+        What the sum of the losses, and each derivative, is divided by; an array in the dtype of the computation or float64. 1 / 0 counts
+        as 0.
     losses : (n, s), optional
         Receives weighted losses in the dtype of the computation.
     grad, hess : (n, c, s), optional
@@ -503,5 +525,5 @@ def rowwise(
     call.told |= {"parameters": _padded(parameters, ROWS)}
     call.early_divisor()
     call.run(name.format(C_NAMES[dtype], loss), blocks, (threads,))
-    call.finish(blocks)
+    call.end()
     return Reduced(call.value, call.numbers)

@@ -54,12 +54,12 @@ template <class T, class Loss> struct Evaluation {
     for (int j = 0; j < N; j++) value[j] = w[j] == 0 ? A(0) : Loss::value(t[j], p[j], a);
     if (job.grad) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = times(factor * w[j], Loss::slope(t[j], p[j], a));
+      for (int j = 0; j < N; j++) out[j] = times(w[j] == 0 ? 0 : factor * w[j], Loss::slope(t[j], p[j], a));
       write(job.grad + at, out);
     }
     if (job.hess) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = times(factor * w[j], Loss::curvature(t[j], p[j], a));
+      for (int j = 0; j < N; j++) out[j] = times(w[j] == 0 ? 0 : factor * w[j], Loss::curvature(t[j], p[j], a));
       write(job.hess + at, out);
     }
   }

@@ -119,11 +119,14 @@ template <class T> struct Position {
   }
 };
 
-// One block adds what all blocks of a launch reported. The divisor: a number, or by `kind` the count (1), the weights (2), *denominator
-// (3).
+// One block adds what all blocks of a launch reported. The divisor: a number, or by `kind` the count (1), the weights (2), *denominator,
+// of type A (3) or a double (4).
+//
+// Where the divisor is below every normal number of type A, its reciprocal may be none: results[0] is that of its mantissa alone, and
+// `shift` does the rest when the derivatives are written. No sum of weights is that small, for subnormal ones count as 0.
 template <class A>
 __global__ void __launch_bounds__(512, 1)
-    finish(const Sums* partials, int blocks, int kind, double divisor, const A* denominator, A* value, double* results) {
+    finish(const Sums* partials, int blocks, int kind, double divisor, const void* denominator, A* value, double* results) {
   Sums sums;
 #pragma unroll 8
   for (int k = threadIdx.x; k < blocks; k += blockDim.x) sums.merge(partials[k]);
@@ -131,14 +134,30 @@ __global__ void __launch_bounds__(512, 1)
   if (threadIdx.x != 0) return;
   if (kind == 1) divisor = sums.count > 1 ? sums.count : 1;
   if (kind == 2) divisor = sums.weight;
-  if (kind == 3) divisor = *denominator;
+  if (kind == 3) divisor = *static_cast<const A*>(denominator);
+  if (kind == 4) divisor = *static_cast<const double*>(denominator);
   *value = static_cast<A>(divisor == 0 ? 0 : sums.total / divisor);  // nothing counted, nothing lost
-  results[0] = divisor == 0 ? 0 : 1 / divisor;
+  int exponent = 0;
+  const double least = sizeof(A) == 4 ? 0x1p-126 : 0x1p-1022;
+  const double mantissa = kind != 1 && kind != 2 && fabs(divisor) < least ? frexp(divisor, &exponent) : divisor;
+  results[0] = divisor == 0 ? 0 : 1 / mantissa;
   results[1] = sums.total;
   results[2] = sums.weight;
   results[3] = sums.count;
   results[4] = sums.bad == kNone ? -1 : static_cast<double>(sums.bad);
   results[5] = divisor;
+  results[6] = -exponent;
+}
+
+// Multiplies derivatives by the power of two that `finish` left out.
+template <class T> __global__ void __launch_bounds__(256, 1) shift(T* grad, T* hess, long long count, const double* numbers) {
+  const int power = static_cast<int>(numbers[6]);
+  if (power == 0) return;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    if (grad) store(grad[i], static_cast<Compute<T>>(ldexp(static_cast<double>(load(grad[i])), power)));
+    if (hess) store(hess[i], static_cast<Compute<T>>(ldexp(static_cast<double>(load(hess[i])), power)));
+  }
 }
 
 // The same sums from labels and weights alone: what a derivative is divided by must be known before it is written.

@@ -64,13 +64,14 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
   // Takes the sum over the classes and the label's logit, fills in the rest and reports the loss; `leader`: one thread of those that share
   // the position. `i`: its place in (n, s).
-  __device__ void conclude(const Job<T>& job, const State<T, WEIGHTED>& state, A z_y, A factor, long long i, bool leader, Sums& sums) {
+  __device__ void conclude(const Job<T>& job, const State<T, WEIGHTED>& state, A z_y, double factor, long long i, bool leader, Sums& sums) {
     const A more = (state.ones - 1) + state.rest;
     m = state.m;
     inverse = 1 / (state.ones + state.rest);
     others = more * inverse;
     poly = static_cast<A>(job.poly);
-    front = this->weight * factor;
+    front = static_cast<A>(this->weight * factor);  // either may be none of type A: weights of 1e38 that are divided by their sum
+    const bool derived = front != 0;
     if constexpr (WEIGHTED) {
       const A above = log1p(more), lse = m + above;
       twice_z = static_cast<A>(2 * job.z_loss);
@@ -90,7 +91,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       at_label = front * missing;
       if (leader) this->report(job, log1p(more) + (m - z_y) - poly * missing, 1, i, sums);
     }
-    this->live = this->live && this->weight * factor != 0;  // of derivatives divided by 0, or that underflow, nothing is left, NaN included
+    this->live = this->live && derived;  // of derivatives divided by 0, or that underflow, nothing is left, NaN included
   }
 
   __device__ A power(A z) const { return exp_of<T>(z - m); }
@@ -236,7 +237,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
   constexpr int V = kPack<T>, B = kBatch<T>;
   const Pack<T> none = filled_with<T, V>(-infinity<A>());  // counts neither in a maximum nor in a sum of exponentials
   Pack<T>* kept = reinterpret_cast<Pack<T>*>(shared_memory<unsigned char>() + kRoom) + group.index * job.kept;
-  const A factor = static_cast<A>(factor_of(job));
+  const double factor = factor_of(job);
   const int low = static_cast<int>(group.first_class(job.c)), length = static_cast<int>(group.end_class(job.c)) - low;
   Sums sums;
   int turn = 0;
@@ -362,7 +363,7 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
   Pack<T, V>* const kept =
       reinterpret_cast<Pack<T, V>*>(shared_memory<unsigned char>() + kRoom + (deep > 1 ? (threads * V * sizeof(S) + 15) / 16 * 16 : 0)) +
       thread;
-  const A factor = static_cast<A>(factor_of(job));
+  const double factor = factor_of(job);
   const int classes = static_cast<int>(job.c);
   const long long vectors = job.n * (job.s / V);
   Sums sums;
