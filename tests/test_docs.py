@@ -1,5 +1,4 @@
-"""The documentation tells the truth: its code runs and prints what it says, README's table of losses is the registry, and the floors
-in docs/design.md are those of the imports.
+"""The documentation tells the truth: its code runs and prints what it says, and README's table of losses is the registry.
 
 The blocks of one page run in order in one fresh interpreter, since Keras and JAX are set up once in a process. A word after the language,
 as in "```python torch", names a library: such blocks form a run of their own, so that each section of a page can be copied alone.
@@ -7,7 +6,6 @@ as in "```python torch", names a library: such blocks form a run of their own, s
 
 import ast
 import doctest
-import graphlib
 import inspect
 import os
 import re
@@ -78,31 +76,6 @@ def test_table_of_losses():
         signature = inspect.signature(pl.get(name)).parameters
         for parameter, default in re.findall(r"`(\w+)=(.*?)`", parameters):
             assert signature[parameter].default == ast.literal_eval(default), (name, parameter)
-
-
-def test_floors():
-    """The modules are those of the table in docs/design.md, and each imports from its own floor or those below, without a circle."""
-    section = (ROOT / "docs/design.md").read_text("utf-8").partition("## The floors")[2].partition("\n## ")[0]
-    table = re.findall(r"^\| \w+ \| (`.*?`) \|", section, re.MULTILINE)
-    floor = {module: height for height, modules in enumerate(reversed(table)) for module in re.findall(r"`(\w+)`", modules)}
-    package = Path(pl.__file__).parent
-    assert {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"} == set(floor)
-    graph = {module: imported(package, module) & set(floor) for module in floor}
-    graphlib.TopologicalSorter(graph).prepare()
-    assert not [(module, other) for module, others in graph.items() for other in others if floor[other] > floor[module]]
-
-
-def imported(package, module):
-    """Names that a module of the package imports from the package, at its top or within functions."""
-    path = package / f"{module}.py"
-    path = path if path.exists() else package / module / "__init__.py"
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "polyloss":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("polyloss."):
-            names.add(node.module.split(".")[1])
-    return names - {module}
 
 
 if __name__ == "__main__":

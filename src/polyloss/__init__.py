@@ -1,20 +1,20 @@
-"""polyloss: loss functions for every array library.
+"""Loss functions for every array library: NumPy, PyTorch, JAX, CuPy, Dask, and what follows the array API standard.
 
-The house, floor by floor (imports run downwards):
+A loss is a function of targets and predictions; its result is of their library and on their device:
 
-- `torch` (drop-in modules), `evaluation` (Accumulator, evaluate), `inspection` (explain), `registry` (get, names), `gradients`
-  (value_and_grad, grad, grad_and_hess); `_positions`: what a batch adds to a mean
-- `regression`, `deviance`, `classification`, `softmax`, `similarity`, `sets`, `metrics`: the losses, each a block of formulas and a public
-  function
-- `_call`: one call
-- `_torch`, `_jax`, `_dask`: what these libraries need besides
-- `_prepare`: all that is checked of a call, and its plan
-- `_evaluate`: a plan over arrays
-- `_routes`: which kernel takes a plan; `_cpu`, `_gpu`; `_formula`: the route that takes everything; `_exact`: sums without rounding
-- `_plan`: what was decided of a call, apart from its data
-- `_backends`: which array libraries there are, and whose an array is
-- `_kernels`: compiled code
-- `_block`, `_params`, `_shapes`, `_reduce`, `_threads`, `_types`: the ground
+>>> import polyloss as pl
+>>> print(pl.huber([0.0, 1.0], [0.5, 3.0]))
+0.8125
+
+- ``pl.names()`` lists the losses, ``pl.get(name)`` finds one under any of its names, ``help(pl.huber)`` describes one.
+- ``pl.value_and_grad(loss)``, ``pl.grad(loss)`` and ``pl.grad_and_hess(loss)`` are functions with the loss's own signature that give
+  derivatives with respect to the predictions. PyTorch and JAX can differentiate a loss, too.
+- ``pl.Accumulator`` and ``pl.evaluate`` sum a loss up over batches, without rounding.
+- ``pl.explain(loss, ...)`` says which kernel a call takes, and why no other.
+- ``pl.set_num_threads(n)`` bounds the threads of the CPU kernels.
+
+Submodules to import by name: `polyloss.torch` (drop-in ``nn.Module`` classes), `polyloss.keras` (loss classes), `polyloss.boosting`
+(objectives for XGBoost and LightGBM). Losses are in nats.
 """
 
 from polyloss._threads import get_num_threads, set_num_threads

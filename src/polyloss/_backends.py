@@ -1,6 +1,6 @@
 """Which array libraries there are, and whose an array is.
 
-`BACKENDS` says what the road must know of an array library; a library that is not listed runs all the same, by its array namespace. A
+`BACKENDS` says what a call must know of an array library; a library that is not listed runs all the same, by its array namespace. A
 library whose arrays need more (autograd, laziness) names an adapter: the one module that imports it, which fills the row's functions.
 """
 

@@ -4,9 +4,9 @@ A formula takes the array namespace ``xp``, targets ``t`` and predictions ``p`` 
 parameters by name. It checks nothing, reduces nothing and never branches on data, so that the same lines run on every array library,
 under JAX's tracing too. Autograd of a value gives the slope and of a slope the curvature, at kinks and clips too: cases are told apart by
 ``where`` on one condition, since libraries disagree on the derivative of a maximum at a tie, and |x| has none of second order at 0. The
-road (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
+call (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
 
-- `Elementwise`: value, slope and curvature of one element; the road combines the elements of a sample by their mean or sum.
+- `Elementwise`: value, slope and curvature of one element; a call combines the elements of a sample by their mean or sum.
 - `Rowwise`: consumes the class axis: value gives (n, s); slope and curvature give (n, c, s).
 - `OfLogSoftmax`, `OfShares`: row-wise losses that are a sum of one term per class, of log-softmax or of p / Σp. The chain rule through the
   normalisation is written here once; a loss of this kind states its term and the term's two derivatives.

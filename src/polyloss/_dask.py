@@ -1,6 +1,6 @@
-"""Dask: the road block by block, lazily. The only file that imports dask.
+"""Dask: a call block by block, lazily.
 
-A call is checked once, by the facts of its arrays. Then each block goes the whole road by itself, in the
+A call is checked once, by the facts of its arrays. Then each block is a call of its own, in the
 caller's shape: the class axis is in one chunk, labels and weights are cut as the predictions are, and nothing is reshaped. A block's share
 of a reduction is three numbers (sum of the losses, sum of the weights, rows), which are added up as a tree. What needs all of the data at
 once (a divisor, what a hinge's targets mean) goes to the blocks as a 0-d array. A bad label raises when the graph is computed.

@@ -1,6 +1,6 @@
 """JAX: arrays without a copy, and the CPU's kernels inside traced programs. With `_reduce._narrow` the only code that imports jax.
 
-A call on arrays whose values are at hand goes the road of every library. One that is being traced becomes, where a CPU kernel holds its
+A call on arrays whose values are at hand is evaluated as in every library. One that is being traced becomes, where a CPU kernel holds its
 loss, an operation of the program: on a CPU XLA calls the kernel through its typed foreign function interface, on other devices the
 formula is compiled. Its derivative by the predictions is the kernel's too, found in the same pass as the value. Whatever more JAX may
 differentiate (targets, weights, a second time) goes through the formula, and so does `vmap`.

@@ -1,6 +1,6 @@
 """Axes, dtypes and labels: canonical views (n, c, s), and what is said when something does not fit.
 
-The only file that knows `axis`. Predictions of shape (…a, C, …b) are seen as (n, c, s) with n = Πa and s = Πb; labels, weights and
+Predictions of shape (…a, C, …b) are seen as (n, c, s) with n = Πa and s = Πb; labels, weights and
 losses, which lack the class axis, as (n, s).
 """
 

@@ -1,6 +1,6 @@
-"""PyTorch: views of tensors for the kernels, and what autograd and torch.compile need. With torch.py the only file that imports torch.
+"""PyTorch: views of tensors for the kernels, and what autograd and torch.compile need.
 
-A call whose tensors need no gradient goes the road of every library. If the predictions need one, `Bridge` is its node in the graph. On a
+A call whose tensors need no gradient is evaluated as in every library. If the predictions need one, `Bridge` is its node in the graph. On a
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
 keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Whatever more torch may
 differentiate (targets, weights, a second time, forward mode, function transforms) goes through the formula on torch's own operations,
@@ -340,8 +340,8 @@ def from_numpy(x, like):
 
 
 # ------------------------------------------------------------------------------------------------------------------ torch.compile
-# A call in a graph that is being compiled or traced becomes an operator, before anything of the road is traced; its implementation goes the
-# road with real tensors, so that a bad label raises when the graph runs. Options travel as one string.
+# A call in a graph that is being compiled or traced becomes an operator, before anything of the call is traced; its implementation makes
+# the call with real tensors, so that a bad label raises when the graph runs. Options travel as one string.
 
 LIBRARY = torch.library.Library("polyloss", "DEF")
 CALL = "Tensor y_true, Tensor y_pred, Tensor? sample_weight, Tensor? class_weight, Tensor? denominator, str options"
@@ -351,7 +351,7 @@ ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may 
 
 
 def _operator(block, y_true, y_pred, want, arguments):
-    """The results as outputs of an operator in the graph; None where the road itself is to be traced."""
+    """The results as outputs of an operator in the graph; None where the call itself is to be traced."""
     if want.hessian or block.name is None or arguments.get("mask") is not None or _traced_transform():
         return None
     tensors = y_true, *(arguments.get(name) for name in ARRAYS)

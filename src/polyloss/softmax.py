@@ -110,8 +110,7 @@ def softmax_loss(
     """Softmax cross-entropy from logits, with Caffe's ignore label, normalizers and spatial labels.
 
     Per position, with p the softmax of the logits along `axis`: ``-w * sum(k * t * log(p))`` over the classes, w the position's weight, k
-    the
-    class weights, t the target; for a label and no weights ``-log(p[label])``. The sum over positions is divided by the normalizer.
+    the class weights, t the target; for a label and no weights ``-log(p[label])``. The sum over positions is divided by the normalizer.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The way from a program that XLA has compiled to the kernels: one handler of its typed foreign function interface, for every loss.
 
 XLA calls `_handle` with the buffers of a call, from a thread of its own choice and without the interpreter's lock. The lock is taken, the
-buffers become NumPy arrays over the same memory, and the Python function given to `handler` fills the results: by the road's own routes,
+buffers become NumPy arrays over the same memory, and the Python function given to `handler` fills the results: by the routes of every call,
 whose kernels let go of the lock for as long as they compute. An exception becomes XLA's error, which jax raises.
 """
 from cpython.pycapsule cimport PyCapsule_New

@@ -1,7 +1,10 @@
-"""The house keeps its rules: one table of losses, light imports, one block a loss; and its laws refuse deliberately wrong losses."""
+"""The rules of docs/design.md: layers of imports, one table of losses, light imports, one block a loss; the laws refuse wrong losses."""
 
+import ast
+import graphlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +24,34 @@ from polyloss._call import call
 from polyloss._params import positive
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# ------------------------------------------------------------------------------------------------------------------- layers
+
+
+def test_modules_import_from_their_own_layer_or_below():
+    """The modules are those of the table in docs/design.md, and none imports from above, or in a circle."""
+    section = (ROOT / "docs/design.md").read_text("utf-8").partition("## Layers")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| [\w ]+ \| (`.*?`) \|", section, re.MULTILINE)
+    layer = {module: height for height, modules in enumerate(reversed(table)) for module in re.findall(r"`(\w+)`", modules)}
+    package = Path(pl.__file__).parent
+    assert {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"} == set(layer)
+    graph = {module: imported(package, module) & set(layer) for module in layer}
+    graphlib.TopologicalSorter(graph).prepare()
+    assert not [(module, other) for module, others in graph.items() for other in others if layer[other] > layer[module]]
+
+
+def imported(package, module):
+    """Names that a module of the package imports from the package, at its top or within functions."""
+    path = package / f"{module}.py"
+    path = path if path.exists() else package / module / "__init__.py"
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "polyloss":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("polyloss."):
+            names.add(node.module.split(".")[1])
+    return names - {module}
+
 
 # --------------------------------------------------------------------------------------------------------- one table of losses
 
