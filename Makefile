@@ -4,7 +4,7 @@
 # make test-oldest   the suite with the oldest versions of NumPy, JAX, Dask and others that pyproject.toml promises
 # make test-settings   the suite under each instruction set of this processor, with 1, 2 and 3 threads, under both waits of OpenMP's threads
 # make docs   the documentation, in docs/_build/html
-# make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md
+# make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md; ONLY=files: a part of it
 # make bench-compare BASE=main      fails if the working tree is slower than BASE; THREADS=2: with two threads, ONLY=huber: a part of it
 # make bench-publish                asv's history of measurements, in asv_bench/html
 # make sanitize   the kernels' tests with every access and operation of the kernels checked, by gcc's address, leak
@@ -83,7 +83,7 @@ docs: $(VENV)/docs
 
 # Waiting threads sleep: those of one library would else spin on the cores of the next.
 bench: $(VENV)/installed
-	OMP_WAIT_POLICY=passive $(BIN)/python asv_bench/table.py
+	OMP_WAIT_POLICY=passive $(BIN)/python asv_bench/table.py $(if $(ONLY),--only "$(ONLY)")
 	$(BIN)/python asv_bench/render.py
 
 bench-compare: $(VENV)/installed

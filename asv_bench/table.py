@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, limits, peers, small, timing
+from benchmarks import cases, files, limits, peers, small, timing
 
 import polyloss as pl
 from polyloss._block import Elementwise
@@ -33,7 +33,8 @@ from polyloss._block import Elementwise
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks.json"
 LIBRARIES = ("numpy", "torch", "jax", "optax", "scipy", "scikit-learn")
-MEMORY = ("read", "copy", "copy_")  # contenders that compute no loss: the memory's limits, and torch's copy_
+# Contenders that compute no loss: the memory's limits, torch's copy_, reading files.
+MEMORY = ("read", "copy", "copy_", "parser", "np.load")
 
 
 @dataclass(frozen=True)
@@ -317,9 +318,24 @@ def module_lines():
             yield Line(f"modules, {name}", module.title, why, partial(module.steps, shape), (("polyloss", "torch", goal),), seconds=0.4)
 
 
+def file_lines():
+    """The command, on a competition's files and a dump of arrays; and a Dask array's blocks."""
+    goals = (("polyloss", "parser", 1 / 1.5), ("polyloss", "pandas and scikit-learn", 6), ("whole process", "pandas and scikit-learn", 2.3))
+    yield Line("files", "a submission", f"{files.ROWS} rows of 10 classes, CSV", files.competition, goals, seconds=1)
+    shape = "×".join(map(str, files.LOGITS))
+    yield Line("files", f"logits, {shape}", "NPY, float32", files.dump, (("polyloss", "np.load", 1 / 1.3),))
+    goals = (("polyloss", "300000 µs", 1),)
+    yield Line("files", "the command's help", "its start", lambda: files.start() | wait(300_000), goals, alike=False)
+    limit = 6000 * files.PARTITIONS
+    goals = tuple((name, f"{limit} µs", 1) for name in ("softmax_loss", "Accumulator", "evaluate"))
+    why = f"{files.PARTITIONS} of 2000×10, float64, on two processes"
+    yield Line("Dask", f"{files.PARTITIONS} partitions", why, lambda: files.cluster() | wait(limit), goals, alike=False)
+
+
 def lines():
     """The whole table."""
-    for part in (softmax_lines, other_softmax_lines, elementwise_lines, small_lines, module_lines, jax_lines, log_loss_lines):
+    parts = softmax_lines, other_softmax_lines, elementwise_lines, small_lines, module_lines, jax_lines, log_loss_lines, file_lines
+    for part in parts:
         yield from sorted(part(), key=lambda line: line.group)
 
 

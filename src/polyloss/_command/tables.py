@@ -377,16 +377,17 @@ def _whole(path: str, names: list[str], id_column: str) -> tuple[po.Series, po.D
     # In pieces, since strings take far more memory than integers and categories.
     blank = po.all_horizontal(po.col(names).is_null())
     ids, pieces, gaps = [], [], False
+    others = [name for name in names if name != id_column]
     with _reading(path, None, []):
         frame = scan(path, {}).select(*names, whole(po.col(id_column)).alias(KEY))
-        few: list[str] = []
+        first = frame.select(others).head(ROWS).collect()
+        few = [name for name in others if first[name].n_unique() * 16 <= len(first)]
+        frame = frame.with_columns(po.col(few).cast(po.Categorical))
         for piece in frame.collect_batches(chunk_size=ROWS, maintain_order=True):
             if any(piece[name].null_count() for name in names):
                 gaps, piece = True, piece.filter(~blank)  # noqa: PLW2901
             ids.append(piece[id_column if piece[KEY].null_count() else KEY].alias(id_column))
-            others = piece.drop(KEY, id_column)
-            few = few if pieces else [name for name in others.columns if others[name].n_unique() * 16 <= len(others)]
-            pieces.append(others.with_columns(po.col(few).cast(po.Categorical)))
+            pieces.append(piece.select(others))
     if gaps:
         explain_csv(path, id_column, [], every=True)
     if not pieces:
