@@ -35,7 +35,7 @@ FUNCTIONS = {
     "log_half": (np.log, (0.0, 0.5), 1.05, 1.0),
     "log1m_half": (lambda x: np.log1p(-x), (0.0, 0.5), 1.1, 1.35),
     "log_cosh": (log_cosh, (0.0, np.inf), 2.1, 2.0),
-    "tanh": (np.tanh, (0.0, np.inf), 2.6, 3.3),
+    "tanh": (np.tanh, (0.0, np.inf), 2.6, 1.95),
 }
 
 

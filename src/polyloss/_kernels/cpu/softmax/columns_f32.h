@@ -138,6 +138,17 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
     }
 }
 
+/* The logits of a tile of columns capped, and their slopes from those of what was capped. */
+static void cap_columns(const fast_scratch *x, ptrdiff_t classes, ptrdiff_t positions)
+{
+    for (ptrdiff_t at = 0; x->capped && at < classes * CHUNK; at += CHUNK)
+        cap_floats(&x->cap, x->given + at, x->given + at, x->bent ? x->bent + at : 0, positions);
+}
+static void bend_columns(const fast_scratch *x, ptrdiff_t classes, ptrdiff_t positions)
+{
+    for (ptrdiff_t at = 0; x->capped && at < classes * CHUNK; at += CHUNK) bend_floats(x->given + at, x->bent + at, 1, 0, positions);
+}
+
 /* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (5, positions):
    the sum of exp(z) without the target, its low part, the target's logit, where smoothed the sum of z - z_0 and its low part. Exponentials
    are kept in (C, positions) where asked. */
@@ -228,7 +239,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
     if (!x->summed) memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s, left = count - i < j->s - s ? count - i : j->s - s;
-        int stream = 0, whole = in_place && left >= CHUNK;
+        int stream = 0, whole = in_place && left >= CHUNK && !x->capped;
         step = whole && !wanted ? left / CHUNK * CHUNK : count - i < CHUNK ? count - i : CHUNK;
         if (in_place_out && j->grad.c % 64 == 0) { /* begin at a line of the output: streamed by halves it would cost four times as much */
             const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % 64) / 4;
@@ -247,8 +258,10 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
         ptrdiff_t apart = CHUNK;
         if (whole)
             z = (const float *)place(&j->z, n, s), apart = j->z.c / 4;
-        else
+        else {
             pack(x->given, j, &j->z, q, step);
+            cap_columns(x, classes, positions);
+        }
         if (wanted && smoothed)
             plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, kept, 1);
         else if (wanted)
@@ -276,7 +289,10 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
                 plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 1);
             else
                 plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 0);
-            if (!direct) deliver(to, j, &j->grad, q, step);
+            if (!direct) {
+                bend_columns(x, classes, positions);
+                deliver(to, j, &j->grad, q, step);
+            }
         }
         if (step < positions) memcpy(label + step, after, (size_t)(positions - step) * sizeof *after);
     }

@@ -184,7 +184,9 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             gather_f(x->block, z, j->z.c, j->z.type, classes < W ? classes : W);
             head = load_without(x->block, classes, y);
         }
-        const float highest = peak_f(head), base = highest > -1e30f && highest < 1e30f ? highest : 0, m = power_near(highest);
+        float highest = peak_f(head);
+        if (x->capped) target = capped_one(target, &x->cap), highest = capped_one(highest, &x->cap);
+        const float base = highest > -1e30f && highest < 1e30f ? highest : 0, m = power_near(highest);
         const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
         vd sum = all_d(0.0);
@@ -193,6 +195,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
             const float *from = (const float *)z + b;
             if (!direct) gather_f(x->block, z + b * j->z.c, j->z.c, j->z.type, part), from = x->block;
+            if (x->capped) cap_floats(&x->cap, from, x->block, x->bent ? x->bent + b : 0, part), from = x->block;
             if (smoothed && wanted)
                 sum += block_sum(from, part, y - b, AHEAD, &about, kept + b, &last, &apart, base);
             else if (smoothed)
@@ -214,11 +217,16 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);
         }
         kept[y] = (float)x->grad_at_target[i];
+        double factor = x->grad[i], plus = x->plus[i];
+        if (x->bent) {
+            bend_floats(kept, x->bent, factor, plus, classes);
+            factor = 1, plus = 0;
+        }
         if (stream) {
-            last = begin(place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes);
+            last = begin(place(&j->grad, n, s), kept, factor, plus, classes);
             turn ^= 1;
         } else if (j->grad.at)
-            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, x->grad[i], x->plus[i], classes, x->block);
+            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, factor, plus, classes, x->block);
     }
     write_rest(&last);
     finish_rows(j, x, count, wanted);

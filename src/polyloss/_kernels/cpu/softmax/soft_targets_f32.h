@@ -136,6 +136,7 @@ static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t
         step = count - i < CHUNK ? count - i : CHUNK;
         const ptrdiff_t positions = (step + W - 1) / W * W;
         pack(x->given, j, &j->z, first + i, step);
+        cap_columns(x, classes, positions);
         if (j->soft) pack(x->targets, j, &j->y, first + i, step);
         if (wanted)
             WITH_TARGETS(plane_spread_sums, j, x, i, step, top, x->kept[0]);
@@ -151,6 +152,7 @@ static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t
         }
         if (j->grad.at) {
             WITH_TARGETS(plane_spread_slopes, j, x, i, positions, top, x->given);
+            bend_columns(x, classes, positions);
             deliver(x->given, j, &j->grad, first + i, step);
         }
     }
@@ -271,7 +273,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
     const ptrdiff_t classes = j->c;
     const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.c == 4, soft = j->soft;
     const int targets_in_place = !soft || (j->y.type == TYPE_F32 && j->y.c == 4);
-    const int direct = targets_in_place && j->grad.type == TYPE_F32 && j->grad.c == 4;
+    const int direct = targets_in_place && j->grad.type == TYPE_F32 && j->grad.c == 4 && !x->capped;
     const ptrdiff_t next = in_place && j->s > 1 ? j->z.s / 4 : AHEAD; /* a row's exponentials take longer than to fetch the next row */
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -284,6 +286,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
         }
         const float *z = (const float *)place(&j->z, n, s);
         if (!in_place) gather_f(x->row, place(&j->z, n, s), j->z.c, j->z.type, classes), z = x->row;
+        if (x->capped) cap_floats(&x->cap, z, x->row, x->bent, classes), z = x->row;
         const char *t = soft ? place(&j->y, n, s) : 0;
         const ptrdiff_t a = row_top(z, classes);
         const float highest = z[a], m = power_near(highest);
@@ -339,6 +342,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
                 known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->k[y] * (x->keep + x->share))};
                 block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2, direct);
             }
+            if (x->bent) bend_floats(slopes, x->bent + b, 1, 0, part);
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);
         }
     }

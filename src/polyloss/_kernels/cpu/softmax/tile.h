@@ -11,6 +11,7 @@
 #ifndef POLYLOSS_SOFTMAX_TILE_H
 #define POLYLOSS_SOFTMAX_TILE_H
 #include "cpu/softmax/arrays.h"
+#include "cpu/softmax/cap_f32.h"
 #include "cpu/softmax/exp.h"
 #include "cpu/softmax/job.h"
 
@@ -38,6 +39,9 @@ typedef struct {
     float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of CHUNK positions in columns */
     float *given, *targets, *planes; /* a tile of columns, and of its targets; five numbers for each of its positions */
     float *row, *slopes, *k; /* of soft targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
+    float *bent; /* of capped logits: their derivatives, of a row or a tile of columns, or NULL */
+    cap_f cap;
+    int capped;
     char *scratch_f64;
     int weighted, soft_targets, summed;
     double total; /* where summed: the losses alone are wanted, and those in one sum */
@@ -47,7 +51,8 @@ enum { SKIPPED = -3 };
 INLINE int has_soft_targets(const softmax_job *j) { return j->soft || (j->smoothing != 0 && j->class_weight.at); }
 INLINE int is_fast(const softmax_job *j)
 {
-    return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && j->cap == 0;
+    const int caps = j->cap == 0 || (j->cap > CAP_LEAST && j->cap < CAP_MOST);
+    return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && caps;
 }
 /* However few the positions are, since columns and rows add up in another order; but of a few positions of many classes columns would be
    too large. */
@@ -76,10 +81,12 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     x->soft_targets = has_soft_targets(j);
     x->given = f, f += columns ? j->c * CHUNK : 0;
     x->targets = f, f += columns && j->soft ? j->c * CHUNK : 0;
-    x->row = f, f += x->soft_targets && !columns ? j->c : 0;
+    x->row = f, f += x->soft_targets && !columns ? row : 0;
     x->slopes = f, f += x->soft_targets && !columns ? BLOCK : 0;
     x->k = x->soft_targets && j->class_weight.at ? f : 0, f += x->k ? j->c : 0;
     x->planes = f, f += columns ? 5 * most : 0;
+    x->capped = j->cap != 0, x->cap = cap_of(x->capped ? j->cap : 1);
+    x->bent = x->capped && j->grad.at ? f : 0, f += !x->bent ? 0 : columns ? j->c * CHUNK : row;
     f += (f - (float *)at) % 2; /* doubles follow */
     x->scratch_f64 = (char *)f;
     return (char *)f - at;
