@@ -15,6 +15,8 @@ ELEMENTWISE = {
     "squared_hinge": (0.0,),
     "binary_crossentropy": (1e-7, 0.0),
     "binary_crossentropy_from_logits": (0.0,),
+    "weighted_binary_crossentropy": (2.5, 1e-7, 0.0),
+    "weighted_binary_crossentropy_from_logits": (2.5, 0.0),
     "floored_binary_crossentropy": (),
     "huber": (1.0,),
     "log_cosh": (),

@@ -102,8 +102,12 @@ def _binary(t, p, dtype, from_logits, label_smoothing, epsilon):
     return t, up, down, [-times(a, lambda u=u: mp.log(u)) - times(1 - a, lambda d=d: mp.log(d)) for a, u, d in pairs(t, up, down)]
 
 
-def binary_crossentropy(t, p, dtype, from_logits=False, label_smoothing=0.0, epsilon=1e-7):
-    return mean(_binary(t, p, dtype, from_logits, label_smoothing, epsilon)[3])
+def binary_crossentropy(t, p, dtype, pos_weight=1.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7):
+    t, up, down, losses = _binary(t, p, dtype, from_logits, label_smoothing, epsilon)
+    if pos_weight != 1.0:
+        k = [mp.mpf(x) for x in (pos_weight if isinstance(pos_weight, tuple) else [pos_weight] * len(p))]
+        losses = [-b * times(a, lambda u=u: mp.log(u)) - times(1 - a, lambda d=d: mp.log(d)) for a, b, u, d in zip(t, k, up, down, strict=True)]
+    return mean(losses)
 
 
 def binary_focal_crossentropy(
@@ -347,6 +351,9 @@ CASES = (
     Case("binary_crossentropy", "probabilities", "probabilities", {"label_smoothing": 0.1, "epsilon": 0.2}),
     Case("binary_crossentropy", "probabilities", "real", {"from_logits": True}),
     Case("binary_crossentropy", "binary", "real", {"from_logits": True, "label_smoothing": 0.25}),
+    Case("binary_crossentropy", "probabilities", "probabilities", {"pos_weight": 2.5}),
+    Case("binary_crossentropy", "binary", "real", {"pos_weight": 2.5, "from_logits": True, "label_smoothing": 0.1}),
+    Case("binary_crossentropy", "probabilities", "real", {"pos_weight": WEIGHTS, "from_logits": True}),
     Case("categorical_crossentropy", "one-hot", "positive"),
     Case("categorical_crossentropy", "distribution", "positive", {"label_smoothing": 0.1, "epsilon": 0.1}),
     Case("categorical_crossentropy", "distribution", "real", {"from_logits": True, "label_smoothing": 0.1}),

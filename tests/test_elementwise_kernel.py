@@ -52,6 +52,10 @@ def tweedie(t, m, n):
     return 2 * (t ** (2 - n) / ((1 - n) * (2 - n)) - t * m ** (1 - n) / (1 - n) + m ** (2 - n) / (2 - n))
 
 
+def weighted(t, y, k):
+    return -(k * t * mpmath.log(y) if t else 0) - ((1 - t) * mpmath.log(1 - y) if t != 1 else 0)
+
+
 def smooth(t, s):
     return t * (1 - s) + s / 2
 
@@ -66,6 +70,8 @@ DEFINITIONS = {
     "squared_hinge": lambda t, p, high, zero_one: max(1 - (2 * t - 1 if zero_one else t) * p, mpf(0)) ** 2,
     "binary_crossentropy": lambda t, p, high, e, s: entropy(smooth(t, s), clip(p, e, high)),
     "binary_crossentropy_from_logits": lambda t, z, high, s: entropy(smooth(t, s), sigmoid(z)),
+    "weighted_binary_crossentropy": lambda t, p, high, k, e, s: weighted(smooth(t, s), clip(p, e, high), k),
+    "weighted_binary_crossentropy_from_logits": lambda t, z, high, k, s: weighted(smooth(t, s), sigmoid(z), k),
     "floored_binary_crossentropy": lambda t, p, high: entropy(t, p),
     "huber": lambda t, p, high, d: (p - t) ** 2 / 2 if abs(p - t) <= d else d * (abs(p - t) - d / 2),
     "log_cosh": lambda t, p, high: mpmath.log(mpmath.cosh(p - t)),

@@ -48,6 +48,10 @@ def history(keras, loss, x, y, weight):
 
 
 def constructors_are_those_of_keras(keras, classes):
+    """Every class of Keras but those of sequences and pairs has one here, with the same arguments."""
+    theirs = {name for name, x in vars(keras.losses).items() if isinstance(x, type)} - {"Loss", "CTC", "Circle"}
+    assert theirs | {"SoftmaxLoss"} == {ours.__name__ for ours in classes.CLASSES.values()}
+    assert {"Loss", "get", *(ours.__name__ for ours in classes.CLASSES.values())} == set(classes.__all__)
     for name, ours in classes.CLASSES.items():
         theirs = getattr(keras.losses, ours.__name__, None)
         assert theirs is not None or name == "softmax_loss", name
@@ -66,6 +70,9 @@ def numbers_are_those_of_keras(keras, classes):
         "SparseCategoricalCrossentropy": ({}, {"ignore_class": 1}, {"from_logits": True, "ignore_class": 7}),
         "BinaryCrossentropy": ({"from_logits": True, "label_smoothing": 0.2},),
         "CategoricalCrossentropy": ({}, {"axis": 1}),
+        "CategoricalGeneralizedCrossEntropy": ({}, {"q": 0.25}),
+        "Dice": ({}, {"axis": (1, 2)}, {"axis": -1}),
+        "Tversky": ({"alpha": 0.25, "beta": 0.75}, {"axis": (1, 2)}),
     }
     for ours in classes.CLASSES.values():
         theirs = getattr(keras.losses, ours.__name__, None)
@@ -74,12 +81,40 @@ def numbers_are_those_of_keras(keras, classes):
                 for pair in ((None, None), (weight, None), (None, mask), (weight, mask)):
                     part = slice(4 if parameters.get("axis") == 1 else None)
                     w, m = (None if x is None else x[:, part] for x in pair)
-                    t = labels if "Sparse" in ours.__name__ else np.eye(4, dtype="f4")[labels]
+                    if ours.__name__ in ("Dice", "Tversky"):
+                        if m is not None:  # see masks_take_elements_out_of_sets
+                            continue
+                        w = w[:, 0] if w is not None and parameters.get("axis") == (1, 2) else w
+                    t = labels if "Sparse" in ours.__name__ or "Generalized" in ours.__name__ else np.eye(4, dtype="f4")[labels]
                     p = keras.ops.convert_to_tensor(logits if parameters.get("from_logits") else prob)
                     set_keras_mask(p, None if m is None else keras.ops.convert_to_tensor(m))
                     own, other = (c(reduction=reduction, **parameters)(t, p, sample_weight=w) for c in (ours, theirs))
                     own, other = keras.ops.convert_to_numpy(own), keras.ops.convert_to_numpy(other)
                     np.testing.assert_allclose(own, other, rtol=3e-5, err_msg=f"{ours.__name__} {reduction} {parameters}")
+
+
+def masks_take_elements_out_of_sets(keras, classes):
+    """A layer's mask hides steps, NaN included, from the set that they would be part of; a weight of 0 hides a set."""
+    from keras.src.backend import set_keras_mask
+
+    import polyloss as pl
+
+    rng = np.random.default_rng(0)
+    t, p, mask = rng.integers(0, 2, (3, 4, 2)).astype("f4"), rng.random((3, 4, 2)).astype("f4"), rng.random((3, 4)) < 0.6
+    p[~mask] = np.nan
+    for ours, function in ((classes.Dice, pl.dice), (classes.Tversky, pl.tversky)):
+        hidden = keras.ops.convert_to_tensor(p)
+        set_keras_mask(hidden, keras.ops.convert_to_tensor(mask))
+        whole = keras.ops.convert_to_numpy(ours()(t, hidden))
+        np.testing.assert_allclose(whole, function(t[mask], p[mask]), rtol=1e-6)
+        each = keras.ops.convert_to_numpy(ours(axis=(1, 2), reduction=None)(t, hidden))
+        np.testing.assert_allclose(each, [function(t[k][mask[k]], p[k][mask[k]]) for k in range(3)], rtol=1e-6)
+        bad = p.copy()
+        bad[1] = np.nan
+        bad[[0, 2]] = 0.25
+        weighted = keras.ops.convert_to_numpy(ours(axis=(1, 2))(t, bad, sample_weight=np.array([[1.0], [0.0], [2.0]])))
+        right = (function(t[0], bad[0]) + 2 * function(t[2], bad[2])) / 3
+        np.testing.assert_allclose(weighted, right, rtol=1e-6)
 
 
 def softmax_loss_masks_and_weighs(keras, classes):
@@ -125,10 +160,12 @@ def models_come_back_with_our_losses(keras, classes):
         classes.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1, reduction="sum"),
         classes.get("poly1", poly_epsilon=2.0),
         pl.get("scce", from_logits=True),
+        classes.CategoricalGeneralizedCrossEntropy(q=0.25),
     )
     with tempfile.TemporaryDirectory() as folder:
         for i, loss in enumerate(losses):
-            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            activation = "softmax" if isinstance(loss, classes.CategoricalGeneralizedCrossEntropy) else None
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation)])
             model.compile(loss=loss, optimizer="sgd")
             model.fit(x, y, epochs=1, verbose=0, class_weight={0: 1.0, 1: 2.0, 2: 0.5})
             model.save(Path(folder, f"{i}.keras"))
@@ -136,6 +173,16 @@ def models_come_back_with_our_losses(keras, classes):
             assert type(again.loss) is type(loss), again.loss
             assert again.loss.get_config() == loss.get_config()
             assert again.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+        for loss in (classes.Dice(axis=(1, 2)), classes.Tversky(alpha=0.25, axis=(1, 2))):
+            model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 1, activation="sigmoid")])
+            model.compile(loss=loss, optimizer="sgd")
+            images, sets = rng.random((8, 4, 4, 1)).astype("f4"), rng.integers(0, 2, (8, 4, 4, 1))
+            model.fit(images, sets, sample_weight=np.linspace(0, 1, 8), epochs=1, verbose=0)
+            model.save(Path(folder, f"{loss.name}.keras"))
+            again = keras.models.load_model(Path(folder, f"{loss.name}.keras"))
+            assert type(again.loss) is type(loss)
+            assert again.loss.get_config() == loss.get_config()
+            assert again.evaluate(images, sets, verbose=0) == model.evaluate(images, sets, verbose=0)
         # A process that imports polyloss.keras and nothing else of polyloss.
         load = "import sys, keras, polyloss.keras\nassert all(keras.models.load_model(path).loss for path in sys.argv[1:])"
         command = [sys.executable, "-c", load, *(str(path) for path in sorted(Path(folder).iterdir()))]
@@ -157,6 +204,7 @@ CHECKS = {
     for f in (
         constructors_are_those_of_keras,
         numbers_are_those_of_keras,
+        masks_take_elements_out_of_sets,
         softmax_loss_masks_and_weighs,
         labels_stay_whole_numbers,
         what_is_refused,

@@ -239,8 +239,9 @@ def batch(case, n, c, dtype):
     params = dict(case.params)
     if "class_weight" in params:
         params["class_weight"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
-    if isinstance(params.get("alpha"), tuple):
-        params["alpha"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
+    for key in ("alpha", "pos_weight"):
+        if isinstance(params.get(key), tuple):
+            params[key] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
     c = 2 if case.loss == "gaussian_nll" else c
     if isinstance(params.get("quantile"), tuple):
         params["quantile"] = tuple(np.linspace(0.1, 0.9, c).tolist())
@@ -825,6 +826,8 @@ def test_values_are_those_of_torch():
         "binary_crossentropy-binary": lambda t, p: f.binary_cross_entropy(p, t, reduction="none").mean(1),
         "binary_crossentropy-probabilities-from_logits=True": lambda t, p: f.binary_cross_entropy_with_logits(
             p, t, reduction="none").mean(1),
+        f"binary_crossentropy-probabilities-pos_weight={WEIGHTS}-from_logits=True": lambda t, p: f.binary_cross_entropy_with_logits(
+            p, t, pos_weight=TORCH.array(np.array(WEIGHTS)), reduction="none").mean(1),
         "kl_divergence-distribution": lambda t, p: f.kl_div(p.log(), t, reduction="none").sum(1),
         "cosine_similarity-real": lambda t, p: -f.cosine_similarity(p, t, dim=1),
         "poisson-positive": lambda t, p: f.poisson_nll_loss(p, t, log_input=False, eps=1e-7, reduction="none").mean(1),
@@ -948,6 +951,8 @@ EDGES = {  # loss (and parameters): targets and predictions of one row each, at 
     "categorical_hinge": ([0.0, 1.0, 0.0], [1e200, -1e200, 3.0]),
     "binary_crossentropy": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 1.0, 0.0, 1e-5]),
     "binary_crossentropy from_logits": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [-700.0, 700.0, 1e-9, 40.0, -40.0, 1e5]),
+    "binary_crossentropy pos_weight": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 1.0, 0.0, 1e-5]),
+    "binary_crossentropy pos_weight from_logits": ([1.0, 0.0, 0.3, 1.0, 0.0, 1.0], [-700.0, 700.0, 1e-9, 40.0, -40.0, 1e5]),
     "categorical_crossentropy": ([1.0, 0.0, 0.0], [1e-30, 5.0, 1e-3]),
     "categorical_crossentropy from_logits": ([1.0, 0.0, 0.0], [40.0, 0.0, -900.0]),
     "sparse_categorical_crossentropy": (1, [1e-30, 1e30, 1e-3]),
@@ -983,9 +988,9 @@ EDGES = {  # loss (and parameters): targets and predictions of one row each, at 
 @pytest.mark.parametrize("name", EDGES)
 def test_domain_edges(name):
     """Element by element where elements stand alone: the right value to 8 units, by kernel and formula; nothing overflows on the way."""
-    loss, _, logits = name.partition(" ")
-    params = {"from_logits": True} if logits else {}
-    block = LOSSES[loss].logits if logits else LOSSES[loss]
+    loss, *words = name.split()
+    params = {key: value for key, value in (("pos_weight", 2.5), ("from_logits", True)) if key in words}
+    block = LOSSES[loss]
     t, p = EDGES[name]
     t = np.array([t]) if isinstance(t, int) else np.array(t)[:, None] if block.combine else np.array([t])
     p = np.array(p)[:, None] if block.combine else np.array([p])

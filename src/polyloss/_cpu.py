@@ -83,7 +83,7 @@ def elementwise_obstacle(plan):
         return "it takes no labels"
     if why is None and plan.block.kernel not in kernels("elementwise").PARAMETERS:
         return "it holds no formula of this loss"
-    return why
+    return plan.of_classes if why is None else why
 
 
 def rowwise_obstacle(plan):

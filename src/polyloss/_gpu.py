@@ -68,7 +68,7 @@ def elementwise_obstacle(plan):
         return "it takes no labels"
     from polyloss._kernels.gpu import cuda
 
-    return None if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"
+    return plan.of_classes if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
 def rowwise_obstacle(plan):

@@ -11,6 +11,8 @@ def _number(name, value):
         if traced(value):
             return value
         if getattr(value, "ndim", None) == 0 and hasattr(value, "__float__"):  # a 0-d array
+            if getattr(value, "requires_grad", False) is True:
+                raise TypeError(f"{name} requires a gradient, but there is none with respect to a parameter: pass {name}.detach()")
             return float(value)
         raise TypeError(f"{name} is {value!r}, but must be a number")
     return float(value)
@@ -31,11 +33,21 @@ def number(name, value):
     return x
 
 
+def _of_classes(name, value, check):
+    """What the check returns of a number, or the tuple of that of one for each class."""
+    if not (isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1):
+        return check(name, value)
+    return tuple(check(f"{name}[{k}]", x) for k, x in enumerate(value))
+
+
 def factors(name, value):
     """A finite number, or the tuple of one for each class."""
-    if not (isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1):
-        return number(name, value)
-    return tuple(number(f"{name}[{k}]", x) for k, x in enumerate(value))
+    return _of_classes(name, value, number)
+
+
+def weights(name, value):
+    """A finite number, 0 or above, or the tuple of one for each class."""
+    return _of_classes(name, value, nonnegative)
 
 
 def positive(name, value):

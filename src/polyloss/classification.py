@@ -20,7 +20,20 @@ from polyloss._block import (
     times_log,
 )
 from polyloss._call import call
-from polyloss._params import clip_bound, factors, flag, fraction, integers, nonnegative, number, one_of, one_or_two, traced, unit_exponent
+from polyloss._params import (
+    clip_bound,
+    factors,
+    flag,
+    fraction,
+    integers,
+    nonnegative,
+    number,
+    one_of,
+    one_or_two,
+    traced,
+    unit_exponent,
+    weights,
+)
 from polyloss._shapes import beside
 from polyloss._types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
@@ -292,19 +305,67 @@ class BinaryCrossentropyFromLogits(Elementwise):
         return sigmoid(xp, z) * sigmoid(xp, -z)
 
 
+class WeightedBinaryCrossentropyFromLogits(Elementwise):
+    """(1 - t) softplus(z) + k t softplus(-z), k the weight of positive targets, with what the two share taken out."""
+
+    kernel = "weighted_binary_crossentropy_from_logits"
+    targeted = binary_smoothed
+
+    def value(xp, t, z, pos_weight):
+        zero, up, k = xp.zeros_like(z), z >= 0, pos_weight * t
+        cost = times(xp, 1 - t, xp.where(up, z, zero)) + times(xp, k, xp.where(up, zero, -z))
+        return cost + ((1 - t) + k) * xp.log1p(xp.exp(xp.where(up, -z, z)))
+
+    def slope(xp, t, z, pos_weight):
+        return (1 - t) * sigmoid(xp, z) - pos_weight * t * sigmoid(xp, -z)
+
+    def curvature(xp, t, z, pos_weight):
+        return ((1 - t) + pos_weight * t) * (sigmoid(xp, z) * sigmoid(xp, -z))
+
+
+class WeightedBinaryCrossentropy(Elementwise):
+    """-(k t log y + (1 - t) log(1 - y)), k the weight of positive targets, y = p clipped to [epsilon, 1 - epsilon]."""
+
+    kernel = "weighted_binary_crossentropy"
+    targeted = binary_smoothed
+
+    def value(xp, t, p, pos_weight, epsilon):
+        y, _ = clipped(xp, p, epsilon, 1 - epsilon)
+        of_0 = times(xp, 1 - t, xp.log1p(-xp.where((t == 1) & (y == 1), xp.zeros_like(y), y)))
+        return -(times_log(xp, pos_weight * t, y) + of_0)
+
+    def slope(xp, t, p, pos_weight, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        return xp.where(inside, over(xp, 1 - t, 1 - y) - over(xp, pos_weight * t, y), xp.zeros_like(p))
+
+    def curvature(xp, t, p, pos_weight, epsilon):
+        y, inside = clipped(xp, p, epsilon, 1 - epsilon)
+        return xp.where(inside, over(xp, pos_weight * t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)), xp.zeros_like(p))
+
+
 class BinaryCrossentropy(Elementwise):
     """-(t log y + (1 - t) log(1 - y)), y = p clipped to [epsilon, 1 - epsilon]; where p is clipped the slope is 0."""
 
     aliases = ("bce", "BCE", "logloss", "LogLoss")
-    params = {"from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
+    params = {"pos_weight": weights, "from_logits": flag, "label_smoothing": fraction, "epsilon": clip_bound}
     logits = BinaryCrossentropyFromLogits
     kernel = "binary_crossentropy"
     domain = "y_pred: probabilities, clipped; with from_logits=True any real numbers"
     prepare_targets = binary_smoothed
     worked = (
-        dict(t=1.0, p=0.25, from_logits=False, label_smoothing=0.0, epsilon=1e-7, value=math.log(4), slope=-4.0),
-        dict(t=0.0, p=0.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7, value=math.log(2), slope=0.5),
+        dict(t=1.0, p=0.25, pos_weight=1.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7, value=math.log(4), slope=-4.0),
+        dict(t=0.0, p=0.0, pos_weight=1.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7, value=math.log(2), slope=0.5),
+        dict(t=1.0, p=0.0, pos_weight=3.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7, value=3 * math.log(2), slope=-1.5),
     )
+
+    def form(block, values):
+        weighted = traced(values["pos_weight"]) or values["pos_weight"] != 1
+        if not weighted:
+            del values["pos_weight"]
+        block = Elementwise.form(block, values)
+        if not weighted:
+            return block
+        return WeightedBinaryCrossentropy if block is BinaryCrossentropy else WeightedBinaryCrossentropyFromLogits
 
     def value(xp, t, p, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
@@ -327,6 +388,7 @@ def binary_crossentropy(
     y_true,
     y_pred,
     *,
+    pos_weight=1.0,
     from_logits=False,
     label_smoothing=0.0,
     epsilon=1e-7,
@@ -337,7 +399,7 @@ def binary_crossentropy(
 ):
     """Binary cross-entropy, mean over `axis`.
 
-    ``mean(-(y_true * log(p) + (1 - y_true) * log(1 - p)))``, p the clipped `y_pred` or the sigmoid of its logits.
+    ``mean(-(pos_weight * y_true * log(p) + (1 - y_true) * log(1 - p)))``, p the clipped `y_pred` or the sigmoid of its logits.
 
     Parameters
     ----------
@@ -345,6 +407,9 @@ def binary_crossentropy(
         Targets; taken in the dtype of the computation. Nothing is broadcast.
     y_pred : array
         Probabilities of the positive class, or logits. float16 and bfloat16 are computed in float32.
+    pos_weight : float or sequence of C floats, default 1.0
+        At least 0: factor of the loss of positive targets, or one for each entry on `axis`, as in PyTorch's `BCEWithLogitsLoss`. The number
+        of negatives over that of positives balances the two.
     from_logits : bool, default False
         Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
         and never saturates.
@@ -391,6 +456,7 @@ def binary_crossentropy(
         BinaryCrossentropy,
         y_true,
         y_pred,
+        pos_weight=pos_weight,
         from_logits=from_logits,
         label_smoothing=label_smoothing,
         epsilon=epsilon,

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 from keras.src.backend import get_keras_mask  # where a layer's mask travels; Keras exports no other way to it
+from keras.src.losses.loss import reduce_weighted_values
 
 from polyloss import registry
 from polyloss._block import LOSSES
@@ -25,8 +26,10 @@ __all__ = [
     "BinaryFocalCrossentropy",
     "CategoricalCrossentropy",
     "CategoricalFocalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy",
     "CategoricalHinge",
     "CosineSimilarity",
+    "Dice",
     "Hinge",
     "Huber",
     "KLDivergence",
@@ -40,6 +43,7 @@ __all__ = [
     "SoftmaxLoss",
     "SparseCategoricalCrossentropy",
     "SquaredHinge",
+    "Tversky",
     "get",
 ]
 
@@ -360,6 +364,59 @@ class SparseCategoricalCrossentropy(_Named):
 
 
 @registered
+class CategoricalGeneralizedCrossEntropy(_Named):
+    """`polyloss.generalized_crossentropy` as a Keras loss."""
+
+    def __init__(self, q=0.5, reduction="sum_over_batch_size", name="categorical_generalized_cross_entropy", dtype=None):
+        super().__init__("generalized_crossentropy", reduction, name, dtype, q=q)
+
+
+class _OfSets(_Named):
+    """A loss of sets. A layer's mask takes elements out of the sets, where Keras counts them with weight 0 after they were summed."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The loss, weighted and reduced."""
+        mask = get_keras_mask(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        y_true, y_pred = self._fitting(ops.convert_to_tensor(y_true), y_pred)
+        if mask is not None:
+            mask = ops.cast(ops.reshape(mask, (*mask.shape, *(1,) * (y_pred.ndim - mask.ndim))), "bool")
+            mask = ops.broadcast_to(mask, y_pred.shape)
+        axis = self._bound.parameters["axis"]
+        sets = 0 if axis is None else y_pred.ndim - len(axis if isinstance(axis, tuple) else (axis,))
+        weight = self._weight(sample_weight, None)
+        if weight is not None and weight.ndim == sets + 1 and weight.shape[-1] == 1:
+            weight = ops.squeeze(weight, -1)
+        if weight is None or weight.ndim <= sets:
+            loss = self._bound(y_true, y_pred, mask=mask, sample_weight=weight, reduction=REDUCTIONS[self.reduction])
+            return loss if keras.backend.standardize_dtype(loss.dtype) == self.dtype else ops.cast(loss, self.dtype)
+        # Weights of parts of a set: Keras multiplies the loss of the whole set by each.
+        loss = self._bound(y_true, y_pred, mask=mask, reduction="none")
+        return reduce_weighted_values(loss, sample_weight=weight, reduction=self.reduction, dtype=self.dtype)
+
+
+def _axes(axis):
+    """A list, which a saved model makes of a tuple, as a tuple."""
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+@registered
+class Dice(_OfSets):
+    """`polyloss.dice` as a Keras loss; what a layer's mask hides is no part of the sets."""
+
+    def __init__(self, reduction="sum_over_batch_size", name="dice", axis=None, dtype=None):
+        super().__init__("dice", reduction, name, dtype, axis=_axes(axis))
+
+
+@registered
+class Tversky(_OfSets):
+    """`polyloss.tversky` as a Keras loss; what a layer's mask hides is no part of the sets."""
+
+    def __init__(self, alpha=0.5, beta=0.5, reduction="sum_over_batch_size", name="tversky", axis=None, dtype=None):
+        super().__init__("tversky", reduction, name, dtype, alpha=alpha, beta=beta, axis=_axes(axis))
+
+
+@registered
 class SoftmaxLoss(_Named):
     """`polyloss.softmax_loss` as a Keras loss: cross-entropy from logits with ignored labels, class weights and soft targets.
 
@@ -427,6 +484,9 @@ CLASSES: dict[str, type[Loss]] = {
     "categorical_crossentropy": CategoricalCrossentropy,
     "categorical_focal_crossentropy": CategoricalFocalCrossentropy,
     "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
+    "generalized_crossentropy": CategoricalGeneralizedCrossEntropy,
+    "dice": Dice,
+    "tversky": Tversky,
     "softmax_loss": SoftmaxLoss,
 }
 

@@ -61,7 +61,7 @@ def __dir__():
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
-FROM_LOGITS = dict(from_logits=True, label_smoothing=0.0, epsilon=1e-7)
+FROM_LOGITS = dict(pos_weight=1.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7)
 REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # torch's, over elements: by our name
 KL_REDUCTIONS = (*REDUCTIONS.values(), "normalize")  # by the length of the batch
 
@@ -179,14 +179,16 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         # Of the other target below derivatives would be lost where its weight is 0.
         if not fits or (factors and input.numel() < SMALL) or (self.pos_weight is not None and target.requires_grad):
             return super().forward(input, target)
-        weight = self.weight
-        if self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
+        weight, options = self.weight, FROM_LOGITS
+        if _single(self.pos_weight):
+            options = {**FROM_LOGITS, "pos_weight": self.pos_weight.item()}
+        elif self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
             target = target.to(torch.promote_types(target.dtype, torch.float32))
             positive = self.pos_weight * target
             total = positive + (1 - target)
             target = positive / torch.where(total == 0, 1, total)
             weight = total if weight is None else total * weight
-        return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **FROM_LOGITS)
+        return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **options)
 
     def _differentiable(self, input, target):
         """The same as a sum over the two classes, which autograd follows to the weights, too: torch has no derivatives by these."""
@@ -583,6 +585,13 @@ def _buffer(module, name):
     """A buffer of a module, without the detour that nn.Module makes: 0.6 µs."""
     buffers = module._buffers
     return buffers[name] if name in buffers else getattr(module, name)
+
+
+def _single(factor):
+    """Whether a factor is one number that is at hand, and that our losses take for a weight."""
+    if factor is None or factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not concrete(factor):
+        return False
+    return 0 <= factor.item() < math.inf
 
 
 def _nonzero(loss):

@@ -60,6 +60,8 @@ def parameter(rng, check, default):
         return pick(rng, [0.0, 1.0, 2.0, 3.0, -1.0, 1.2, 1.9, 2.5])
     if check is _params.factors:
         return pick(rng, [0.25, 1.0, -1.0, 0.0, float(rng.normal())])
+    if check is _params.weights:
+        return pick(rng, [0.25, 1.0, 0.0, 3.0, float(rng.exponential())])
     if check is _params.cap:
         return pick(rng, [None, 5.0, 30.0, 1.0])
     if check is _params.integers:
@@ -189,8 +191,9 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
         dtype = "float32"
     if dtype == "float16" and library == "strict":
         dtype = "float64"
-    if LOSSES[loss].params.get("alpha") is _params.factors and shape and chance(rng, 0.3):
-        params["alpha"] = tuple(float(x) for x in rng.choice([0.25, 1.0, 2.0, 0.0], shape[axis]))
+    for name, check in block.params.items():
+        if check in (_params.factors, _params.weights) and shape and chance(rng, 0.3):
+            params[name] = tuple(float(x) for x in rng.choice([0.25, 1.0, 2.0, 0.0], shape[axis]))
     from_logits = params.get("log_input") or params.get("from_logits", block.predictions == "logits" or loss == "poly1_crossentropy")
     finite = chance(rng, 0.9) or not edges
     logits = {"real": 5, "logits": 3, "ties": 1, "special": 1, "zeros": 0.3}

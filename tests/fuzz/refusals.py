@@ -162,6 +162,7 @@ WRONG = {
     _params.nonnegative: [(-1e-9, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
     _params.tweedie_power: [(0.5, "ValueError"), (float("nan"), "ValueError"), ("a", "TypeError")],
     _params.factors: [(float("nan"), "ValueError"), ("a", "TypeError"), ((0.5, "a"), "TypeError")],
+    _params.weights: [(float("nan"), "ValueError"), (-0.5, "ValueError"), ("a", "TypeError"), ((0.5, -1), "ValueError")],
     _params.cap: [(0, "ValueError"), (-1.0, "ValueError"), (float("inf"), "ValueError"), ("a", "TypeError")],
     _params.number: [(float("nan"), "ValueError"), (float("-inf"), "ValueError"), (1j, "TypeError"), ("1", "TypeError")],
     _params.integers: [(1.5, "TypeError"), (True, "TypeError"), ("a", "TypeError"), ((0, 0.5), "TypeError")],

@@ -316,29 +316,36 @@ def smoothed(t, amount, c):
     return (t, t.exact(LONG(1))) if amount == 0 else (t * (1 - t.near(amount)) + t.near(amount) / LONG(c), 1 - t.near(amount))
 
 
-def binary_parts(t, p, from_logits, epsilon):
-    """Cross-entropy and miss u = 1 - p_t, each with two derivatives by p and one by t; and where p is not clipped."""
+def binary_parts(t, p, from_logits, epsilon, k=None):
+    """Cross-entropy, of which a positive target's part counts k times, and miss u = 1 - p_t, each with two derivatives by p and one by t;
+    and where p is not clipped.
+    """
+    kt, both = (t, 1) if k is None else (t * k, 1 - t + t * k)
     if from_logits:
         up, down = sigmoids(p)
         zero = zeros(p)
-        value = times(1 - t, where(p.v >= 0, p, zero)) + times(t, where(p.v >= 0, zero, -p)) + (-p.abs()).exp().log1p()
-        b = value, (1 - t) * up - t * down, up * down, -p
+        above, below, rest = where(p.v >= 0, p, zero), where(p.v >= 0, zero, -p), (-p.abs()).exp().log1p()
+        value = times(1 - t, above) + times(kt, below) + rest * both
+        by_target = -p if k is None else times(k + zero, below + rest) - (above + rest)
+        b = value, (1 - t) * up - kt * down, up * down * both, by_target
         u1 = (1 - 2 * t) * (up * down)
         return b, (t * down + (1 - t) * up, u1, u1 * (down - up), down - up), np.ones(p.shape, bool)
     y, inside = clipped(p, held(epsilon, p), held(1 - epsilon, p))
     z = 1 - y
-    value = -(times(t, y.log()) + times(1 - t, (-y).log1p()))
-    slope = times(1 - t, 1 / z) - times(t, 1 / y)
+    value = -(times(kt, y.log()) + times(1 - t, (-y).log1p()))
+    slope = times(1 - t, 1 / z) - times(kt, 1 / y)
     both = (slope.v != slope.v) & ~np.isnan(p.v) & ~np.isnan(t.v)  # opposite infinities
-    curvature = times(t, 1 / y / y) + times(1 - t, 1 / z / z)
+    curvature = times(kt, 1 / y / y) + times(1 - t, 1 / z / z)
     u = times(t, z) + times(1 - t, y)
-    b = value, unknown(slope, both), curvature, (-y).log1p() - y.log()
+    log_y = y.log() if k is None else times(k + zeros(p), y.log())
+    b = value, unknown(slope, both), curvature, (-y).log1p() - log_y
     return b, (u, 1 - 2 * t, zeros(t), 1 - 2 * y), inside
 
 
-def binary_crossentropy(t, p, from_logits, label_smoothing, epsilon):
+def binary_crossentropy(t, p, pos_weight, from_logits, label_smoothing, epsilon):
     t, factor = smoothed(t, label_smoothing, 2)
-    (value, slope, curvature, by_target), _, inside = binary_parts(t, p, from_logits, epsilon)
+    k = None if pos_weight == 1.0 else p.near(pos_weight)
+    (value, slope, curvature, by_target), _, inside = binary_parts(t, p, from_logits, epsilon, k)
     return combined(value, where(inside, slope, zeros(p)), where(inside, curvature, zeros(p)), by_target * factor)
 
 

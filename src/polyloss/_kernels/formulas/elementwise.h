@@ -56,7 +56,9 @@
     X(tweedie_deviance_from_logarithms, 1, "power")                                                                                        \
     X(exponential, 1, "zero_one")                                                                                                          \
     X(logistic, 1, "zero_one")                                                                                                             \
-    X(hinge_embedding, 1, "margin")
+    X(hinge_embedding, 1, "margin")                                                                                                        \
+    X(weighted_binary_crossentropy, 3, "pos_weight epsilon label_smoothing")                                                               \
+    X(weighted_binary_crossentropy_from_logits, 2, "pos_weight label_smoothing")
 #define FORMULA_PARAMETERS 5 /* the most of any loss */
 #endif
 
@@ -219,6 +221,22 @@ LOSS(binary_crossentropy, curvature)
     return FORMULA(outside)(p, a[0], R(1) - a[0], FORMULA(entropy_curvature)(FORMULA(smoothed)(t, a[1]), y));
 }
 
+LOSS(weighted_binary_crossentropy, value)
+{
+    real s = FORMULA(smoothed)(t, a[2]), k = a[0] * s, y = FORMULA(clip)(p, a[1], R(1) - a[1]), u = R(1) - y, low = MIN(u, y);
+    return -(SELECT(LT(u, y), k, R(1) - s) * LOG1M_HALF(low) + TIMES(SELECT(LT(u, y), R(1) - s, k), LOG_HALF(low)));
+}
+LOSS(weighted_binary_crossentropy, slope)
+{
+    real s = FORMULA(smoothed)(t, a[2]), y = FORMULA(clip)(p, a[1], R(1) - a[1]);
+    return FORMULA(outside)(p, a[1], R(1) - a[1], FORMULA(over)(R(1) - s, R(1) - y) - FORMULA(over)(a[0] * s, y));
+}
+LOSS(weighted_binary_crossentropy, curvature)
+{
+    real s = FORMULA(smoothed)(t, a[2]), y = FORMULA(clip)(p, a[1], R(1) - a[1]), u = R(1) - y;
+    return FORMULA(outside)(p, a[1], R(1) - a[1], TIMES(a[0] * s, R(1) / (y * y)) + TIMES(R(1) - s, R(1) / (u * u)));
+}
+
 /* No logarithm below -100, no divisor below 1e-12 (torch's, which is a float in double precision, too); NaN where p is no probability. The
    curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is written as a sum of two terms that are not negative. */
 LOSS(floored_binary_crossentropy, value)
@@ -253,6 +271,28 @@ FORMULA_INLINE real FORMULA(logit_curvature)(real z)
 LOSS(binary_crossentropy_from_logits, value) { return FORMULA(logit_value)(FORMULA(smoothed)(t, a[0]), p); }
 LOSS(binary_crossentropy_from_logits, slope) { return FORMULA(logit_slope)(FORMULA(smoothed)(t, a[0]), p); }
 LOSS(binary_crossentropy_from_logits, curvature) { return (void)t, (void)a, FORMULA(logit_curvature)(p); }
+
+/* The same with k t in the place of t, but not in that of 1 - t. */
+FORMULA_INLINE real FORMULA(weighted_value)(real t, real k, real z)
+{
+    real m = SELECT(LT(R(0), z), R(1) - t, k);
+    return TIMES(m, ABS(z)) + ((R(1) - t) + k) * LOG1P_01(EXP_NEG(MINUS_ABS(z)));
+}
+LOSS(weighted_binary_crossentropy_from_logits, value)
+{
+    real s = FORMULA(smoothed)(t, a[1]);
+    return FORMULA(weighted_value)(s, a[0] * s, p);
+}
+LOSS(weighted_binary_crossentropy_from_logits, slope)
+{
+    real s = FORMULA(smoothed)(t, a[1]), e = EXP_NEG(MINUS_ABS(p)), n = R(1) / (R(1) + e), small = e * n;
+    return (R(1) - s) * SELECT(LT(R(0), p), n, small) - a[0] * s * SELECT(LT(R(0), p), small, n);
+}
+LOSS(weighted_binary_crossentropy_from_logits, curvature)
+{
+    real s = FORMULA(smoothed)(t, a[1]);
+    return ((R(1) - s) + a[0] * s) * FORMULA(logit_curvature)(p);
+}
 
 LOSS(huber, value)
 {
