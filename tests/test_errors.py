@@ -86,6 +86,8 @@ CASES = [
      "power is 0.5, but must be 0 or below, or 1 or above: no distribution has one between"),
     (ValueError, lambda: pl.binary_focal_crossentropy(B, Q, gamma=-1.0), "gamma is -1.0, but must be 0 or above"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, label_smoothing=1.5), "label_smoothing is 1.5, but must be between 0 and 1"),
+    (TypeError, lambda: pl.huber(T, P, delta=torch.tensor(1.0, requires_grad=True)),
+     "delta requires a gradient, but there is none with respect to a parameter: pass delta.detach()"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, pos_weight=-1.0), "pos_weight is -1.0, but must be 0 or above"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, pos_weight=[1.0, -2.0, 1.0]), "pos_weight[1] is -2.0, but must be 0 or above"),
     (ValueError, lambda: pl.binary_crossentropy(B, Q, pos_weight=[1.0, 2.0]),

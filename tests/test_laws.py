@@ -778,7 +778,7 @@ def test_explain_never_evaluates(case, lib, monkeypatch):
 def keras_arguments(case):
     """A case for Keras' function of the same name; None where Keras has no such parameter or clips elsewhere."""
     params = dict(case.params)
-    own = case.loss in NOT_OF_KERAS or not {"labels", "log_input"}.isdisjoint(params)
+    own = case.loss in NOT_OF_KERAS or not {"labels", "log_input", "pos_weight"}.isdisjoint(params)
     return None if params.pop("epsilon", 1e-7) != 1e-7 or own else params | ({"axis": -1} if LOSSES[case.loss].sets else {})
 
 

@@ -332,15 +332,16 @@ class WeightedBinaryCrossentropy(Elementwise):
     def value(xp, t, p, pos_weight, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
         of_0 = times(xp, 1 - t, xp.log1p(-xp.where((t == 1) & (y == 1), xp.zeros_like(y), y)))
-        return -(times_log(xp, pos_weight * t, y) + of_0)
+        return 0 * y - (times_log(xp, pos_weight * t, y) + of_0)  # NaN where y is, though a weight of 0 may leave no term
 
     def slope(xp, t, p, pos_weight, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        return xp.where(inside, over(xp, 1 - t, 1 - y) - over(xp, pos_weight * t, y), xp.zeros_like(p))
+        return xp.where(inside, over(xp, 1 - t, 1 - y) - over(xp, pos_weight * t, y) + 0 * y, xp.zeros_like(p))
 
     def curvature(xp, t, p, pos_weight, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        return xp.where(inside, over(xp, pos_weight * t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)), xp.zeros_like(p))
+        both = over(xp, pos_weight * t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)) + 0 * y
+        return xp.where(inside, both, xp.zeros_like(p))
 
 
 class BinaryCrossentropy(Elementwise):
@@ -623,7 +624,7 @@ def binary_focal_crossentropy(
 
     References
     ----------
-    .. [1] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+    .. [Lin2017] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
 
     Examples
     --------
@@ -976,7 +977,7 @@ def categorical_focal_crossentropy(
 
     References
     ----------
-    .. [1] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+    .. [Lin2017] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
 
     Examples
     --------
@@ -1071,7 +1072,7 @@ def poly1_crossentropy(y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weig
 
     References
     ----------
-    .. [1] Zhaoqi Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
+    .. [Leng2022] Zhaoqi Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
 
     Examples
     --------
@@ -1169,8 +1170,8 @@ def exponential(
 
     References
     ----------
-    .. [1] Yoav Freund and Robert E. Schapire, "A Decision-Theoretic Generalization of On-Line Learning and an Application to Boosting",
-           Journal of Computer and System Sciences 55(1), 1997, pp. 119-139.
+    .. [Freund1997] Yoav Freund and Robert E. Schapire, "A Decision-Theoretic Generalization of On-Line Learning and an Application to
+       Boosting", Journal of Computer and System Sciences 55(1), 1997, pp. 119-139.
 
     Examples
     --------
@@ -1262,8 +1263,8 @@ def logistic(
 
     References
     ----------
-    .. [1] Jerome Friedman, Trevor Hastie and Robert Tibshirani, "Additive logistic regression: a statistical view of boosting", Annals of
-           Statistics 28(2), 2000, pp. 337-407.
+    .. [Friedman2000] Jerome Friedman, Trevor Hastie and Robert Tibshirani, "Additive logistic regression: a statistical view of boosting",
+       Annals of Statistics 28(2), 2000, pp. 337-407.
 
     Examples
     --------
@@ -1348,7 +1349,8 @@ def brier(
 
     References
     ----------
-    .. [1] Glenn W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78(1), 1950, pp. 1-3.
+    .. [Brier1950] Glenn W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78(1), 1950, pp.
+       1-3.
 
     Examples
     --------
@@ -1474,8 +1476,8 @@ def multiclass_hinge(
 
     References
     ----------
-    .. [1] Koby Crammer and Yoram Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", Journal of Machine
-           Learning Research 2, 2001, pp. 265-292.
+    .. [Crammer2001] Koby Crammer and Yoram Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines", Journal
+       of Machine Learning Research 2, 2001, pp. 265-292.
 
     Examples
     --------
@@ -1578,8 +1580,8 @@ def generalized_crossentropy(
 
     References
     ----------
-    .. [1] Zhilu Zhang and Mert R. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
-           NeurIPS 2018.
+    .. [Zhang2018] Zhilu Zhang and Mert R. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
+       NeurIPS 2018.
 
     Examples
     --------

@@ -146,7 +146,7 @@ def poisson_deviance(
 
     References
     ----------
-    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+    .. [Jorgensen1997] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
 
     Examples
     --------
@@ -270,7 +270,7 @@ def gamma_deviance(
 
     References
     ----------
-    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+    .. [Jorgensen1997] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
 
     Examples
     --------
@@ -457,7 +457,7 @@ def tweedie_deviance(
 
     References
     ----------
-    .. [1] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
+    .. [Jorgensen1997] Bent Jørgensen, "The Theory of Dispersion Models", Chapman & Hall, 1997.
 
     Examples
     --------

@@ -55,7 +55,7 @@ class Accumulator:
 
     References
     ----------
-    .. [1] Radford M. Neal, "Fast exact summation using small and large superaccumulators", arXiv:1505.05571, 2015.
+    .. [Neal2015] Radford M. Neal, "Fast exact summation using small and large superaccumulators", arXiv:1505.05571, 2015.
 
     Examples
     --------

@@ -74,8 +74,8 @@ def linear_softmax_loss(
 
     References
     ----------
-    .. [1] Erik Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
-    .. [2] Pin-Lun Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv:2410.10989.
+    .. [Wijmans2025] Erik Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
+    .. [Hsu2024] Pin-Lun Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv:2410.10989.
 
     Examples
     --------

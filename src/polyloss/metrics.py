@@ -70,7 +70,7 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
         `y_proba`: 2**-10, 2**-23 or 2**-52 for float16, float32 or float64.
     rescale : bool, default False
         Divide each row by its sum before clipping, instead of warning that it is not 1: a row may then be any finite numbers that are not
-        negative, with a sum above 0. ``epsilon=1e-15, rescale=True`` is Kaggle's multiclass score [2]_.
+        negative, with a sum above 0. ``epsilon=1e-15, rescale=True`` is Kaggle's multiclass score [Kaggle2015]_.
 
     Returns
     -------
@@ -101,8 +101,8 @@ def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None
 
     References
     ----------
-    .. [1] Irving J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952.
-    .. [2] Kaggle, "Otto Group Product Classification Challenge", 2015: its evaluation, a multiclass logarithmic loss.
+    .. [Good1952] Irving J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952.
+    .. [Kaggle2015] Kaggle, "Otto Group Product Classification Challenge", 2015: its evaluation, a multiclass logarithmic loss.
 
     Examples
     --------

@@ -378,7 +378,7 @@ def huber(y_true, y_pred, *, delta=1.0, axis=-1, sample_weight=None, reduction="
 
     References
     ----------
-    .. [1] Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964, pp. 73-101.
+    .. [Huber1964] Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964, pp. 73-101.
 
     Examples
     --------
@@ -667,7 +667,7 @@ def smooth_l1(
 
     References
     ----------
-    .. [1] Ross Girshick, "Fast R-CNN", ICCV 2015.
+    .. [Girshick2015] Ross Girshick, "Fast R-CNN", ICCV 2015.
 
     Examples
     --------
@@ -769,8 +769,8 @@ def pseudo_huber(
 
     References
     ----------
-    .. [1] Pierre Charbonnier et al., "Deterministic edge-preserving regularization in computed imaging", IEEE Transactions on Image
-           Processing 6(2), 1997, pp. 298-311.
+    .. [Charbonnier1997] Pierre Charbonnier et al., "Deterministic edge-preserving regularization in computed imaging", IEEE Transactions on
+       Image Processing 6(2), 1997, pp. 298-311.
 
     Examples
     --------
@@ -881,7 +881,7 @@ def quantile_loss(
 
     References
     ----------
-    .. [1] Roger Koenker and Gilbert Bassett, "Regression Quantiles", Econometrica 46(1), 1978, pp. 33-50.
+    .. [Koenker1978] Roger Koenker and Gilbert Bassett, "Regression Quantiles", Econometrica 46(1), 1978, pp. 33-50.
 
     Examples
     --------
@@ -986,7 +986,7 @@ def gaussian_nll(
 
     References
     ----------
-    .. [1] David A. Nix and Andreas S. Weigend, "Estimating the mean and variance of the target probability distribution", ICNN 1994.
+    .. [Nix1994] David A. Nix and Andreas S. Weigend, "Estimating the mean and variance of the target probability distribution", ICNN 1994.
 
     Examples
     --------

@@ -109,8 +109,8 @@ def dice(
 
     References
     ----------
-    .. [1] Fausto Milletari, Nassir Navab and Seyed-Ahmad Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image
-           Segmentation", 3DV 2016.
+    .. [Milletari2016] Fausto Milletari, Nassir Navab and Seyed-Ahmad Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric
+       Medical Image Segmentation", 3DV 2016.
 
     Examples
     --------
@@ -204,8 +204,8 @@ def tversky(
 
     References
     ----------
-    .. [1] Seyed Sadegh Mohseni Salehi, Deniz Erdogmus and Ali Gholipour, "Tversky Loss Function for Image Segmentation Using 3D Fully
-           Convolutional Deep Networks", MLMI 2017.
+    .. [Salehi2017] Seyed Sadegh Mohseni Salehi, Deniz Erdogmus and Ali Gholipour, "Tversky Loss Function for Image Segmentation Using 3D
+       Fully Convolutional Deep Networks", MLMI 2017.
 
     Examples
     --------
@@ -304,7 +304,8 @@ def jaccard(
 
     References
     ----------
-    .. [1] Md Atiqur Rahman and Yang Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation", ISVC 2016.
+    .. [Rahman2016] Md Atiqur Rahman and Yang Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation",
+       ISVC 2016.
 
     Examples
     --------

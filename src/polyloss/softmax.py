@@ -139,9 +139,9 @@ def softmax_loss(
         In [0, 1]: targets become (1 - label_smoothing) * t + label_smoothing / C.
     z_loss : float, default 0.0
         Adds ``w * z_loss * lse**2`` to the loss of each position that is not ignored, lse the logarithm of the sum of the exponentials
-        of its logits: keeps them from drifting, as in PaLM [3]_ (1e-4). Class weights do not act on it.
+        of its logits: keeps them from drifting, as in PaLM [Chowdhery2023]_ (1e-4). Class weights do not act on it.
     softcap : float, optional
-        Logits become ``softcap * tanh(logits / softcap)`` first, as in Gemma 2 [4]_ (30.0).
+        Logits become ``softcap * tanh(logits / softcap)`` first, as in Gemma 2 [Gemma2024]_ (30.0).
     denominator : float or 0-d array, optional
         Replaces the normalizer, for instance by the number of positions of a batch that is spread over devices. A 0-d array of 0
         gives 0, as counting nothing does; the number 0 is an error.
@@ -173,10 +173,10 @@ def softmax_loss(
 
     References
     ----------
-    .. [1] Yangqing Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding", ACM Multimedia 2014.
-    .. [2] Christian Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016 (label smoothing).
-    .. [3] Aakanksha Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5 (z-loss).
-    .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, arXiv:2408.00118 (logit soft-capping).
+    .. [Jia2014] Yangqing Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding", ACM Multimedia 2014.
+    .. [Szegedy2016] Christian Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016 (label smoothing).
+    .. [Chowdhery2023] Aakanksha Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5 (z-loss).
+    .. [Gemma2024] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, arXiv:2408.00118 (logit soft-capping).
 
     Examples
     --------

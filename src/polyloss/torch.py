@@ -177,10 +177,11 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         if fits and any(x.requires_grad for x in factors):
             return self._differentiable(input, target)
         # Of the other target below derivatives would be lost where its weight is 0.
-        if not fits or (factors and input.numel() < SMALL) or (self.pos_weight is not None and target.requires_grad):
+        weight, options, single = self.weight, FROM_LOGITS, _single(self.pos_weight)
+        small = input.numel() < SMALL and (weight is not None or not (single or self.pos_weight is None))
+        if not fits or small or (self.pos_weight is not None and target.requires_grad):
             return super().forward(input, target)
-        weight, options = self.weight, FROM_LOGITS
-        if _single(self.pos_weight):
+        if single:
             options = {**FROM_LOGITS, "pos_weight": self.pos_weight.item()}
         elif self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
             target = target.to(torch.promote_types(target.dtype, torch.float32))

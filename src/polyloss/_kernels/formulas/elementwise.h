@@ -229,12 +229,14 @@ LOSS(weighted_binary_crossentropy, value)
 LOSS(weighted_binary_crossentropy, slope)
 {
     real s = FORMULA(smoothed)(t, a[2]), y = FORMULA(clip)(p, a[1], R(1) - a[1]);
-    return FORMULA(outside)(p, a[1], R(1) - a[1], FORMULA(over)(R(1) - s, R(1) - y) - FORMULA(over)(a[0] * s, y));
+    real both = FORMULA(over)(R(1) - s, R(1) - y) - FORMULA(over)(a[0] * s, y);
+    return FORMULA(outside)(p, a[1], R(1) - a[1], both + R(0) * y); /* NaN where p is, though a weight of 0 may leave no term */
 }
 LOSS(weighted_binary_crossentropy, curvature)
 {
     real s = FORMULA(smoothed)(t, a[2]), y = FORMULA(clip)(p, a[1], R(1) - a[1]), u = R(1) - y;
-    return FORMULA(outside)(p, a[1], R(1) - a[1], TIMES(a[0] * s, R(1) / (y * y)) + TIMES(R(1) - s, R(1) / (u * u)));
+    real both = TIMES(a[0] * s, R(1) / (y * y)) + TIMES(R(1) - s, R(1) / (u * u));
+    return FORMULA(outside)(p, a[1], R(1) - a[1], both + R(0) * y);
 }
 
 /* No logarithm below -100, no divisor below 1e-12 (torch's, which is a float in double precision, too); NaN where p is no probability. The
