@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before anything imports JAX: its arrays of float64 are in the tables, too
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
 
 import polyloss
 
@@ -14,8 +18,13 @@ import loss_pages
 
 project = "polyloss"
 release = polyloss.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "matplotlib.sphinxext.plot_directive"]
+extensions = [
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc", "matplotlib.sphinxext.plot_directive", "sphinx_copybutton",
+]  # fmt: skip
 exclude_patterns = ["_build"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+html_math_renderer = "mathml"
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
 plot_formats = ["svg"]
@@ -34,8 +43,15 @@ html_sidebars = {page: [] for page in ("losses/accuracy", *(path.stem for path i
 
 
 def setup(app):
-    """Hook the making of pages into the build."""
+    """Hook the making of pages into the build, and formulas as MathML, which browsers show without a script from another server."""
     app.connect("builder-inited", lambda app: made(Path(app.srcdir) / "losses"))
+    app.add_html_math_renderer("mathml", (math, None), (math, None))
+
+
+def math(writer, node):
+    """Write a formula, or a paragraph of one."""
+    writer.body.append(tex2mathml(node.astext(), as_block=node.tagname == "math_block"))
+    raise SkipNode
 
 
 def made(folder):

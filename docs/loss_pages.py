@@ -1,11 +1,13 @@
-"""One page of the documentation per loss, made from its block: every number, figure and route on it is computed while the page is made."""
+"""One page of the documentation per loss, made from its block and its text: every number, figure and route is computed meanwhile."""
 
 import inspect
+import re
 
 import array_api_compat
 import matplotlib.pyplot as plt
 import ml_dtypes
 import numpy as np
+from loss_texts import TEXTS
 
 import polyloss as pl
 from polyloss import _demo
@@ -17,13 +19,23 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 PAGE = """\
 # {name}
 
+{what}
+
+```{{math}}
+{formula}
+```
+
+{when}
+
+`pl.get` also finds it as {aliases}, in any case. Predictions and targets: {domain}. What happens at the edges stands in
+[Edge cases](../semantics.md), how exact it is in [Accuracy](accuracy.md), how fast in [Benchmarks](../benchmarks.md).
+{same}
+## Reference
+
 ```{{eval-rst}}
 .. currentmodule:: polyloss
 .. autofunction:: {name}
 ```
-
-`pl.get` also finds it as {aliases}, in any case. Predictions and targets: {domain}. Where other libraries differ stands in
-[Edge cases](../semantics.md), how exact it is in [Accuracy](accuracy.md).
 
 ## Worked examples
 
@@ -44,22 +56,61 @@ By hand and tested: the loss and its gradient for one sample.
 
 The worked examples with their first prediction varied; the dots are the examples themselves.
 
-## Formula
-
-What runs on every array library, and what the kernels are tested against: the value and its derivatives by the prediction.
-
-{sources}
-
 ## Where it runs
 
 Which compiled kernel takes 899 × 10 predictions, by their array library and dtype; "formula" stands for the library's own operations, an
 empty cell for a dtype that it does not have. `pl.explain` says the same of a call of yours, and why.
 
 {routes}
+
+## Code
+
+<details>
+<summary>The formulas: what runs on every array library, and what the kernels are tested against</summary>
+
+The value and its first and second derivative with respect to the predictions.
+
+{sources}
+
+</details>
+"""
+
+# Of what has no block: `linear_softmax_loss` and the metric.
+BARE = """\
+# {name}
+
+{what}
+
+```{{math}}
+{formula}
+```
+
+{when}
+{same}
+## Reference
+
+```{{eval-rst}}
+.. currentmodule:: polyloss
+.. autofunction:: {name}
+```
+"""
+
+SAME = """
+## The same elsewhere
+
+Calls that give the same number: the mean over all samples where one loss per sample comes back. Here t, p, z and y are targets,
+predictions, logits and labels; F is `torch.nn.functional`.
+
+| library | there | here |
+|---|---|---|
+{rows}
 """
 
 INDEX = """\
 # Losses
+
+Each with its curve: the loss of one sample over its first prediction, and, dashed, the gradient. Every loss has a page with its formula,
+when to take it, the same in other libraries, and worked examples.
 
 {groups}
 
@@ -74,8 +125,8 @@ INDEX = """\
 GROUP = """\
 ## {title}
 
-| loss | of one sample |
-|---|---|
+| loss | | of one sample |
+|---|---|---|
 {rows}
 """
 
@@ -106,28 +157,92 @@ def groups():
         raise AssertionError(f"GROUPS must name every loss once: {sorted(set(LOSSES) ^ set(listed)) or 'one stands there twice'}")
     sections = []
     for title in dict.fromkeys((*GROUPS, *BESIDE)):
-        links = [(name, f"{name}.md") for name in GROUPS.get(title, ())]
-        links += [(name, f"../reference.md#polyloss.{name}") for name in BESIDE.get(title, ())]
-        rows = [f"| [{name}]({link}) | {inspect.getdoc(getattr(pl, name)).partition(chr(10))[0]} |" for name, link in links]
+        names = (*GROUPS.get(title, ()), *BESIDE.get(title, ()))
+        rows = [f"| [{name}]({name}.md) | ![curve of {name}](curves/{name}.svg) | {summary(name)} |" for name in names]
         note = "\nThe crossentropies of probabilities take logits too, with `from_logits=True`.\n" if title == "Logits" else ""
         sections.append(GROUP.format(title=title, rows="\n".join(rows)) + note)
     return "\n".join(sections)
 
 
+def summary(name):
+    """The first line of what a function's help says."""
+    return inspect.getdoc(getattr(pl, name)).partition("\n")[0].replace("``", "`").replace("|", "\\|")
+
+
 def write(folder):
-    """Write the pages and their index into `folder`."""
+    """Write the pages, their index, and the list of links of the start page into `folder`."""
     folder.mkdir(exist_ok=True)
-    for name, block in LOSSES.items():
-        (folder / f"{name}.md").write_text(page(name, block), "utf-8")
-    (folder / "index.md").write_text(INDEX.format(groups=groups(), pages="\n".join(LOSSES)), "utf-8")
+    (folder / "curves").mkdir(exist_ok=True)
+    listed = [*LOSSES, *(name for names in BESIDE.values() for name in names)]
+    if sorted(listed) != sorted(TEXTS):
+        raise AssertionError(f"loss_texts.py must speak of every loss: {sorted(set(listed) ^ set(TEXTS))}")
+    for name in listed:
+        (folder / f"{name}.md").write_text(page(name), "utf-8")
+        thumbnail(name, folder / "curves" / f"{name}.svg")
+    (folder / "index.md").write_text(INDEX.format(groups=groups(), pages="\n".join(listed)), "utf-8")
+    (folder / "links.txt").write_text(links(), "utf-8")
 
 
-def page(name, block):
+def links():
+    """All losses in their groups, as the start page links them."""
+    rows = []
+    for title in dict.fromkeys((*GROUPS, *BESIDE)):
+        names = (*GROUPS.get(title, ()), *BESIDE.get(title, ()))
+        rows.append(f"| [{title}](losses/index.md#{title.lower()}) | {' · '.join(f'[{name}](losses/{name}.md)' for name in names)} |")
+    return "| losses of | |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def page(name):
     """The text of a page."""
+    text, block = TEXTS[name], LOSSES.get(name)
+    parts = dict(name=name, what=summary(name), when=text.when, formula=text.formula, same=same(text))
+    if block is None:
+        return BARE.format(**parts)
     aliases = ", ".join(f"`{alias}`" for alias in block.aliases)
-    blocks = [block, *(form for form in (block.logits, block.logarithms) if form)]
-    return PAGE.format(name=name, aliases=aliases, domain=block.domain, worked=worked(block), routes=routes(name),
-                       sources="\n\n".join(map(source, with_bases(blocks))))
+    return PAGE.format(**parts, aliases=aliases, domain=block.domain, worked=worked(block), routes=routes(name),
+                       sources="\n\n".join(map(source, with_bases(forms(block)))))
+
+
+def same(text):
+    """The table of calls of other libraries."""
+    rows = [f"| {library} | `{there}` | `{here}` |" for library, there, here in text.same]
+    return SAME.format(rows="\n".join(rows)) if rows else ""
+
+
+def forms(block):
+    """The blocks whose formulas the calls of a loss may take."""
+    module = inspect.getmodule(block)
+    others = [cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, Block) and cls.name is None]
+    used = inspect.getsource(block)
+    named = [cls for cls in others if re.search(rf"\b{cls.__name__}\b", used) and cls not in block.__mro__]
+    return list(dict.fromkeys((block, *(form for form in (block.logits, block.logarithms) if form), *named)))
+
+
+def thumbnail(name, path):
+    """A small picture of the loss and its gradient over the first prediction of its first worked example."""
+    block = LOSSES.get({"linear_softmax_loss": "softmax_loss", "log_loss": "sparse_categorical_crossentropy"}.get(name, name))
+    figure, axes = plt.subplots(figsize=(1.5, 0.75))
+    example = block.worked[0]
+    x, losses, slopes = curve(block, example, 101)
+    top = np.nanmax(np.abs(losses[np.isfinite(losses)])) or 1
+    axes.plot(x, losses, color="#c1272d", linewidth=1.5)
+    axes.plot(x, slopes, color="#6d83ad", linewidth=1, linestyle=(0, (3, 2)))
+    axes.axhline(0, color="#999999", linewidth=0.5)
+    axes.set(ylim=(-min(top, 4), min(top, 8) * 1.05))
+    axes.set_axis_off()
+    with plt.rc_context({"svg.hashsalt": "polyloss"}):
+        figure.savefig(path, transparent=True, bbox_inches="tight", pad_inches=0, metadata={"Date": None})
+    plt.close(figure)
+
+
+def curve(block, example, points):
+    """Where the first prediction is varied, the losses and the slopes there."""
+    t, p, parameters = arguments(block, example)
+    x = np.linspace(*span(block, p, transformed(parameters)), points)
+    varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
+    varied[0] = x
+    losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
+    return x, losses, pl.grad(block.name)(targets, varied, axis=0, reduction="sum", **parameters)[0]
 
 
 def with_bases(blocks):
@@ -180,15 +295,11 @@ def draw(name):
         for example, t, p, parameters in examples:
             if transformed(parameters) != kind:
                 continue
-            x = np.linspace(*span(block, p, kind), 401)
-            varied, targets = np.repeat(p[:, None], len(x), axis=1), np.repeat(t[..., None], len(x), axis=-1)
-            varied[0] = x
-            losses = block.function(targets, varied, axis=0, reduction="none", **parameters)
-            slopes = pl.grad(name)(targets, varied, axis=0, reduction="sum", **parameters)[0]
+            x, losses, slopes = curve(block, example, 401)
             label = ", ".join([f"y_true = {numbers(t)}", *(f"{key} = {value}" for key, value in parameters.items())])
             for axes, y, known in ((left, losses, example["value"]), (right, slopes, np.ravel(example["slope"])[0])):
-                (curve,) = axes.plot(x, y, label=label)
-                axes.plot(p[0], known, "o", color=curve.get_color())
+                (line,) = axes.plot(x, y, label=label)
+                axes.plot(p[0], known, "o", color=line.get_color())
         left.legend(frameon=False, fontsize=8)
 
 

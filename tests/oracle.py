@@ -106,7 +106,8 @@ def binary_crossentropy(t, p, dtype, pos_weight=1.0, from_logits=False, label_sm
     t, up, down, losses = _binary(t, p, dtype, from_logits, label_smoothing, epsilon)
     if pos_weight != 1.0:
         k = [mp.mpf(x) for x in (pos_weight if isinstance(pos_weight, tuple) else [pos_weight] * len(p))]
-        losses = [-b * times(a, lambda u=u: mp.log(u)) - times(1 - a, lambda d=d: mp.log(d)) for a, b, u, d in zip(t, k, up, down, strict=True)]
+        each = zip(t, k, up, down, strict=True)
+        losses = [-b * times(a, lambda u=u: mp.log(u)) - times(1 - a, lambda d=d: mp.log(d)) for a, b, u, d in each]
     return mean(losses)
 
 

@@ -78,5 +78,39 @@ def test_table_of_losses():
             assert signature[parameter].default == ast.literal_eval(default), (name, parameter)
 
 
+def test_the_same_elsewhere(monkeypatch):
+    """The calls of other libraries on the losses' pages give the numbers of those of ours beside them."""
+    import jax.numpy as jnp
+    import keras
+    import numpy as np
+    import optax
+    import torch
+    from oracle import CASES
+    from sklearn import metrics
+
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    texts = import_module("loss_texts")
+    arrays = {
+        "torch": torch.as_tensor, "Keras": keras.ops.convert_to_tensor, "optax": jnp.asarray, "scikit-learn": lambda x: x,
+    }  # fmt: skip
+    libraries = dict(F=torch.nn.functional, torch=torch, keras=keras, metrics=metrics, optax=optax, np=np, range=range)
+    rng = np.random.default_rng(0)
+    for name, text in texts.TEXTS.items():
+        case = next((case for case in CASES if case.loss == name), CASES[0])
+        t, p = case.inputs()
+        if name in ("log_loss", "sparse_categorical_crossentropy"):
+            p = abs(p) / abs(p).sum(1, keepdims=True)
+        if name == "logistic":
+            t = 2 * t - 1
+        z, y = rng.standard_normal((len(p), 5)), t.astype(int) if case.t == "labels" else np.arange(len(p)) % 5
+        given = {"t": t, "p": p, "z": z, "y": y, "hard": rng.integers(0, 2, (2, 40))}
+        for library, there, here in text.same:
+            theirs = eval(there, {**libraries, **{key: arrays[library](x) for key, x in given.items()}})
+            ours = eval(here, {"pl": pl, "range": range, **given})
+            theirs = keras.ops.convert_to_numpy(theirs) if library == "Keras" else theirs
+            tolerance = 3e-5 if library == "Keras" else 1e-6
+            np.testing.assert_allclose(np.mean(ours), np.mean(np.asarray(theirs)), rtol=tolerance, err_msg=f"{name}: {there}, {here}")
+
+
 if __name__ == "__main__":
     sys.exit(run(Path(sys.argv[1]), sys.argv[2]))
