@@ -309,7 +309,7 @@ class WeightedBinaryCrossentropyFromLogits(Elementwise):
     """(1 - t) softplus(z) + k t softplus(-z), k the weight of positive targets, with what the two share taken out."""
 
     kernel = "weighted_binary_crossentropy_from_logits"
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
 
     def value(xp, t, z, pos_weight):
         zero, up, k = xp.zeros_like(z), z >= 0, pos_weight * t
@@ -327,7 +327,7 @@ class WeightedBinaryCrossentropy(Elementwise):
     """-(k t log y + (1 - t) log(1 - y)), k the weight of positive targets, y = p clipped to [epsilon, 1 - epsilon]."""
 
     kernel = "weighted_binary_crossentropy"
-    targeted = binary_smoothed
+    prepare_targets = binary_smoothed
 
     def value(xp, t, p, pos_weight, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)

@@ -590,7 +590,7 @@ def _buffer(module, name):
 
 def _single(factor):
     """Whether a factor is one number that is at hand, and that our losses take for a weight."""
-    if factor is None or factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not concrete(factor):
+    if factor is None or factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not has_values(factor):
         return False
     return 0 <= factor.item() < math.inf
 
