@@ -56,6 +56,7 @@ class Backend:
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
     unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
     seen: Callable = lambda x: (False, False)  # array -> whether autograd follows it, whether a transform or tracer looks at it
+    current: Callable | None = None  # array -> a context in which its device is current, where the library allocates on no other
     cuda: Callable = lambda x: None  # array -> number of the CUDA device it is on, or None
     takes_numpy: bool = False  # NumPy arrays may stand beside its own
     out: bool = True  # arrays can be written to
@@ -102,6 +103,12 @@ def outlined(address, shape, strides, itemsize):
     return np.asarray(SimpleNamespace(__array_interface__=described))
 
 
+def _cupys_device(x):
+    from polyloss._kernels.gpu import cuda
+
+    return cuda.current(x.device.id, tensors=False)
+
+
 def _numpy_memory(x):
     return x.view(np.uint16) if x.dtype.kind == "V" else x  # of NumPy's dtypes of kind V only bfloat16 comes this far
 
@@ -117,7 +124,7 @@ BACKENDS = (
     Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._dask", has_values=lambda x: False, out=False),
     Backend(
         "cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id,
-        outline=lambda x: outlined(x.data.ptr, x.shape, x.strides, x.itemsize),
+        outline=lambda x: outlined(x.data.ptr, x.shape, x.strides, x.itemsize), current=_cupys_device,
     ),
 )
 _loaded: dict[Backend, Backend] = {}

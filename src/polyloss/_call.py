@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from polyloss import _cpu, _threads
+from polyloss._backends import backend_of
 from polyloss._evaluate import evaluate
 from polyloss._plan import VALUE
 from polyloss._prepare import IN_PLACE, arrays_of, prepare
@@ -26,11 +27,11 @@ def called(block, y_true, y_pred, want, out, options):
     """The same where the options are a dictionary already: it is not written to."""
     way = _ways.get(type(y_pred))
     if way is None:
-        way = _ways[type(y_pred)] = _way(type(y_pred))
+        way = _ways[type(y_pred)] = _way(type(y_pred), y_pred)
     return way(block, y_true, y_pred, want, out, options)
 
 
-def _way(kind):
+def _way(kind, y_pred):
     """What takes calls on a type. Import statements, since `torch.compile` traces the first call too, and traces no `import_module`."""
     library = kind.__module__.partition(".")[0]
     if library == "torch":
@@ -45,7 +46,15 @@ def _way(kind):
         from polyloss import _dask
 
         return _dask.called
+    if library != "numpy" and getattr(backend_of(y_pred), "current", None) is not None:
+        return _on_its_device
     return (front if kind is np.ndarray else None) or planned
+
+
+def _on_its_device(block, y_true, y_pred, want, out, options):
+    """The same with the device of the predictions current, where casts and results lie otherwise wherever the caller was."""
+    with backend_of(y_pred).current(y_pred):
+        return planned(block, y_true, y_pred, want, out, options)
 
 
 def planned(block, y_true, y_pred, want, out, options):

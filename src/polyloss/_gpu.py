@@ -16,7 +16,7 @@ EXACT = 2**53  # whole numbers up to here are exact as doubles, in which the ker
 def obstacle(plan):
     """Why no kernel can take the plan, or None."""
     lay = plan.layout
-    if not _on_gpu(plan):
+    if plan.cuda is None:
         return f"it needs arrays on a CUDA device, and those of {plan.backend.name} on {plan.device} are not"
     if not plan.has_values:
         return "the arrays are being traced: their memory is not at hand"
@@ -26,15 +26,12 @@ def obstacle(plan):
         return "there is no position to compute"
     from polyloss._kernels.gpu import cuda
 
-    try:
-        cuda.gpu(plan.cuda)
-    except (ImportError, RuntimeError) as error:
-        return f"it needs CuPy to compile and launch the kernel: {error}; `pip install polyloss[cupy]`"
-    return None
+    return cuda.why_not(plan.cuda, _tensors(plan))
 
 
-def _on_gpu(plan):
-    return plan.cuda is not None
+def _tensors(plan):
+    """Whether the arrays are torch's, so that its device and stream are the ones that count."""
+    return plan.backend.name == "torch"
 
 
 def softmax_xent_obstacle(plan):
@@ -99,7 +96,7 @@ def _on_its_device(run):
     def there(plan, arrays):
         from polyloss._kernels.gpu import cuda
 
-        with cuda.gpu(plan.cuda).context():
+        with cuda.current(plan.cuda, _tensors(plan)):
             return run(plan, arrays)
 
     return there
@@ -192,7 +189,10 @@ def _outputs(plan, arrays):
 
 
 def _outcome(plan, reduced, divisor, losses, grad, hess, prob=None):
-    first_bad = int(reduced.numbers[4]) if plan.labelled and plan.validate else -1  # the one moment that waits for the device
+    from polyloss._kernels.gpu import cuda
+
+    looking = plan.labelled and plan.validate and not cuda.capturing(_tensors(plan))
+    first_bad = int(reduced.numbers[4]) if looking else -1  # the one moment that waits for the device
     if isinstance(divisor, str):
         divisor = reduced.numbers[5]
     value = None if plan.reduction == "none" else reduced.value

@@ -227,7 +227,7 @@ def _gradient(plan, arrays, upstream):
         if again:  # it will be differentiated again
             gradient = _formula.run(_routes.changed(plan, **changes), arrays).gradient * upstream[:, None, :]
             # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
-            return torch.where(torch.tensor(True, device=p.device), gradient, p).to(dtype)
+            return torch.where(torch.ones((), dtype=torch.bool, device=p.device), gradient, p).to(dtype)
         if batch:  # of upstreams, under vmap, which multiply one gradient that is not rounded yet
             p, changes["storage"] = p.to(plan_dtype(plan)), plan.dtype
         else:
@@ -395,7 +395,9 @@ def _loss(*arguments):
     value = reduced(plan, arrays, outcome) if plan.want.value else arrays.p.new_empty(0)
     found = outcome.prob, outcome.gradient
     prob, gradient = (arrays.p.new_empty(0) if x is None else restored(plan, arrays, x).contiguous() for x in found)
-    return value, prob, gradient, torch.as_tensor(outcome.divisor, device=arrays.p.device).to(torch.float64, copy=True)
+    divisor, kind = outcome.divisor, {"dtype": torch.float64, "device": arrays.p.device}
+    divisor = divisor.to(copy=True, **kind) if isinstance(divisor, torch.Tensor) else torch.full((), divisor, **kind)  # no copy: it waits
+    return value, prob, gradient, divisor
 
 
 def _loss_fake(y_true, y_pred, sample_weight, class_weight, denominator, options):

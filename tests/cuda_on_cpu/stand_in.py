@@ -123,20 +123,29 @@ def backend():
 def device(shared=227 << 10, clusters=True, processors=132, module=RawModule, **how):
     """Puts the shim where `cuda` finds CuPy. The defaults are an H100's; `how`: parameters of `cpu_module.RawModule`. Of a real device at
     most as much is used as is named here."""
-    before = cuda.gpu
-    if REAL:  # its kernels stay compiled
-        real = before(0)
+    if REAL:  # its kernels stay compiled, and may ask for all that the device has
+        real = cuda.gpu(0)
         there = real._replace(shared=min(shared, real.shared), clusters=clusters and real.clusters, processors=processors)
+        seams = {}
     else:
-        there = cuda.Gpu(functools.partial(module, **how), contextlib.nullcontext, shared, clusters, processors)
-    cuda.gpu = lambda number: there
-    forget = (lambda: None) if REAL else cuda.kernel.cache_clear
-    forget()
-    try:
-        yield
-    finally:
-        cuda.gpu = before
+        there = cuda.Gpu(functools.partial(module, **how), shared, shared, clusters, processors)
+        seams = {"current": lambda number, tensors: contextlib.nullcontext(), "capturing": lambda tensors: False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "gpu", lambda number: there)
+        for name, seam in seams.items():
+            patch.setattr(cuda, name, seam)
         forget()
+        try:
+            yield
+        finally:
+            forget()
+
+
+def forget():
+    """Kernels of another device than the one that is stood in for now, and what was found out about it."""
+    cuda.why_not.cache_clear()
+    if not REAL:
+        cuda.kernel.cache_clear()
 
 
 def change(monkeypatch, folder, file, text, replacement):

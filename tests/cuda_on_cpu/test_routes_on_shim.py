@@ -12,7 +12,7 @@ import polyloss as pl
 from polyloss._block import LOSSES
 from polyloss._kernels.gpu import cuda
 
-STREAM = cuda._stream
+STREAM, GPU, CURRENT = cuda._stream, cuda.gpu, cuda.current  # as they are where nothing stands in
 ELEMENTWISE = [name for name, block in LOSSES.items() if block.kernel in cuda.formulas()]
 
 
@@ -201,10 +201,85 @@ def test_obstacles_are_explained(monkeypatch):
         raise ImportError("No module named 'cupy'")
 
     monkeypatch.setattr(cuda, "gpu", missing)
+    stand_in.forget()
     words = pl.explain(pl.softmax_loss, y, z)
     assert words.route == "formula"
     assert "needs CuPy" in words.obstacles[name]
     assert "No module named 'cupy'" in words.obstacles[name]
+
+
+def test_a_compiler_that_fails_leaves_the_formula(monkeypatch):
+    """It is found out before a kernel is promised, once, and said once."""
+    asked = []
+
+    def module(**how):
+        asked.append(how)
+        raise OSError("cuda_bf16.h: No such file or directory")
+
+    y, z = np.arange(6), logits((6, 10))
+    there = cuda.gpu(0)._replace(module=module)
+    monkeypatch.setattr(cuda, "gpu", lambda number: there)
+    cuda.kernel.cache_clear()
+    stand_in.forget()
+    with pytest.warns(RuntimeWarning, match=r"runs on formulas on CUDA device 0: .*OSError: cuda_bf16.h"):
+        words = pl.explain(pl.softmax_loss, stand_in.asarray(y), stand_in.asarray(z))
+    assert words.route == "formula"
+    assert "cuda_bf16.h" in words.obstacles["softmax_xent kernel for CUDA"]
+    agree(*both(pl.value_and_grad(pl.softmax_loss), y, z))
+    assert len(asked) == 1
+    cuda.kernel.cache_clear()
+
+
+@pytest.mark.parametrize(("hip", "words"), [(True, "ROCm"), (False, "no CUDA driver")])
+def test_devices_that_run_no_kernel_are_refused(hip, words, monkeypatch):
+    """One of AMD's has no cubin and other names for its attributes."""
+    import cupy
+
+    monkeypatch.setattr(cupy.cuda.runtime, "is_hip", hip)
+    monkeypatch.setattr(cupy.cuda, "is_available", lambda: hip)
+    with pytest.raises(RuntimeError, match=words):
+        GPU.__wrapped__(0)
+
+
+def test_no_device_is_entered_that_is_current_already(monkeypatch):
+    """CuPy would go back to the device before, and make a context there; torch asks first whether there is one."""
+    import cupy
+    import torch
+
+    monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda: 3)
+    for tensors in (False, True):
+        assert isinstance(CURRENT(3, tensors), contextlib.nullcontext)
+    assert isinstance(CURRENT(2, False), cupy.cuda.Device)
+    assert isinstance(CURRENT(2, True), torch.cuda.device)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_labels_are_not_looked_at_during_a_capture(tensors, monkeypatch):
+    """To wait would end the capture with an error; the loss of a bad label is NaN. The check is back where the capture ends."""
+    with stand_in.torch_as_on_gpu() as torch:
+        make = torch.asarray if tensors else stand_in.asarray
+        y, z = make(np.array([0, 12, 3])), make(logits((3, 10)))
+        asked = []
+        monkeypatch.setattr(cuda, "capturing", lambda tensors: asked.append(tensors) or True)
+        value, _ = pl.value_and_grad(pl.softmax_loss)(y, z)
+        assert np.isnan(float(value))
+        assert asked == [tensors]
+        monkeypatch.setattr(cuda, "capturing", lambda tensors: False)
+        with pytest.raises(ValueError, match=r"y_true\[1\] is 12"):
+            pl.value_and_grad(pl.softmax_loss)(y, z)
+
+
+@stand_in.ON_SHIM
+def test_a_kernel_may_ask_for_all_shared_memory_of_its_device(monkeypatch):
+    """On a device kernels stay compiled from test to test: the launches planned for less must not bind those after them."""
+    there = cuda.gpu(0)._replace(optin=227 << 10)
+    monkeypatch.setattr(stand_in, "REAL", True)
+    monkeypatch.setattr(cuda, "gpu", lambda number: there)
+    cuda.kernel.cache_clear()
+    with stand_in.device(shared=16 << 10):
+        assert cuda.gpu(0).shared == 16 << 10
+        assert cuda.kernel(0, "launch.cuh", "float32", "finish<float>").max_dynamic_shared_size_bytes == 227 << 10
+    cuda.kernel.cache_clear()
 
 
 def test_arrays_elsewhere_do_not_look_for_a_device(monkeypatch):
@@ -280,6 +355,28 @@ def test_torch_gradients_come_from_the_kernel(torch_on_gpu, monkeypatch):
     assert torch.autograd.gradcheck(lambda a: pl.softmax_loss(y, a, return_prob=True, reduction="none"), (z,))
 
 
+def test_the_operator_copies_nothing_from_this_machine(torch_on_gpu, monkeypatch):
+    """A number that is made a tensor travels from pageable memory: each compiled call would wait, and no CUDA graph would record it."""
+    torch = torch_on_gpu
+    y, z = torch.arange(4), torch.asarray(logits((4, 5)))
+    options = repr(("softmax_loss", (True, False, False, False), {"axis": 1, "ignore_label": (), "normalization": None, "normalize": None,
+        "reduction": "sum", "return_prob": False, "validate": False, "label_smoothing": 0.0, "z_loss": 0.0, "softcap": None}))  # fmt: skip
+
+    def forbidden(*arguments, **named):
+        raise AssertionError("from this machine's memory")
+
+    loss = torch.ops.polyloss.loss
+    expected = loss(y, z, None, None, None, options)
+    for name in ("as_tensor", "asarray", "tensor", "from_numpy", "scalar_tensor"):
+        monkeypatch.setattr(torch, name, forbidden)
+    for method in ("item", "tolist", "__int__", "__float__", "__bool__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, method, forbidden)
+    found = loss(y, z, None, None, None, options)
+    monkeypatch.undo()
+    assert found[3] == 1
+    torch.testing.assert_close(found[0], expected[0])
+
+
 def test_torch_compiles_the_loss(torch_on_gpu):
     torch = torch_on_gpu
     y, z = torch.arange(4), torch.asarray(logits((4, 5))).requires_grad_()
@@ -303,13 +400,17 @@ def test_a_divisor_of_0_leaves_nothing(name):
 @pytest.mark.parametrize("name", ["huber", "softmax_loss", "cosine_similarity"])
 def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
     """Launches, outputs and the small arrays of a call go to the second device of a machine if its arrays are there."""
-    log, there, second = [], cuda.gpu(0), stand_in.Device(1)
+    log, casts, there, second = [], [], cuda.gpu(0), stand_in.Device(1)
 
     @contextlib.contextmanager
-    def context():
+    def current(number, tensors):
+        assert (number, tensors) == (1, False)
         log.append("in")
         yield
         log.append("out")
+
+    def inside():
+        return log.count("in") > log.count("out")
 
     def module(**how):
         log.append("compiled")
@@ -317,22 +418,32 @@ def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
 
     def gpu(number):
         assert number == 1
-        return there._replace(context=context, module=module)
+        return there._replace(module=module)
 
     def empty(shape, dtype, device=None):
         assert device == second
-        assert log.count("in") == log.count("out") + 1  # CuPy's own `empty` allocates on the device that is current
+        assert inside()  # CuPy's own `empty` allocates on the device that is current
         return stand_in.empty(shape, dtype)
+
+    def astype(x, dtype, **named):
+        assert inside()
+        casts.append(dtype)
+        return stand_in.Array(np.astype(x.host, dtype, **named))
 
     z = stand_in.asarray(logits((6, 10)))
     y = stand_in.asarray(np.arange(6)) if "softmax" in name else z
+    weight = stand_in.asarray(np.ones(6))  # in float64: cast to float32
     monkeypatch.setattr(cuda, "gpu", gpu)
+    monkeypatch.setattr(cuda, "current", current)
+    stand_in.forget()
     monkeypatch.setattr(stand_in.Array, "device", second)
+    monkeypatch.setattr(stand_in.namespace, "astype", astype, raising=False)
     monkeypatch.setattr(stand_in.namespace, "empty", empty, raising=False)
-    pl.value_and_grad(name)(y, z)
+    pl.value_and_grad(name)(y, z, sample_weight=weight)
+    assert casts
     assert log[0] == "in"
     assert log[-1] == "out"
-    assert log.count("compiled") == 2  # the loss, and the sums of its blocks
+    assert log.count("compiled") == 2 + ("softmax" in name)  # the loss, the sums of its blocks, of labels those of their weights first
 
 
 @stand_in.ON_SHIM

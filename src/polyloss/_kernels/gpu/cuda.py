@@ -1,12 +1,14 @@
 """Kernels on a GPU: compiled by CuPy on first use, launched on the caller's stream, for CuPy arrays and torch tensors alike.
 
 Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothing here waits for the device. The device of the arrays must
-be current: CuPy allocates on no other. `gpu` is the one place that knows CuPy; tests put a CPU in its stead.
+be current: CuPy allocates on no other. `gpu`, `current` and `capturing` are what knows CuPy; tests put a CPU in their stead.
 """
 
 import re
 import sys
-from functools import cache, lru_cache, partial
+import warnings
+from contextlib import nullcontext
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,24 +51,65 @@ class Gpu(NamedTuple):
     """What the launches must know of a device."""
 
     module: type  # cupy.RawModule
-    context: object  # () -> a context in which the device is current
-    shared: int  # bytes of shared memory that a block may ask for
+    optin: int  # bytes of shared memory that the device has for a block
+    shared: int  # bytes of it that launches are planned for
     clusters: bool  # blocks can share their shared memory: compute capability 9.0
     processors: int  # multiprocessors
 
 
 @cache
 def gpu(number):
-    """The device of that number; ImportError without CuPy, RuntimeError without a driver."""
+    """The device of that number; ImportError without CuPy, RuntimeError without a driver or where it is AMD's."""
     import cupy
 
+    if cupy.cuda.runtime.is_hip:
+        raise RuntimeError("CuPy was built for ROCm, and the kernels are written for CUDA")
     if not cupy.cuda.is_available():
         raise RuntimeError("CuPy finds no CUDA driver")
     device = cupy.cuda.Device(number)
-    current = partial(cupy.cuda.Device, number)  # a new one for each call: it remembers which device was current before
-    there = device.attributes
-    clusters = int(device.compute_capability) >= 90
-    return Gpu(cupy.RawModule, current, there["MaxSharedMemoryPerBlockOptin"], clusters, there["MultiProcessorCount"])
+    there, clusters = device.attributes, int(device.compute_capability) >= 90
+    shared = there["MaxSharedMemoryPerBlockOptin"]
+    return Gpu(cupy.RawModule, shared, shared, clusters, there["MultiProcessorCount"])
+
+
+def current(number, tensors):
+    """A context in which the device of that number is current, for tensors or CuPy's arrays.
+
+    Nothing is entered where it is already: going back, CuPy makes a context on the device before even if that had none, 0.5 GB for each
+    process of one GPU each. torch knows which devices have one.
+    """
+    import cupy
+
+    if cupy.cuda.runtime.getDevice() == number:
+        return nullcontext()
+    return sys.modules["torch"].cuda.device(number) if tensors else cupy.cuda.Device(number)
+
+
+def capturing(tensors):
+    """Whether the current stream records a CUDA graph, so that no number of the device may be asked for."""
+    if tensors:
+        return sys.modules["torch"].cuda.is_current_stream_capturing()
+    import cupy
+
+    return cupy.cuda.get_current_stream().is_capturing()
+
+
+@cache
+def why_not(number, tensors):
+    """Why no kernel runs on the device of that number, or None. Found out once, by the smallest kernel, which every call needs: an import
+    that fails costs 60 µs a time, and a compiler without headers is to be known before a call is promised a kernel."""
+    try:
+        gpu(number)
+    except (ImportError, RuntimeError) as error:
+        return f"it needs CuPy to compile and launch the kernel: {error}; `pip install polyloss[cupy]`"
+    try:
+        with current(number, tensors):
+            kernel(number, "launch.cuh", "float32", "finish<float>")
+    except Exception as error:  # of CuPy, of the compiler, of the disk cache
+        words = f"CuPy cannot compile the kernels: {type(error).__name__}: {error}"[:2000]
+        warnings.warn(f"polyloss runs on formulas on CUDA device {number}: {words}", RuntimeWarning, stacklevel=2)
+        return words
+    return None
 
 
 def sources():
@@ -93,7 +136,7 @@ def kernel(number, file, dtype, name):
     """One kernel of one dtype on one device, compiled when it is first wanted (0.1 to 1.5 s, then from CuPy's disk cache)."""
     device = gpu(number)
     function = device.module(code=source(file), options=options(file), name_expressions=(name,)).get_function(name)
-    function.max_dynamic_shared_size_bytes = device.shared
+    function.max_dynamic_shared_size_bytes = device.optin
     return function
 
 
