@@ -13,17 +13,19 @@ call (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is a
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from polyloss._params import traced
 from polyloss._shapes import beside
 
+F = TypeVar("F", bound=Callable[..., Any])
 LOSSES: dict[str, type["Block"]] = {}  # canonical name -> block, in order of definition; filled by `public`
 
 
-def public(block):
+def public(block: type["Block"]) -> Callable[[F], F]:
     """Tie a public function to its block and enter both into `LOSSES` under the function's name."""
 
-    def tie(function):
+    def tie(function: F) -> F:
         block.name = function.__name__
         block.function = function
         if block.name in LOSSES:

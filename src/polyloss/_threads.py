@@ -83,7 +83,7 @@ def _quota():
     return max(1, -(-int(quota) // int(period)))
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Number of threads that the CPU kernels may use.
 
     Returns
@@ -103,7 +103,7 @@ def get_num_threads():
     return _threads
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Set the number of threads that the CPU kernels may use; the results do not depend on it, bit for bit.
 
     Parameters

@@ -73,7 +73,16 @@ class Hinge(Elementwise):
 
 
 @public(Hinge)
-def hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
+def hinge(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    labels: Literal["auto", "01", "pm1"] = "auto",
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0))``.
 
     Parameters
@@ -145,7 +154,16 @@ class SquaredHinge(Elementwise):
 
 
 @public(SquaredHinge)
-def squared_hinge(y_true, y_pred, *, labels="auto", axis=-1, sample_weight=None, reduction="none", validate=True):
+def squared_hinge(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    labels: Literal["auto", "01", "pm1"] = "auto",
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Squared hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0)**2)``.
 
     Parameters
@@ -231,7 +249,15 @@ class CategoricalHinge(Rowwise):
 
 
 @public(CategoricalHinge)
-def categorical_hinge(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def categorical_hinge(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Categorical hinge loss over the classes on `axis`.
 
     ``maximum(max((1 - y_true) * y_pred) - sum(y_true * y_pred) + 1, 0)``.
@@ -386,18 +412,18 @@ class BinaryCrossentropy(Elementwise):
 
 @public(BinaryCrossentropy)
 def binary_crossentropy(
-    y_true,
-    y_pred,
+    y_true: Array,
+    y_pred: Array,
     *,
-    pos_weight=1.0,
-    from_logits=False,
-    label_smoothing=0.0,
-    epsilon=1e-7,
-    axis=-1,
-    sample_weight=None,
-    reduction="none",
-    validate=True,
-):
+    pos_weight: float | Array = 1.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Binary cross-entropy, mean over `axis`.
 
     ``mean(-(pos_weight * y_true * log(p) + (1 - y_true) * log(1 - p)))``, p the clipped `y_pred` or the sigmoid of its logits.
@@ -558,20 +584,20 @@ class BinaryFocalCrossentropy(Elementwise):
 
 @public(BinaryFocalCrossentropy)
 def binary_focal_crossentropy(
-    y_true,
-    y_pred,
+    y_true: Array,
+    y_pred: Array,
     *,
-    apply_class_balancing=False,
-    alpha=0.25,
-    gamma=2.0,
-    from_logits=False,
-    label_smoothing=0.0,
-    epsilon=1e-7,
-    axis=-1,
-    sample_weight=None,
-    reduction="none",
-    validate=True,
-):
+    apply_class_balancing: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Binary focal cross-entropy, mean over `axis`: cross-entropy times ``(1 - p_t)**gamma``.
 
     p_t is the probability given to the target; factors as in Keras 3.
@@ -689,17 +715,17 @@ class CategoricalCrossentropy(OfShares):
 
 @public(CategoricalCrossentropy)
 def categorical_crossentropy(
-    y_true,
-    y_pred,
+    y_true: Array,
+    y_pred: Array,
     *,
-    from_logits=False,
-    label_smoothing=0.0,
-    epsilon=1e-7,
-    axis=-1,
-    sample_weight=None,
-    reduction="none",
-    validate=True,
-):
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Categorical cross-entropy of one-hot or soft targets: ``-sum(y_true * log(p))`` over the classes on `axis`.
 
     Parameters
@@ -787,17 +813,17 @@ class SparseCategoricalCrossentropy(CategoricalCrossentropy):
 
 @public(SparseCategoricalCrossentropy)
 def sparse_categorical_crossentropy(
-    y_true,
-    y_pred,
+    y_true: Array,
+    y_pred: Array,
     *,
-    from_logits=False,
-    ignore_class=None,
-    epsilon=1e-7,
-    axis=-1,
-    sample_weight=None,
-    reduction="none",
-    validate=True,
-):
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Categorical cross-entropy of integer labels: ``-log(p[y_true])`` over the classes on `axis`.
 
     Parameters
@@ -916,19 +942,19 @@ class CategoricalFocalCrossentropy(OfShares):
 
 @public(CategoricalFocalCrossentropy)
 def categorical_focal_crossentropy(
-    y_true,
-    y_pred,
+    y_true: Array,
+    y_pred: Array,
     *,
-    alpha=0.25,
-    gamma=2.0,
-    from_logits=False,
-    label_smoothing=0.0,
-    epsilon=1e-7,
-    axis=-1,
-    sample_weight=None,
-    reduction="none",
-    validate=True,
-):
+    alpha: float | Array = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Categorical focal cross-entropy: ``-sum(alpha * (1 - p)**gamma * y_true * log(p))`` over the classes on `axis`.
 
     Parameters
@@ -1033,7 +1059,16 @@ class Poly1Crossentropy(OfLogSoftmax):
 
 
 @public(Poly1Crossentropy)
-def poly1_crossentropy(y_true, y_pred, *, poly_epsilon=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
+def poly1_crossentropy(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    poly_epsilon: float = 1.0,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Poly-1 cross-entropy from logits: cross-entropy plus ``poly_epsilon * (1 - p[y_true])``.
 
     Parameters

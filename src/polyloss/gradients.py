@@ -2,12 +2,14 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 
 from polyloss import registry
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._call import called
 from polyloss._plan import Want
+from polyloss._types import Array
 from polyloss.linear_softmax import DerivedOfHead, linear_softmax_loss
 
 WANTS = {
@@ -16,7 +18,7 @@ WANTS = {
     "grad_and_hess": Want(value=False, gradient=True, hessian=True),
 }
 
-def value_and_grad(loss):
+def value_and_grad(loss: str | Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
     """Function that gives a loss and its gradient with respect to the predictions, in one pass.
 
     Parameters
@@ -39,7 +41,7 @@ def value_and_grad(loss):
     return _derived("value_and_grad", loss)
 
 
-def grad(loss):
+def grad(loss: str | Callable[..., Array]) -> Callable[..., Array]:
     """Function that gives the gradient of a loss with respect to the predictions.
 
     Parameters
@@ -60,7 +62,7 @@ def grad(loss):
     return _derived("grad", loss)
 
 
-def grad_and_hess(loss):
+def grad_and_hess(loss: str | Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
     """Function that gives the gradient of a loss and the diagonal of its Hessian.
 
     Parameters

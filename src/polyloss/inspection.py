@@ -1,10 +1,13 @@
 """What a call would do: `explain`."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 from polyloss import _routes
 from polyloss._plan import VALUE
 from polyloss._prepare import prepare
+from polyloss._types import Array
 from polyloss.gradients import block_of
 
 
@@ -12,9 +15,11 @@ class Explanation(str):
     """The words of `explain`; `route` is the name of the route taken, `obstacles` maps the faster ones to why they are not."""
 
     __slots__ = ("obstacles", "route")
+    route: str
+    obstacles: dict[str, str]
 
 
-def explain(loss, y_true, y_pred, **kwargs):
+def explain(loss: str | Callable[..., Array], y_true: Array, y_pred: Array, **kwargs: Any) -> Explanation:
     """Say which route a call takes, and why not the faster ones.
 
     Nothing is evaluated, and no label is looked at.

@@ -8,7 +8,7 @@ Labels are not cast to the dtype of the loss: under bfloat16 Keras would make 25
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from polyloss import registry
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._params import integers
+from polyloss._types import Array, Reduction
 
 __all__ = [
     "BinaryCrossentropy",
@@ -180,7 +181,7 @@ class _Named(Loss):
 class MeanSquaredError(_Named):
     """`polyloss.mean_squared_error` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="mean_squared_error", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "mean_squared_error", dtype: Any = None) -> None:
         super().__init__("mean_squared_error", reduction, name, dtype)
 
 
@@ -188,7 +189,7 @@ class MeanSquaredError(_Named):
 class MeanAbsoluteError(_Named):
     """`polyloss.mean_absolute_error` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="mean_absolute_error", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "mean_absolute_error", dtype: Any = None) -> None:
         super().__init__("mean_absolute_error", reduction, name, dtype)
 
 
@@ -196,7 +197,12 @@ class MeanAbsoluteError(_Named):
 class MeanAbsolutePercentageError(_Named):
     """`polyloss.mean_absolute_percentage_error` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="mean_absolute_percentage_error", dtype=None):
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "mean_absolute_percentage_error",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("mean_absolute_percentage_error", reduction, name, dtype)
 
 
@@ -204,7 +210,12 @@ class MeanAbsolutePercentageError(_Named):
 class MeanSquaredLogarithmicError(_Named):
     """`polyloss.mean_squared_logarithmic_error` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="mean_squared_logarithmic_error", dtype=None):
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "mean_squared_logarithmic_error",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("mean_squared_logarithmic_error", reduction, name, dtype)
 
 
@@ -212,7 +223,13 @@ class MeanSquaredLogarithmicError(_Named):
 class Huber(_Named):
     """`polyloss.huber` as a Keras loss."""
 
-    def __init__(self, delta=1.0, reduction="sum_over_batch_size", name="huber_loss", dtype=None):
+    def __init__(
+        self,
+        delta: float = 1.0,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "huber_loss",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("huber", reduction, name, dtype, delta=delta)
 
 
@@ -220,7 +237,7 @@ class Huber(_Named):
 class LogCosh(_Named):
     """`polyloss.log_cosh` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="log_cosh", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "log_cosh", dtype: Any = None) -> None:
         super().__init__("log_cosh", reduction, name, dtype)
 
 
@@ -228,7 +245,7 @@ class LogCosh(_Named):
 class Poisson(_Named):
     """`polyloss.poisson` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="poisson", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "poisson", dtype: Any = None) -> None:
         super().__init__("poisson", reduction, name, dtype)
 
 
@@ -236,7 +253,7 @@ class Poisson(_Named):
 class KLDivergence(_Named):
     """`polyloss.kl_divergence` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="kl_divergence", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "kl_divergence", dtype: Any = None) -> None:
         super().__init__("kl_divergence", reduction, name, dtype)
 
 
@@ -244,7 +261,13 @@ class KLDivergence(_Named):
 class CosineSimilarity(_Named):
     """`polyloss.cosine_similarity` as a Keras loss."""
 
-    def __init__(self, axis=-1, reduction="sum_over_batch_size", name="cosine_similarity", dtype=None):
+    def __init__(
+        self,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "cosine_similarity",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("cosine_similarity", reduction, name, dtype, axis=axis)
 
 
@@ -252,7 +275,7 @@ class CosineSimilarity(_Named):
 class Hinge(_Named):
     """`polyloss.hinge` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="hinge", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "hinge", dtype: Any = None) -> None:
         super().__init__("hinge", reduction, name, dtype)
 
 
@@ -260,7 +283,7 @@ class Hinge(_Named):
 class SquaredHinge(_Named):
     """`polyloss.squared_hinge` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="squared_hinge", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "squared_hinge", dtype: Any = None) -> None:
         super().__init__("squared_hinge", reduction, name, dtype)
 
 
@@ -268,7 +291,7 @@ class SquaredHinge(_Named):
 class CategoricalHinge(_Named):
     """`polyloss.categorical_hinge` as a Keras loss."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="categorical_hinge", dtype=None):
+    def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "categorical_hinge", dtype: Any = None) -> None:
         super().__init__("categorical_hinge", reduction, name, dtype)
 
 
@@ -278,13 +301,13 @@ class BinaryCrossentropy(_Named):
 
     def __init__(
         self,
-        from_logits=False,
-        label_smoothing=0.0,
-        axis=-1,
-        reduction="sum_over_batch_size",
-        name="binary_crossentropy",
-        dtype=None,
-    ):
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "binary_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
         super().__init__("binary_crossentropy", reduction, name, dtype, **parameters)
 
@@ -295,16 +318,16 @@ class BinaryFocalCrossentropy(_Named):
 
     def __init__(
         self,
-        apply_class_balancing=False,
-        alpha=0.25,
-        gamma=2.0,
-        from_logits=False,
-        label_smoothing=0.0,
-        axis=-1,
-        reduction="sum_over_batch_size",
-        name="binary_focal_crossentropy",
-        dtype=None,
-    ):
+        apply_class_balancing: bool = False,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "binary_focal_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
         parameters |= {"apply_class_balancing": apply_class_balancing, "alpha": alpha, "gamma": gamma}
         super().__init__("binary_focal_crossentropy", reduction, name, dtype, **parameters)
@@ -316,13 +339,13 @@ class CategoricalCrossentropy(_Named):
 
     def __init__(
         self,
-        from_logits=False,
-        label_smoothing=0.0,
-        axis=-1,
-        reduction="sum_over_batch_size",
-        name="categorical_crossentropy",
-        dtype=None,
-    ):
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
         super().__init__("categorical_crossentropy", reduction, name, dtype, **parameters)
 
@@ -333,15 +356,15 @@ class CategoricalFocalCrossentropy(_Named):
 
     def __init__(
         self,
-        alpha=0.25,
-        gamma=2.0,
-        from_logits=False,
-        label_smoothing=0.0,
-        axis=-1,
-        reduction="sum_over_batch_size",
-        name="categorical_focal_crossentropy",
-        dtype=None,
-    ):
+        alpha: float | Array = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "categorical_focal_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         parameters = {"from_logits": from_logits, "label_smoothing": label_smoothing, "axis": axis}
         super().__init__("categorical_focal_crossentropy", reduction, name, dtype, alpha=alpha, gamma=gamma, **parameters)
 
@@ -352,13 +375,13 @@ class SparseCategoricalCrossentropy(_Named):
 
     def __init__(
         self,
-        from_logits=False,
-        ignore_class=None,
-        reduction="sum_over_batch_size",
-        axis=-1,
-        name="sparse_categorical_crossentropy",
-        dtype=None,
-    ):
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: Reduction = "sum_over_batch_size",
+        axis: int = -1,
+        name: str = "sparse_categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
         parameters = {"from_logits": from_logits, "ignore_class": ignore_class, "axis": axis}
         super().__init__("sparse_categorical_crossentropy", reduction, name, dtype, **parameters)
 
@@ -367,7 +390,13 @@ class SparseCategoricalCrossentropy(_Named):
 class CategoricalGeneralizedCrossEntropy(_Named):
     """`polyloss.generalized_crossentropy` as a Keras loss."""
 
-    def __init__(self, q=0.5, reduction="sum_over_batch_size", name="categorical_generalized_cross_entropy", dtype=None):
+    def __init__(
+        self,
+        q: float = 0.5,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "categorical_generalized_cross_entropy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__("generalized_crossentropy", reduction, name, dtype, q=q)
 
 
@@ -404,7 +433,13 @@ def _axes(axis):
 class Dice(_OfSets):
     """`polyloss.dice` as a Keras loss; what a layer's mask hides is no part of the sets."""
 
-    def __init__(self, reduction="sum_over_batch_size", name="dice", axis=None, dtype=None):
+    def __init__(
+        self,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "dice",
+        axis: int | Sequence[int] | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__("dice", reduction, name, dtype, axis=_axes(axis))
 
 
@@ -412,7 +447,15 @@ class Dice(_OfSets):
 class Tversky(_OfSets):
     """`polyloss.tversky` as a Keras loss; what a layer's mask hides is no part of the sets."""
 
-    def __init__(self, alpha=0.5, beta=0.5, reduction="sum_over_batch_size", name="tversky", axis=None, dtype=None):
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "tversky",
+        axis: int | Sequence[int] | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__("tversky", reduction, name, dtype, alpha=alpha, beta=beta, axis=_axes(axis))
 
 
@@ -436,14 +479,14 @@ class SoftmaxLoss(_Named):
 
     def __init__(
         self,
-        ignore_label=None,
-        class_weight=None,
-        label_smoothing=0.0,
-        axis=-1,
-        reduction="sum_over_batch_size",
-        name="softmax_loss",
-        dtype=None,
-    ):
+        ignore_label: int | Sequence[int] | None = None,
+        class_weight: Array | None = None,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction = "sum_over_batch_size",
+        name: str = "softmax_loss",
+        dtype: Any = None,
+    ) -> None:
         if class_weight is not None:
             class_weight = [float(k) for k in class_weight]
         parameters = {"ignore_label": ignore_label, "class_weight": class_weight, "label_smoothing": label_smoothing, "axis": axis}

@@ -16,6 +16,7 @@ from polyloss._cpu import kernels
 from polyloss._labels import Column, Indicator, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
 from polyloss._params import clip_bound, flag
 from polyloss._shapes import FLOATS, dtype_name
+from polyloss._types import Array
 
 EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -43,7 +44,16 @@ class Rule(NamedTuple):
         return "float64" if self.taken == "float64" else "float32"
 
 
-def log_loss(y_true, y_proba, *, normalize=True, sample_weight=None, labels=None, epsilon=None, rescale=False):
+def log_loss(
+    y_true: Array,
+    y_proba: Array,
+    *,
+    normalize: bool = True,
+    sample_weight: Array | None = None,
+    labels: Array | None = None,
+    epsilon: float | None = None,
+    rescale: bool = False,
+) -> Array:
     """Log loss of labels and probabilities: scikit-learn's metric, and Kaggle's score.
 
     The mean over the samples of ``-log(p[label])``, p the sample's probabilities clipped away from 0 and 1. Numbers, rules, errors and

@@ -30,7 +30,15 @@ class MeanSquaredError(Elementwise):
 
 
 @public(MeanSquaredError)
-def mean_squared_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def mean_squared_error(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Mean of squared errors over `axis`: ``mean((y_pred - y_true)**2)``.
 
     Parameters
@@ -95,7 +103,15 @@ class MeanAbsoluteError(Elementwise):
 
 
 @public(MeanAbsoluteError)
-def mean_absolute_error(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def mean_absolute_error(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Mean of absolute errors over `axis`: ``mean(abs(y_pred - y_true))``.
 
     Parameters
@@ -164,7 +180,16 @@ class MeanAbsolutePercentageError(Elementwise):
 
 
 @public(MeanAbsolutePercentageError)
-def mean_absolute_percentage_error(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
+def mean_absolute_percentage_error(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Mean of absolute errors over `axis`, in percent of the target.
 
     ``100 * mean(abs((y_true - y_pred) / max(abs(y_true), epsilon)))``.
@@ -258,7 +283,16 @@ class MeanSquaredLogarithmicError(Elementwise):
 
 
 @public(MeanSquaredLogarithmicError)
-def mean_squared_logarithmic_error(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
+def mean_squared_logarithmic_error(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Mean of squared differences of logarithms over `axis`.
 
     ``mean((log1p(max(y_pred, epsilon)) - log1p(max(y_true, epsilon)))**2)``.
@@ -337,7 +371,16 @@ class Huber(Elementwise):
 
 
 @public(Huber)
-def huber(y_true, y_pred, *, delta=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
+def huber(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    delta: float = 1.0,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Huber loss, mean over `axis`: quadratic near the target, linear far from it.
 
     With d = y_pred - y_true: d²/2 where abs(d) <= delta, else delta * (abs(d) - delta/2).
@@ -417,7 +460,15 @@ class LogCosh(Elementwise):
 
 
 @public(LogCosh)
-def log_cosh(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def log_cosh(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Logarithm of the hyperbolic cosine of the error, mean over `axis`.
 
     About d²/2 near the target and abs(d) - log(2) far from it, d = y_pred - y_true.

@@ -5,6 +5,7 @@ import math
 from polyloss._block import Elementwise, Rowwise, clipped, over, public, times, times_log
 from polyloss._call import call
 from polyloss._params import clip_bound
+from polyloss._types import Array, Reduction
 
 
 class KLDivergence(Elementwise):
@@ -37,7 +38,16 @@ class KLDivergence(Elementwise):
 
 
 @public(KLDivergence)
-def kl_divergence(y_true, y_pred, *, epsilon=1e-7, axis=-1, sample_weight=None, reduction="none", validate=True):
+def kl_divergence(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    epsilon: float = 1e-7,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Kullback-Leibler divergence of `y_pred` from `y_true`: sum over `axis` of ``y_true * log(y_true / y_pred)``.
 
     Parameters
@@ -130,7 +140,15 @@ class CosineSimilarity(Rowwise):
 
 
 @public(CosineSimilarity)
-def cosine_similarity(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
+def cosine_similarity(
+    y_true: Array,
+    y_pred: Array,
+    *,
+    axis: int = -1,
+    sample_weight: Array | None = None,
+    reduction: Reduction = "none",
+    validate: bool = True,
+) -> Array:
     """Negative cosine of the angle between `y_true` and `y_pred` along `axis`.
 
     -1 for the same direction, 0 for a right angle, 1 for opposite directions.

@@ -2,10 +2,13 @@
 
 import enum
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 from polyloss._block import OfLogSoftmax, capped, log_softmax, public, times
 from polyloss._call import call
 from polyloss._params import absent, cap, fraction, integers, nonnegative, traced
+from polyloss._types import Array
 
 
 class Normalization(enum.IntEnum):
@@ -90,23 +93,23 @@ def smoothed(t, c, label_smoothing):
 
 @public(SoftmaxLoss)
 def softmax_loss(
-    y_true,
-    logits,
+    y_true: Array,
+    logits: Array,
     *,
-    axis=1,
-    ignore_label=None,
-    normalization=None,
-    normalize=None,
-    class_weight=None,
-    sample_weight=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    softcap=None,
-    denominator=None,
-    reduction="normalize",
-    return_prob=False,
-    validate=True,
-):
+    axis: int = 1,
+    ignore_label: int | Sequence[int] | None = None,
+    normalization: Literal["full", "valid", "batch_size", "none"] | Normalization | None = None,
+    normalize: bool | None = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    denominator: Array | None = None,
+    reduction: Literal["normalize", "none", "sum"] = "normalize",
+    return_prob: bool = False,
+    validate: bool = True,
+) -> Array:
     """Softmax cross-entropy from logits, with Caffe's ignore label, normalizers and spatial labels.
 
     Per position, with p the softmax of the logits along `axis`: ``-w * sum(k * t * log(p))`` over the classes, w the position's weight, k

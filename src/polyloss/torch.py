@@ -10,7 +10,8 @@ per position, is polyloss' own: 27 ms for torch's 124, most of which torch spend
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from polyloss._torch import as_numpy, foreign, from_numpy, has_values, observed,
 from polyloss.classification import BinaryCrossentropy, Logistic
 from polyloss.linear_softmax import linear_softmax_loss as linear_softmax_alone
 from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, SmoothL1
+from polyloss.softmax import Normalization
 from polyloss.softmax import SoftmaxLoss as SoftmaxLossBlock
 from polyloss.softmax import softmax_loss as softmax_alone
 
@@ -69,7 +71,7 @@ KL_REDUCTIONS = (*REDUCTIONS.values(), "normalize")  # by the length of the batc
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """torch's `CrossEntropyLoss`: from logits, of labels or soft targets, classes on axis 1 (0 without a batch)."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, C, …) and `target`: labels (N, …) or soft targets like `input`."""
         if not _usable(input):
             return super().forward(input, target)
@@ -101,7 +103,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
     `options` of torch's chunks choose the rows at once if they name `batch_chunk_size`.
     """
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, D) and `target`, labels (N,)."""
         matrix, bias, factor = self.linear.weight, self.linear.bias, self.weight
         fits = _usable(input) and input.ndim <= 2 and target.dtype == torch.int64 and target.shape == input.shape[:-1]
@@ -126,7 +128,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
 class NLLLoss(nn.NLLLoss):
     """torch's `NLLLoss`: from logarithms of probabilities, classes on axis 1 (0 without a batch)."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
         if not isinstance(input, torch.Tensor) or input.numel() < 512 * SMALL:  # the system maps what is smaller as fast as we do
             return super().forward(input, target)
@@ -170,7 +172,7 @@ class Picked(torch.autograd.Function):
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """torch's `BCEWithLogitsLoss`: binary cross-entropy from logits, with weights of elements and of positive targets."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logits of any shape, and `target`, probabilities of the same shape."""
         factors = [x for x in (self.weight, self.pos_weight) if x is not None]
         fits = _alike(input, target) and all(_broadcasts(x, input) for x in factors)
@@ -219,7 +221,7 @@ class FlooredBinaryCrossentropy(Elementwise):
 class BCELoss(nn.BCELoss):
     """torch's `BCELoss`: binary cross-entropy of probabilities, their logarithms at least -100."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
         weight = self.weight
         usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
@@ -235,7 +237,7 @@ class BCELoss(nn.BCELoss):
 class MSELoss(nn.MSELoss):
     """torch's `MSELoss`: squared errors."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
         if not _alike(input, target):
             return super().forward(input, target)
@@ -245,7 +247,7 @@ class MSELoss(nn.MSELoss):
 class L1Loss(nn.L1Loss):
     """torch's `L1Loss`: absolute errors."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
         if not _alike(input, target):
             return super().forward(input, target)
@@ -255,7 +257,7 @@ class L1Loss(nn.L1Loss):
 class HuberLoss(nn.HuberLoss):
     """torch's `HuberLoss`: quadratic up to an error of `delta`, linear beyond."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
         if not _alike(input, target) or not 0 < self.delta < float("inf"):
             return super().forward(input, target)
@@ -265,7 +267,7 @@ class HuberLoss(nn.HuberLoss):
 class SmoothL1Loss(nn.SmoothL1Loss):
     """torch's `SmoothL1Loss`: quadratic up to an error of `beta`, linear beyond with slope 1."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
         if not _alike(input, target) or not 0 <= self.beta < float("inf"):
             return super().forward(input, target)
@@ -275,7 +277,7 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 class SoftMarginLoss(nn.SoftMarginLoss):
     """torch's `SoftMarginLoss`: log(1 + exp(-target * input)), targets -1 and 1. It does not overflow."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, decisions of any shape, and `target`, of the same shape."""
         if not _alike(input, target):
             return super().forward(input, target)
@@ -285,7 +287,7 @@ class SoftMarginLoss(nn.SoftMarginLoss):
 class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
     """torch's `MultiLabelSoftMarginLoss`: binary cross-entropy from logits, mean over the classes on the last axis."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logits (N, C) or (C,), and `target`, 0 or 1 for each class."""
         if not _alike(input, target) or _buffer(self, "weight") is not None or self.reduction not in REDUCTIONS:
             return super().forward(input, target)
@@ -296,7 +298,7 @@ class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
 class PoissonNLLLoss(nn.PoissonNLLLoss):
     """torch's `PoissonNLLLoss`: exp(input) - target * input. Of means themselves (``log_input=False``) it is torch's own code."""
 
-    def forward(self, log_input, target):
+    def forward(self, log_input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `log_input`, logarithms of means of any shape, and `target`, counts of the same shape."""
         if not _alike(log_input, target) or not self.log_input or target.requires_grad:
             return super().forward(log_input, target)
@@ -326,7 +328,7 @@ class HingeEmbedding(Elementwise):
 class HingeEmbeddingLoss(nn.HingeEmbeddingLoss):
     """torch's `HingeEmbeddingLoss`: distances of pairs whose target is 1, and what they lack of `margin` where it is -1."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, distances of any shape, and `target`, of the same shape: 1 or -1."""
         if not _alike(input, target) or target.requires_grad or transformed(input, target):
             return super().forward(input, target)
@@ -376,7 +378,7 @@ class KLBetweenLogarithms(Elementwise):
 class KLDivLoss(nn.KLDivLoss):
     """torch's `KLDivLoss`: of logarithms of probabilities from probabilities, or from logarithms."""
 
-    def forward(self, input, target):
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logarithms of probabilities, and `target`, of one shape."""
         if not _alike(input, target) or target.requires_grad or transformed(input, target):
             return super().forward(input, target)
@@ -412,7 +414,7 @@ class FlooredCosine(Rowwise):
 class CosineEmbeddingLoss(nn.CosineEmbeddingLoss):
     """torch's `CosineEmbeddingLoss`: 1 - cosine of pairs whose target is 1, and what the cosine exceeds `margin` by where it is -1."""
 
-    def forward(self, input1, input2, target):
+    def forward(self, input1: torch.Tensor, input2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input1` and `input2`, (N, D) or (D,), and `target`, (N,) or (): 1 or -1."""
         # Three calls of a kernel and what follows: 0.7 ms for torch's 0.4 at 65536 elements.
         if not isinstance(input1, torch.Tensor) or input1.numel() < 8 * SMALL:
@@ -456,20 +458,20 @@ class SoftmaxLoss(nn.Module):
     def __init__(
         self,
         *,
-        axis=1,
-        ignore_label=None,
-        normalization=None,
-        normalize=None,
-        class_weight=None,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        softcap=None,
-        reduction="normalize",
-        return_prob=False,
-        validate=True,
-        process_group=None,
-        shard="batch",
-    ):
+        axis: int = 1,
+        ignore_label: int | Sequence[int] | None = None,
+        normalization: Literal["full", "valid", "batch_size", "none"] | Normalization | None = None,
+        normalize: bool | None = None,
+        class_weight: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        reduction: Literal["normalize", "none", "sum"] = "normalize",
+        return_prob: bool = False,
+        validate: bool = True,
+        process_group: Any = None,
+        shard: Literal["batch", "vocabulary"] = "batch",
+    ) -> None:
         super().__init__()
         self.register_buffer("class_weight", class_weight)
         self.process_group, self.shard = process_group, _torch_groups.checked(shard)
@@ -478,7 +480,13 @@ class SoftmaxLoss(nn.Module):
             z_loss=z_loss, softcap=softcap, reduction=reduction, return_prob=return_prob, validate=validate,
         )  # fmt: skip
 
-    def forward(self, input, target, sample_weight=None, denominator=None):
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        sample_weight: torch.Tensor | None = None,
+        denominator: float | torch.Tensor | None = None,
+    ) -> Any:
         """The loss of `input` (logits) and `target` (labels or soft targets): torch's order, predictions first.
 
         `denominator`, a number or a 0-d tensor, replaces the normalizer: that of all positions of a batch that is cut into parts.
@@ -486,7 +494,7 @@ class SoftmaxLoss(nn.Module):
         given = {"class_weight": self.class_weight, "sample_weight": sample_weight, "denominator": denominator}
         return softmax_loss(target, input, process_group=self.process_group, shard=self.shard, **given, **self.options)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options that were given."""
         return ", ".join(f"{key}={x!r}" for key, x in self.options.items() if x is not None)
 
@@ -496,7 +504,7 @@ def softmax_loss(
     logits: torch.Tensor,
     *,
     process_group: Any = None,
-    shard: str = "batch",
+    shard: Literal["batch", "vocabulary"] = "batch",
     **options: Any,
 ) -> Any:
     """`polyloss.softmax_loss` over the processes of a group of `torch.distributed`.
@@ -541,7 +549,7 @@ def linear_softmax_loss(
     bias: torch.Tensor | None = None,
     *,
     process_group: Any = None,
-    shard: str = "batch",
+    shard: Literal["batch", "vocabulary"] = "batch",
     **options: Any,
 ) -> Any:
     """`polyloss.linear_softmax_loss` over the processes of a group of `torch.distributed`.
