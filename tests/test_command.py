@@ -185,6 +185,43 @@ def test_a_gate(run):
     assert run("truth.parquet", "preds/*.parquet", "--parts", "-l", "mse", "--fail-above", 2.2, "-q")[0] == 3
 
 
+def labelled(run):
+    """One table of ids, labels, weights and predictions, three parts of it, and the options that say so."""
+    truth, submission, _, _ = kaggle()
+    truth.write_csv("solution.csv")
+    submission.write_csv("submission.csv")
+    whole = submission.join(truth, on="id")
+    whole.write_csv("whole.csv")
+    for k, rows in enumerate((slice(0, 10), slice(10, 2000), slice(2000, 3000))):
+        whole[rows].write_parquet(f"part{k}.parquet")
+    return "--target", "label", "--weight", "w", "--group-by", "Usage", "-q"
+
+
+def test_tables_that_carry_their_labels(run):
+    options = labelled(run)
+    want = [line[1:] for line in run("solution.csv", "submission.csv", *options)[1]]
+    assert [line[1:] for line in run("whole.csv", "whole.csv", *options)[1]] == want
+    status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options)
+    assert (status, [line[1:] for line in lines], err) == (0, want, "")
+    assert {line[0] for line in lines} == {"part*.parquet"}
+    assert [line[0] for line in run("part*.parquet", "part*.parquet", *options)[1]][::3] == [f"part{k}.parquet" for k in range(3)]
+    assert run("whole.csv", "whole.csv")[0] == 2
+    assert run("whole.csv", "whole.csv", *options, "--paired")[0] == 2
+    polars.read_parquet("part1.parquet").drop("eel").write_parquet("part1.parquet")
+    status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options)
+    assert (status, lines) == (1, [])
+    assert err == "polyloss score: part1.parquet: no column for class 'eel'; it has 'dog', 'cat', 'bird'\n"
+
+
+def test_parts_with_one_column_of_probabilities(run):
+    Path("a.csv").write_text("id,y,p\n1,1,0.9\n2,1,0.5\n")
+    Path("b.csv").write_text("id,y,p\n3,0,0.1\n")
+    options = "--target", "y", "--parts", "-l", "log_loss"
+    assert run("[ab].csv", "[ab].csv", *options)[1][0][2] == repr(float(-np.log([0.9, 0.5, 0.9]).mean()))
+    Path("b.csv").write_text("id,y,p\n3,9,0.1\n4,8,0.1\n")
+    assert "b.csv: column 'y' has the labels '8', '9', but must hold 0 and 1" in run("[ab].csv", "[ab].csv", *options)[2]
+
+
 # ------------------------------------------------------------------------------------------------------------------ columns
 
 
@@ -259,12 +296,39 @@ def test_losses_of_classes(run):
     assert found["categorical_hinge"] == pytest.approx(pl.categorical_hinge(np.eye(3)[y], p).mean())
 
 
+def test_probabilities_are_no_logits(run):
+    """They are scored as told, and it is said."""
+    assert run("truth.csv", "good.csv", "-l", "log-loss")[2] == ""
+    status, _, err = run("truth.csv", "good.csv", "-l", "softmax_loss")
+    assert (status, err) == (
+        0,
+        "polyloss score: warning: good.csv: every row adds up to 1: softmax_loss takes logits, and these look like probabilities\n",
+    )
+    Path("z.csv").write_text(GOOD.replace("0.7", "7"))
+    assert run("truth.csv", "z.csv", "-l", "softmax_loss")[2] == ""
+
+
+def test_an_arrow_stream(run):
+    polars.read_csv("good.csv").write_ipc_stream("good.arrow")
+    assert run("truth.csv", "good.arrow", "-q")[1] == [["good.arrow", "log_loss", repr(float(SCORE))]]
+
+
+def test_a_narrow_terminal_cuts_no_digits(monkeypatch, capsys):
+    """The table is as wide as it must be."""
+    monkeypatch.setenv("COLUMNS", "40")
+    from polyloss._command import report, scoring
+
+    report.as_table([scoring.Score("a/long/path/of/predictions.csv", "log_loss", "Private", 0.123456, 0.0123, 12.0, 12, [])], True)
+    assert "0.123456" in capsys.readouterr().out
+
+
 def test_kaggle_divides_rows(run):
-    Path("p.csv").write_text(GOOD.replace("0.7", "0.9"))
+    """Entries above 1, too."""
+    Path("p.csv").write_text(GOOD.replace("0.7", "1.4"))
     status, lines, err = run("truth.csv", "p.csv", "--kaggle")
     assert (status, lines[0][1]) == (0, "log_loss")
-    assert float(lines[0][2]) == pytest.approx(-np.log([0.8, 0.9 / 1.2, 0.6]).mean())
-    assert err == "polyloss score: warning: p.csv: probabilities of id 2 add up to 1 within 0.2 only: each row is divided by its sum\n"
+    assert float(lines[0][2]) == pytest.approx(-np.log([0.8, 1.4 / 1.7, 0.6]).mean())
+    assert err == "polyloss score: warning: p.csv: probabilities of id 2 add up to 1 within 0.7 only: each row is divided by its sum\n"
 
 
 def test_json(run):
@@ -389,6 +453,9 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "--weight", "w"], "--weight is 'w', but truth.csv has no such column; it has 'id', 'label'"),
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
+        (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),
+        (["truth.csv", "good.csv", "-l", "logloss"], "logloss is binary_crossentropy, of each column by itself"),
+        (["good.csv", "truth.csv"], "good.csv has 3 columns that could be the target"),
         (["y.npy", "z.npy"], "--loss is missing"),
         (["truth.csv"], "Missing argument 'PREDICTIONS...'"),
     ],
@@ -427,6 +494,16 @@ def test_cluster(run, monkeypatch):
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
         address = client.scheduler.address
         assert run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", address)[1] == run("y.npy", "z.npy", "-l", "softmax_loss")[1]
+        options = labelled(run)
+        for files in (["part*.parquet", "part*.parquet", "--parts"], ["whole.csv", "whole.csv"]):
+            assert run(*files, *options, "--dask", address) == run(*files, *options)
+        Path("part2.parquet").write_bytes(b"PAR1")
+        status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options, "--dask", address)
+        assert (status, lines) == (1, [])
+        assert err.startswith("polyloss score: part2.parquet: cannot be read")
+    status, _, err = run("truth.csv", "good.csv", "--dask", address)
+    assert status == 2
+    assert "ids are joined on this machine" in err
 
 
 def test_without_the_packages_of_the_command(tmp_path):

@@ -1,9 +1,12 @@
 """The commands: score, losses, explain, demo. Only here are options known."""
 
+import contextlib
 import glob
 import math
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -31,7 +34,8 @@ Many files that are parts of one, as a gate in a pipeline:
 
 Tables (CSV, TSV, both also .gz and .zst; Parquet, Arrow) are joined by id, and class columns by name, in any order. TRUTH's first column is
 the id. Arrays (.npy, A.npz::name, A.zarr::name, A.h5::name) are aligned by row. Several PREDICTIONS are several submissions, unless --parts
-makes them one. Class columns are scored by log_loss; otherwise name the loss.
+makes them one. Class columns are scored by log_loss; otherwise name the loss. A table that carries its labels is TRUTH and PREDICTIONS:
+name it twice, and the labels with --target.
 
 In a pipe each score is a line: file, loss, group if --group-by is given, score, parted by tabs.
 """
@@ -73,7 +77,7 @@ def app() -> None:
 @click.option("--extra-ids", type=click.Choice(["error", "ignore"]), default="error", show_default=True, help="Ids that the truth lacks.")
 @click.option("--ignore-label", type=int, multiple=True, help="Label of arrays whose positions do not count.")
 @click.option("--axis", type=int, help="Axis of the classes in arrays. [default: the loss's own]")
-@click.option("--dask", "address", metavar="ADDRESS", help="Score arrays on this Dask cluster.")
+@click.option("--dask", "address", metavar="ADDRESS", help="Score arrays, or tables that carry labels, on this Dask cluster.")
 @click.option("--fail-above", type=float, metavar="SCORE", help="Exit with 3 if a score is above this.")
 @click.option("--json", "in_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
@@ -138,11 +142,9 @@ class _Run:
 
     def progress(self, total: int, unit: str) -> Any:
         """A progress bar, or nothing that looks like one."""
-        from contextlib import nullcontext
-
         from polyloss._command import report
 
-        return report.progress_bar(total, unit) if self.shows else nullcontext()
+        return report.progress_bar(total, unit) if self.shows else contextlib.nullcontext()
 
 
 def _import_tables() -> Any:
@@ -164,6 +166,10 @@ def _score_tables(
     for file in files:
         if arrays.is_array(file):
             raise usage(f"{truth} is a table, but {file} holds arrays")
+    if patterns == (truth,):
+        return _score_labelled_tables(run, truth, files, settings, options)
+    if options["address"]:
+        raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
     known = tables.read_truth(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
     submissions = [(patterns[0], files)] if options["parts"] else [(file, [file]) for file in files]
     extra = options["extra_ids"] == "ignore"
@@ -188,6 +194,33 @@ def _score_tables(
     return classes
 
 
+def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> int | None:
+    from polyloss._command.labelled_tables import LabelledTables
+
+    if options["target"] is None:
+        raise usage(f"--target is missing: it names the labels in {pattern}")
+    for option, wrong in (("--paired", settings.paired), ("--extra-ids", options["extra_ids"] == "ignore")):
+        if wrong:
+            raise usage(f"{option} goes with a truth and other files")
+    classes = None
+    columns = {key: options[key] for key in ("id_column", "target", "weight", "group")}
+    submissions = [(pattern, files)] if options["parts"] else [(file, [file]) for file in files]
+    with _cluster(options["address"]) as client, run.progress(len(files), "files") as bar:
+        for name, paths in submissions:
+            try:
+                job = LabelledTables(paths, settings.losses, **columns, kaggle=settings.kaggle)
+                advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
+                scores, losses, classes = job.score(name, client, advance)
+            except BadFile as error:
+                run.bad(error)
+                continue
+            for message in scores[0].warnings:
+                settings.warn(f"{name}: {message}")
+            settings.losses = settings.losses or losses
+            run.scores += scores
+    return classes
+
+
 def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, options: dict[str, Any]) -> int | None:
     from polyloss._command import array_scores, arrays
 
@@ -202,25 +235,25 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
     groups = [files] if settings.paired else [[file] for file in files]
     classes = None
-    client = _client(options["address"]) if options["address"] else None
-    try:
+    with _cluster(options["address"]) as client:
         for group in groups:
             try:
                 job = array_scores.ArrayJob(truth, group, settings.losses, paired=settings.paired)
                 classes = job.classes
                 with run.progress(len(job.ranges()), "parts") as bar:
-                    run.scores += array_scores.score_arrays(
-                        job, client, lambda done, bar=bar: bar.advance(0, done) if bar is not None else None
-                    )
+                    advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
+                    run.scores += array_scores.score_arrays(job, client, advance)
             except BadFile as error:
                 run.bad(error)
-    finally:
-        if client is not None:
-            client.close()
     return classes
 
 
-def _client(address: str) -> Any:
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """A client of the cluster at this address; None if none is given."""
+    if address is None:
+        yield None
+        return
     import logging
 
     try:
@@ -229,9 +262,11 @@ def _client(address: str) -> Any:
         raise usage(f"--dask needs {error.name}: pip install distributed") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
-        return Client(address, timeout="3s")
+        client = Client(address, timeout="3s")
     except (OSError, ValueError, TimeoutError) as error:
         raise BadFile(f"--dask {address}: cannot be reached: {str(error).splitlines()[0]}") from None
+    with client:
+        yield client
 
 
 @app.command()

@@ -2,16 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from polyloss._command import arrays
 from polyloss._command.problems import BadFile, usage
-from polyloss._command.scoring import Loss, Score, tested
+from polyloss._command.scoring import Loss, Score, in_parts, tested
 from polyloss._exact import Tally, tally
 from polyloss.evaluation import Accumulator
 
@@ -94,17 +93,7 @@ class ArrayJob:
 
 def score_arrays(job: ArrayJob, client: Any, progress: Callable[[int], None]) -> list[Score]:
     """The scores of files of arrays, here or on a cluster."""
-    parts = (job.part(*rows) for rows in job.ranges()) if client is None else _on_cluster(job, client)
-    return job.scores(job.sums(parts, progress))
-
-
-def _on_cluster(job: ArrayJob, client: Any) -> Iterator[Any]:
-    """Each part as one task, which opens the files on its worker; a worker that dies costs time alone."""
-    from distributed import as_completed
-
-    futures = [client.submit(partial(job.part, *rows), pure=False, retries=3) for rows in job.ranges()]
-    for _, result in as_completed(futures, with_results=True):
-        yield result
+    return job.scores(job.sums(in_parts(job.part, job.ranges(), client), progress))
 
 
 def _shifted(message: str, start: int) -> str:

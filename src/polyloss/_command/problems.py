@@ -1,5 +1,7 @@
 """What goes wrong in a run of the command, and the exit status of each."""
 
+import difflib
+
 import click
 
 SCORED, BAD_FILE, BAD_USAGE, ABOVE = 0, 1, 2, 3
@@ -18,6 +20,12 @@ class BadFile(click.ClickException):
 def usage(message: str) -> click.UsageError:
     """The command line is wrong: exit status 2."""
     return click.UsageError(message)
+
+
+def unlike(name: str, names: list[str]) -> str:
+    """What is said behind a name that is not among these: the one that may be meant, or all of them."""
+    close = [other for other in names if other.lower() == name.lower()] or difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {listed(names)}"
 
 
 def counted(n: int, word: str) -> str:

@@ -34,6 +34,7 @@ def as_lines(scores: list[Score], by_group: bool) -> str:
 def as_table(scores: list[Score], by_group: bool) -> None:
     """A table on the terminal."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     paired = any(s.paired for s in scores)
@@ -49,7 +50,10 @@ def as_table(scores: list[Score], by_group: bool) -> None:
             found = s.paired or {}
             row += [f"{found[key]:.3g}" if found else "" for key in ("difference", "difference_stderr", "z", "p")]
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # As wide as it must be, since rich cuts digits off where the terminal is narrower.
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(width=max(needed, console.width)).print(table)
 
 
 def signature(settings: Settings, classes: int | None, version: str) -> str:

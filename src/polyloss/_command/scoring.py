@@ -3,8 +3,9 @@
 import ast
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ class Loss:
     name: str
     parameters: dict[str, Any]
     shown: str  # what is printed: the name, and the parameters that were given
+    asked: str = ""  # the name that was given
 
     @classmethod
     def of(cls, text: str) -> "Loss":
         """Of ``NAME`` or ``NAME:parameter=value,parameter=value``."""
         name, _, rest = text.partition(":")
+        name = re.sub(r"[-\s]+", "_", name.strip())
         try:
             function = registry.get(name)
             parameters = dict(_parameter(part) for part in re.split(r",(?![^\[(]*[\])])", rest) if part.strip())
@@ -40,7 +43,7 @@ class Loss:
             if key in parameters and not (key == "labels" and "hinge" in name):
                 raise usage(f"--loss {text}: {key} is the command's to decide")
         given = "".join(f"{',' if i else ':'}{key}={value}" for i, (key, value) in enumerate(parameters.items()))
-        return cls(function.__name__, parameters, function.__name__ + given)
+        return cls(function.__name__, parameters, function.__name__ + given, name)
 
     @property
     def block(self) -> Any:
@@ -96,6 +99,21 @@ class Settings:
     by_group: bool = False
     warn: Callable[[str], None] = print
     progress: Callable[[int], None] = lambda done: None
+
+
+def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client: Any) -> Iterator[Any]:
+    """What a function gives for each part, here or on a cluster, there in any order.
+
+    A part is one task, which opens the files on its worker; a worker that dies costs time alone.
+    """
+    if client is None:
+        yield from (function(*part) for part in parts)
+        return
+    from distributed import as_completed
+
+    futures = [client.submit(partial(function, *part), pure=False, retries=3) for part in parts]
+    for _, result in as_completed(futures, with_results=True):
+        yield result
 
 
 def tested(found: Tally) -> dict[str, float]:

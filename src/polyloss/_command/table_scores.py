@@ -12,7 +12,6 @@ from polyloss._command.problems import BadFile, listed, usage
 from polyloss._command.scoring import Loss, Score, Settings, tested
 from polyloss._command.tables import BINARY, Predictions, Truth, ending, shown
 from polyloss._exact import tally
-from polyloss.evaluation import Accumulator
 
 KAGGLE = {"epsilon": 1e-15, "rescale": True}
 RESCALING = ("log_loss", "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy")
@@ -22,7 +21,7 @@ class Sums:
     """The accumulators of one submission: for each loss, for each group."""
 
     def __init__(self, losses: list[Loss], groups: list[str | None], classes: int | None) -> None:
-        self.losses, self.groups = losses, groups
+        self.losses, self.groups, self.classes = losses, groups, classes
         self.each = {loss.shown: [loss.accumulator(classes) for _ in groups] for loss in losses}
 
     def add(self, loss: Loss, y: np.ndarray, p: np.ndarray, weight: np.ndarray | None, group: np.ndarray | None) -> None:
@@ -40,13 +39,24 @@ class Sums:
                     rows = order[start:stop]
                     found[k].update(y[rows], p[rows], None if weight is None else weight[rows])
 
+    @classmethod
+    def together(cls, parts: "list[Sums]") -> "Sums":
+        """The sums of several parts, each of which may lack groups."""
+        groups: list[str | None] = sorted({group for part in parts for group in part.groups}, key=str)
+        made = cls(parts[0].losses, groups, parts[0].classes)
+        for part in parts:
+            for shown_name, found in part.each.items():
+                for group, one in zip(part.groups, found, strict=True):
+                    made.each[shown_name][groups.index(group)].merge(one)
+        return made
+
     def scores(self, name: str, by_group: bool, said: list[str]) -> Iterator[Score]:
         """A score for each loss and group, and one for all."""
         for loss in self.losses:
             found = self.each[loss.shown]
-            whole = Accumulator.from_bytes(found[0].to_bytes())
-            for other in found[1:]:
-                whole.merge(other)
+            whole = loss.accumulator(self.classes)
+            for one in found:
+                whole.merge(one)
             rows = [*zip(self.groups, found, strict=True), (None, whole)] if by_group else [(None, whole)]
             for group, a in rows:
                 yield Score(name, loss.shown, group, a.result(), a.standard_error(), a.weight, a.count, said)
@@ -67,7 +77,8 @@ class Job:
         self.dense = len(columns) > 1 and len(in_truth) == len(columns) and truth.target is None
         if not self.dense and target is None:
             raise usage(
-                f"{truth.path} has {len(truth.columns)} columns that could be the target ({listed(truth.columns)}): name it with --target"
+                f"{truth.path} has {len(truth.columns)} columns that could be the target ({listed(truth.columns)}): name it with --target;"
+                " the truth is the first file"
             )
         self.target = target
         if not losses:
@@ -98,6 +109,8 @@ class Job:
             if block.combine is None and block.targets != "values":
                 raise usage(f"--loss {loss.shown} takes a column for each class, but {self.predictions.paths[0]} has {columns[0]!r} alone")
             return truth.numbers([self.target])
+        if loss.asked.lower() == "logloss":
+            raise usage(f"--loss {loss.asked} is {loss.name}, of each column by itself: the log loss of classes is log_loss")
         places, present = truth.labels(self.target)
         missing = [label for label in present if label not in columns]
         if missing:
@@ -165,14 +178,30 @@ class Job:
 def score_table(job: Job, name: str, settings: Settings, first: dict[str, np.ndarray] | None) -> tuple[list[Score], dict[str, np.ndarray]]:
     """The scores of one submission, and its losses by row of the truth if they are to be compared."""
     truth = job.truth
+    sums, said, kept = sums_of(job, name, settings)
+    scores = list(sums.scores(name, settings.by_group, said))
+    if settings.paired and first is not None:
+        for score in scores:
+            rows_of = None if score.group is None else truth.group == truth.groups.index(score.group)
+            score.paired = difference(
+                first[score.loss], kept[score.loss], truth.weight, truth.kept if rows_of is None else truth.kept & rows_of
+            )
+    return scores, kept
+
+
+def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, np.ndarray]]:
+    """The sums of one submission, what is said of it, and its losses by row of the truth if they are to be compared."""
+    truth = job.truth
     groups: list[str | None] = list(truth.groups) if settings.by_group else [None]
     sums = Sums(job.losses, groups, job.classes)
     rescaled = len(job.columns) > 1 and any(x.name in RESCALING and not x.parameters.get("from_logits") for x in job.losses)
-    off, off_id = 0.0, None
+    logits = [x.name for x in job.losses if len(job.columns) > 1 and (x.block and x.block.predictions) == "logits"]
+    off, off_id, least = 0.0, None, 0.0
     kept = {loss.shown: np.full(truth.rows, np.nan) for loss in job.losses} if settings.paired else {}
     for path, rows, p in job.predictions.batches(job.columns):
         job.check(path, rows, p)
-        if rescaled and len(p):
+        least = min(least, p.min(initial=0.0)) if logits else least
+        if (rescaled or logits) and len(p):
             far = np.abs(np.einsum("ij->i", p, dtype=np.float64) - 1)  # a fifth of the time of np.sum along rows of ten
             if far.max() > off:
                 off, off_id = float(far.max()), truth.ids[int(rows[far.argmax()])]
@@ -195,18 +224,14 @@ def score_table(job: Job, name: str, settings: Settings, first: dict[str, np.nda
         if ending(job.predictions.paths[0]) not in BINARY
         else math.sqrt(np.finfo(np.float32 if p.dtype == np.float32 else np.float64).eps)
     )
-    if off > digits:
+    if logits and least >= 0 and off <= 1e-3:
+        said.append(f"every row adds up to 1: {logits[0]} takes logits, and these look like probabilities")
+        settings.warn(f"{name}: {said[0]}")
+    if rescaled and off > digits:
         done = "each row is divided by its sum" if job.kaggle else "they are taken as they are; --kaggle divides rows by their sums"
         said.append(f"probabilities of id {shown(off_id)} add up to 1 within {off:.2g} only: {done}")
-        settings.warn(f"{name}: {said[0]}")
-    scores = list(sums.scores(name, settings.by_group, said))
-    if settings.paired and first is not None:
-        for score in scores:
-            rows_of = None if score.group is None else truth.group == truth.groups.index(score.group)
-            score.paired = difference(
-                first[score.loss], kept[score.loss], truth.weight, truth.kept if rows_of is None else truth.kept & rows_of
-            )
-    return scores, kept
+        settings.warn(f"{name}: {said[-1]}")
+    return sums, said, kept
 
 
 def difference(first: np.ndarray, other: np.ndarray, weight: np.ndarray | None, kept: np.ndarray) -> dict[str, float]:

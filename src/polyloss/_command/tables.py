@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as po
 
-from polyloss._command.problems import BadFile, counted, listed, usage
+from polyloss._command.problems import BadFile, counted, listed, unlike, usage
 
 TEXT = {".csv": ",", ".tsv": "\t"}
 BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
@@ -160,7 +160,7 @@ def read_truth(path: str, id_column: str | None, target: str | None, weight: str
     names = columns_of(path)
     for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
         if name is not None and name not in names:
-            raise usage(f"{option} is {name!r}, but {path} has no such column; it has {listed(names)}")
+            raise usage(f"{option} is {name!r}, but {path} has no such column{unlike(name, names)}")
     id_column = id_column or names[0]
     state = "Usage" if kaggle and "Usage" in names else None
     apart = {name for name in (id_column, weight, group, state) if name}
@@ -193,7 +193,7 @@ def _ids(path: str, name: str, column: po.Series) -> po.Series:
     """Unique ids: as integers where all are written as integers are, else as text."""
     where = column.is_null() if column.dtype != po.String else column.is_null() | (column == "")
     if where.any():
-        raise BadFile(f"{path}: column {name!r} is empty in data row {where.arg_max() + 1}, but every row needs an id")
+        raise BadFile(f"{path}: column {name!r} is empty in data row {int(where.to_numpy().argmax()) + 1}, but every row needs an id")
     if column.dtype.is_integer():
         ids = column.cast(po.Int64, strict=False)
     else:
@@ -326,7 +326,7 @@ class Predictions:
     def _doubled(self, path: str, batch: po.DataFrame, at: np.ndarray, rows: np.ndarray, again: np.ndarray) -> None:
         values, counts = np.unique(rows, return_counts=True)
         one = int(rows[again][0]) if again.any() else int(values[counts > 1][0])
-        row = batch[ROW].filter(po.Series(at == one)).max() + 1  # type: ignore[operator]
+        row = int(batch[ROW].filter(po.Series(at == one)).to_numpy().max()) + 1
         raise BadFile(f"{path}: id {shown(self.truth.ids[one])} stands again in data row {row}, but must stand once")
 
     def place(self, column: int, row: int, columns: list[str]) -> str:
@@ -365,7 +365,8 @@ def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
         return po.scan_csv(path, separator=separator, infer_schema=False, schema_overrides=types, glob=False)
     if ending(path) in (".parquet", ".pq"):
         return po.scan_parquet(path, glob=False)
-    return po.scan_ipc(path)
+    with open(path, "rb") as file:
+        return po.scan_ipc(path) if file.read(6) == b"ARROW1" else po.read_ipc_stream(path).lazy()  # which has no index, to be read in part
 
 
 def _whole(path: str, names: list[str], id_column: str) -> tuple[po.Series, po.DataFrame]:
