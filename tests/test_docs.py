@@ -78,6 +78,28 @@ def test_table_of_losses():
             assert signature[parameter].default == ast.literal_eval(default), (name, parameter)
 
 
+def test_tables_of_libraries_and_peers():
+    """README lists the array libraries that have a row in BACKENDS or in the demo, and every class of ours that has a peer's name."""
+    import keras
+    import torch
+
+    import polyloss.keras
+    import polyloss.torch
+    from polyloss import _demo
+    from polyloss._backends import BACKENDS
+
+    section = (ROOT / "README.md").read_text("utf-8").partition("## Libraries and peers")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| ")]
+    listed = {row[0].partition(",")[0].lower() for row in cells}
+    known = {row.name for row in BACKENDS} | {library.name.lower() for library in _demo.installed()}
+    assert known - {"stand-in", "torch, cuda"} <= listed  # the tests' own, and torch once more
+    for name, ours, theirs in (("Keras 3", polyloss.keras, keras.losses), ("torch", polyloss.torch, torch.nn)):
+        row = next(row for row in cells if row[0] == name and len(row) == 3)
+        classes = {key for key in ours.__all__ if isinstance(getattr(ours, key), type)} - {"Loss"}
+        assert set(re.findall(r"`(\w+)`", row[2])) == classes
+        assert {key for key in classes if not hasattr(theirs, key)} <= {"SoftmaxLoss"}
+
+
 def test_the_same_elsewhere(monkeypatch):
     """The calls of other libraries on the losses' pages give the numbers of those of ours beside them."""
     import jax.numpy as jnp

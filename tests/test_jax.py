@@ -68,6 +68,31 @@ def test_transforms(name, options, way):
         close(rows[1], wanted[1])
 
 
+def test_traced_parameters():
+    """Numbers of a loss that JAX traces, alone or one for each class: derivatives by them are right, or they are refused."""
+    t, p, y = jnp.array([[1.0, 0.25], [0.0, 0.75]]), jnp.array([[0.3, 0.6], [0.8, 0.1]]), jnp.array([0, 1])
+    parameters = {
+        ("huber", "delta"): 0.4, ("smooth_l1", "beta"): 0.4, ("pseudo_huber", "delta"): 0.4, ("quantile_loss", "quantile"): 0.4,
+        ("binary_crossentropy", "pos_weight"): 1.5, ("binary_crossentropy", "label_smoothing"): 0.2, ("tversky", "alpha"): 0.3,
+        ("binary_focal_crossentropy", "gamma"): 1.5, ("generalized_crossentropy", "q"): 0.6, ("multiclass_hinge", "margin"): 0.7,
+        ("poly1_crossentropy", "poly_epsilon"): 0.3, ("softmax_loss", "z_loss"): 0.1, ("softmax_loss", "softcap"): 2.0,
+        ("binary_crossentropy", "pos_weight", 2): [1.5, 0.5], ("categorical_focal_crossentropy", "alpha", 2): [0.25, 0.5],
+    }  # fmt: skip
+    for (name, key, *_), number in parameters.items():
+        targets = y if LOSSES[name].targets in ("labels", "either") else t
+
+        def total(x, name=name, key=key, targets=targets):
+            return pl.get(name)(targets, p, reduction="sum", **{key: x})
+
+        at = jnp.asarray(number)
+        ahead, back = (jnp.stack([total(at + step * e) for e in jnp.eye(at.size).reshape(-1, *at.shape)]) for step in (1e-4, -1e-4))
+        for derivative in (jax.grad(total), jax.jit(jax.grad(total))):
+            np.testing.assert_allclose(jnp.ravel(derivative(at)), (ahead - back) / 2e-4, rtol=1e-6, err_msg=f"{name}, {key}")
+    for refused in (lambda q: pl.quantile_loss(y * 1.0, p, quantile=q), lambda q: pl.tweedie_deviance(t, p, power=q[0])):
+        with pytest.raises(TypeError, match="is traced by JAX, but must be known"):
+            jax.jit(refused)(jnp.array([1.5, 0.5]))
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 def test_weights(name, options, way):
     t, p = sample(name)

@@ -23,7 +23,7 @@ from polyloss._buffers import empty
 from polyloss._cpu import kernels
 from polyloss._evaluate import checked, evaluate, finish, reduced
 from polyloss._formula import Outcome
-from polyloss._params import traced
+from polyloss._params import several_traced
 from polyloss._plan import BOTH, GIVEN, VALUE, Arrays
 from polyloss._shapes import FLOATS, dtype_name, layout, sort_labels
 
@@ -50,7 +50,7 @@ def way(here, planned):
         given = {"y_true": y_true} | {key: options[key] for key in ARRAYS if not isinstance(options.get(key), (int, float, type(None)))}
         if out is not None or not _here(y_pred, y_pred) or dtype_name(y_pred.dtype) not in FLOATS:
             return planned(block, y_true, y_pred, want, out, options)
-        if any(traced(options[key]) for key in block.params):
+        if any(several_traced(options[key]) for key in block.params):
             return planned(block, y_true, y_pred, want, out, options)
         if not all(_here(x, y_pred) or isinstance(x, np.ndarray) for x in given.values()):
             return planned(block, y_true, y_pred, want, out, options)
@@ -138,7 +138,7 @@ def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
     least, sizes = 8 * SMALL if plan.block.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
-    if any(traced(value) for _, value in plan.params + plan.target_options):
+    if any(several_traced(value) for _, value in plan.params + plan.target_options):
         why = "a parameter is traced, and kernels take numbers"
     elif not all(isinstance(size, int) for size in sizes):
         why = "a size is not known yet, and kernels take numbers"

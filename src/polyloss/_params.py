@@ -23,6 +23,13 @@ def traced(value):
     return hasattr(value, "aval") and type(value).__name__.endswith("Tracer") and getattr(value, "ndim", None) == 0
 
 
+def several_traced(value):
+    """Whether a value is a number that JAX traces, or holds one: an array of numbers, a list or a tuple of them."""
+    if isinstance(value, (tuple, list)):
+        return any(map(traced, value))
+    return hasattr(value, "aval") and type(value).__name__.endswith("Tracer")
+
+
 def number(name, value):
     """A finite number."""
     x = _number(name, value)
