@@ -19,6 +19,10 @@ from polyloss.__main__ import main
 
 TRUTH = "id,label\n1,cat\n2,dog\n3,bird\n"
 GOOD = "id,bird,cat,dog\n2,0.1,0.2,0.7\n1,0.1,0.8,0.1\n3,0.6,0.2,0.2\n"
+ZSTD = bytes.fromhex(  # what the program zstd makes of GOOD
+    "28b52ffd0458b50100c40269642c626972642c6361742c646f670a322c302e312c302e322c302e370a31382c302e310a332c302e36320a02003fb33f"
+    "b2e904078bc3d0"
+)
 SCORE = -np.log([0.8, 0.7, 0.6]).mean()
 
 
@@ -308,6 +312,22 @@ def test_probabilities_are_no_logits(run):
     assert run("truth.csv", "z.csv", "-l", "softmax_loss")[2] == ""
 
 
+def test_text_as_programs_leave_it(run):
+    """Compressed, with a byte-order mark, with blank lines, with other line ends, in quotes, without the last line's end."""
+    want = ["log_loss", repr(float(SCORE))]
+    Path("p.csv.zst").write_bytes(ZSTD)
+    Path("p.csv.gz").write_bytes(gzip.compress(GOOD.encode()))
+    Path("mark.csv").write_text("\ufeff" + GOOD)
+    Path("blank.csv").write_text(GOOD.replace("\n1", "\n\n1") + "\n\n\n")
+    Path("ends.csv").write_bytes(GOOD.replace("\n", "\r\n").encode())
+    Path("quotes.csv").write_text(GOOD.replace("bird", '"bird"').replace("0.7", '"0.7"'))
+    Path("none.csv").write_text(GOOD.rstrip())
+    files = ["p.csv.zst", "p.csv.gz", "mark.csv", "blank.csv", "ends.csv", "quotes.csv", "none.csv"]
+    assert run("truth.csv", *files) == (0, [[file, *want] for file in files], "")
+    Path("other.csv").write_text("\ufeff" + TRUTH.replace("\n", "\r\n") + "\r\n\r\n")
+    assert run("other.csv", "good.csv") == (0, [["good.csv", *want]], "")
+
+
 def test_an_arrow_stream(run):
     polars.read_csv("good.csv").write_ipc_stream("good.arrow")
     assert run("truth.csv", "good.arrow", "-q")[1] == [["good.arrow", "log_loss", repr(float(SCORE))]]
@@ -377,6 +397,16 @@ BAD = {
         {"p.csv": GOOD.encode().replace(b"0.7", b"\xff")},
         "p.csv: is no UTF-8 text: invalid start byte near byte 26 of a block",
     ),
+    "UTF-16": ({"p.csv": GOOD.encode("utf-16")}, "p.csv: is UTF-16 text, but must be UTF-8"),
+    "semicolons": ({"p.csv": GOOD.replace(",", ";")}, "p.csv: the header is one cell, 'id;bird;cat;dog': cells are parted by commas"),
+    "commas in a .tsv": ({"p.tsv": GOOD}, "p.tsv: the header is one cell, 'id,bird,cat,dog'"),
+    "an index of pandas": (
+        {"p.csv": "".join(f"{k},{line}" for k, line in zip(["", 0, 1, 2], GOOD.splitlines(keepends=True), strict=True))},
+        "p.csv: a column has no name: it may be an index that pandas wrote",
+    ),
+    "no Parquet": ({"p.parquet": GOOD}, "p.parquet: cannot be read: parquet"),
+    "no Arrow": ({"p.arrow": GOOD}, "p.arrow: cannot be read"),
+    "zstd cut short": ({"p.csv.zst": ZSTD[:-8]}, "p.csv.zst: cannot be read"),
     "gzip cut short": (
         {"p.csv.gz": gzip.compress(GOOD.encode())[:-15]},
         "p.csv.gz: cannot be read: Compressed file ended before the end-of-stream marker was reached",
@@ -432,6 +462,14 @@ def test_bad_arrays(run):
     np.save("pickled.npy", np.array([{}], object), allow_pickle=True)
     np.savez("several.npz", a=np.zeros(3), b=np.zeros(3))
     Path("cut.npy").write_bytes(Path("z.npy").read_bytes()[:-8])
+    np.savez("z.npz", z=np.zeros((3, 3)))
+    Path("cut.npz").write_bytes(Path("z.npz").read_bytes()[:-30])
+    Path("changed.npz").write_bytes(Path("z.npz").read_bytes().replace(bytes(40), bytes(39) + b"1", 1))
+    with h5py.File("z.h5", "w") as file:
+        file.create_dataset("z", data=np.zeros((3, 3)), chunks=(3, 3), compression="gzip", fletcher32=True)
+        offset = file["z"].id.get_chunk_info(0).byte_offset
+    raw = Path("z.h5").read_bytes()
+    Path("changed.h5").write_bytes(raw[: offset + 4] + bytes([raw[offset + 4] ^ 255]) + raw[offset + 5 :])
     for truth, predictions, said in (
         ("y.npy", "cut.npy", "cut.npy: cannot be read: it is cut short"),
         ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are not loaded"),
@@ -439,6 +477,9 @@ def test_bad_arrays(run):
         ("deep.npy", "z.npy", "z.npy and deep.npy: y_true has shape (3, 2, 2), but labels for logits of shape (3, 3)"),
         ("y.npy", "several.npz", "several.npz: holds 2 arrays: name one, as several.npz::NAME; it has 'a', 'b'"),
         ("y.npy", "none.npy", "none.npy: no such file"),
+        ("y.npy", "cut.npz", "cut.npz: cannot be read: File is not a zip file"),
+        ("y.npy", "changed.npz", "changed.npz: cannot be read: Bad CRC-32 for file 'z.npy'"),
+        ("y.npy", "changed.h5", "changed.h5: cannot be read: Can't synchronously read data"),
     ):
         status, lines, err = run(truth, predictions, "-l", "softmax_loss")
         assert (status, lines) == (1, [])

@@ -121,7 +121,7 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         click.echo(report.as_lines(run.scores, settings.by_group))
     for found in run.scores:
         if math.isnan(found.score):
-            run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN"))
+            run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{'' if found.count else ': nothing counts'}"))
     limit = options["fail_above"]
     above = limit is not None and any(found.score > limit for found in run.scores)
     context.exit(BAD_FILE if run.failed else ABOVE if above else SCORED)

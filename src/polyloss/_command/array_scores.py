@@ -45,10 +45,10 @@ class ArrayJob:
 
     def part(self, start: int, stop: int) -> tuple[list[list[Accumulator]], list[list[Tally]]]:
         """Accumulators of some rows, for each submission and loss, and the sums of differences to the first submission."""
-        y = np.asarray(arrays.opened(self.truth)[start:stop])
+        y = arrays.read(self.truth, start, stop)
         found, kept = [], []
         for path in self.predictions:
-            z = np.asarray(arrays.opened(path)[start:stop])
+            z = arrays.read(path, start, stop)
             sums, own = [], []
             for loss in self.losses:
                 try:

@@ -1,5 +1,7 @@
 """Arrays: NPY and NPZ files, Zarr and HDF5, aligned by row and read by slabs; nothing is unpickled."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 from polyloss._command.problems import BadFile, usage
 
 ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
+BROKEN = (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what readers raise of broken files
 SLAB = 1 << 25  # bytes of predictions that are taken at once
 
 
@@ -36,11 +39,20 @@ def opened(path: str) -> Any:
         raise usage(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
     except BadFile:
         raise
-    except (ValueError, EOFError, OSError, KeyError) as error:
+    except BROKEN as error:
         raise BadFile(f"{path}: cannot be read: {_said(error)}") from None
     if not array.shape:
         raise BadFile(f"{path}: holds a single number, but must have an axis of samples")
     return array
+
+
+def read(path: str, start: int, stop: int) -> np.ndarray:
+    """Some of its rows."""
+    array = opened(path)
+    try:
+        return np.asarray(array[start:stop])
+    except BROKEN as error:
+        raise BadFile(f"{path}: cannot be read: {_said(error)}") from None
 
 
 def _said(error: Exception) -> str:
@@ -59,7 +71,7 @@ def _npy(file: str, name: str) -> Any:
 
 
 def _npz(file: str, name: str) -> Any:
-    with np.load(file, allow_pickle=False) as members:
+    with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as members:
         return members[_member(file, name, list(members))]
 
 

@@ -230,6 +230,8 @@ class Predictions:
             found = [name for name in names if name not in truth.apart]
             if not found:
                 raise BadFile(f"{path}: no column of predictions beside {truth.id_column!r}")
+            if "" in found:
+                raise BadFile(f"{path}: a column has no name: it may be an index that pandas wrote; to_csv(…, index=False) leaves it out")
             columns = columns or found
             missing = [name for name in columns if name not in found] or [name for name in found if name not in columns]
             if missing:
@@ -349,8 +351,13 @@ def columns_of(path: str) -> list[str]:
         raise BadFile(f"{path}: no such file")
     if file.stat().st_size == 0:
         raise BadFile(f"{path}: the file is empty")
+    with open(path, "rb") as file:
+        if ending(path) in TEXT and file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
     with _reading(path, None, []):
         names = scan(path, {}).collect_schema().names()
+    if len(names) == 1 and ending(path) in TEXT and any(mark in names[0] for mark in ",;|\t"):
+        raise BadFile(f"{path}: the header is one cell, {names[0]!r}: cells are parted by commas in .csv, by tabs in .tsv")
     if not names:
         raise BadFile(f"{path}: the file has no header")
     if ending(path) in TEXT and any("_duplicated_" in name for name in names):  # what polars makes of a name that stands again
