@@ -48,7 +48,7 @@ def subsets(*names):
 def outputs(names, p, order, side, real):
     """Fenced outputs: (n, s) ones in the dtype of the computation, the others like p."""
     n, _, s = p.shape
-    made = {name: np.empty((n, s), real) for name in ("losses", "lse")}
+    made = {"losses": np.empty((n, s), real)}
     return {name: fenced(made[name], side) if name in made else laid(np.empty_like(p), order, side) for name in names}
 
 
@@ -89,7 +89,7 @@ def test_rowwise(rowwise_isa, name):
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_softmax(softmax_isa, soft, weighted):
-    asked = subsets("losses", "grad", "prob", "lse", "hess")
+    asked = subsets("losses", "grad", "prob", "hess")
     for k, rng, order, side, z, bf16, real in cases():
         n, c, s = z.shape
         labels = rng.integers(0, c, (n, s)).astype("bhiqBHIQ"[k % 8])
@@ -99,7 +99,7 @@ def test_softmax(softmax_isa, soft, weighted):
             options["class_weight"] = fenced(rng.random(c).astype(real), side)
         if k % 3 == 0:
             options["smoothing"] = 0.1
-        for names in (asked[k % 32], asked[k % 6]):
+        for names in (asked[k % len(asked)], asked[k % 6]):
             softmax_xent.fused(z, y, **outputs(names, z, order, side, real), **options, **bf16)
 
 

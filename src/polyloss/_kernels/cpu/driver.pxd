@@ -11,7 +11,7 @@ cdef extern from "simd/storage.h":
 
 cdef extern from "cpu/loops/kernel.h":
     enum:
-        AT_T, AT_P, AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_GRAD, AT_HESS, AT_PROB, ARRAYS, AT_UPSTREAM, AT_LSE, ALL_ARRAYS
+        AT_T, AT_P, AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_GRAD, AT_HESS, AT_PROB, ARRAYS
         PARAMETERS
         KEEP_ORDER, REORDER_POSITIONS, REORDER_ELEMENTS
     ctypedef struct kernel_job:
@@ -56,7 +56,7 @@ cdef class Bound:
     cdef const kernel_loops *const *builds
     cdef readonly str name
     cdef Py_ssize_t elements, positions
-    cdef Py_ssize_t[ALL_ARRAYS] sizes
+    cdef Py_ssize_t[ARRAYS] sizes
     cdef int isa, threads
     cdef bint one_weight, ask_labels
     cdef object ignore

@@ -96,8 +96,8 @@ if hasattr(os, "register_at_fork"):
 
 # ------------------------------------------------------------------------------------------------------------------------ arrays
 
-cdef tuple NAMES = ("t", "p", "weight", "class_weight", "losses", "grad", "hess", "prob", "upstream", "lse")  # in the order of AT_T …
-cdef tuple AXES = ("ncs", "ncs", "ns", "c", "ns", "ncs", "ncs", "ncs", "ns", "ns")
+cdef tuple NAMES = ("t", "p", "weight", "class_weight", "losses", "grad", "hess", "prob")  # in the order of AT_T …
+cdef tuple AXES = ("ncs", "ncs", "ns", "c", "ns", "ncs", "ncs", "ncs")
 cdef dict TYPES = {
     "f4": TYPE_F32, "f8": TYPE_F64, "f2": TYPE_F16, "bf16": TYPE_BF16, "b1": TYPE_U8,
     "i1": TYPE_I8, "i2": TYPE_I16, "i4": TYPE_I32, "i8": TYPE_I64, "u1": TYPE_U8, "u2": TYPE_U16, "u4": TYPE_U32, "u8": TYPE_U64,
@@ -198,7 +198,7 @@ cdef bint is_axis(const kernel_job *job, Py_ssize_t outer, Py_ssize_t inner, int
     cdef int i
     if outer == 1 or inner == 1:
         return True
-    for i in range(ALL_ARRAYS):
+    for i in range(ARRAYS):
         x = &job.arrays[i]
         if x.type >= 0 and (x.n != x.s * inner if which == 0 else x.s != x.c * inner):
             return False
@@ -211,7 +211,7 @@ cdef void merge_positions(kernel_job *job) noexcept nogil:
     cdef int i
     if not is_axis(job, job.n, job.s, 0) or (job.n > 1 and job.s > 1 and job.flat_n != job.flat_s * job.s):
         return
-    for i in range(ALL_ARRAYS):
+    for i in range(ARRAYS):
         x = &job.arrays[i]
         if job.s == 1:
             x.s = x.n
@@ -227,7 +227,7 @@ cdef void merge_elements(kernel_job *job) noexcept nogil:
     cdef int i
     if not is_axis(job, job.s, job.c, 1):
         return
-    for i in range(ALL_ARRAYS):
+    for i in range(ARRAYS):
         x = &job.arrays[i]
         if job.c == 1:
             x.c = x.s
@@ -237,7 +237,7 @@ cdef void merge_elements(kernel_job *job) noexcept nogil:
 
 cdef void swap_positions(kernel_job *job) noexcept nogil:
     cdef int i
-    for i in range(ALL_ARRAYS):
+    for i in range(ARRAYS):
         job.arrays[i].n, job.arrays[i].s = job.arrays[i].s, job.arrays[i].n
     job.n, job.s = job.s, job.n
     job.flat_n, job.flat_s = job.flat_s, job.flat_n
@@ -245,7 +245,7 @@ cdef void swap_positions(kernel_job *job) noexcept nogil:
 
 cdef void swap_elements(kernel_job *job) noexcept nogil:
     cdef int i
-    for i in range(ALL_ARRAYS):
+    for i in range(ARRAYS):
         job.arrays[i].c, job.arrays[i].s = job.arrays[i].s, job.arrays[i].c
     job.c, job.s = job.s, job.c
 
@@ -476,7 +476,7 @@ cdef class Bound:
     cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept:
         """A job that looks at targets, at positions of weight other than 0 if weighted."""
         cdef int i
-        for i in range(ALL_ARRAYS):
+        for i in range(ARRAYS):
             if i != AT_T and not (weighted and i == AT_WEIGHT):
                 job.arrays[i].at = NULL
                 job.arrays[i].type = -1
@@ -608,7 +608,7 @@ cdef class Kernel:
         return 0
 
     def bind(self, str name, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, t, p, weight=None, class_weight=None, losses=None, grad=None,
-             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, int threads=1, upstream=None, lse=None):
+             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, int threads=1):
         """A kernel with all that a call needs but its data.
 
         Parameters
@@ -655,12 +655,12 @@ cdef class Kernel:
         job.loss = self.numbers[name]
         bound.name, bound.builds, bound.threads = name, self.builds, threads
         bound.positions, bound.elements = n * s, n * c * s
-        given = (t, p, weight, class_weight, losses, grad, hess, prob, upstream, lse)
+        given = (t, p, weight, class_weight, losses, grad, hess, prob)
         if t is None or p is None:
             raise TypeError(f"{name} needs targets and predictions")
         job.labelled = labels == 1 or labels == 2 and t[0][0] in "iu"
         job.soft = labels == 2 and not job.labelled
-        for i in range(ALL_ARRAYS):
+        for i in range(ARRAYS):
             axes = "ns" if i == AT_T and job.labelled else <str>AXES[i]
             describe(&job.arrays[i], given[i], axes, n, c, s, <str>NAMES[i])
             bound.sizes[i] = c if axes == "c" else n * s * (c if "c" in axes else 1)
@@ -682,8 +682,7 @@ cdef class Kernel:
         return bound
 
     def run(self, str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, weight=None, class_weight=None, losses=None,
-            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", bint planes=False, int threads=1, upstream=None,
-            lse=None):
+            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", bint planes=False, int threads=1):
         """Bind to these arrays, and call: see `bind` and `Bound`. bf16: `p`, `grad`, `hess` and `prob` hold bits of bfloat16 as uint16."""
         cdef Bound bound
         cdef char *at[ARRAYS]
@@ -691,12 +690,12 @@ cdef class Kernel:
         if cnp.PyArray_NDIM(p) != 3:
             raise ValueError(f"p has shape {(<object>p).shape}, not (n, c, s)")
         cdef bint labelled = self.labels[name] == 1 or self.labels[name] == 2 and (<object>t).dtype.kind != "f"
-        cdef tuple given = (t, p, weight, class_weight, losses, grad, hess, prob, upstream, lse)
-        cdef list known = [None] * ALL_ARRAYS
+        cdef tuple given = (t, p, weight, class_weight, losses, grad, hess, prob)
+        cdef list known = [None] * ARRAYS
         cdef str axes
         cdef Py_ssize_t k
         cdef int i
-        for i in range(ALL_ARRAYS):
+        for i in range(ARRAYS):
             x = given[i]
             if x is None:
                 continue
@@ -706,11 +705,9 @@ cdef class Kernel:
                 if cnp.PyArray_DIM(x, k) != cnp.PyArray_DIM(p, 0 if axes[k] == c"n" else 1 if axes[k] == c"c" else 2):
                     shape = tuple([(<object>p).shape["ncs".index(axis)] for axis in axes])
                     raise ValueError(f"{NAMES[i]} has shape {x.shape}, not {shape}")
-        bound = self.bind(name, cnp.PyArray_DIM(p, 0), cnp.PyArray_DIM(p, 1), cnp.PyArray_DIM(p, 2), *known[:ARRAYS], parameters=parameters,
-                          ignore=ignore, combine=combine, planes=planes, threads=threads, upstream=known[AT_UPSTREAM], lse=known[AT_LSE])
-        for i in (AT_UPSTREAM, AT_LSE):
-            bound.job.arrays[i].at = NULL if given[i] is None else <char *>cnp.PyArray_DATA(given[i])
-        bound.addresses(at, given[:ARRAYS])
+        bound = self.bind(name, cnp.PyArray_DIM(p, 0), cnp.PyArray_DIM(p, 1), cnp.PyArray_DIM(p, 2), *known, parameters=parameters,
+                          ignore=ignore, combine=combine, planes=planes, threads=threads)
+        bound.addresses(at, given)
         bound.run(at, scale, &found)
         return found.total, found.weights, found.count, found.bad
 
@@ -748,7 +745,7 @@ cdef int check_types(const kernel_job *job, bint exact, tuple given) except -1:
         raise TypeError(f"t is {given[AT_T][0]}, but labels are integers")
     if job.soft and job.t.type != real:
         raise TypeError(f"t is {given[AT_T][0]}, not of the type of the computation")
-    for i in (AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_UPSTREAM, AT_LSE):
+    for i in (AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES):
         if job.arrays[i].type > TYPE_F64 or (job.arrays[i].type >= 0 and job.arrays[i].type != real and (exact or i == AT_LOSSES)):
             raise TypeError(f"{NAMES[i]} is {given[i][0]}, not of the type of the computation")
     for i in (AT_GRAD, AT_HESS, AT_PROB):

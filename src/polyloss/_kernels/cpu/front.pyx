@@ -12,7 +12,7 @@ from cpython.ref cimport Py_INCREF
 from libc.math cimport fabs, isfinite, isinf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport getenv
-from libc.string cimport memset, strcmp
+from libc.string cimport memcpy, memset, strcmp
 
 import sys
 from enum import Enum
@@ -527,6 +527,7 @@ cdef class Front:
         cdef list objects = []
         cdef object option, threads
         cdef double number
+        cdef int64_t bits
         cdef int overflow = 0, i, order
         cdef int flags = 0
         order = self.order(calls, options)
@@ -562,7 +563,8 @@ cdef class Front:
             elif PyFloat_CheckExact(option):
                 number = PyFloat_AS_DOUBLE(option)
                 put(key, 5)
-                put(key, (<int64_t *>&number)[0])
+                memcpy(&bits, &number, sizeof(bits))
+                put(key, bits)
             elif PyTuple_CheckExact(option) and len(<tuple>option) < 16:
                 put(key, 6 | <int64_t>len(<tuple>option) << 8)
                 for number_of in <tuple>option:

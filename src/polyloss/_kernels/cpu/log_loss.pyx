@@ -8,7 +8,7 @@ from libc.string cimport memset
 import numpy as np
 
 from polyloss._kernels.cpu.driver cimport (
-    AT_P, KEEP_ORDER, TYPE_F64, describe, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
+    ARRAYS, AT_P, KEEP_ORDER, TYPE_F64, describe, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
 )
 
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
@@ -54,7 +54,7 @@ def fused(
     if p.ndim not in (1, 2) or not 1 <= c <= 0x7FFFFFFF:
         raise ValueError(f"p has shape {(<object>p).shape}, not (N, C) or (N,)")
     memset(&job, 0, sizeof(job))
-    for i in range(10):
+    for i in range(ARRAYS):
         job.arrays[i].type = -1
     job.n, job.c, job.s = n, c, 1
     job.flat_n = job.flat_s = 1

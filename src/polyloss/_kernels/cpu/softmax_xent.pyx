@@ -37,11 +37,11 @@ def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, dou
         Soft targets are float32, or float64 where `z` is.
     ignore : tuple of int
         Labels whose positions are skipped: loss 0, gradient 0.
-    class_weight, weight, upstream : (C,), (N, S), (N, S) in the computation's type
-        `upstream` multiplies the gradients alone: what autograd hands down to each loss. Weight 0 skips the position.
+    class_weight, weight : (C,), (N, S) in the computation's type
+        Weight 0 skips the position.
     z_loss, softcap : float
         Adds z_loss * lse² to each position's loss, times its weight; logits become softcap * tanh(z / softcap), where that is not 0.
-    losses, lse : (N, S) outputs in the computation's type
+    losses : (N, S) output in the computation's type
     grad, prob, hess : (N, C, S) outputs in the type of `z`
         May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, if its classes
         are contiguous float32 or float64 and more than 192.

@@ -7,7 +7,7 @@
 #include "simd/isa.h"
 #include "simd/storage.h"
 
-enum { AT_T, AT_P, AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_GRAD, AT_HESS, AT_PROB, ARRAYS, AT_UPSTREAM = ARRAYS, AT_LSE, ALL_ARRAYS };
+enum { AT_T, AT_P, AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_GRAD, AT_HESS, AT_PROB, ARRAYS };
 enum { PARAMETERS = 8 };
 enum kernel_order { /* what the driver may do with the axes of a call */
     KEEP_ORDER,         /* make one axis of n and s where they lie as one */
@@ -25,12 +25,11 @@ typedef struct {
             strided_array class_weight; /* (c,) */
             strided_array losses; /* (n, s), written */
             strided_array grad, hess, prob; /* (n, c, s) of the type of p, written */
-            strided_array upstream, lse; /* (n, s): a weight in derivatives alone; the logarithm of the sum, written */
         };
         struct {
             strided_array y, z; /* targets and logits */
         };
-        strided_array arrays[ALL_ARRAYS]; /* the same, in the order of AT_T … */
+        strided_array arrays[ARRAYS]; /* the same, in the order of AT_T … */
     };
     int loss;     /* index in the kernel's list of losses */
     int doubles;  /* compute in double, else in float */

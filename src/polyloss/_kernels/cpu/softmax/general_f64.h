@@ -229,7 +229,7 @@ typedef struct {
     vd y, target, k_y; /* where labels: the label, its logit and class weight, the latter two 0 where it is no class */
     const double *slope, *bend; /* where logits are capped: first and second derivative of each, or NULL */
     vd slope_y, bend_y; /* those of the label */
-    vd w, upstream;
+    vd w;
 } vectors;
 typedef struct {
     vd top, base, m, low; /* exp(z - base) / 2^m, 0 where z - base < low */
@@ -241,7 +241,7 @@ typedef struct {
     vd scale; /* of the derivatives */
     vd fill; /* in place of derivatives that are not shown */
     md shown;
-    vd loss, lse, weight;
+    vd loss, weight;
 } positions_d;
 
 /* The vector at p + i; a row's last may be a part, which `whole` says it is not. */
@@ -349,7 +349,6 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->rest = p->others * p->inverse;
     p->sure = select_d(lt_d(p->others, p->top_e), p->top_e, all_d((double)INFINITY));
     const vd above = log1p_d(p->others / p->top_e); /* lse - top */
-    p->lse = p->top + above;
 
     vd sum_kt = x->k_y; /* of targets before they are smoothed */
     p->sum_t = one;
@@ -366,8 +365,9 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->loss += p->sum_kt * above;
     p->sum_p = p->sum_kt;
     if (j->z_loss != 0) {
-        p->loss += j->z_loss * (p->lse * p->lse);
-        p->sum_p += 2 * j->z_loss * p->lse;
+        const vd lse = p->top + above;
+        p->loss += j->z_loss * (lse * lse);
+        p->sum_p += 2 * j->z_loss * lse;
     }
     p->met_far = p->met_near = zero;
     if (j->poly != 0) {
@@ -395,8 +395,8 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         if (!soft_targets && j->poly == 0 && j->z_loss == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
     }
     p->loss = select_d(eq_d(live, one), x->w * p->loss, p->fill);
-    p->scale = j->scale * x->w * x->upstream;
-    p->shown = eq_d(select_d(eq_d(x->upstream, zero), zero, live), one);
+    p->scale = j->scale * x->w;
+    p->shown = eq_d(live, one);
 }
 
 /* Σ t p over the other classes: what is not near is never taken from a sum with what is. */
@@ -515,7 +515,7 @@ INLINE walk next_of(const softmax_job *j, const softmax_array *a, ptrdiff_t q, p
 /* What is known of TOGETHER positions without their logits, and what becomes of them. */
 typedef struct {
     int32_t label[TOGETHER];
-    double y[TOGETHER], w[TOGETHER], upstream[TOGETHER], loss[TOGETHER], lse[TOGETHER];
+    double y[TOGETHER], w[TOGETHER], loss[TOGETHER];
 } batch;
 typedef struct {
     lane_sums loss, weight;
@@ -523,13 +523,12 @@ typedef struct {
 } tile_sums;
 static void read_batch(const softmax_job *j, ptrdiff_t q, ptrdiff_t count, batch *b)
 {
-    for (int i = 0; i < TOGETHER; i++) b->label[i] = j->soft ? 0 : IGNORED, b->w[i] = b->upstream[i] = 1;
+    for (int i = 0; i < TOGETHER; i++) b->label[i] = j->soft ? 0 : IGNORED, b->w[i] = 1;
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t n = (q + i) / j->s, s = (q + i) % j->s;
         step = j->s - s < count - i ? j->s - s : count - i;
         if (!j->soft) read_labels(b->label + i, j, n, s, step);
         if (j->weight.at) gather_d(b->w + i, place(&j->weight, n, s), j->weight.s, j->weight.type, step);
-        if (j->upstream.at) gather_d(b->upstream + i, place(&j->upstream, n, s), j->upstream.s, j->upstream.type, step);
     }
     for (int i = 0; i < TOGETHER; i++) b->y[i] = b->label[i];
 }
@@ -590,16 +589,15 @@ INLINE void process_panels(const softmax_job *j, const general_scratch *x, batch
         const md there = first_d(positions - g * WD < WD ? positions - g * WD : WD);
         v[g].y = row ? all_d(b->y[at]) : load_d(b->y + at);
         v[g].w = row ? all_d(b->w[at]) : load_d(b->w + at);
-        v[g].upstream = row ? all_d(b->upstream[at]) : load_d(b->upstream + at);
         finish_d(j, &v[g], &p[g], &s[g], x->sum_k, row, soft_targets);
         const vd is_counted = select_d(eq_d(v[g].y, all_d((double)IGNORED)), zero, all_d(1.0));
         add_lanes(&sums->loss, select_d(there, p[g].loss, zero));
         add_lanes(&sums->weight, select_d(there, p[g].weight, zero));
         sums->count += select_d(there, is_counted, zero);
         if (row)
-            b->loss[at] = lane_d(p[g].loss), b->lse[at] = lane_d(p[g].lse);
+            b->loss[at] = lane_d(p[g].loss);
         else
-            store_d(b->loss + at, p[g].loss), store_d(b->lse + at, p[g].lse);
+            store_d(b->loss + at, p[g].loss);
     }
     for (int g = 0; outputs && g < panels; g++) {
         const ptrdiff_t first = q + g * WD, left = positions - g * WD;
@@ -678,7 +676,6 @@ static void softmax_f64(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
             else
                 take_columns(j, &x, &b, q + i, i, (int)(step - i < at_once ? step - i : at_once), &tile);
         write_batch(j, &j->losses, q, step, b.loss);
-        write_batch(j, &j->lse, q, step, b.lse);
         for (int i = 0; sums->bad < 0 && i < step; i++)
             if (b.label[i] == BAD) sums->bad = q + i;
     }

@@ -33,7 +33,6 @@ typedef struct {
     double *prob, *grad, *plus, *grad_at_target; /* factors; what is added to every slope, and what to multiply at the target; */
     double *more, *left, *counted; /* of soft targets: added to the loss; K - w_a; added to sums->weights; plus: -g; grad_at_target: a slope */
     double keep, share, sum_k; /* 1 - e, e / C of the smoothing e; the sum of all class weights */
-    double *lse; /* the logarithm of the whole sum */
     int32_t *redo; /* positions to be done again, and how many */
     ptrdiff_t redo_count;
     float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of CHUNK positions in columns */
@@ -66,7 +65,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
     double **doubles[] = {&x->loss, &x->w, &x->g, &x->w_k, &x->g_k, &x->others, &x->target, &x->m,
-        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->more, &x->left, &x->counted, &x->lse};
+        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->more, &x->left, &x->counted};
     const ptrdiff_t most = (softmax_tile(j) < j->n * j->s ? softmax_tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
     for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
     x->label = (int32_t *)d;
@@ -124,9 +123,9 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
     for (ptrdiff_t i = 0; bad && sums->bad < 0; i++)
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
-    x->weighted = k->at || j->weight.at || j->upstream.at || x->soft_targets;
+    x->weighted = k->at || j->weight.at || x->soft_targets;
     x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0 && j->z_loss == 0;
-    if (j->losses.at || j->lse.at || j->grad.at || j->prob.at) x->summed = 0;
+    if (j->losses.at || j->grad.at || j->prob.at) x->summed = 0;
     x->total = 0;
     if (!x->weighted) return;
     sums->weights = 0;
@@ -135,7 +134,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (++s == j->s) s = 0, n++;
         const int32_t y = x->label[i];
         if (y < 0) continue;
-        const double w = one(&j->weight, n, s), g = j->scale * w * one(&j->upstream, n, s);
+        const double w = one(&j->weight, n, s), g = j->scale * w;
         const double ky = k->at && !x->soft_targets ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
         if (w != 0 && !x->soft_targets) sums->weights += w * ky;
         x->w[i] = w;
@@ -214,17 +213,17 @@ INLINE void add_losses(fast_scratch *x, ptrdiff_t i, ptrdiff_t positions, const 
     }
     x->total += across_d(total + quick_log1p_d(grown));
 }
-/* From others, z_y and m of positions i, i+1, …: the losses, lse, and what turns exp(z) / 2^m into p and into the gradient. A position is
-   noted for another turn where its sum is lost to the range of floats, or where it has no target and p or lse are wanted. */
+/* From others, z_y and m of positions i, i+1, …: the losses, and what turns exp(z) / 2^m into p and into the gradient. A position is
+   noted for another turn where its sum is lost to the range of floats, or where it has no target and p is wanted. */
 INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t count, const int wanted)
 {
     const vd none = all_d(0.0);
-    const int weighted = x->weighted, all = j->prob.at || j->lse.at, quick = !j->lse.at;
+    const int weighted = x->weighted, all = j->prob.at != 0;
     for (const ptrdiff_t end = i + count; i < end; i += WD) {
         vd others = load_d(x->others + i), target = load_d(x->target + i);
         vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(FAR), max_d(all_d(-FAR), over));
-        vd inverse = quick ? quick_exp_d(d) : exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
-        vd above = (quick ? quick_log1p_d(odds) : log1p_d(odds)) + max_d(none, over - d);
+        vd inverse = quick_exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
+        vd above = quick_log1p_d(odds) + max_d(none, over - d);
         vd loss = weighted ? load_d(x->w_k + i) * above : above;
         vd y = widen_i(x->label + i);
         const md live = le_d(none, y);
@@ -270,7 +269,6 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         }
         if (j->poly != 0) loss += j->poly * (weighted ? load_d(x->w + i) : all_d(1.0)) * (odds / (1.0 + odds));
         store_d(x->loss + i, select_d(live, loss, fill));
-        store_d(x->lse + i, above + target);
         /* Masked classes add up to 2^-106 with AVX2, where only the value is wanted. A p that is a normal float keeps its digits where
            either exp(z_y) or the others are above 2^-20, and the factor is no tiny float; so does a slope. */
         md fine = AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58)));
@@ -279,7 +277,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (wanted) fine = AND_MASK(fine, AND_MASK(steady, le_d(all_d(0x1p-100), prob)));
         const md fits = AND_MASK(le_d(all_d(0x1p-100), size), lt_d(size, all_d(0x1p100))); /* no tiny float, nor infinite */
         if (wanted) fine = AND_MASK(fine, OR_MASK(eq_d(size, none), fits));
-        if (j->lse.at || j->z_loss != 0) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
+        if (j->z_loss != 0) fine = AND_MASK(fine, lt_d(over, all_d(FAR))); /* above + target is to keep its digits */
         if (W < 16 && j->prob.at) fine = AND_MASK(fine, le_d(all_d(-42.0), over)); /* exp(z_y) is among what is kept, up to 2^62 */
         fine = AND_MASK(fine, eq_d(gap - gap, none)); /* of floats; softmax_f64() tells whether the loss is infinite, or NaN */
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), all_d(all));
