@@ -137,7 +137,7 @@ _owners: dict[type, object] = {}  # type -> Backend, or what `backend_of` says o
 def _named(name):
     """The backend of a name."""
     row = next((row for row in BACKENDS if row.name == name), None)
-    return _others.setdefault(name, Backend(name, None)) if row is None else row.loaded()
+    return _others.setdefault(name, Backend(name, lambda x: False)) if row is None else row.loaded()
 
 
 def to_one_library(given):

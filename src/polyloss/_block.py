@@ -40,7 +40,7 @@ class Block:
     """One loss. Subclasses hold formulas as plain functions (never bound: a block is not instantiated)."""
 
     name: str | None = None  # canonical name = name of the public function
-    function: Callable | None = None  # the public function
+    function: Callable[..., Any]  # the public function
     aliases: tuple[str, ...] = ()
     params: dict[str, Callable] = {}  # parameter of the public function -> check (_params.py) that returns the value to use
     targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"; "values": numbers without that axis

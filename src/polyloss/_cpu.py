@@ -4,7 +4,7 @@ import warnings
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -97,19 +97,21 @@ def rowwise_obstacle(plan):
 class Memory(NamedTuple):
     """The arrays of a kernel as NumPy arrays over the same memory, bfloat16 as its bits; (n, c, s), (n, s) or (c,)."""
 
-    t: object
-    p: object
-    weight: object
-    class_weight: object
-    losses: object
-    gradient: object
-    hessian: object
-    prob: object
+    t: Any
+    p: Any
+    weight: Any
+    class_weight: Any
+    losses: Any
+    gradient: Any
+    hessian: Any
+    prob: Any
 
 
 def as_numpy(plan, arrays):
     """The arrays of a kernel: inputs as it reads them, outputs the caller's own where they can be filled in place, else new ones."""
     view, lay, want = plan.backend.as_numpy, plan.layout, plan.want
+    t: Any
+    p: Any
     t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
     if not plan.labelled and softmax_xent(plan):
         with np.errstate(all="ignore"):

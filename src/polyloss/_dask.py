@@ -166,8 +166,8 @@ class _Graph:
     def _wholes(self, index, dtype, divisor=1, **want):
         """What each block gives of one of the results."""
         given = (divisor, ()) if isinstance(divisor, da.Array) else (float(divisor), None)
-        want = Want(**{"value": False, **want})
-        return self._blockwise(_whole, index, *self.operands, self.p, self.axes, *given, dtype=dtype, recipe=self.recipe, want=want)
+        wanted = Want(**{"value": False, **want})
+        return self._blockwise(_whole, index, *self.operands, self.p, self.axes, *given, dtype=dtype, recipe=self.recipe, want=wanted)
 
     def results(self):
         """What is wanted, as `_evaluate.finish` orders it."""

@@ -114,7 +114,7 @@ def sums_by_extraction(losses, weight=None, normal=None, skip=None):
         x = x if w is None else w * x
         parts = [x, x * x]
         if w is not None or normal is not None:
-            v = w if normal is None else normal[keep]
+            v: np.ndarray = w if normal is None else normal[keep]  # type: ignore[assignment]  # one of the two is there
             parts += [v, v * v, x * v]
     return int(keep.sum()), [_extracted(part) for part in parts]
 

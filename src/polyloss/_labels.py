@@ -4,7 +4,7 @@ Only metrics need it: losses take integers that are class numbers already. Class
 """
 
 from numbers import Number
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import device as device_of
@@ -17,14 +17,14 @@ from polyloss._shapes import FLOATS, INTEGERS, dtype_name, place
 class Column(NamedTuple):
     """One label per sample."""
 
-    values: object  # (n,) integers
-    names: object = None  # what they stand for, if not for themselves: names[value]
+    values: Any  # (n,) integers
+    names: Any = None  # what they stand for, if not for themselves: names[value]
 
 
 class Indicator(NamedTuple):
     """A matrix of labels: sample i counts values[i, c] times as class c."""
 
-    values: object  # (n, c) integers
+    values: Any  # (n, c) integers
     least: int  # of them
     most: int
 
@@ -32,9 +32,9 @@ class Indicator(NamedTuple):
 class Marks(NamedTuple):
     """Which probabilities count: those of sample rows[k] and class classes[k], times[k] times."""
 
-    classes: object  # (k,) class numbers
-    rows: object = None  # (k,) ascending; None: 0, 1, … n - 1
-    times: object = None  # (k,); None: once
+    classes: Any  # (k,) class numbers
+    rows: Any = None  # (k,) ascending; None: 0, 1, … n - 1
+    times: Any = None  # (k,); None: once
 
     def between(self, start, stop):
         """The marks of some rows, counted from the first of them; of NumPy arrays."""

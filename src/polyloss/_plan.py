@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polyloss._backends import NUMPY, Backend, backend_of
+from polyloss._block import Block
 from polyloss._shapes import Layout
 
 GIVEN = "given"  # a plan's divisor is the caller's denominator: `Arrays.divisor`
@@ -48,8 +49,8 @@ class Arrays(NamedTuple):
 class Plan:
     """What was decided of a call, apart from its data."""
 
-    loss: type  # the block of the public function
-    block: type  # whose formulas apply: the loss itself, or its form from logits
+    loss: type[Block]  # the block of the public function
+    block: type[Block]  # whose formulas apply: the loss itself, or its form from logits
     want: Want
     backend: Backend
     device: str
@@ -148,6 +149,6 @@ def shares_memory(backend, a, b):
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stubs know of -1 and 0 alone
     except np.exceptions.TooHardError:  # interwoven strides: taken as shared
         return True

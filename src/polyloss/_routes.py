@@ -38,7 +38,7 @@ def choose(plan):
     forced = os.environ.get("POLYLOSS_ROUTE")
     if forced not in (None, "", "formula"):
         raise ValueError(f"POLYLOSS_ROUTE is {forced!r}, but must be 'formula' or unset")
-    obstacles = []
+    obstacles: list[tuple[str, str]] = []
     for route in ROUTES:
         if not route.holds(plan):
             continue

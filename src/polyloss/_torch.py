@@ -360,8 +360,8 @@ def _operator(block, y_true, y_pred, want, arguments):
     options = {name: _constant(x) for name, x in arguments.items() if name not in ARRAYS}
     if block.ignores:
         options[block.ignores] = tuple(_constant(x) for x in integers(block.ignores, arguments[block.ignores]))
-    options = repr((block.name, tuple(want), options))
-    value, prob, gradient, _ = torch.ops.polyloss.loss(y_true, y_pred.detach() if want.gradient else y_pred, *tensors[1:], options)
+    told = repr((block.name, tuple(want), options))
+    value, prob, gradient, _ = torch.ops.polyloss.loss(y_true, y_pred.detach() if want.gradient else y_pred, *tensors[1:], told)
     results = []
     if want.value:
         results.append((value, prob) if arguments.get("return_prob") else value)

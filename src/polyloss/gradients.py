@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from polyloss import registry
 from polyloss._block import LOSSES
@@ -101,10 +102,11 @@ def _of_function(asker, function):
 
 def block_of(loss, asker):
     """The block behind a loss, a name or a loss with parameters filled in, and those parameters; `asker` is named in the error."""
-    function, parameters = registry.get(loss), {}
+    function: Any = registry.get(loss)
+    parameters: dict[str, Any] = {}
     if isinstance(function, BoundLoss):
         function, parameters = function.function, function.parameters
-    block = LOSSES.get(getattr(function, "__name__", None))
+    block = LOSSES.get(getattr(function, "__name__", ""))
     if function is registry.get("log_loss"):
         raise TypeError(f"{asker} takes a loss, and log_loss is a metric, with one route and no gradient")
     if block is None or block.function is not function:
@@ -140,7 +142,8 @@ class Derived:
             kwargs = bound
         if not want.value and kwargs.get("return_prob", defaults.get("return_prob")):
             raise TypeError(f"return_prob=True goes with the loss and with value_and_grad, not with {self._asker}")
-        return called(self._block, *args, want, out, {**defaults, **kwargs} if kwargs else defaults)
+        options = {**defaults, **kwargs} if kwargs else defaults
+        return called(self._block, *args, want, out, options)  # type: ignore[call-arg]  # args are two
 
     def __reduce__(self):
         return self._reduced

@@ -128,7 +128,7 @@ class DerivedOfHead:
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {error}") from None
         bound.apply_defaults()
-        return evaluated(self._want, *bound.args, bound.kwargs)
+        return evaluated(self._want, *bound.args, bound.kwargs)  # type: ignore[call-arg]  # args are four
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DerivedOfHead, (self._asker,)

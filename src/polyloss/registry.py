@@ -114,7 +114,7 @@ def _loosened(name):
 @cache
 def _exact_names():
     """Name or alias -> function, and the canonical names."""
-    exact = {"log_loss": metrics.log_loss}
+    exact: dict[str, Any] = {"log_loss": metrics.log_loss}
     for name, block in LOSSES.items():
         for key in (name, *block.aliases):
             if key in exact:
@@ -126,7 +126,7 @@ def _exact_names():
 @cache
 def _loose_names():
     """The same without case and underscores; losses before the metric."""
-    loose = {}
+    loose: dict[str, Any] = {}
     for key, function in sorted(_exact_names()[0].items(), key=lambda item: item[0] == "log_loss"):
         loose.setdefault(_loosened(key), function)
     return loose

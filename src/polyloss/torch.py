@@ -97,7 +97,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return loss if loss.dtype is kind else _like(loss, input)
 
 
-class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):
+class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):  # type: ignore[misc]  # new in torch 2.13
     """torch's `LinearCrossEntropyLoss` (torch 2.13): a linear layer and the cross-entropy of its logits, which are never all there at once.
 
     `options` of torch's chunks choose the rows at once if they name `batch_chunk_size`.

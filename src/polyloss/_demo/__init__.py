@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, resources
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,8 @@ def differences(found, truth):
 
 def microseconds(run):
     """Time of the best of the runs that fit into `SECONDS`, two at least."""
-    times, end = [], time.perf_counter() + SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         run()
@@ -169,7 +171,7 @@ def torch_reference(name, y_true, y_pred):
     """Forward and backward of torch's own loss, where the two agree."""
     from torch.nn import functional as F
 
-    peer = {
+    peer: Any = {
         "binary_crossentropy": F.binary_cross_entropy,
         "huber": F.huber_loss,
         "mean_absolute_error": F.l1_loss,
