@@ -72,11 +72,11 @@ sanitize: $(VENV)/installed
 # installed, else from src.
 GPU_PYTHON ?= $(PYTHON)
 
-test-gpu:
-	$(GPU_PYTHON) tests/cuda_on_cpu/on_gpu.py gpu-tests.json
+# OUT: a folder for what is found, step by step, the most telling first; WHEELS: one with wheels of what that interpreter lacks; ONLY: steps.
+OUT ?= gpu-results
 
-bench-gpu:
-	$(GPU_PYTHON) asv_bench/gpu.py gpu-benchmarks.json
+test-gpu bench-gpu:
+	$(GPU_PYTHON) tests/cuda_on_cpu/on_gpu.py $(@:-gpu=) $(OUT) $(ONLY) $(if $(WHEELS),--wheels $(WHEELS))
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html

@@ -127,6 +127,23 @@ def test_clusters_are_declared():
     assert "mapa.shared::cluster" in code
 
 
+def test_the_lines_that_no_test_executes_are_in_the_code():
+    """Those of device.cuh under __CUDACC__, in whose place the shim has code of its own: their PTX, as often as their templates say."""
+    file, name = "softmax_xent.cu", "rows_cluster<float,true,2>"
+    code = nvrtc_compile.ptx(cuda.source(file), cuda.options(file), "90", [name])
+    text = (cuda.FOLDER / "gpu" / "device.cuh").read_text()
+    asm = {line for line in re.findall(r'asm(?: volatile)?\("([^"]*)"', text) if line}
+    assert len(asm) == 4  # a new one is to be looked for, too
+    assert "%cluster_ctarank" in code
+    arrivals, waits = (len(re.findall(rf"barrier\.cluster\.{word}", code)) for word in ("arrive\\.release", "wait\\.acquire"))
+    assert arrivals == waits >= 2  # a merge, and before a block leaves
+    words = len(re.findall(r"ld\.shared::cluster\.u32", code))
+    mapped = len(re.findall(r"mapa\.shared::cluster\.u32", code))
+    assert words >= 5 * mapped > 0  # a State of 5 to 8 numbers, word by word
+    assert re.search(r"\.extern \.shared \.align 16 \.b8 polyloss_shared\[\]", code)
+    assert code.count("// begin inline asm") >= 2 + arrivals + words + mapped  # `here` is empty, but a place where a number must be known
+
+
 def test_changed_headers_change_the_code(tmp_path, monkeypatch):
     """CuPy's disk cache knows the code alone."""
     before = cuda.source("softmax_xent.cu")
