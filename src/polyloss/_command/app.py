@@ -52,7 +52,9 @@ def app() -> None:
 
 
 @app.command(
-    help=SCORE_HELP, epilog="Exit status: 0 scored; 1 a file is bad, or a score is NaN; 2 bad usage; 3 a score is above --fail-above."
+    help=SCORE_HELP,
+    short_help="Score files of predictions.",
+    epilog="Exit status: 0 scored; 1 a file is bad, or a score is NaN; 2 bad usage; 3 a score is above --fail-above.",
 )
 @click.argument("truth")
 @click.argument("predictions", nargs=-1, required=True)
@@ -296,7 +298,7 @@ def losses(names: tuple[str, ...]) -> None:
     Console().print(table, markup=False)
 
 
-@app.command()
+@app.command(short_help="Say which route a call takes, and why.")
 @click.argument("loss", shell_complete=_complete)
 @click.argument("shape", nargs=-1, type=int)
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float16", "float32", "float64"]))
@@ -319,7 +321,7 @@ def explain(loss: str, shape: tuple[int, ...], dtype: str, gradient: bool) -> No
         raise usage(str(error)) from None
 
 
-@app.command()
+@app.command(short_help="Compute every loss on real predictions.")
 @click.argument("names", nargs=-1, metavar="[LOSS]...", shell_complete=_complete)
 @click.pass_context
 def demo(context: click.Context, names: tuple[str, ...]) -> None:
