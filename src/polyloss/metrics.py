@@ -143,7 +143,15 @@ def log_loss(
     return sums.total / total_weight
 
 
-def sample_losses(y_true, y_proba, *, classes, epsilon=None, rescale=False, sample_weight=None):
+def sample_losses(
+    y_true: Array,
+    y_proba: Array,
+    *,
+    classes: Array,
+    epsilon: float | None = None,
+    rescale: bool = False,
+    sample_weight: Array | None = None,
+) -> np.ndarray:
     """The log loss of every sample and its weight (None: all 1), as NumPy arrays of float64; what `log_loss` checks is checked.
 
     The losses are not weighted. A sample's has the same bits among whichever others it stands and however its row lies in memory.
