@@ -239,6 +239,9 @@ def test_the_rules_of_the_edges():
         ("softmax_loss", 0, [nan, 0.0], {"class_weight": [0.0, 1.0]}, (0.0, [0.0, 0.0])),  # a position of weight 0
         ("softmax_loss", 1, [nan, 0.0], {"class_weight": [0.0, 1.0]}, (nan, [nan, nan])),
         ("categorical_hinge", [1.0, 0.0], [0.5, inf], {}, (inf, [-1.0, 1.0])),
+        ("multiclass_hinge", 0, [-inf, 0.5, 0.0], {}, (inf, [-1.0, 1.0, 0.0])),
+        ("multiclass_hinge", 0, [-inf, 0.0], {"average": True}, (inf, [-0.5, 0.5])),
+        ("multiclass_hinge", 1, [-inf, 0.5], {"average": True}, (0.0, [0.0, 0.0])),
         ("categorical_hinge", [1.0, 0.0], [inf, 0.5], {}, (0.0, [0.0, 0.0])),
         ("msle", [inf], [1.0], {}, (inf, [-inf])),
         ("mse", [0.0, 0.0], [3e19, 3e19], {"dtype": "float32"}, (inf, [3e19, 3e19])),

@@ -141,6 +141,16 @@ def test_modules_of_decisions_take_the_kernels(monkeypatch):
         "logistic", "binary_crossentropy_from_logits", "poisson_from_logarithms", "hinge_embedding"]  # fmt: skip
 
 
+def test_a_single_weight_of_positives_takes_one_kernel(monkeypatch):
+    """Small and large, where a weight for each class makes another target of it."""
+    runs = ran(monkeypatch)
+    for n in (4, 2000):
+        x, t = torch.randn(n, 10, requires_grad=True), torch.rand(n, 10)
+        weight = torch.tensor([3.0])
+        torch.testing.assert_close(ours.BCEWithLogitsLoss(pos_weight=weight)(x, t), torch.nn.BCEWithLogitsLoss(pos_weight=weight)(x, t))
+    assert [plan.block.kernel for plan, *_ in runs] == ["weighted_binary_crossentropy_from_logits"] * 2
+
+
 def test_softmax_loss_takes_a_denominator():
     """That of a batch cut into parts: their losses add up to the whole's."""
     logits, labels = torch.randn(6, 4), torch.randint(0, 4, (6,))

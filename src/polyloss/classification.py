@@ -1416,13 +1416,13 @@ class MulticlassHinge(Rowwise):
     def excess(xp, t, z, margin, average):
         """What the margin is exceeded by, of classes that count, (n, c, s), -∞ where one does not; and whether a class is the label."""
         right = t == 1
-        others = xp.where(right, xp.full_like(z, -math.inf), z)
+        wrong = ~right
         if not average:
             c = xp.arange(z.shape[1], device=beside(z))
-            largest = c[None, :, None] == xp.argmax(others, axis=1, keepdims=True)
-            others = xp.where(largest & ~right, z, xp.full_like(z, -math.inf))
+            wrong = wrong & (c[None, :, None] == xp.argmax(xp.where(right, xp.full_like(z, -math.inf), z), axis=1, keepdims=True))
         of_label = xp.sum(xp.where(right, z, xp.zeros_like(z)), axis=1, keepdims=True)
-        return margin + others - of_label, right
+        none = xp.full_like(z, -math.inf)  # not of a difference: the label's decision may be -∞
+        return xp.where(wrong, margin + z - of_label, xp.where(xp.isnan(of_label), of_label + none, none)), right
 
     def value(xp, t, z, margin, power, average):
         m, _ = MulticlassHinge.excess(xp, t, z, margin, average)

@@ -179,9 +179,10 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         if fits and any(x.requires_grad for x in factors):
             return self._differentiable(input, target)
         # Of the other target below derivatives would be lost where its weight is 0.
+        if not fits or (self.pos_weight is not None and target.requires_grad):
+            return super().forward(input, target)
         weight, options, single = self.weight, FROM_LOGITS, _single(self.pos_weight)
-        small = input.numel() < SMALL and (weight is not None or not (single or self.pos_weight is None))
-        if not fits or small or (self.pos_weight is not None and target.requires_grad):
+        if input.numel() < SMALL and (weight is not None or not (single or self.pos_weight is None)):
             return super().forward(input, target)
         if single:
             options = {**FROM_LOGITS, "pos_weight": self.pos_weight.item()}

@@ -34,6 +34,7 @@ PARAMETERS = {
     "quantile": 0.3,
     "power": 1.5,
     "margin": 0.6,
+    "pos_weight": 2.5,
 }
 # n, c, s and whether weights make the positions differ: element by element; lanes of a warp, a block; positions by packs and one by one.
 SHAPES = [
