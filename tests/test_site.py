@@ -3,6 +3,7 @@
 Building takes a minute and needs the docs extra; POLYLOSS_SLOW_TESTS=1 does it, and looks at pages in a browser.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def site(docs):
 @pytest.mark.slow
 def test_links_and_pictures(site):
     assert problems(site) == {}
-    for page in (*(f"losses/{name}" for name in LOSSES), "benchmarks", "normalizations"):
+    for page in (*(f"losses/{name}" for name in LOSSES), "losses/index", "benchmarks", "normalizations"):
         loads = Page((site / f"{page}.html").read_text("utf-8")).loads
         assert any(address.endswith(".svg") for address in loads), f"{page} has no picture"
 
@@ -119,6 +120,25 @@ def test_page_in_a_browser(site, page, tmp_path):
         shown, errors = browser.visit(server, page, tmp_path / "profile")
     assert "<h1" in shown
     assert errors == server.missed == []
+
+
+WIDER = """<script>window.addEventListener("load", () => {
+  const wide = [...document.querySelectorAll(".bd-article pre")].filter((e) => e.scrollWidth > e.clientWidth + 2);
+  document.title = "clipped: " + JSON.stringify(wide.map((e) => e.textContent.slice(0, 80)));
+})</script></body>"""
+
+
+@pytest.mark.slow
+@in_browser
+@pytest.mark.parametrize("page", ["index", "losses/binary_crossentropy", "boosting"])
+def test_no_code_is_clipped(site, page, tmp_path):
+    """Nothing lies beyond the edge of a block of code: a script in a copy of the page asks the browser for their widths."""
+    copy = site / f"{page}-measured.html"
+    copy.write_text((site / f"{page}.html").read_text("utf-8").replace("</body>", WIDER), "utf-8")
+    with browser.served(site) as server:
+        shown, _ = browser.visit(server, copy.relative_to(site).as_posix(), tmp_path / "profile")
+    copy.unlink()
+    assert "<title>clipped: []</title>" in shown, re.findall("<title>.*?</title>", shown)
 
 
 @pytest.mark.slow
