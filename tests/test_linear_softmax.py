@@ -3,6 +3,8 @@
 import gc
 import inspect
 import pickle
+import subprocess
+import sys
 import tracemalloc
 import weakref
 
@@ -197,6 +199,36 @@ def test_memory_does_not_grow_with_the_rows(dtype):
     tracemalloc.stop()
     assert peak < 64e6
     assert abs(value - np.log(20000)) < 5
+
+
+MEMORY = """
+import sys
+import numpy as np
+import polyloss as pl
+if sys.argv[1] == "torch":
+    import torch
+def given(n, d, c, dtype):
+    y, features, weight = np.zeros(n, np.int64), np.full((n, d), 0.1, dtype), np.full((c, d), 0.1, dtype)
+    return [torch.from_numpy(x) for x in (y, features, weight)] if sys.argv[1] == "torch" else (y, features, weight)
+def resident(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what)) * 1024
+by = pl.value_and_grad(pl.linear_softmax_loss)
+by(*given(64, 16, 300, np.float32))
+for n, dtype in ((400, np.float32), (2000, np.float32), (2000, np.float16), (400, np.float64)):
+    arrays = given(n, 16, 32000, dtype)
+    before = resident("VmRSS")
+    _, gradients = by(*arrays)
+    beside = resident("VmHWM") - before - sum(x.nbytes for x in gradients)
+    assert beside < 64e6, (n, dtype, beside)
+    del arrays, gradients
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_process_takes_less_than_64_megabytes_beside_its_arrays(library):
+    """What the libraries' matmuls pack is counted, too. All logits would take 256 MB."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, library], check=True, timeout=300)
 
 
 def test_errors():

@@ -26,9 +26,12 @@ def product(a, b, out):
     torch.mm(a, b, out=out)
 
 
-def add_product(a, b, out):
-    """out += a @ b."""
-    out.addmm_(a, b)
+def grow(a, b, out, first):
+    """out += a @ b, or where it is the first out = a @ b."""
+    if first:
+        torch.mm(a, b, out=out)
+    else:
+        out.addmm_(a, b)
 
 
 def call(want, y_true, features, weight, bias, arguments):
@@ -60,7 +63,7 @@ def plain(y_true, features, weight, bias, arguments):
 
 
 def _prepared(*arguments):
-    return replace(prepared(*arguments), products=(product, add_product))
+    return replace(prepared(*arguments), products=(product, grow))
 
 
 def _run(head, **options):

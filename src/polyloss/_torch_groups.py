@@ -25,7 +25,7 @@ from polyloss._evaluate import raise_bad
 from polyloss._formula import Outcome
 from polyloss._linear import IGNORED, Rows, _default_chunk
 from polyloss._linear import prepared as prepared_head
-from polyloss._linear_torch import ARRAYS, Bridge, add_product, product
+from polyloss._linear_torch import ARRAYS, Bridge, grow, product
 from polyloss._plan import GIVEN, VALUE
 from polyloss._prepare import prepare
 from polyloss._processes import gathered
@@ -355,7 +355,7 @@ def _shared(group, call, local):
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))
     n, d = head.rules.n, features.shape[-1]
     return replace(
-        head, features=features.reshape(n, d), weight=weight, bias=bias, shard=shard, products=(product, add_product),
+        head, features=features.reshape(n, d), weight=weight, bias=bias, shard=shard, products=(product, grow),
         rules=head.rules._replace(chunk=int(chunk)),
     )  # fmt: skip
 
