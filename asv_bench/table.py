@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, files, limits, peers, small, timing
+from benchmarks import cases, files, head, limits, peers, small, timing
 
 import polyloss as pl
 from polyloss._block import Elementwise
@@ -33,8 +33,8 @@ from polyloss._block import Elementwise
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks.json"
 LIBRARIES = ("numpy", "torch", "jax", "optax", "scipy", "scikit-learn")
-# Contenders that compute no loss: the memory's limits, torch's copy_, reading files.
-MEMORY = ("read", "copy", "copy_", "parser", "np.load")
+# Contenders that compute no loss: the memory's limits, torch's copy_, reading files, matrix products.
+MEMORY = ("read", "copy", "copy_", "parser", "np.load", "matmuls")
 
 
 @dataclass(frozen=True)
@@ -332,10 +332,19 @@ def file_lines():
     yield Line("Dask", f"{files.PARTITIONS} partitions", why, lambda: files.cluster() | wait(limit), goals, alike=False)
 
 
+def head_lines():
+    """A language model's head: value and both gradients, beside its matrix products alone."""
+    name, why = "×".join(map(str, head.SHAPE)), "positions, features, words; float32"
+    rivals = {"torch": head.torch_steps, "NumPy": head.numpy_calls, "JAX under jit": head.jax_calls}
+    goals = tuple(("polyloss", *goal) for goal in (("matmuls", 1 / 1.1), ("torch", 1), ("torch, chunks", 1 / 0.6), ("optax", 1)))
+    for library, contenders in rivals.items():
+        yield Line("a language model's head", f"{name}, {library}", why, contenders, goals, seconds=1)
+
+
 def lines():
     """The whole table."""
     parts = softmax_lines, other_softmax_lines, elementwise_lines, small_lines, module_lines, jax_lines, log_loss_lines, file_lines
-    for part in parts:
+    for part in (*parts, head_lines):
         yield from sorted(part(), key=lambda line: line.group)
 
 

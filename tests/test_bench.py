@@ -28,7 +28,7 @@ import compare  # noqa: E402
 import local_site  # noqa: E402
 import render  # noqa: E402
 import table  # noqa: E402
-from benchmarks import cases, files, limits, small, timing  # noqa: E402
+from benchmarks import cases, files, head, limits, small, timing  # noqa: E402
 
 import polyloss as pl  # noqa: E402
 import polyloss.torch  # noqa: E402
@@ -89,6 +89,11 @@ def test_elementwise_contenders_agree(call, contenders, monkeypatch):
 def test_log_loss_contenders_agree():
     agree(table.log_loss_contenders(np.arange(12) % 2, np.linspace(0.1, 0.9, 12)))
     agree(table.log_loss_contenders(np.arange(12) % 3, np.full((12, 3), 1 / 3)))
+
+
+def test_contenders_of_a_head_agree():
+    for contenders in (head.torch_steps, head.numpy_calls, head.jax_calls):
+        agree(contenders((5, 4, 300)))
 
 
 def test_contenders_of_files_agree():

@@ -28,7 +28,8 @@ def gathered(numbers: Sequence[float], group: Any) -> list[list[float]]:
     """The numbers of all processes, as many from each, by rank."""
     mine = _tensor(np.array(numbers, np.float64), group)
     theirs = mine.new_empty(distributed.get_world_size(group) * len(mine))
-    distributed.all_gather_into_tensor(theirs, mine, group=group)
+    gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor  # its name before torch 2.13
+    gather(theirs, mine, group=group)
     return theirs.reshape(-1, len(mine)).tolist()
 
 

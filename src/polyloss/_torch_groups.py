@@ -15,6 +15,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
+import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import distributed
@@ -251,7 +252,7 @@ class Shard(NamedTuple):
         cut = (None if x is None else x[part] for x in (rows.labels, rows.skip, weight))
         divisor = rows.divisor if head.rules.reduction == "normalize" else 1
         losses = self.losses(z, *cut, divisor, derive)
-        value = losses if head.rules.reduction == "none" else _reduce.quotient(head.xp, losses.sum(), divisor)
+        value = losses if head.rules.reduction == "none" else _reduce.quotient(xp, losses.sum(), divisor)
         return value.to(head.dtype), z
 
     def joined(self, by_features):
@@ -262,7 +263,7 @@ class Shard(NamedTuple):
         """The losses (N,) in float64 of logits (N, size), and in their place, if `derive`, the gradient of their sum over the divisor."""
         bent = None
         if self.softcap is not None:
-            y, bent = capped(torch, z, self.softcap) if derive else (z.div_(self.softcap).tanh_().mul_(self.softcap), None)
+            y, bent = capped(xp, z, self.softcap) if derive else (z.div_(self.softcap).tanh_().mul_(self.softcap), None)
             z = z.copy_(y)
         top = z.amax(1)
         distributed.all_reduce(top, distributed.ReduceOp.MAX, group=self.group)
@@ -300,7 +301,7 @@ class Shard(NamedTuple):
             losses = torch.where(skip, 0, losses)
         if not derive:
             return losses
-        g = torch.where(bad, torch.nan, _reduce.quotient(torch, w, divisor))
+        g = torch.where(bad, torch.nan, _reduce.quotient(xp, w, divisor))
         spread = share * k.sum() + 2 * self.z_loss * lse
         of_label = g * (spread * e - k_y * others) / summed - g * share * k[labels.clamp_min(0)]
         z.mul_((g * (k_y + spread) / summed)[:, None].to(z.dtype))
