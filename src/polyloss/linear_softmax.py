@@ -1,8 +1,10 @@
 """The loss of a language model's head as a public function: softmax cross-entropy of ``features @ weight.T + bias``."""
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
+from polyloss._backends import backend_of
 from polyloss._linear import prepared, results, run
 from polyloss._plan import BOTH, VALUE, Want
 
@@ -144,6 +146,12 @@ def evaluated(want, y_true, features, weight, bias, arguments):
         from polyloss import _linear_torch
 
         return _linear_torch.call(want, y_true, features, weight, bias, arguments)
+    current = None if library == "numpy" else getattr(backend_of(features), "current", None)
+    with nullcontext() if current is None else current(features):
+        return _on_its_device(library, want, y_true, features, weight, bias, arguments)
+
+
+def _on_its_device(library, want, y_true, features, weight, bias, arguments):
     head = prepared(want, y_true, features, weight, bias, arguments)
     if library in ("jax", "jaxlib"):
         from polyloss import _linear_jax

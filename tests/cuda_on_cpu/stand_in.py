@@ -60,7 +60,7 @@ else:
             return empty(shape, dtype)
 
         def asarray(self, x, dtype=None, device=None):
-            return asarray(np.asarray(x, dtype))
+            return asarray(np.asarray(x.host if isinstance(x, Array) else x, dtype))
 
     namespace = Namespace(Array)
 

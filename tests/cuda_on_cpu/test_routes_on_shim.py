@@ -447,6 +447,30 @@ def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
 
 
 @stand_in.ON_SHIM
+def test_a_head_of_a_model_stays_on_its_device(monkeypatch):
+    """Features and weight: the products of linear_softmax_loss, too, are found where the features are, and by the kernel."""
+    x, w, y = logits((6, 4)), logits((5, 4), seed=1), np.arange(6) % 5
+    entered, inner = [], contextlib.nullcontext
+
+    def current(number, tensors):
+        entered.append((number, tensors))
+        return inner()
+
+    monkeypatch.setattr(cuda, "current", current)
+    launched, launch = [], Function.__call__
+    monkeypatch.setattr(Function, "__call__", lambda self, *a, **k: launched.append(self._name) or launch(self, *a, **k))
+    for function in (pl.linear_softmax_loss, pl.value_and_grad(pl.linear_softmax_loss)):
+        entered.clear()
+        launched.clear()
+        got = function(*map(stand_in.asarray, (y, x, w)))
+        assert entered[0] == (0, False)
+        assert launched
+        here, got = (z if isinstance(z, tuple) else (z,) for z in (function(y, x, w), got))
+        flat = [[z for y in part for z in (y if isinstance(y, tuple) else (y,))] for part in (here, got)]
+        agree(*map(tuple, flat), atol=1e-6)
+
+
+@stand_in.ON_SHIM
 @pytest.mark.parametrize(
     ("name", "named"),
     [
