@@ -151,7 +151,7 @@ def sample_losses(
     epsilon: float | None = None,
     rescale: bool = False,
     sample_weight: Array | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The log loss of every sample and its weight (None: all 1), as NumPy arrays of float64; what `log_loss` checks is checked.
 
     The losses are not weighted. A sample's has the same bits among whichever others it stands and however its row lies in memory.

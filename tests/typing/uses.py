@@ -27,7 +27,7 @@ pl.sparse_categorical_crossentropy(labels, logits, ignore_class="255")  # wrong
 pl.tweedie_deviance(y, p, power=1.2)
 pl.tweedie_deviance(y, p, power="1.2")  # wrong
 pl.dice(logits, logits, axis=(0, 1))
-pl.gaussian_nll(y, logits, weigth=y)  # wrong
+pl.gaussian_nll(y, logits, weights=y)  # wrong
 loss, prob = pl.softmax_loss(labels, logits, ignore_label=[255, -1], normalization="full", return_prob=True)
 pl.softmax_loss(labels, logits, normalization=pl.Normalization.VALID, softcap=30.0)
 pl.softmax_loss(labels, logits, normalization="valyd")  # wrong
@@ -53,4 +53,4 @@ pl.set_num_threads("two")  # wrong
 # batches
 total = pl.Accumulator({"mse": "mse"})
 total.update(y, p).result()
-total.udpate(y, p)  # wrong
+total.upgrade(y, p)  # wrong

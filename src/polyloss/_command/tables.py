@@ -351,8 +351,8 @@ def columns_of(path: str) -> list[str]:
         raise BadFile(f"{path}: no such file")
     if file.stat().st_size == 0:
         raise BadFile(f"{path}: the file is empty")
-    with open(path, "rb") as file:
-        if ending(path) in TEXT and file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+    with open(path, "rb") as stream:
+        if ending(path) in TEXT and stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
     with _reading(path, None, []):
         names = scan(path, {}).collect_schema().names()
