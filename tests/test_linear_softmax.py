@@ -33,7 +33,8 @@ def plain(y, features, weight, bias=None, **options):
     x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
     logits = x @ w.T + (0 if bias is None else np.asarray(bias, np.float64))
     value, g = pl.value_and_grad(pl.softmax_loss)(y, logits, axis=-1, **options)
-    flat, x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    flat = g.reshape(-1, g.shape[-1])
+    x = x.reshape(len(flat), x.shape[-1])
     live = (flat != 0).any(1)
     gradients = g @ w, flat[live].T @ x[live]
     return value, gradients if bias is None else (*gradients, flat.sum(0))
@@ -125,6 +126,17 @@ def test_shapes(shape):
                 assert [x.shape for x in gradients] == [features.shape, weight.shape]
                 options = {"reduction": reduction} if reduction == "none" else {"normalization": "full"}
                 compare(lib, (value, gradients), plain(y, features, weight, **options), 1e-12)
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(0, 3, 5), (4, 0, 5), (4, 0, 300), (4, 3, 1), (0, 0, 1)])
+def test_nothing_of_something(n, d, c):
+    """No positions, no features, one class."""
+    y, features, weight, bias = some(n, d, c, dtype="float64")
+    for lib in (NUMPY, TORCH, JAX):
+        for b in (None, bias):
+            got = value_and_grad(*(lib.array(x) for x in (y, features, weight, b)))
+            compare(lib, got, plain(y, features, weight, b), 1e-12)
+            assert got[1][1].shape == (c, d)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__.strip("_"))

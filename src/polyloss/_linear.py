@@ -262,7 +262,7 @@ def _written(head, needs, upstream, exact):
 
     panels = [(0, c)]
     if wide(head.weight[:1]).dtype != head.weight.dtype or not _multiplies(head.weight):
-        step = max(1, PANEL // (d * 4))
+        step = max(1, PANEL // max(1, d * 4))
         panels = [(a, min(a + step, c)) for a in range(0, c, step)]
     derive = any(needs)
     chunk = min(head.rules.chunk, max(m, 1))
@@ -359,7 +359,7 @@ def _products(xp):
             part = xp.matmul(b.T, a.T).T
             out[...] = part if first else out + part
             return
-        step = max(64, SUMMAND // (max(b.shape) * out.dtype.itemsize))
+        step = max(64, SUMMAND // (max(*b.shape, 1) * out.dtype.itemsize))
         for i in range(0, a.shape[0], step):
             if first:
                 xp.matmul(a[i : i + step], b, out=out[i : i + step])

@@ -138,7 +138,7 @@ def _visited(rules, needs, operands, rest, upstream):
 
 def _with_product(total, a, b):
     """total + a @ b, some rows at a time, so that the product is never there as a whole."""
-    step = max(1, SUMMAND // (b.shape[1] * total.dtype.itemsize))
+    step = max(1, SUMMAND // (max(b.shape[1], 1) * total.dtype.itemsize))
     whole = total.shape[0] // step
 
     def add(start, size, total):
