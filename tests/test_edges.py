@@ -283,3 +283,98 @@ def test_hessian_of_poly1_never_cancels(poly_epsilon):
                 if t[0] == 1:
                     _, hessian = road(pl.grad_and_hess("poly1_crossentropy"), np.array([0]), row[1], poly_epsilon=poly_epsilon)
                     close(hessian[0], right[2], "float64", units=256)
+
+
+# ------------------------------------------------------------------------------- numbers that leave the range only on their way
+
+
+def test_derivatives_whose_steps_would_leave_the_range():
+    """Squares of shares, quotients of tiny numbers and factors of 0, where the derivative is an ordinary number."""
+    inf = np.inf
+    for loss, target, p, given, right in (
+        ("scce", 0, [1.0, 2e19], {"dtype": "float32"}, ([-1.0, 5e-20], [1.0, -2.5e-39])),
+        ("cce", [1.0, 0.0], [1.0, 2e19], {"dtype": "float32"}, ([-1.0, 5e-20], [1.0, -2.5e-39])),
+        ("cce", [1.0, 0.0], [1.0, 2e160], {}, ([-1.0, 5e-161], [1.0, -0.0])),
+        ("binary_focal_crossentropy", [1.0], [0.0], {"gamma": 0.0}, ([-inf], [inf])),
+        ("binary_focal_crossentropy", [0.0], [1.0], {"gamma": 0.0}, ([inf], [inf])),
+        ("gamma_deviance", [0.979], [2.0], {}, ([1.021 / 2], [-0.0105])),
+        ("gamma_deviance", [0.9996680830669836], [2.0], {}, ([0.50016595846650818], [-0.0001659584665081871])),
+        ("tweedie_deviance", [1.0], [1e-45], {"power": -1.0, "dtype": "float32"}, ([-2.8e-45], [-2.0])),
+        ("generalized_crossentropy", 0, [0.0], {"q": 1.0}, ([-1.0], [0.0])),
+        ("tversky", [1.0, 0.0], [1e20, 1e20], {"dtype": "float32"}, ([-5e-21, 5e-21], [5e-41, -5e-41])),
+    ):
+        dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
+        if "epsilon" in LOSSES[pl.get(loss).__name__].params:
+            params["epsilon"] = 0.0
+        t = np.array([target]) if isinstance(target, int) else np.array([target], dtype)
+        for road in ROADS:
+            found = road(pl.grad_and_hess(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
+            rtol = 1e-6 if dtype == "float32" else 1e-14
+            for actual, expected in zip(found, right, strict=True):
+                np.testing.assert_allclose(actual, [expected], rtol=rtol, atol=1e-44, err_msg=f"{loss} {p}")
+
+
+def test_autograd_of_branches_not_taken():
+    """Targets that are differentiated, too: what is infinite in a case that does not apply reaches no derivative."""
+    inf = np.inf
+    for loss, t, p, params, by_t, by_p in (
+        ("huber", 0.0, 3.4e38, {}, -1.0, 1.0),
+        ("smooth_l1", 0.0, 3.4e38, {}, -1.0, 1.0),
+        ("kl_divergence", 0.5, 0.0, {"epsilon": 0.0}, inf, -inf),
+        ("poisson_deviance", 2e-20, 1.0, {}, -90.716998, 2.0),
+        ("poisson_deviance", 1e-30, 1e-5, {}, -115.12925, 2.0),
+        ("gamma_deviance", 1e-30, 1e-5, {}, -2e30, 2e5),
+        ("gamma_deviance", 0.01, 3e38, {}, -200.0, 0.0),
+        ("tweedie_deviance", 0.01, 3e38, {"power": 1.5}, -40.0, 1.15470054e-19),
+    ):
+        for library in (TORCH, JAX):
+            target, prediction = np.array([[t]], np.float32), np.array([[p]], np.float32)
+            found = derivatives(library, getattr(pl, loss), target, prediction, **params)
+            np.testing.assert_allclose(found, [[[by_t]], [[by_p]]], rtol=2e-6, atol=1e-37, err_msg=f"{loss} {t} {p} {library}")
+    for dtype in ("float32", "float64"):
+        most = float(np.finfo(dtype).max)
+        for library in (TORCH, JAX):
+            t, p = np.array([[-most, 0.0, most**0.5]], dtype), np.array([[1.0, 2.0, 3.0]], dtype)
+            found = derivatives(library, pl.cosine_similarity, t, p)
+            np.testing.assert_allclose(found[0], np.zeros((1, 3)), atol=4 / most)
+            np.testing.assert_allclose(found[1] * 14**1.5, [[13.0, -2.0, -3.0]], rtol=1e-5)
+
+
+def derivatives(library, function, t, p, **params):
+    """By targets and predictions, from the library's own autograd."""
+    if library is JAX:
+        both = JAX.jax.grad(lambda t, p: function(t, p, **params).sum(), (0, 1))
+        return [np.asarray(x) for x in both(JAX.jax.numpy.asarray(t), JAX.jax.numpy.asarray(p))]
+    tensors = [torch.from_numpy(x).requires_grad_() for x in (t, p)]
+    function(*tensors, **params).sum().backward()
+    return [x.grad.numpy() for x in tensors]
+
+
+def test_the_slope_of_one_class_alone_is_0():
+    """Whatever its target is smoothed to."""
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        t, z = rng.random((50, 1)).astype(dtype), rng.standard_normal((50, 1)).astype(dtype)
+        for options in ({}, {"softcap": 3.0}):
+            for road in ROADS:
+                for smoothing in (0.0, 0.1, 0.5310411652976476):
+                    slope, curvature = road(pl.grad_and_hess("softmax_loss"), t, z, label_smoothing=smoothing, **options)
+                    assert not slope.any(), (dtype, options, road, smoothing)
+                    assert not curvature.any(), (dtype, options, road, smoothing)
+
+
+def test_sums_that_overflow_floats_are_taken_in_double():
+    """A long row's mean is finite where the sum of its float32 losses is not, in any layout, and has the same bits in each."""
+    rng = np.random.default_rng(0)
+    t = np.zeros((3, 5000), np.float32)
+    p = (1e18 * (1 + rng.random((3, 5000)))).astype(np.float32)
+    right = (p.astype(float) ** 2).mean(1)
+    rows, columns = pl.mean_squared_error(t, p), pl.mean_squared_error(t.T.copy(), p.T.copy(), axis=0)
+    np.testing.assert_allclose(rows, right, rtol=1e-6)
+    np.testing.assert_array_equal(rows, columns)
+    np.testing.assert_allclose(pl.mean_squared_error(t, p, reduction="sum_over_batch_size"), right.mean(), rtol=1e-6)
+    value, gradient = pl.value_and_grad("mse")(t, p, reduction="sum_over_batch_size")
+    np.testing.assert_allclose(value, right.mean(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * p.astype(float) / p.size, rtol=1e-6)
+    p[1, 7] = np.nan
+    assert np.isnan(pl.mean_squared_error(t, p)).tolist() == [False, True, False]

@@ -122,8 +122,10 @@ def of_others(xp, x, near):
 class OfShares(Rowwise):
     """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon). `first` is h y, h term's derivative by y, and `second` is h' y².
 
-    These stay finite where y is 0. With S = Σp (and 0 for h and h' where y is clipped), A = Σ h y and B = Σ h' y²:
-    slope_j = (h_j - A) / S and curvature_j = (h'_j (1 - 2 y_j) - 2 h_j + B + 2 A) / S².
+    These stay finite where y is 0. With S = Σp (and 0 for h and h' where y is clipped), A = Σ h y and B = Σ (h' y + 2 h) y:
+    slope_j = (h_j (1 - y_j) - (A - h_j y_j)) / S and curvature_j = ((h'_j (1 - y_j) - 2 h_j) (1 - y_j) + B - (h'_j y_j + 2 h_j) y_j) / S².
+    Of what is not clipped y S is p, by which own terms of small shares are divided: squares of y or S may leave the dtype where those of p
+    do not.
     """
 
     def value(xp, t, p, *, block, epsilon, **params):
@@ -133,14 +135,23 @@ class OfShares(Rowwise):
     def slope(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
         first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
-        return (over(xp, first, y) - xp.sum(first, axis=1, keepdims=True)) / total
+        small, others = y < 2.0**-30, first - xp.sum(first, axis=1, keepdims=True)
+        own = over(xp, first * (1 - y), xp.where(small, p, y))
+        return xp.where(small, beyond(xp, own, others / total), (own + others) / total)
 
     def curvature(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)
         first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
         second = xp.where(inside, block.second(xp, t, y, **params), 0.0)
-        own = over(xp, over(xp, second * (1 - 2 * y) - 2 * first * y, y), y)
-        return (own + xp.sum(second + 2 * first, axis=1, keepdims=True)) / total / total  # total² may be 0 where total is not
+        bend, small = second + 2 * first, y < 2.0**-30
+        by, others = xp.where(small, p, y), xp.sum(bend, axis=1, keepdims=True) - bend
+        own = over(xp, over(xp, (second * (1 - y) - 2 * first * y) * (1 - y), by), by)
+        return xp.where(small, beyond(xp, own, others / total / total), (own + others) / total / total)
+
+
+def beyond(xp, x, y):
+    """x + y, and x where that is infinite, whatever y, which is far below it."""
+    return x + xp.where(xp.isinf(x), xp.zeros_like(y), y)
 
 
 # Steps that several formulas share.
@@ -227,6 +238,17 @@ def capped(xp, z, cap):
     x = z / cap
     e = xp.exp(-2 * magnitude(xp, x))
     return cap * xp.tanh(x), 4 * e / (1 + e) ** 2
+
+
+def evening(xp, x):
+    """A power of two that brings sizes x away from both ends of their dtype, so far that squares of the product are normal numbers.
+
+    It is constant in pieces: no derivative sees it.
+    """
+    n = 16 if float(xp.finfo(x.dtype).max) < 1e39 else 128  # an eighth of the largest exponent
+    one = xp.ones_like(x)
+    small = xp.where(x < 2.0 ** (-5 * n), 2.0 ** (7 * n) * one, xp.where(x < 2.0 ** (-2 * n), 2.0 ** (4 * n) * one, one))
+    return xp.where(x > 2.0 ** (2 * n), 2.0 ** (-5 * n) * one, small)
 
 
 def log_softmax(xp, z):

@@ -565,7 +565,7 @@ class BinaryFocalCrossentropy(Elementwise):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
         u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
-        s = power(xp, u, gamma) * (b1 + gamma * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
+        s = power(xp, u, gamma) * (b1 + times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
@@ -1548,15 +1548,18 @@ class GeneralizedCrossentropy(Rowwise):
     )
 
     def value(xp, t, p, q):
-        return -xp.expm1(q * xp.log(xp.sum(xp.where(t == 1, p, xp.zeros_like(p)), axis=1))) / q
+        y = xp.sum(xp.where(t == 1, p, xp.zeros_like(p)), axis=1)
+        one = xp.ones_like(y)
+        near = y**q > 0.5  # where 1 - p^q would cancel; elsewhere the derivative of expm1, which libraries take from its value
+        return xp.where(near, -xp.expm1(q * xp.log(xp.where(near, y, one))), 1 - xp.where(near, one, y) ** q) / q
 
     def slope(xp, t, p, q):
         right = t == 1
-        return xp.where(right, -(xp.where(right, p, xp.ones_like(p)) ** (q - 1)), xp.zeros_like(p))
+        return xp.where(right, -(xp.where(right, p + 0, xp.ones_like(p)) ** (q - 1)), xp.zeros_like(p))
 
     def curvature(xp, t, p, q):
         right = t == 1
-        return xp.where(right, (1 - q) * xp.where(right, p, xp.ones_like(p)) ** (q - 2), xp.zeros_like(p))
+        return xp.where(right, times(xp, 1 - q, xp.where(right, p + 0, xp.ones_like(p)) ** (q - 2)), xp.zeros_like(p))
 
 
 @public(GeneralizedCrossentropy)

@@ -6,7 +6,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 
 import math
 
-from polyloss._block import Elementwise, nan_where, public, times
+from polyloss._block import Elementwise, evening, nan_where, public, times
 from polyloss._call import call
 from polyloss._params import flag, tweedie_power
 from polyloss._types import Array, Reduction
@@ -28,12 +28,22 @@ def near_log1p(xp, r):
     return r - excess(xp, r)
 
 
+def log_near(xp, m, t):
+    """log(m / t) where they are near each other, else 0; and where they are."""
+    near = xp.abs((m - t) / t) < 0.4
+    r = xp.where(near, m - t, xp.zeros_like(m)) / xp.where(near, t, xp.ones_like(t))  # elsewhere its derivative may be infinite
+    return near_log1p(xp, r), near
+
+
 def log_quotient(xp, m, t):
     """log(m / t), also where m / t overflows or underflows."""
+    s = evening(xp, t)  # for derivatives: 1 / t is of a float's size where m / t² is not
+    m, t = m * s, t * s
     q = m / t
-    plain = (q > 1e-30) & (q < 1e30)
-    roots = xp.sqrt(xp.where(plain, xp.ones_like(m), m)) / xp.sqrt(xp.where(plain, xp.ones_like(t), t))
-    return xp.where(plain, xp.ones_like(q), xp.full_like(q, 2.0)) * xp.log(xp.where(plain, q, roots))
+    near = (q > 1e-18) & (q < 1e18)
+    one = xp.ones_like(q)
+    far = xp.log(xp.where(near, one, m)) - xp.log(xp.where(near, one, t))
+    return xp.where(near, xp.log(xp.where(near, m, one) / xp.where(near, t, one)), far)
 
 
 def mean_of(xp, p):
@@ -47,9 +57,11 @@ def poisson_excess(xp, t, m, log_quotient):
     u = xp.where(none, xp.ones_like(t), t)
     r = (m - u) / u
     near = (r > -0.4) & (r < 0.8) & ~none
+    r = xp.where(near, m - u, xp.zeros_like(m)) / xp.where(near, u, xp.ones_like(u))  # elsewhere its derivative may be infinite
     l = log_quotient(xp.where(near | (none & (m == 0)), u, m), u)
-    far = (m - t) - t * xp.where(l > 100, xp.full_like(l, 100.0), l)  # one beyond costs nothing beside m, which may be infinite
-    return 2 * xp.where(near, u * excess(xp, xp.where(near, r, xp.zeros_like(r))), far)
+    nothing = (l == math.inf) | (none & xp.isinf(l))  # beside an infinite m, and of a target of 0
+    far = (m - t) - t * xp.where(nothing, xp.zeros_like(l), l)
+    return 2 * xp.where(near, u * excess(xp, r), far)
 
 
 class PoissonDevianceFromLogarithms(Elementwise):
@@ -58,7 +70,7 @@ class PoissonDevianceFromLogarithms(Elementwise):
     kernel = "poisson_deviance_from_logarithms"
 
     def value(xp, t, z):
-        return poisson_excess(xp, t, xp.exp(z), lambda m, u: xp.where((t == 0) & (z == -math.inf), xp.log(m), z - xp.log(u)))
+        return poisson_excess(xp, t, xp.exp(z), lambda m, u: z - xp.log(u))
 
     def slope(xp, t, z):
         return 2 * (xp.exp(z) - t)
@@ -204,10 +216,11 @@ class GammaDeviance(Elementwise):
 
     def value(xp, t, p):
         m = mean_of(xp, p)
-        v = (t - m) / m
+        v, one = (t - m) / m, xp.ones_like(m)
         near = (v > -0.4) & (v < 0.8)
-        far = (t / m - 1) + log_quotient(xp, xp.where(near, xp.ones_like(m), m), xp.where(near, xp.ones_like(t), t))
-        return 2 * xp.where(near, excess(xp, xp.where(near, v, xp.zeros_like(v))), far)
+        v = xp.where(near, t - m, xp.zeros_like(v)) / xp.where(near, m, one)
+        above, below = xp.where(near, one, t), xp.where(near, one, m)
+        return 2 * xp.where(near, excess(xp, v), (above / below - 1) + log_quotient(xp, below, above))
 
     def slope(xp, t, p):
         m = mean_of(xp, p)
@@ -215,7 +228,7 @@ class GammaDeviance(Elementwise):
 
     def curvature(xp, t, p):
         m = mean_of(xp, p)
-        return 2 * ((t / m + (t - m) / m) / m) / m
+        return 4 * (((t - 0.5 * m) / m) / m) / m
 
 
 @public(GammaDeviance)
@@ -330,9 +343,8 @@ class TweedieDevianceFromLogarithms(Elementwise):
         up = t > 0
         u = xp.where(up, t, xp.ones_like(t))
         m = xp.exp(z)
-        r = (m - u) / u
-        near = xp.abs(r) < 0.4
-        l = xp.where(near, near_log1p(xp, xp.where(near, r, xp.zeros_like(r))), z - xp.log(u))
+        l, near = log_near(xp, m, u)
+        l = xp.where(near, l, z - xp.log(u))
         to_a, to_b = xp.exp(a * z), xp.exp(b * z)
         return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
 
@@ -380,10 +392,8 @@ class TweedieDeviance(Elementwise):
         m = mean_of(xp, p)
         up = t > 0
         u, v = xp.where(up, t, xp.ones_like(t)), xp.where(up, m, xp.ones_like(m))
-        r = (v - u) / u
-        near = xp.abs(r) < 0.4
-        far = log_quotient(xp, xp.where(near, xp.ones_like(v), v), xp.where(near, xp.ones_like(u), u))
-        l = xp.where(near, near_log1p(xp, xp.where(near, r, xp.zeros_like(r))), far)
+        l, near = log_near(xp, v, u)
+        l = xp.where(near, l, log_quotient(xp, xp.where(near, xp.ones_like(v), v), xp.where(near, xp.ones_like(u), u)))
         to_a, to_b = m ** (2 - power), m ** (1 - power)
         return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
 
@@ -393,6 +403,8 @@ class TweedieDeviance(Elementwise):
 
     def curvature(xp, t, p, power):
         m = mean_of(xp, p)
+        if power < 0:  # t / m may be infinite where this is not
+            return 2 * ((1 - power) * m**-power + power * times(xp, t, m ** (-power - 1)))
         none = t == 0
         return 2 * m**-power * xp.where(none, (1 - power) * xp.ones_like(m), (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
 

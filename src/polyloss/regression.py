@@ -361,7 +361,9 @@ class Huber(Elementwise):
 
     def value(xp, t, p, delta):
         d = p - t
-        return xp.where(xp.abs(d) <= delta, 0.5 * d * d, delta * (xp.abs(d) - 0.5 * delta))
+        near = xp.abs(d) <= delta
+        small = xp.where(near, d, xp.zeros_like(d))  # the square of a large one may be infinite, and autograd follows both branches
+        return xp.where(near, 0.5 * small * small, delta * (xp.abs(d) - 0.5 * delta))
 
     def slope(xp, t, p, delta):
         return clipped(xp, p - t, -delta, delta)[0]
@@ -655,7 +657,9 @@ class SmoothL1(Elementwise):
 
     def value(xp, t, p, beta):
         d = p - t
-        return xp.where(xp.abs(d) < beta, 0.5 * d * (d / (beta + (beta == 0))), magnitude(xp, d) - 0.5 * beta)
+        near = xp.abs(d) < beta
+        small = xp.where(near, d, xp.zeros_like(d))  # as of Huber's loss
+        return xp.where(near, 0.5 * small * (small / (beta + (beta == 0))), magnitude(xp, d) - 0.5 * beta)
 
     def slope(xp, t, p, beta):
         d = p - t

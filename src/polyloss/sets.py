@@ -31,7 +31,7 @@ class Overlap(Rowwise):
 
     def curvature(xp, t, p, alpha, beta, epsilon):
         apart, whole, by_p = Overlap.parts(xp, t, p, alpha, beta, epsilon)
-        return 2 * by_p * (t - (1 - apart / whole) * by_p) / (whole * whole)
+        return 2 * by_p * ((t - (1 - apart / whole) * by_p) / whole) / whole
 
 
 class Dice(Overlap):

@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, over, public, times, times_log
+from polyloss._block import Elementwise, Rowwise, clipped, evening, over, public, times
 from polyloss._call import call
 from polyloss._params import clip_bound
 from polyloss._types import Array, Reduction
@@ -25,8 +25,12 @@ class KLDivergence(Elementwise):
         (t, _), (p, _) = clipped(xp, t, 0.0, 1.0), clipped(xp, p, epsilon, 1.0)
         part = xp.where(t == 0, xp.ones_like(t), t)
         near = xp.abs(t - p) < 0.5 * p  # where the quotient's rounding would be the result
-        beside = xp.log1p(xp.where(near, t - p, xp.zeros_like(p)) / xp.where(near, p, xp.ones_like(p)))
-        return xp.where(near, t * beside, times_log(xp, t, part / p))
+        one = xp.ones_like(p)
+        beside = xp.log1p(xp.where(near, t - p, xp.zeros_like(p)) / xp.where(near, p, one))
+        finite = xp.isfinite(part / p)  # else apart: the logarithm of an infinite quotient has no derivative
+        apart = xp.log(xp.where(finite, one, part)) - xp.log(xp.where(finite, one, p))
+        far = xp.where(finite, xp.log(xp.where(finite, part, one) / xp.where(finite, p, one)), apart)
+        return xp.where(near, t * beside, times(xp, t, far))
 
     def slope(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
@@ -106,7 +110,7 @@ def kl_divergence(
 class CosineSimilarity(Rowwise):
     """-Σ t p / (‖t‖ ‖p‖) at any scale; a zero vector gives 0 and slope 0.
 
-    Each vector is divided by its largest absolute entry first, so that no square overflows or underflows.
+    Each vector is scaled by a power of two first, so that no square overflows or underflows.
     """
 
     aliases = ("cosine", "cosine_proximity", "CosineSimilarity")
@@ -119,12 +123,13 @@ class CosineSimilarity(Rowwise):
 
     def unit(xp, x):
         """x / ‖x‖ (0 for a zero vector), and 1 / ‖x‖ (0 for a zero vector)."""
-        scale = xp.max(xp.abs(x), axis=1, keepdims=True)
-        zero = scale == 0
-        scale = xp.where(zero, xp.ones_like(scale), scale)
-        y = xp.where(zero, xp.zeros_like(x), x / scale)  # autograd's derivative of a zero vector is 0, too
-        norm = xp.sqrt(xp.where(zero, xp.ones_like(scale), xp.sum(y * y, axis=1, keepdims=True)))
-        return y / norm, xp.where(zero, xp.zeros_like(norm), 1 / norm / scale)
+        s = evening(xp, xp.max(xp.abs(x), axis=1, keepdims=True))
+        y = x * s
+        square = xp.sum(y * y, axis=1, keepdims=True)
+        zero = square == 0  # also of numbers that XLA takes for 0
+        norm = xp.sqrt(xp.where(zero, xp.ones_like(square), square))
+        y = xp.where(zero, xp.zeros_like(y), y)  # autograd's derivative of a zero vector is 0, too
+        return y / norm, xp.where(zero, xp.zeros_like(norm), s / norm)
 
     def value(xp, t, p):
         return -xp.sum(CosineSimilarity.unit(xp, t)[0] * CosineSimilarity.unit(xp, p)[0], axis=1)

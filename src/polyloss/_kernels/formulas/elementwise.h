@@ -336,14 +336,16 @@ LOSS(poisson_from_logarithms, value) { return (EXP(p) - TIMES(t, p)) + FORMULA(o
 LOSS(poisson_from_logarithms, slope) { return (void)a, EXP(p) - t; }
 LOSS(poisson_from_logarithms, curvature) { return (void)t, (void)a, EXP(p); }
 
-/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. */
+/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. Of a q so
+   small that the quotient may be infinite 2^64 times as much is taken. */
 LOSS(kl_divergence, value)
 {
     real s = FORMULA(clip)(t, R(0), R(1)), q = FORMULA(clip)(p, a[0], R(1));
-    real d = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), s - q, s) / q;
+    real far = SELECT(LT(q, R(0x1p-126)), R(0x1p64) * q, q), more = SELECT(LT(q, R(0x1p-126)), R(44.3614195558364998), R(0));
+    real d = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), s - q, s) / SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), q, far);
     real u = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), R(1) + d, d);
     real v = SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), d - (u - R(1)), R(0));
-    return TIMES(s, LOG_NEAR(u, v));
+    return TIMES(s, LOG_NEAR(u, v) + SELECT(AND(LE(R(0.75) * q, s), LT(s, R(1.5) * q)), R(0), more));
 }
 LOSS(kl_divergence, slope)
 {
@@ -380,7 +382,7 @@ FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha, int hard)
 FORMULA_INLINE real FORMULA(focal_ratio)(real u, real b) { return SELECT(EQ(u, R(0)), R(1), b / u); }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
-    return POWER(u, gamma) * (b1 + gamma * u1 * FORMULA(focal_ratio)(u, b));
+    return POWER(u, gamma) * (b1 + TIMES(gamma, u1 * FORMULA(focal_ratio)(u, b)));
 }
 FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real b, real b1, real b2, real gamma)
 {
@@ -596,7 +598,7 @@ LOSS(gamma_deviance, slope)
 LOSS(gamma_deviance, curvature)
 {
     const real m = FORMULA(mean_of)(p);
-    return (void)a, R(2) * ((t / m + (t - m) / m) / m) / m;
+    return (void)a, R(4) * (((t - R(0.5) * m) / m) / m) / m;
 }
 /* t e^-p by halves: its factor alone may overflow. */
 FORMULA_INLINE real FORMULA(over_exp)(real t, real p)
@@ -653,6 +655,8 @@ LOSS(tweedie_deviance, slope)
 LOSS(tweedie_deviance, curvature)
 {
     const real m = FORMULA(mean_of)(p);
+    if (EVERY(LT(a[0], R(0)))) /* t / m may be infinite where this is not */
+        return R(2) * ((R(1) - a[0]) * POWER(m, -a[0]) + a[0] * TIMES(t, FORMULA(raised)(m, R(-1) - a[0])));
     return R(2) * FORMULA(raised)(m, -a[0]) * SELECT(EQ(t, R(0)), R(1) - a[0], (R(1) - a[0]) + a[0] * (t / m));
 }
 LOSS(tweedie_deviance_from_logarithms, value)

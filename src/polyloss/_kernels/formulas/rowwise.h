@@ -44,7 +44,8 @@ FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest)
 
 /* -t log y, times α (1 - y)^γ if focal; its derivative h by y times y, first, and the next one h' times y², second: both stay finite where y is 0.
    With S the sum of the predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S and the curvature
-   ((h' (1 - y) - 2 h) (1 - y) + (B - (h' y + 2 h) y)) / S²: where they would cancel the own term is taken out of the sums. */
+   ((h' (1 - y) - 2 h) (1 - y) + (B - (h' y + 2 h) y)) / S²: where they would cancel the own term is taken out of the sums. Of what is not
+   clipped y S is p: own terms of small shares are divided by p, since powers of y may leave the dtype where those of p do not. */
 FORMULA_INLINE real FORMULA(share_factor)(int focal, FORMULA(share) s, real alpha, real gamma)
 {
     return focal ? alpha * POWER(s.rest, gamma) : R(1);
@@ -68,24 +69,37 @@ FORMULA_INLINE real FORMULA(share_second)(int focal, real t, FORMULA(share) s, r
     }
     return SELECT(s.outside, R(0), t * second + R(0) * s.y);
 }
-/* What a class has of its own: h (1 - y) and (h' (1 - y) - 2 h) (1 - y), 0 where it has no target, whatever its share; and in the sum B. */
-FORMULA_INLINE real FORMULA(share_slope)(FORMULA(share) s, real first) { return FORMULA(over)(first * s.rest, s.y); }
-FORMULA_INLINE real FORMULA(share_curvature)(FORMULA(share) s, real first, real second)
+/* What a class has of its own, 0 where it has no target, whatever its share: h (1 - y) and (h' (1 - y) - 2 h) (1 - y), of a small share
+   divided by S and S²; and in B. */
+FORMULA_INLINE MASK FORMULA(is_small)(real p, real high) { return LT(p, R(0x1p-30) * high); }
+FORMULA_INLINE real FORMULA(share_slope)(real p, real high, FORMULA(share) s, real first)
 {
-    return FORMULA(over)(FORMULA(over)((second * s.rest - R(2) * first * s.y) * s.rest, s.y), s.y);
+    return FORMULA(over)(first * s.rest, SELECT(FORMULA(is_small)(p, high), p, s.y));
+}
+FORMULA_INLINE real FORMULA(share_curvature)(real p, real high, FORMULA(share) s, real first, real second)
+{
+    const real by = SELECT(FORMULA(is_small)(p, high), p, s.y);
+    return FORMULA(over)(FORMULA(over)((second * s.rest - R(2) * first * s.y) * s.rest, by), by);
 }
 FORMULA_INLINE real FORMULA(share_bend)(real first, real second) { return second + R(2) * first; }
 /* A derivative by shares as one by predictions: x / S, of 0 is 0 though 1 / S may be infinite. */
 FORMULA_INLINE real FORMULA(per_sum)(real x, real inverse) { return TIMES(x, inverse); }
-
-/* The same of a one-hot target: first is -1 at the label and second is 1. S times the slope, S² times the curvature, at the label and at
-   the other classes. */
-FORMULA_INLINE real FORMULA(label_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / s.y)); }
-FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1) + R(0) * s.rest); } /* NaN goes through */
-FORMULA_INLINE real FORMULA(label_curvature)(FORMULA(share) s)
+/* k times an own term and what the others have, by predictions, with factor k / S and inverse 1 / S, which is 1 for slopes: the latter is far
+   below the own term of a small share, and no number may be left of two infinite ones. */
+FORMULA_INLINE real FORMULA(share_derivative)(MASK small, real k, real own, real others, real factor, real inverse)
 {
-    real odds = s.rest / s.y;
-    return SELECT(s.outside, R(0), odds * (odds + R(2)));
+    const real apart = FORMULA(per_sum)(FORMULA(per_sum)(others, factor), inverse);
+    const real together = FORMULA(per_sum)(FORMULA(per_sum)(own + others, factor), inverse);
+    return SELECT(small, k * own + SELECT(EQ(ABS(k * own), R(1) / R(0)), R(0), apart), together);
+}
+
+/* The same of a one-hot target: first is -1 at the label and second is 1. Slope and curvature at the label, whose prediction is p; at the
+   other classes S times the slope, S² times the curvature. */
+FORMULA_INLINE real FORMULA(label_slope)(real p, FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / p)); }
+FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1) + R(0) * s.rest); } /* NaN goes through */
+FORMULA_INLINE real FORMULA(label_curvature)(real p, FORMULA(share) s) /* (1 - y²) / p², which does not cancel */
+{
+    return SELECT(s.outside, R(0), (s.rest * (R(1) + s.y)) / p / p);
 }
 FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1) + R(0) * s.rest); }
 

@@ -71,7 +71,7 @@ template <class T, bool FOCAL> struct Shares {
   A alpha, gamma, keep, spread;
   OfSum<A> of;
   bool grad, hess;
-  A pull, bend, per_sum;
+  A pull, bend, per_sum, k;
 
   __device__ Shares(const Rows<T>& job, int) : grad(job.grad || job.hess), hess(job.hess) {
     const double* a = job.parameters;
@@ -91,20 +91,21 @@ template <class T, bool FOCAL> struct Shares {
     terms.first += first;
     if (hess) terms.second += F::share_bend(first, F::share_second(FOCAL, target(t), s, alpha, gamma));
   }
-  __device__ double conclude(const Terms& terms, A k) {
+  __device__ double conclude(const Terms& terms, A factor) {
     pull = static_cast<A>(terms.first), bend = static_cast<A>(terms.second);
-    per_sum = of.per_sum(k);
+    per_sum = of.per_sum(factor), k = factor;
     return terms.value;
   }
   __device__ A slope(A t, A p, long long) const {
     const auto s = of.share(p);
     const A first = F::share_first(FOCAL, target(t), s, alpha, gamma);
-    return of.slope(F::share_slope(s, first) - (pull - first), per_sum);
+    return F::share_derivative(F::is_small(p, of.high), k, F::share_slope(p, of.high, s, first), first - pull, per_sum, A(1));
   }
   __device__ A curvature(A t, A p, long long) const {
     const auto s = of.share(p);
     const A first = F::share_first(FOCAL, target(t), s, alpha, gamma), second = F::share_second(FOCAL, target(t), s, alpha, gamma);
-    return of.curvature(F::share_curvature(s, first, second) + (bend - F::share_bend(first, second)), per_sum);
+    const A own = F::share_curvature(p, of.high, s, first, second), others = bend - F::share_bend(first, second);
+    return F::share_derivative(F::is_small(p, of.high), k, own, others, per_sum, of.inverse);
   }
 };
 template <class T> using categorical_crossentropy = Shares<T, false>;
@@ -127,13 +128,13 @@ template <class T> struct sparse_categorical_crossentropy {
     of.know(seen);
     const auto s = of.share(p_y);
     value = -s.log;
-    label_slope = F::label_slope(s), other_slope = F::other_slope(s);
-    label_curvature = F::label_curvature(s), other_curvature = F::other_curvature(s);
+    label_slope = F::label_slope(p_y, s), other_slope = F::other_slope(s);
+    label_curvature = F::label_curvature(p_y, s), other_curvature = F::other_curvature(s);
   }
   __device__ double conclude(const Terms&, A k) {
     const A per_sum = of.per_sum(k);
-    label_slope = of.slope(label_slope, per_sum), other_slope = of.slope(other_slope, per_sum);
-    label_curvature = of.curvature(label_curvature, per_sum), other_curvature = of.curvature(other_curvature, per_sum);
+    label_slope *= k, other_slope = of.slope(other_slope, per_sum);
+    label_curvature *= k, other_curvature = of.curvature(other_curvature, per_sum);
     return value;
   }
   __device__ A slope(A, A, long long c) const { return c == y ? label_slope : other_slope; }

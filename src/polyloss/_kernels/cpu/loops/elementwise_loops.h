@@ -188,6 +188,22 @@ INLINE double FORMULA(across)(const one *x, ptrdiff_t step)
         s += (double)((x[i * step] + x[(i + LANES) * step]) + (x[(i + 2 * LANES) * step] + x[(i + 3 * LANES) * step]));
     return s;
 }
+/* Σ value of elements [l, l + n) of position (a, b), from one tile after the other in double: where lanes of floats found no finite sum, it may
+   be one all the same. */
+static double FORMULA(sum_again)(const kernel_job *job, const one *parameters, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l, ptrdiff_t n)
+{
+    one room_t[TILE], room_p[TILE], value[TILE];
+    const strided_array *t = &job->t, *p = &job->p;
+    double s = 0;
+    for (ptrdiff_t i = l, m; i < l + n; i += m) {
+        m = TILE < l + n - i ? TILE : l + n - i;
+        const one *x = FORMULA(read)(t->type, t->at + a * t->n + b * t->s + i * t->c, 0, 1, t->c, m, room_t);
+        const one *y = FORMULA(read)(p->type, p->at + a * p->n + b * p->s + i * p->c, 0, 1, p->c, m, room_p);
+        FORMULA(evaluations)[job->loss](m, x, y, parameters, 1, value, NULL, NULL, 0);
+        s += FORMULA(sum_in_order)(value, m);
+    }
+    return s;
+}
 /* Of a position's derivatives; 0 for a weight of 0, even if the sum of the weights is NaN */
 INLINE one FORMULA(factor)(const kernel_job *job, one weight) { return weight == 0 ? 0 : (one)(job->scale * (double)weight); }
 /* The weights of m positions from (a, b) on; 1 where none are given */
@@ -260,7 +276,8 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
             if (room.w[0] != 0) {
                 const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->type, tt + l * t->c, 0, 1, t->c, n, room.t);
                 const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->type, pp + l * p->c, 0, 1, p->c, n, room.p);
-                s += evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
+                const double part = evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
+                s += part - part == 0 ? part : FORMULA(sum_again)(job, parameters, a, b, l, n);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
             if (gg && apart && g_lies && k != 0) FORMULA(stream_line)((one *)gg + l, g, n);
@@ -315,7 +332,10 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
                 one *lane = lanes + FORMULA(lane_of)(at - begin, size) * n;
                 for (ptrdiff_t i = 0; i < n; i++) lane[i] += room.value[j * n + i];
                 if (at + 1 < begin + size) continue;
-                for (ptrdiff_t i = 0; i < n; i++) segment[i] += FORMULA(across)(lanes + i, n);
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    const double part = FORMULA(across)(lanes + i, n);
+                    segment[i] += part - part == 0 || room.w[i] == 0 ? part : FORMULA(sum_again)(job, parameters, a, b + i, begin, size);
+                }
                 for (ptrdiff_t i = 0; i < SUMS * n; i++) lanes[i] = 0;
                 if (at + 1 < job->c && (at + 1) % ELEMENTWISE_SEGMENT) continue;
                 for (ptrdiff_t i = 0; i < n; i++) sums[i] += segment[i], segment[i] = 0;

@@ -22,6 +22,7 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
 {
     const sum_t sum = SUM_ROW(p, C);
     const real epsilon = R(a[focal ? 2 : 0]), smoothing = R(a[focal ? 3 : 1]), each = smoothing / R(C), alpha = R(a[0]), gamma = R(a[1]);
+    const real high = R(FORMULA(usable)(sum.high));
     double total = 0, pull = 0, bend = 0;
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
@@ -32,12 +33,12 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
             losses += SELECT(FIRST(m), FORMULA(share_value)(focal, target, s, alpha, gamma), R(0));
             if (!g) continue;
             const real own = FORMULA(share_first)(focal, target, s, alpha, gamma);
-            STORE_PART(g + b + i, FORMULA(share_slope)(s, own), m);
+            STORE_PART(g + b + i, FORMULA(share_slope)(LOAD_PART(p + b + i, m), high, s, own), m);
             STORE_PART(room + b + i, own, m); /* through memory: a product kept in a fused sum would not cancel exactly */
             pulls += SELECT(FIRST(m), own, R(0));
             if (!h) continue;
             const real second = FORMULA(share_second)(focal, target, s, alpha, gamma), own_bend = FORMULA(share_bend)(own, second);
-            STORE_PART(h + b + i, FORMULA(share_curvature)(s, own, second), m);
+            STORE_PART(h + b + i, FORMULA(share_curvature)(LOAD_PART(p + b + i, m), high, s, own, second), m);
             STORE_PART(room + C + b + i, own_bend, m);
             bends += SELECT(FIRST(m), own_bend, R(0));
         }
@@ -47,13 +48,18 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
     }
     if (g) {
         const real all = R((one)pull), factor = R((one)((double)k / sum.high));
-        FOR_LANES (i, m, C) STORE_PART(g + i, FORMULA(per_sum)(LOAD_PART(g + i, m) - (all - LOAD_PART(room + i, m)), factor), m);
+        FOR_LANES (i, m, C) {
+            const MASK small = FORMULA(is_small)(LOAD_PART(p + i, m), high);
+            const real others = LOAD_PART(room + i, m) - all;
+            STORE_PART(g + i, FORMULA(share_derivative)(small, R(k), LOAD_PART(g + i, m), others, factor, R(1)), m);
+        }
     }
     if (h) {
         const real all = R((one)bend), factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
         FOR_LANES (i, m, C) {
-            const real bent = LOAD_PART(h + i, m) + (all - LOAD_PART(room + C + i, m));
-            STORE_PART(h + i, FORMULA(per_sum)(FORMULA(per_sum)(bent, factor), inverse), m); /* 1 / S² may be infinite where this is not */
+            const MASK small = FORMULA(is_small)(LOAD_PART(p + i, m), high);
+            const real others = all - LOAD_PART(room + C + i, m); /* 1 / S² may be infinite where others / S² is not */
+            STORE_PART(h + i, FORMULA(share_derivative)(small, R(k), LOAD_PART(h + i, m), others, factor, inverse), m);
         }
     }
     return total;
@@ -144,7 +150,7 @@ static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const 
     STORE(value, -s.log);
     if (g) {
         const real factor = R((one)((double)k / sum.high));
-        STORE(own, FORMULA(per_sum)(FORMULA(label_slope)(s), factor));
+        STORE(own, R(k) * FORMULA(label_slope)(R(p[label]), s));
         STORE(others, FORMULA(per_sum)(FORMULA(other_slope)(s), factor));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(g + i, x, m);
@@ -152,7 +158,7 @@ static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const 
     }
     if (h) {
         const real factor = R((one)((double)k / sum.high)), inverse = R((one)(1 / sum.high));
-        STORE(own, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(label_curvature)(s), factor), inverse));
+        STORE(own, R(k) * FORMULA(label_curvature)(R(p[label]), s));
         STORE(others, FORMULA(per_sum)(FORMULA(per_sum)(FORMULA(other_curvature)(s), factor), inverse));
         const real x = R(others[0]);
         FOR_LANES (i, m, C) STORE_PART(h + i, x, m);
