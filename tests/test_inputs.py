@@ -90,3 +90,18 @@ def test_log_loss_without_shapes_that_depend_on_data():
     with ArrayAPIStrictFlags(data_dependent_shapes=False, boolean_indexing=False):
         assert pl.log_loss(strict(LABELS), strict(P)) == pytest.approx(pl.log_loss(LABELS, P), rel=1e-15)
         assert pl.log_loss(strict(many), strict(P)) == pytest.approx(pl.log_loss(many, P), rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int2", "uint2"])
+def test_labels_of_less_than_a_byte(kind):
+    jnp = pytest.importorskip("jax.numpy")
+    if not hasattr(jnp, kind):
+        pytest.skip(f"this JAX has no {kind}")
+    import jax
+
+    labels, logits = np.array([0, 1, 1]), np.array([[1.0, 2.0], [0.5, 0.0], [3.0, 1.0]], np.float32)
+    right = pl.softmax_loss(labels, logits)
+    narrow = jnp.asarray(labels).astype(kind)
+    for found in (pl.softmax_loss(narrow, jnp.asarray(logits)), jax.jit(pl.softmax_loss)(narrow, jnp.asarray(logits)),
+                  pl.softmax_loss(np.asarray(narrow), logits)):  # fmt: skip
+        np.testing.assert_allclose(found, right, rtol=1e-6)

@@ -276,6 +276,14 @@ class TestNLL:
             theirs = torch.nn.NLLLoss(weight, reduction=reduction)
             same(outcome(ours.NLLLoss(weight, reduction=reduction), (p, target)), outcome(theirs, (p, target)))
 
+    @pytest.mark.parametrize("small", [0, 1 << 14])
+    def test_images_whose_channels_lie_last(self, monkeypatch, small):
+        """Of which torch's own backward pass raises an internal error."""
+        monkeypatch.setattr(ours, "SMALL", small)
+        p, y = torch.randn(2, 3, 4, 5).log_softmax(1), torch.randint(0, 3, (2, 4, 5))
+        last = p.to(memory_format=torch.channels_last)
+        same(outcome(ours.NLLLoss(), [last.requires_grad_(), y]), outcome(torch.nn.NLLLoss(), [p.requires_grad_(), y]))
+
     def test_second_derivatives(self):
         p = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
         y = torch.tensor([0, 2, 1, 0])

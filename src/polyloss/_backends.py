@@ -160,7 +160,7 @@ def to_one_library(given):
         if kind is backend and backend.namespace(x) is xp:
             if (other := backend.place(x)) != device and None not in (other, device):
                 raise ValueError(f"{first} is on device {device}, but {name} is on device {other}: all must be on one device")
-            arrays[name] = x
+            arrays[name] = x if (wider := WIDER.get(dtype_name(x.dtype))) is None else xp.astype(x, getattr(xp, wider))
         elif backend.takes_numpy and (kind is NUMPY or kind in _COLUMNS):
             arrays[name] = xp.asarray(numpy_array(name, x))
         else:
@@ -170,6 +170,7 @@ def to_one_library(given):
     return backend, xp, arrays
 
 
+WIDER = {"int2": "int8", "int4": "int8", "uint2": "uint8", "uint4": "uint8"}  # integers of less than a byte, which hold labels
 _COLUMNS = ("pandas", "polars")
 _PLAIN = (*_COLUMNS, "plain")  # what becomes a NumPy array
 
@@ -213,7 +214,7 @@ def convertible(x):
 
 
 def numpy_array(name, x):
-    if type(x) is np.ndarray and x.dtype.isnative and x.flags.aligned:
+    if type(x) is np.ndarray and x.dtype.isnative and x.flags.aligned and x.dtype.kind != "V":
         return x
     kind = backend_of(x)
     if kind == "plain" and not (isinstance(x, (list, tuple, int, float, bool, range)) or convertible(x)):
@@ -224,4 +225,6 @@ def numpy_array(name, x):
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
     if x.dtype.hasobject:
         raise TypeError(f"{name} has dtype {x.dtype}, but must hold real numbers")
+    if x.dtype.name in WIDER:
+        return x.astype(WIDER[x.dtype.name])
     return x if x.dtype.isnative and x.flags.aligned else x.astype(x.dtype.newbyteorder("="))

@@ -91,7 +91,7 @@ def rowwise_obstacle(plan):
     why = obstacle(plan, "rowwise")
     if why is None and plan.block.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
-    return plan.of_classes if why is None else why
+    return why
 
 
 class Memory(NamedTuple):
@@ -116,6 +116,8 @@ def as_numpy(plan, arrays):
     if not plan.labelled and softmax_xent(plan):
         with np.errstate(all="ignore"):
             t = t.astype(plan.dtype, copy=False)
+    if plan.of_classes:
+        t = _times_factors(plan, t)
 
     def output(wanted, given=None):
         given = None if given is None else _canonical(plan, view(given))
@@ -124,6 +126,14 @@ def as_numpy(plan, arrays):
     losses = np.empty((lay.n, lay.s), plan.dtype) if want.value and plan.reduction == "none" else None
     outputs = output(want.gradient, arrays.out), output(want.hessian, arrays.out_hessian), output(want.prob)
     return Memory(t, p, weight, class_weight, losses, *outputs)
+
+
+def _times_factors(plan, t):
+    """Targets smoothed and times a factor of each class, which they are multiplied by in a loss that is linear in them."""
+    settings, lay = plan.settings, plan.layout
+    with np.errstate(all="ignore"):
+        t = plan.block.targeted(np, t.astype(plan.dtype, copy=False), lay.c, label_smoothing=settings["label_smoothing"])
+        return t * np.asarray(settings["alpha"], plan.dtype)[None, :, None]
 
 
 def _canonical(plan, x):
@@ -169,7 +179,7 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     `from_numpy` makes a result one of the caller's library. `record` puts a call into autograd's graph: then the kernel finds the gradient.
     """
     lay = plan.layout
-    if not plan.here or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
+    if not plan.here or plan.of_classes or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
         return None
     if plan.storage == "bfloat16" and from_numpy is None:  # NumPy's, whose results would stay bits
         return None
@@ -209,6 +219,8 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
     kernel, block, lay, settings = kernels(KERNELS[plan.route]), plan.block, plan.layout, plan.settings
     if "labels" in settings:  # whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way
         settings["zero_one"] = scanned if settings["labels"] == "auto" else settings["labels"] == "01"
+    if plan.of_classes:  # which `as_numpy` has multiplied the targets by
+        settings |= {"alpha": 1.0, "label_smoothing": 0.0}
     axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t="ns" if plan.labelled else "ncs")
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
     facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())

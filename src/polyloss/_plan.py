@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def of_classes(self):
-        """Why a kernel whose parameters are single numbers cannot take the plan, or None."""
+        """Why a kernel cannot take the plan whose parameters are single numbers and that reads targets as they are, or None."""
         several = [key for key, x in self.params if isinstance(x, tuple)]
         return f"it takes one {several[0]} for all classes" if several else None
 

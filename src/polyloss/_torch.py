@@ -283,6 +283,8 @@ def namespace(x):
 
 def refused(x):
     """Why a tensor cannot be taken, or None."""
+    if x.is_nested:
+        return "is a nested tensor, but must have one shape: pad it with torch.nested.to_padded_tensor, and give what was added weight 0"
     return None if x.layout is torch.strided else f"has layout {x.layout}, but must be dense: torch.strided"
 
 

@@ -130,6 +130,8 @@ class NLLLoss(nn.NLLLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
+        if isinstance(input, torch.Tensor) and input.ndim == 4:  # torch's backward pass takes no other layout
+            input = input.contiguous()
         if not isinstance(input, torch.Tensor) or input.numel() < 512 * SMALL:  # the system maps what is smaller as fast as we do
             return super().forward(input, target)
         needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
