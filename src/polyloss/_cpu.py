@@ -132,7 +132,7 @@ def _times_factors(plan, t):
     """Targets smoothed and times a factor of each class, which they are multiplied by in a loss that is linear in them."""
     settings, lay = plan.settings, plan.layout
     with np.errstate(all="ignore"):
-        t = plan.block.targeted(np, t.astype(plan.dtype, copy=False), lay.c, label_smoothing=settings["label_smoothing"])
+        t = plan.block.prepare_targets(np, t.astype(plan.dtype, copy=False), lay.c, label_smoothing=settings["label_smoothing"])
         return t * np.asarray(settings["alpha"], plan.dtype)[None, :, None]
 
 

@@ -108,13 +108,17 @@ class Ball:
     def limited(self):
         """Nothing is said where a step of the computation passes the largest number."""
         with np.errstate(invalid="ignore"):
-            return unknown(self, np.isfinite(self.v) & (np.abs(self.v) > self.format.most / 64))
+            return unknown(self, np.isfinite(self.v) & (np.abs(self.v) > self.format.most / 4))
 
     # Functions of the libraries are right to about two units.
 
     def exp(self):
         v = np.exp(self.v)
         return self.rounded(v, v * np.expm1(np.minimum(self.format.unit * self.e, 1e3)) / self.format.unit, 2)
+
+    def expm1(self):
+        v = np.expm1(self.v)
+        return self.rounded(v, (v + 1) * np.expm1(np.minimum(self.format.unit * self.e, 1e3)) / self.format.unit, 2)
 
     def _log(self, v, distance):
         near = np.maximum(distance - self.format.unit * self.e, 1 / UNKNOWN)

@@ -135,14 +135,14 @@ class Call:
                 lines.append(f"[_cpu.kernels(k).force({self.isa!r}) for k in ('elementwise', 'rowwise', 'softmax_xent')]")
             if self.threads > 1:
                 lines.append(f"pl.set_num_threads({self.threads})")
-        short = {"y_true": "t", "y_pred": "p", "sample_weight": "w", "class_weight": "k", "denominator": "d", "upstream": "u"}
+        short = {"y_true": "t", "y_pred": "p", "sample_weight": "w", "class_weight": "k", "denominator": "d", "upstream": "u", "mask": "m"}
         for name, array in self.arrays.items():
             if literal:
                 lines.append(f"{short[name]} = {array.literal()}")
             made = array.code(self.library, short[name] if literal else "A_" + name)
             if made != short[name]:
                 lines.append(f"{short[name]} = {made}")
-        words = [f"{name}={short[name]}" for name in ("sample_weight", "class_weight", "denominator") if name in self.arrays]
+        words = [f"{name}={short[name]}" for name in ("sample_weight", "class_weight", "denominator", "mask") if name in self.arrays]
         words += [f"{name}={value!r}" for name, value in self.options.items()]
         if self.mode == "autograd":
             return "\n".join(lines + self._autograd(words))

@@ -44,7 +44,7 @@ def truth_of(call):
         call.loss, arrays["y_true"], p,
         dtype=computed(call.dtype), flushed=call.library == "jax", axis=options["axis"], labelled=call.labelled,
         sample_weight=arrays.get("sample_weight"), reduction=reduction, ignore=ignore, class_weight=arrays.get("class_weight"),
-        normalization=normalization, denominator=arrays.get("denominator", options.get("denominator")), **params,
+        normalization=normalization, denominator=arrays.get("denominator", options.get("denominator")), mask=arrays.get("mask"), **params,
     )  # fmt: skip
 
 
@@ -94,7 +94,9 @@ def wanted(call, truth, name, upstream):
             at = {**defaults(call.loss), **call.options}["axis"]
             u = np.expand_dims(u, at) if right.v.ndim else u
         with np.errstate(all="ignore"):
-            open_ = (right.e > UNKNOWN**0.5) | ((u == 0) & ~np.isfinite(right.v))
+            open_ = (right.e > UNKNOWN**0.5) | ((u == 0) & ~(np.abs(right.v) < right.format.most))  # 0 times what is infinite
+            if "by_weight" in call.results() and np.isnan(call.arrays["sample_weight"].values).any():  # 0 times a NaN that divides all
+                open_ = open_ | (np.isnan(truth.losses.v).all() & (name != "value"))
             right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
             if {"by_target", "by_weight"} & set(call.results()):  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)

@@ -62,6 +62,10 @@ def parameter(rng, check, default):
         return pick(rng, [0.25, 1.0, -1.0, 0.0, float(rng.normal())])
     if check is _params.weights:
         return pick(rng, [0.25, 1.0, 0.0, 3.0, float(rng.exponential())])
+    if check is _params.unit_exponent:
+        return pick(rng, [0.5, 1.0, 0.1, 0.7, float(1 - rng.random())])
+    if check is _params.one_or_two:
+        return pick(rng, [1, 2, 2.0])
     if check is _params.cap:
         return pick(rng, [None, 5.0, 30.0, 1.0])
     if check is _params.integers:
@@ -180,12 +184,20 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
     library = library or pick(rng, LIBRARY_SHARES)
     signature = inspect.signature(block.function).parameters
     params = {name: parameter(rng, check, signature[name].default) for name, check in block.params.items()}
+    if "quantile" in params and chance(rng, 0.3):
+        params["quantile"] = tuple(float(x) for x in rng.choice([0.0, 0.1, 0.5, 0.9, 1.0], int(rng.integers(1, 5))))
+    valued = block.targets == "values" or isinstance(params.get("quantile"), tuple)  # a target is one number, not one for each prediction
     if not edges and params.get("epsilon") == 0:
         params["epsilon"] = 1e-7
-    rowwise = block.combine is None or block.targets == "either"
+    rowwise = block.combine is None or block.targets == "either" or valued
     shape, axis = shape_of(rng, rowwise, heavy)
+    while valued and (len(shape) == 1 or math.prod(shape) == 0):
+        shape, axis = shape_of(rng, rowwise, heavy)
     if library in ("jax", "dask") and math.prod(shape) > 2000:
         shape, axis = (5, 7), 1
+    if valued:
+        length = len(params["quantile"]) if "quantile" in params else 2
+        shape = tuple(length if i == axis % len(shape) else n for i, n in enumerate(shape))
     dtype = pick(rng, DTYPES)
     if dtype == "bfloat16" and library in ("strict", "dask"):
         dtype = "float32"
@@ -216,10 +228,19 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
         if block.ignores:
             params[block.ignores] = None
         t = targets(rng, loss, block, shape, axis, library, edges)
+        if valued:
+            t = t.take(0, axis)
+            t = pick(rng, [t, t, t[..., None], np.expand_dims(t, axis % len(shape))])
     arrays = {"y_true": Array(t), "y_pred": Array(p)}
     at = axis % len(shape) if shape else 0
     losses = shape[:at] + shape[at + 1 :]
-    if chance(rng, 0.4):
+    if block.sets:
+        axis, losses = axes_of(rng, shape, axis, losses)
+        if chance(rng, 0.25):
+            arrays["mask"] = Array(rng.random(shape) < pick(rng, [0.8, 0.5, 0.0]))
+    if block.sets and chance(rng, 0.4):
+        arrays["sample_weight"] = Array(weights(rng, losses, edges).astype(float)) if losses else Array(np.array(2.0))
+    elif chance(rng, 0.4):
         arrays["sample_weight"] = Array(weights(rng, losses, edges))
     options = {key: value for key, value in params.items() if value != signature[key].default or isinstance(value, bool) != isinstance(
         signature[key].default, bool)}  # fmt: skip
@@ -248,6 +269,17 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
     elif loss == "softmax_loss" and mode in ("value", "value_and_grad") and chance(rng, 0.2):
         call = call.changed(options={**call.options, "return_prob": True})
     return call
+
+
+def axes_of(rng, shape, axis, losses):
+    """Of a set: one axis, several or all; and the shape of the losses."""
+    axes = pick(rng, [None, axis, tuple(sorted({axis % max(len(shape), 1), int(rng.integers(max(len(shape), 1)))}))])
+    if not shape or (axes is not None and not isinstance(axes, tuple)):
+        return (axes if shape and axes is not None else None, losses if shape and axes is not None else ())
+    inside = range(len(shape)) if axes is None else axes
+    if any(shape[i] == 0 for i in inside):
+        return axis, losses
+    return axes, tuple(n for i, n in enumerate(shape) if i not in inside)
 
 
 def labels(rng, shape, axis, c, ignored, library):

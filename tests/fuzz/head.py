@@ -112,7 +112,7 @@ def truth(case):
     ignore = options.pop("ignore_label", None)
     weight = case.arrays.get("sample_weight")
     right = expected(
-        "softmax_loss", case.arrays["y_true"].reshape(-1), logits, error=4 * size, dtype=dtype, flushed=case.library == "jax",
+        "softmax_loss", case.arrays["y_true"].reshape(-1), logits, error=2 * size, dtype=dtype, flushed=case.library == "jax",
         labelled=True, ignore=() if ignore is None else (ignore,),
         sample_weight=None if weight is None else weight.reshape(-1), class_weight=case.arrays.get("class_weight"), **options,
     )  # fmt: skip

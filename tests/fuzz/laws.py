@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import draw
 import numpy as np
+import shrink
 from calls import MODULES, Array, Call, Refused, Setting, module, run
 from check import Fault, defaults
 
@@ -34,14 +35,14 @@ def draw_law(rng, library, edges):
         host = "torch" if library == "torch" and law != "accumulated" else "numpy"
         call = draw.draw(rng, library=host, edges=False, heavy=law == "threads")
         call = call.changed(threads=1, out="")
-        if call.mode == "autograd":
+        if call.mode == "autograd" or (law in ("cut", "accumulated") and shrink.apart(call)):
             continue
         if law == "cut":
             axis = {**defaults(call.loss), **call.options}["axis"]
             p = call.prediction.values
             if p.ndim < 2 or axis % p.ndim == 0 or len(p) < 2 or p.size == 0:
                 continue
-            if call.loss in ("hinge", "squared_hinge") and call.options.get("labels", "auto") == "auto":
+            if decided_together(call):
                 continue
             call = call.changed(mode="value", options={**call.options, "reduction": "none"}).with_array("sample_weight", None)
             call = call.changed(options={k: x for k, x in call.options.items() if k not in ("normalization", "normalize", "denominator")})
@@ -52,10 +53,15 @@ def draw_law(rng, library, edges):
             if "class_weight" in call.arrays or call.prediction.values.ndim < 2 or soft:
                 continue
             axis = {**defaults(call.loss), **call.options}["axis"]
-            if axis % call.prediction.values.ndim == 0 or (call.loss in ("hinge", "squared_hinge") and "labels" not in call.options):
+            if axis % call.prediction.values.ndim == 0 or decided_together(call):
                 continue
             call = call.changed(options={**call.options, "axis": axis}).with_array("sample_weight", None)
         return Law(call, law, int(rng.integers(2**31)))
+
+
+def decided_together(call):
+    """Whether all targets together decide what each means: part of them may mean something else, and an accumulator refuses both."""
+    return LOSSES[call.loss].scan_targets is not None and {**defaults(call.loss), **call.options}["labels"] == "auto"
 
 
 def faults(case):

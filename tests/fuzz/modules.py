@@ -50,7 +50,8 @@ def draw_module(rng, library, edges):
     big = chance(rng, 0.15)
     arrays, options, *state = DRAWN[name](rng, dtype, big)
     options["reduction"] = options.get("reduction") or pick(rng, ["mean", "sum", "none"])
-    needed = [key for key, x in arrays.items() if x.dtype.kind not in "iu" and (key in ("input", "input1") or chance(rng, 0.3))]
+    floats = [key for key, x in arrays.items() if x.dtype.kind not in "iu" and (name, key) not in NOT_FOLLOWED]
+    needed = [key for key in floats if key in ("input", "input1") or chance(rng, 0.3)]
     return Module(name, arrays, options, tuple(needed), chance(rng, 0.8), *state)
 
 
@@ -153,6 +154,49 @@ def linear(rng, dtype, big):
     return arrays, options, state
 
 
+def gaussian(rng, dtype, big):
+    shape = shape_of(rng, big)
+    arrays = {name: some(rng, shape, dtype, "real") for name in ("input", "target")}
+    arrays["var"] = some(rng, shape, dtype, "positive")
+    return arrays, {"full": chance(rng, 0.5), "eps": pick(rng, [1e-6, 0.1])}
+
+
+def of_signs(rng, dtype, big):
+    shape = shape_of(rng, big)
+    return {"input": some(rng, shape, dtype, pick(rng, ["real", "ties"])), "target": some(rng, shape, dtype, "signs")}, {}
+
+
+def hinge_embedding(rng, dtype, big):
+    arrays, _ = of_signs(rng, dtype, big)
+    return arrays, {"margin": pick(rng, [1.0, 0.5, 2.0])}
+
+
+def with_class_weight(rng, options, c, like):
+    if chance(rng, 0.3):
+        options["weight"] = rng.choice([0.5, 1.0, 2.0, 0.0], c).astype(like.dtype)
+    return options
+
+
+def multilabel(rng, dtype, big):
+    n, c = (400, 80) if big else (int(rng.integers(1, 7)), int(rng.integers(1, 9)))
+    arrays = {"input": some(rng, (n, c), dtype, "real"), "target": some(rng, (n, c), dtype, "binary")}
+    return arrays, with_class_weight(rng, {}, c, arrays["input"])
+
+
+def multi_margin(rng, dtype, big):
+    n, c = (400, 80) if big else (int(rng.integers(1, 7)), int(rng.integers(1, 9)))
+    arrays = {"input": some(rng, (n, c), dtype, pick(rng, ["real", "ties"])), "target": rng.integers(0, c, n)}
+    options = {"p": pick(rng, [1, 2]), "margin": pick(rng, [1.0, 0.5, 2.0])}
+    return arrays, with_class_weight(rng, options, c, arrays["input"])
+
+
+def poisson(rng, dtype, big):
+    shape, log = shape_of(rng, big), chance(rng, 0.5)
+    arrays = {"input": some(rng, shape, dtype, "real" if log else "positive"), "target": some(rng, shape, dtype, "positive")}
+    return arrays, {"log_input": log, "full": chance(rng, 0.5), "eps": pick(rng, [1e-8, 0.1])}
+
+
+NOT_FOLLOWED = {("SoftMarginLoss", "target")}  # torch has no derivative by it
 DRAWN = {
     "CrossEntropyLoss": cross_entropy,
     "NLLLoss": nll,
@@ -165,6 +209,12 @@ DRAWN = {
     "KLDivLoss": kl,
     "CosineEmbeddingLoss": cosine,
     "LinearCrossEntropyLoss": linear,
+    "GaussianNLLLoss": gaussian,
+    "HingeEmbeddingLoss": hinge_embedding,
+    "MultiLabelSoftMarginLoss": multilabel,
+    "MultiMarginLoss": multi_margin,
+    "PoissonNLLLoss": poisson,
+    "SoftMarginLoss": of_signs,
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import check
 import draw
 import numpy as np
+import shrink
 from calls import Array, Call, Refused, run
 from check import Fault, defaults
 
@@ -33,7 +34,7 @@ def draw_refusal(rng, library, edges):
     library = library or draw.pick(rng, {"numpy": 60, "torch": 30, "strict": 6, "jax": 4, "dask": 3})
     while True:
         call = draw.draw(rng, library=library, edges=False)
-        if call.prediction.values.size and call.prediction.values.size < 400 and call.mode != "autograd":
+        if not shrink.apart(call) and call.prediction.values.size and call.prediction.values.size < 400 and call.mode != "autograd":
             bad = draw.pick(rng, list(SPOILERS))
             spoiled = SPOILERS[bad](rng, call)
             if spoiled is not None:
@@ -57,7 +58,7 @@ def faults(refusal):
 
 
 def labelled(loss):
-    return LOSSES[loss].targets != "dense"
+    return LOSSES[loss].targets in ("labels", "either")
 
 
 def plain(loss):

@@ -6,6 +6,8 @@ import numpy as np
 from calls import Array
 from check import defaults
 
+from polyloss._block import LOSSES
+
 
 def shrink(call, fault, faults, seconds=10.0):
     """The simplest call found that `faults` still finds the same symptom in, and the fault it has."""
@@ -44,7 +46,7 @@ def candidates(call):
 
 def plainer(call):
     """Fewer arguments, settings and peculiarities of memory."""
-    for name in ("sample_weight", "class_weight", "denominator"):
+    for name in ("sample_weight", "class_weight", "denominator", "mask"):
         if name in call.arrays:
             yield call.with_array(name, None)
     for name in call.options:
@@ -66,6 +68,12 @@ def plainer(call):
             yield call.with_array(name, Array(array.seen().astype(wide), array.layout))
 
 
+def apart(call):
+    """Whether a call's arrays are not all cut alike: sets along several axes, and one target for several predictions."""
+    block = LOSSES[call.loss]
+    return block.sets or block.targets == "values" or isinstance(call.options.get("quantile"), tuple)
+
+
 def axis_of(call):
     return {**defaults(call.loss), **call.options}["axis"] % max(call.prediction.values.ndim, 1)
 
@@ -73,6 +81,8 @@ def axis_of(call):
 def flattened(call):
     """Predictions as (rows, classes), weights and labels in the shape (rows,); None if they are."""
     p = call.prediction.seen()
+    if apart(call):
+        return None
     if p.ndim == 0 or (p.ndim == 2 and axis_of(call) == 1):
         return None
     at, c = axis_of(call), p.shape[axis_of(call)]
@@ -99,7 +109,7 @@ def spread(w, losses, at):
 def smaller(call):
     """Fewer rows, fewer classes."""
     p = call.prediction.values
-    if p.ndim != 2:
+    if p.ndim != 2 or apart(call):
         return
     weight = call.arrays.get("sample_weight")
     if weight is not None and weight.values.shape != p.shape[:1]:

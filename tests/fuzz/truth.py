@@ -6,6 +6,7 @@ parameters, and gives `Parts`: the losses of the rows, and their derivatives wit
 tests/oracle.py, which come from mpmath's 40 digits and its difference quotients.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,11 +45,20 @@ def clipped(x, low, high):
     return where(under, low, where(over, high, x)), ~(under | over)
 
 
+def of_target(t, y, log):
+    """log y as the derivative of t log y by t: infinite for a target of 0 it counts as 0, and so it may as soon as 1 / y is infinite."""
+    log = where((t.v == 0) & (y.v == 0), zeros(y), log)
+    return unknown(log, (t.v == 0) & (y.v != 0) & (np.abs(y.v) < 4 / y.format.most))
+
+
 def combined(value, slope, curvature, by_target, mean=True):
     """Parts of a loss of single elements."""
     c = value.shape[1]
-    of = lambda x: (x.limited() / LONG(c)).roughly() if mean and c > 1 else x.limited()  # noqa: E731
-    return Parts(of(value.limited().sum(1)), of(slope), of(curvature), of(by_target))
+    of = lambda x: (x / LONG(c)).roughly() if mean and c > 1 else x  # noqa: E731
+    total = value.limited().sum(1)
+    if value.format.dtype == np.float64:  # floats are added up in doubles, doubles in no wider numbers
+        total = unknown(total, np.abs(value.v).sum(1) > value.format.most / 4)
+    return Parts(of(total), *(of(x.limited()) for x in (slope, curvature, by_target)))
 
 
 def sign(x):
@@ -157,7 +167,7 @@ def pseudo_huber(t, p, delta):
 
 
 def quantile_loss(t, p, quantile):
-    d, q = t - p, p.near(quantile)
+    d, q = t - p, p.near(quantile if np.ndim(quantile) == 0 else np.array(quantile))
     value = where(d.v > 0, d * q, d * (q - 1))
     slope = where(d.v > 0, -q + zeros(d), where(d.v < 0, 1 - q + zeros(d), zeros(d)))
     return combined(value, slope, zeros(d), -slope)
@@ -182,7 +192,8 @@ def poisson_deviance(t, p, log_input):
     slope, curvature = (m - t) * 2, m * 2
     if not log_input:
         slope, curvature = where(t.v == 0, ones(m), (m - t) / m) * 2, times(t, (1 / m / m).limited()) * 2
-    return outside(value, slope, curvature, unknown(log * -2, t.v <= 0), none | (t.v < 0), m.v == 0)
+    lost = t.v < 2.0**20 * float(np.finfo(t.format.dtype).tiny)  # t times what comes from above underflows, of t (1 / t) by autograd
+    return outside(value, slope, curvature, unknown(log * -2, lost), none | (t.v < 0), m.v == 0)
 
 
 def gamma_deviance(t, p, log_input):
@@ -193,7 +204,7 @@ def gamma_deviance(t, p, log_input):
     if log_input:
         slope, curvature = (1 - t * (-p).exp()) * 2, t * (-p).exp() * 2
     else:
-        slope, curvature = (m - t) / m / m * 2, (t / m / m / m * 2 - 1 / m / m) * 2
+        slope, curvature = (m - t) / m / m * 2, (t - m * LONG(0.5)) / m / m / m * 4
     return outside(value, slope, curvature, (t - m) / t / m * 2, none | (t.v < 0), (m.v == 0) | (t.v == 0))
 
 
@@ -337,8 +348,9 @@ def binary_parts(t, p, from_logits, epsilon, k=None):
     both = (slope.v != slope.v) & ~np.isnan(p.v) & ~np.isnan(t.v)  # opposite infinities
     curvature = times(kt, 1 / y / y) + times(1 - t, 1 / z / z)
     u = times(t, z) + times(1 - t, y)
-    log_y = y.log() if k is None else times(k + zeros(p), y.log())
-    b = value, unknown(slope, both), curvature, (-y).log1p() - log_y
+    log_y = of_target(t, y, y.log())
+    log_y = log_y if k is None else times(k + zeros(p), log_y)
+    b = value, unknown(slope, both), curvature, of_target(1 - t, z, (-y).log1p()) - log_y
     return b, (u, 1 - 2 * t, zeros(t), 1 - 2 * y), inside
 
 
@@ -414,7 +426,8 @@ def categorical_crossentropy(t, p, from_logits, label_smoothing, epsilon):
         return crossentropy_of_logits(t, p, factor)
     part = shares(p, epsilon)
     y = part.y
-    return of_shares(p, part, times(t, -y.log()).sum(1), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), -y.log() * factor)
+    by_target = -of_target(t, y, y.log()) * factor
+    return of_shares(p, part, times(t, -y.log()).sum(1), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), by_target)
 
 
 def sparse_categorical_crossentropy(t, p, from_logits, epsilon):
@@ -423,7 +436,7 @@ def sparse_categorical_crossentropy(t, p, from_logits, epsilon):
 
 def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smoothing, epsilon):
     t, factor = smoothed(t, label_smoothing, p.shape[1])
-    a = p.near(alpha)
+    a = p.near(alpha)  # a number, or one for each class
     if from_logits:
         return focal_of_logits(t, p, factor, a, gamma)
     part = shares(p, epsilon)
@@ -484,7 +497,8 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     s = softmax(z)
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
-    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, s.l.limited()) * factor)
+    l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
+    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
 
 
 def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
@@ -578,14 +592,87 @@ def cosine_similarity(t, p):
     return Parts(-cos[:, 0], (b * cos - a) * over_p, curvature, (a * cos - b) * over_t)
 
 
+# --------------------------------------------------------------------------------------- labels, two numbers for a target, and sets
+
+
+def multiclass_hinge(t, p, margin, power, average):
+    right, c = t.v == 1, p.shape[1]
+    of_label = (p * t).sum(1)[:, None]
+    m = p.near(margin) + p - of_label
+    counted = ~right
+    if not average and c > 1:  # the first of the largest
+        top = np.argmax(np.where(right, -np.inf, p.v), axis=1)
+        counted = counted & (np.arange(c) == top[:, None])
+    m = where(m.v > 0, m, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format))
+    m, divided = where(counted, m, zeros(p)), c if average else 1
+    value = (m if power == 1 else m * m).sum(1) / LONG(divided)
+    margins = p.near(margin) + p - of_label
+    first = where(counted, above(margins, ones(p), zeros(p)) if power == 1 else m * 2, zeros(p)) / LONG(divided)
+    second = where(counted, zeros(p) if power == 1 else above(margins, ones(p) * 2, zeros(p)), zeros(p)) / LONG(divided)
+    together = lambda x, sign: where(right, x.sum(1)[:, None] * sign, x)  # noqa: E731
+    return Parts(value.limited(), together(first, -1).limited(), together(second, 1), zeros(p))
+
+
+def generalized_crossentropy(t, p, q):
+    right = t.v == 1
+    y = (p * t).sum(1) if p.shape[1] else p[:, 0]
+    y = where((np.where(right, p.v, 0) == 0).all(1), zeros(y), y)
+    k = p.near(q)
+    value = -((y.log() * k).expm1() / k)
+    own = p.exact(np.where(right, p.v, 1))
+    own.e = np.where(right, np.broadcast_to(p.e, p.v.shape), 0)
+    none, negative = own.v == 0, own.v < 0
+    slope, curvature = -own.power(q - 1), own.power(q - 2) * (1 - k)
+    if q < 1:
+        slope, curvature = where(none, LONG(-np.inf) * np.ones_like(p.v), slope), where(none, LONG(np.inf) * np.ones_like(p.v), curvature)
+    slope, curvature = (where(right, unknown(x, negative), zeros(p)) for x in (slope, curvature))
+    return Parts(value, slope, curvature, zeros(p))
+
+
+def gaussian_nll(t, p):
+    mean, v = p[:, :1], p[:, 1:]
+    inverse = (v * LONG(-0.5)).exp()
+    r = (mean - t) * inverse
+    square = (r * r).limited()
+    beside = lambda a, b: where(np.arange(2) == 0, a + zeros(p), b + zeros(p))  # noqa: E731
+    value = (v + square) * LONG(0.5)
+    slope, curvature = beside((r * inverse).limited(), (1 - square) * LONG(0.5)), beside((inverse * inverse).limited(), square * LONG(0.5))
+    huge = np.abs(v.v) > 4 * np.log(p.format.most)  # e^(-v/2) leaves the format, and what it is multiplied by need not
+    return Parts(unknown(value[:, 0], huge[:, 0]), unknown(slope, huge), unknown(curvature, huge), zeros(p))
+
+
+def overlap(t, p, alpha, beta, epsilon):
+    a, b, low = p.near(alpha), p.near(beta), p.near(epsilon)
+    apart = ((t * (1 - p)).sum(1) * a + (p * (1 - t)).sum(1) * b + low)[:, None]
+    whole = apart + (t * p).sum(1)[:, None]
+    share = apart / whole
+    by_p, by_t = t * (1 - a - b) + b, p * (1 - a - b) + a
+    slope = ((1 - share) * by_p - t) / whole
+    curvature = by_p * 2 * ((t - (1 - share) * by_p) / whole) / whole
+    size = np.abs(t.v * p.v) + max(1, alpha) * np.abs(t.v * (1 - p.v)) + max(1, beta) * np.abs(p.v * (1 - t.v))
+    huge = size.sum(1)[:, None] > p.format.most / 4  # no sum is told of a sum that passes the largest number on its way
+    parts = share[:, 0], slope, curvature, ((1 - share) * by_t - p) / whole
+    return Parts(*(unknown(x, huge[:, 0] if k == 0 else huge) for k, x in enumerate(parts)))
+
+
+def dice(t, p):
+    return overlap(t, p, 0.5, 0.5, 0.5e-7)
+
+
+def jaccard(t, p):
+    return overlap(t, p, 1.0, 1.0, 1e-7)
+
+
+def tversky(t, p, alpha, beta):
+    return overlap(t, p, alpha, beta, 1e-7)
+
+
 TRUTHS = {function.__name__: function for function in (
     mean_squared_error, mean_absolute_error, mean_absolute_percentage_error, mean_squared_logarithmic_error, huber, log_cosh, poisson,
     hinge, squared_hinge, categorical_hinge, binary_crossentropy, binary_focal_crossentropy, categorical_crossentropy,
     sparse_categorical_crossentropy, categorical_focal_crossentropy, softmax_loss, poly1_crossentropy, kl_divergence,
     cosine_similarity, smooth_l1, pseudo_huber, quantile_loss, poisson_deviance, gamma_deviance, tweedie_deviance, exponential,
-    logistic, brier)}  # fmt: skip
-# Losses without a truth here: tests/oracle.py has theirs.
-NOT_DRAWN = frozenset({"multiclass_hinge", "generalized_crossentropy", "gaussian_nll", "dice", "tversky", "jaccard"})
+    logistic, brier, multiclass_hinge, generalized_crossentropy, gaussian_nll, dice, jaccard, tversky)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- weights, reductions, normalizers
@@ -608,7 +695,7 @@ def computed(dtype):
 
 
 def expected(loss, t, p, *, dtype, flushed=False, axis=-1, labelled=False, sample_weight=None, reduction="none", ignore=(),
-             class_weight=None, normalization=None, denominator=None, error=None, **params):  # fmt: skip
+             class_weight=None, normalization=None, denominator=None, error=None, mask=None, **params):  # fmt: skip
     """The truth of a call: NumPy arrays as the caller gave them; `dtype` names that of the computation.
 
     XLA flushes what is below the normal numbers to 0; with `flushed` that is no error. Predictions that are results themselves, and not
@@ -617,17 +704,60 @@ def expected(loss, t, p, *, dtype, flushed=False, axis=-1, labelled=False, sampl
     fmt = FORMATS[dtype]
     if flushed:
         fmt = fmt._replace(least=LONG(float(np.finfo(fmt.dtype).tiny)) / fmt.unit)
+    if mask is not None:  # as if they were not there
+        t, p = np.where(mask, t, np.zeros_like(t)), np.where(mask, p, np.zeros_like(p))
+    if axis is None or isinstance(axis, tuple):
+        found = expected_of_sets(loss, np.asarray(t), np.asarray(p), axis, dtype=dtype, flushed=flushed, sample_weight=sample_weight,
+                                 reduction=reduction, **params)  # fmt: skip
+        return found if mask is None else found._replace(**{name: _where_kept(getattr(found, name), mask) for name in SHAPED})
+    if mask is not None:
+        found = expected(loss, t, p, dtype=dtype, flushed=flushed, axis=axis, sample_weight=sample_weight, reduction=reduction, **params)
+        return found._replace(**{name: _where_kept(getattr(found, name), mask) for name in SHAPED})
     with np.errstate(all="ignore"):
-        return _expected(loss, np.asarray(t), np.asarray(p), fmt, axis, labelled, sample_weight, reduction, ignore,
+        return _expected(loss, np.asarray(t), np.asarray(p), fmt, flushed, axis, labelled, sample_weight, reduction, ignore,
                          class_weight, normalization, denominator, error, params)  # fmt: skip
 
 
-def taken(x, fmt):
-    """An argument in the dtype of the computation: exact from there on."""
-    return Ball(np.asarray(x).astype(fmt.dtype).astype(LONG), LONG(0), fmt)
+SHAPED = ("gradient", "hessian", "by_target")  # results in the shape of the predictions
 
 
-def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore, class_weight, normalization, denominator, error,
+def _where_kept(x, mask):
+    return where(mask, x, np.zeros_like(x.v))
+
+
+def expected_of_sets(loss, t, p, axis, **options):
+    """The truth of a call whose sets lie along several axes: they are put together at the end, and its results back where they belong."""
+    axes = tuple(range(p.ndim)) if axis is None else tuple(i % p.ndim for i in axis)
+    losses = tuple(i for i in range(p.ndim) if i not in axes)
+    order = losses + axes
+    shape = tuple(p.shape[i] for i in losses)
+    flat = lambda x: x.transpose(order).reshape((*(shape or (1,)), math.prod(p.shape[i] for i in axes)))  # noqa: E731
+    weight = options.pop("sample_weight", None)
+    weight = None if weight is None else np.broadcast_to(leading(weight, shape, -1), shape).reshape(shape or (1,))
+    found = expected(loss, flat(t), flat(p), axis=-1, sample_weight=weight, **options)
+    back = lambda x: x.reshape([p.shape[i] for i in order]).transpose(np.argsort(order))  # noqa: E731
+    restored = {name: Ball(back(x.v), back(np.broadcast_to(x.e, x.v.shape)), x.format) for name in SHAPED for x in [getattr(found, name)]}
+    value = found.losses
+    by_weight = found.by_weight
+    if not shape:
+        value = value[0] if value.v.ndim else value
+        by_weight = None if by_weight is None else by_weight[0]
+    return found._replace(losses=value, by_weight=by_weight, **restored)
+
+
+def taken(x, fmt, flushed=False):
+    """An argument in the dtype of the computation: exact from there on, but for what XLA takes for 0 since it is below the normal numbers
+    of the computation, or of the argument's own dtype when it is cast."""
+    v = np.asarray(x).astype(fmt.dtype).astype(LONG)
+    e = LONG(0)
+    if flushed:
+        own = np.asarray(x).dtype
+        tiny = max(float(np.finfo(d).tiny) for d in (fmt.dtype, own if own.kind == "f" and own.itemsize > 2 else fmt.dtype))
+        e = np.where(np.abs(v) < tiny, np.abs(v) / fmt.unit, 0)
+    return Ball(v, e, fmt)
+
+
+def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction, ignore, class_weight, normalization, denominator, error,
               params):  # fmt: skip
     if p.ndim == 0:
         t, p, axis = t.reshape(1) if not labelled else t, p.reshape(1), 0
@@ -637,7 +767,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     axis %= p.ndim
     c, losses = p.shape[axis], p.shape[:axis] + p.shape[axis + 1 :]
     rows = lambda x: np.moveaxis(x, axis, -1).reshape(-1, c)  # noqa: E731
-    z = taken(rows(p), fmt) if error is None else Ball(rows(p), rows(error), fmt)
+    z = taken(rows(p), fmt, flushed) if error is None else Ball(rows(p), rows(error), fmt)
     n = len(z.v)
     if labelled:
         labels = [int(x) for x in t.reshape(-1).tolist()]
@@ -646,15 +776,17 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
         one_hot[np.flatnonzero(~ignored), [x for x, skip in zip(labels, ignored, strict=True) if not skip]] = 1
         given = Ball(one_hot, LONG(0), fmt)
     else:
-        given, ignored = taken(rows(t), fmt), np.zeros(n, bool)
-        given.e = np.where(given.v == rows(t).astype(LONG), 0, np.abs(given.v))  # a kernel may read wider targets as they are
+        valued = loss == "gaussian_nll" or isinstance(params.get("quantile"), tuple)  # one number for each position
+        laid = t.reshape(n, 1) if valued else rows(t)
+        given, ignored = taken(laid, fmt, flushed), np.zeros(n, bool)
+        given.e = np.where(given.v == laid.astype(LONG), given.e, np.abs(given.v))  # a kernel may read wider targets as they are
     hidden = labelled and class_weight is not None and not (params.get("label_smoothing") or params.get("z_loss"))
     if hidden:  # a label of weight 0 is skipped
         k0 = np.asarray(class_weight).astype(fmt.dtype) == 0
         ignored = ignored | ((one_hot * k0).sum(1) > 0)
     w = None
     if sample_weight is not None:
-        w = taken(np.broadcast_to(leading(sample_weight, losses, axis), losses).reshape(-1), fmt)
+        w = taken(np.broadcast_to(leading(sample_weight, losses, axis), losses).reshape(-1), fmt, flushed)
     skip = ignored if w is None else ignored | (w.v == 0)
     clean = given, z
     if skip.any():  # what lies there reaches nothing
@@ -669,7 +801,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
     parts = open_at_infinities(loss, *clean, TRUTHS[loss](*clean, **params), params)
 
     gone = lambda x: x if not skip.any() else where(skip if x.v.ndim == 1 else skip[:, None], np.zeros_like(x.v), x)  # noqa: E731
-    weighted = lambda x: gone(x if w is None else (x * (w if x.v.ndim == 1 else w[:, None])).roughly().limited())  # noqa: E731
+    weighted = lambda x: gone(x.limited() if w is None else (x.limited() * (w if x.v.ndim == 1 else w[:, None])).roughly().limited())  # noqa: E731
     value = weighted(parts.value)
     d, counted = divisor(fmt, reduction, normalization, denominator, p.shape, axis, given, labelled, w, k, skip, ignored, n)
 
@@ -688,7 +820,7 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
         by_weight = over(gone(parts.value) if counted is None or total is None else parts.value - total * counted)
         by_weight = unknown(by_weight, skip).reshape(losses if not scalar else ())
     by_target = None
-    if not labelled:
+    if not labelled and given.v.shape == z.v.shape:
         by_target = divided(weighted(parts.by_target)).limited()
         if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
             by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
@@ -704,7 +836,8 @@ def _expected(loss, t, p, fmt, axis, labelled, sample_weight, reduction, ignore,
 
 
 ROWWISE = ("categorical_hinge", "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy",
-           "softmax_loss", "poly1_crossentropy", "cosine_similarity")  # fmt: skip
+           "softmax_loss", "poly1_crossentropy", "cosine_similarity", "multiclass_hinge", "generalized_crossentropy", "gaussian_nll",
+           "dice", "tversky", "jaccard", "quantile_loss")  # fmt: skip
 RULED = ("softmax_loss", "poly1_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
 
 
@@ -713,7 +846,7 @@ def open_at_infinities(loss, t, p, parts, params):
     ruled = loss in RULED and params.get("from_logits", loss in RULED[:2])
     k = params.get("class_weight")
     ruled = ruled and (k is None or (k.v != 0).all())
-    odd = ~np.isfinite(t.v) | (False if ruled else ~np.isfinite(p.v))
+    odd = ~np.isfinite(t.v) | (np.zeros(p.v.shape, bool) if ruled else ~np.isfinite(p.v))
     if not odd.any():
         return parts
     row = odd.any(1)
