@@ -378,3 +378,19 @@ def test_sums_that_overflow_floats_are_taken_in_double():
     np.testing.assert_allclose(gradient, 2 * p.astype(float) / p.size, rtol=1e-6)
     p[1, 7] = np.nan
     assert np.isnan(pl.mean_squared_error(t, p)).tolist() == [False, True, False]
+
+
+def test_the_log_sum_of_far_logits():
+    """What z_loss adds to the slope: 0 of an impossible class, and no rounding of terms as large as the logits, by autograd as well."""
+    most = np.finfo(float).max
+    for road in ROADS:
+        slope = road(pl.grad("softmax_loss"), np.array([[0.0, 0.0]]), np.array([[0.0, most / 4]]), z_loss=1.33)
+        np.testing.assert_allclose(slope, [[0.0, 2 * 1.33 * (most / 4)]])
+    z = torch.tensor([[100.0, 90.0, 100.0]], dtype=torch.float64, requires_grad=True)
+    weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    pl.softmax_loss(torch.tensor([2]), z, sample_weight=weight, z_loss=2.0, axis=-1, reduction="sum").backward()
+    with mp.workdps(30):
+        e = [mp.exp(x - 100) for x in (100, 90, 100)]
+        lse, p = 100 + mp.log(mp.fsum(e)), [x / mp.fsum(e) for x in e]
+        right = [float(4 * lse * x + x - (k == 2)) for k, x in enumerate(p)]
+    np.testing.assert_allclose(z.grad[0].numpy(), right, rtol=2e-15)

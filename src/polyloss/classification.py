@@ -10,6 +10,7 @@ from polyloss._block import (
     Rowwise,
     clipped,
     log_softmax,
+    nan_where,
     of_others,
     over,
     positive_part,
@@ -901,7 +902,7 @@ class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
     prepare_targets = class_smoothed
 
     def term(xp, t, l, p, q, alpha, gamma):
-        return -alpha * times(xp, t * power(xp, q, gamma), l)
+        return -times(xp, alpha * t * power(xp, q, gamma), l)
 
     def first(xp, t, l, p, q, alpha, gamma):
         return -alpha * t * power(xp, q, gamma) * (1 + gamma * times(xp, p, loss_per_miss(xp, -l, q)))
@@ -928,7 +929,7 @@ class CategoricalFocalCrossentropy(OfShares):
     )  # fmt: skip
 
     def term(xp, t, y, alpha, gamma):
-        return -alpha * power(xp, 1 - y, gamma) * times_log(xp, t, y)
+        return -power(xp, 1 - y, gamma) * times_log(xp, alpha * t, y)
 
     def first(xp, t, y, alpha, gamma):
         u = 1 - y
@@ -1549,17 +1550,23 @@ class GeneralizedCrossentropy(Rowwise):
 
     def value(xp, t, p, q):
         y = xp.sum(xp.where(t == 1, p, xp.zeros_like(p)), axis=1)
-        one = xp.ones_like(y)
-        near = y**q > 0.5  # where 1 - p^q would cancel; elsewhere the derivative of expm1, which libraries take from its value
+        y, one = y * nan_where(xp, y < 0, y), xp.ones_like(y)
+        near = xp.abs(y**q - 1) < 0.5  # where 1 - p^q would cancel; elsewhere the derivative of expm1, which libraries take from its value
         return xp.where(near, -xp.expm1(q * xp.log(xp.where(near, y, one))), 1 - xp.where(near, one, y) ** q) / q
 
-    def slope(xp, t, p, q):
+    def of_label(xp, t, p):
+        """Where the label is; its probability there, NaN if negative, and never -0, whose powers below 0 are infinite in either sign."""
         right = t == 1
-        return xp.where(right, -(xp.where(right, p + 0, xp.ones_like(p)) ** (q - 1)), xp.zeros_like(p))
+        y = xp.where(right, p + 0, xp.ones_like(p))
+        return right, y * nan_where(xp, y < 0, y)
+
+    def slope(xp, t, p, q):
+        right, y = GeneralizedCrossentropy.of_label(xp, t, p)
+        return xp.where(right, -(y ** (q - 1)) + 0 * y, xp.zeros_like(p))
 
     def curvature(xp, t, p, q):
-        right = t == 1
-        return xp.where(right, times(xp, 1 - q, xp.where(right, p + 0, xp.ones_like(p)) ** (q - 2)), xp.zeros_like(p))
+        right, y = GeneralizedCrossentropy.of_label(xp, t, p)
+        return xp.where(right, times(xp, 1 - q, y ** (q - 2)) + 0 * y, xp.zeros_like(p))
 
 
 @public(GeneralizedCrossentropy)

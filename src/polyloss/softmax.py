@@ -8,6 +8,7 @@ from typing import Literal
 from polyloss._block import OfLogSoftmax, capped, log_softmax, public, times
 from polyloss._call import call
 from polyloss._params import absent, cap, fraction, integers, nonnegative, traced
+from polyloss._shapes import beside
 from polyloss._types import Array
 
 
@@ -65,7 +66,7 @@ class SoftmaxLoss(SoftmaxCrossentropy):
         z, d = (z, 1) if absent(softcap) else capped(xp, z, softcap)
         slope = SoftmaxCrossentropy.slope(xp, t, z, **params)
         if not absent(z_loss):
-            slope = slope + 2 * z_loss * log_sum(xp, z) * log_softmax(xp, z)[1]
+            slope = slope + times(xp, log_softmax(xp, z)[1], 2 * z_loss * log_sum(xp, z))
         return slope if absent(softcap) else slope * d
 
     def curvature(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
@@ -73,7 +74,7 @@ class SoftmaxLoss(SoftmaxCrossentropy):
         curvature = SoftmaxCrossentropy.curvature(xp, t, y, **params)
         if not absent(z_loss):
             _, p, q = log_softmax(xp, y)
-            curvature = curvature + 2 * z_loss * (log_sum(xp, y) * p * q + p * p)
+            curvature = curvature + times(xp, p * q, 2 * z_loss * log_sum(xp, y)) + 2 * z_loss * p * p
         if absent(softcap):
             return curvature
         slope = SoftmaxLoss.slope(xp, t, y, z_loss=z_loss, **params)
@@ -81,9 +82,10 @@ class SoftmaxLoss(SoftmaxCrossentropy):
 
 
 def log_sum(xp, z):
-    """log Σ exp z along axis 1, which is kept."""
-    l, p, _ = log_softmax(xp, z)
-    return -xp.sum(times(xp, p, l - xp.where(p == 0, xp.zeros_like(z), z)), axis=1, keepdims=True)
+    """log Σ exp z along axis 1, which is kept: what lies between the largest logit and its logarithm of p."""
+    c = xp.arange(z.shape[1], device=beside(z))
+    top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
+    return xp.sum(xp.where(top, z - log_softmax(xp, z)[0], xp.zeros_like(z)), axis=1, keepdims=True)
 
 
 def smoothed(t, c, label_smoothing):

@@ -446,9 +446,9 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     yl = times(y, y.log())
     first = f1 * y.log() - f * (1 / y), f1 * yl - f
     second = f * (1 / y / y) + f1 * 2 * (1 / y) - f2 * y.log(), f + f1 * 2 * y - f2 * y * yl
-    first, second = (tuple(times(t, x) * a for x in pair) for pair in (first, second))
+    first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
-    parts = of_shares(p, part, (times(t, of) * a).sum(1), first, second, of * a * factor)
+    parts = of_shares(p, part, times(t * a, of).sum(1), first, second, times(a + zeros(p), of) * factor)
     return parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None]))
 
 
@@ -607,7 +607,7 @@ def multiclass_hinge(t, p, margin, power, average):
     m, divided = where(counted, m, zeros(p)), c if average else 1
     value = (m if power == 1 else m * m).sum(1) / LONG(divided)
     margins = p.near(margin) + p - of_label
-    first = where(counted, above(margins, ones(p), zeros(p)) if power == 1 else m * 2, zeros(p)) / LONG(divided)
+    first = where(counted, above(margins, ones(p), zeros(p)) if power == 1 else (m * 2).limited(), zeros(p)) / LONG(divided)
     second = where(counted, zeros(p) if power == 1 else above(margins, ones(p) * 2, zeros(p)), zeros(p)) / LONG(divided)
     together = lambda x, sign: where(right, x.sum(1)[:, None] * sign, x)  # noqa: E731
     return Parts(value.limited(), together(first, -1).limited(), together(second, 1), zeros(p))

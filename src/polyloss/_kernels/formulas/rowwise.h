@@ -52,7 +52,7 @@ FORMULA_INLINE real FORMULA(share_factor)(int focal, FORMULA(share) s, real alph
 }
 FORMULA_INLINE real FORMULA(share_value)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
-    return FORMULA(share_factor)(focal, s, alpha, gamma) * -TIMES(t, s.log);
+    return focal ? POWER(s.rest, gamma) * -TIMES(alpha * t, s.log) : -TIMES(t, s.log);
 }
 FORMULA_INLINE real FORMULA(share_first)(int focal, real t, FORMULA(share) s, real alpha, real gamma)
 {
@@ -109,7 +109,7 @@ FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s
    of which nothing is lost to the near class's large or small terms, and nothing overflows: p_j / q of it is a number of its own. */
 FORMULA_INLINE real FORMULA(logits_value)(real t, real l, real q, real alpha, real gamma)
 {
-    return -alpha * TIMES(t * POWER(q, gamma), l);
+    return -TIMES(alpha * t * POWER(q, gamma), l);
 }
 FORMULA_INLINE real FORMULA(logits_first)(real t, real l, real p, real q, real alpha, real gamma)
 {
