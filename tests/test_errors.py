@@ -290,7 +290,7 @@ CASES = [
     (ValueError, lambda: pl.log_loss(np.array([["a"], "b"], dtype=object), [0.5, 0.5]),
      "y_true is nested, but strings must be one per sample"),
     (TypeError, lambda: pl.mean_squared_error(torch.zeros(2, 3), torch.nested.nested_tensor([torch.zeros(2, 3)], layout=torch.jagged)),
-     "y_pred is a nested tensor, but must have one shape"),
+     "y_pred is a nested tensor, but must have one shape: pad it with torch.nested.to_padded_tensor, and give what was added weight 0"),
     (TypeError, lambda: pl.log_loss([0, 1], np.ma.masked_array([0.5, 0.5], [True, False])),
      "y_proba is a masked array, whose mask would be lost: pass sample_weight instead"),
     (ValueError, lambda: pl.log_loss([0, 1, 1], [0.5, 0.5]), "y_true has 3 labels, but y_proba has 2 rows"),
