@@ -28,7 +28,7 @@ def expected(case):
     block = LOSSES[case.loss].logits if case.params.get("from_logits") else LOSSES[case.loss]
     if block.kernel == "softmax_xent":
         return "softmax_xent kernel"
-    if case.t == "values" or (block.combine and case.labelled) or any(isinstance(x, tuple) for x in case.params.values()):
+    if case.t == "values" or (block.combine and (case.labelled or any(isinstance(x, tuple) for x in case.params.values()))):
         return "formula"
     if block.combine:
         return "elementwise kernel" if block.kernel in _cpu.kernels("elementwise").FORMULAS else "formula"
