@@ -97,12 +97,13 @@ typedef struct {
     xla_attributes attributes;
 } xla_frame;
 
-/* Whether the frame asks for the version alone, which is then told: the runtime's own, or the latest one known. */
+/* Whether the frame asks for the version alone, which is then told: the runtime's own, or the latest one known. A runtime that is older than
+   the version told refuses the handler. */
 static int xla_asked_for_version(xla_frame *frame)
 {
     if (!frame->extension || frame->extension->type != XLA_METADATA) return 0;
     xla_metadata *metadata = ((xla_metadata_extension *)frame->extension)->metadata;
-    const int theirs = frame->api ? frame->api->version.minor : XLA_MINOR;
+    const int theirs = frame->api ? frame->api->version.minor : 1; /* that of jaxlib 0.7, which gives no API here */
     metadata->version.major = XLA_MAJOR;
     metadata->version.minor = theirs < XLA_MINOR ? theirs : XLA_MINOR;
     metadata->traits = 0;
