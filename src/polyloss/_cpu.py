@@ -12,6 +12,7 @@ from polyloss import _formula, _threads
 from polyloss._block import Elementwise, Rowwise
 from polyloss._buffers import empty
 from polyloss._formula import Outcome
+from polyloss._params import several_traced
 from polyloss._plan import BOTH
 from polyloss._shapes import FLOATS, sort_labels
 
@@ -91,6 +92,8 @@ def rowwise_obstacle(plan):
     why = obstacle(plan, "rowwise")
     if why is None and plan.block.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
+    if why is None and plan.of_classes and any(several_traced(x) for _, x in plan.params):
+        return "a parameter is traced, and kernels take numbers"
     return why
 
 
