@@ -120,7 +120,8 @@ def as_numpy(plan, arrays):
         with np.errstate(all="ignore"):
             t = t.astype(plan.dtype, copy=False)
     if plan.of_classes:
-        t = _times_factors(plan, t)
+        with np.errstate(all="ignore"):
+            t = _formula.times_factors(plan, np, t)
 
     def output(wanted, given=None):
         given = None if given is None else _canonical(plan, view(given))
@@ -129,14 +130,6 @@ def as_numpy(plan, arrays):
     losses = np.empty((lay.n, lay.s), plan.dtype) if want.value and plan.reduction == "none" else None
     outputs = output(want.gradient, arrays.out), output(want.hessian, arrays.out_hessian), output(want.prob)
     return Memory(t, p, weight, class_weight, losses, *outputs)
-
-
-def _times_factors(plan, t):
-    """Targets smoothed and times a factor of each class, which they are multiplied by in a loss that is linear in them."""
-    settings, lay = plan.settings, plan.layout
-    with np.errstate(all="ignore"):
-        t = plan.block.prepare_targets(np, t.astype(plan.dtype, copy=False), lay.c, label_smoothing=settings["label_smoothing"])
-        return t * np.asarray(settings["alpha"], plan.dtype)[None, :, None]
 
 
 def _canonical(plan, x):

@@ -138,6 +138,13 @@ def _of_classes(numbers, xp, z):
     return xp.asarray(numbers, dtype=z.dtype, device=beside(z))[None, :, None]
 
 
+def times_factors(plan, xp, t):
+    """Targets (n, c, s) smoothed and times a factor of each class, for kernels of a loss that is linear in them and whose factor is one."""
+    t = xp.astype(t, plan.real(xp), copy=False)
+    t = plan.block.prepare_targets(xp, t, plan.layout.c, label_smoothing=plan.settings["label_smoothing"])
+    return t * _of_classes(plan.settings["alpha"], xp, t)
+
+
 def scanned(plan, arrays, t):
     """What `prepare_targets` must know of all targets at once, if anything; those of weight 0 have no say."""
     xp, block = arrays.xp, plan.block

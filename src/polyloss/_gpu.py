@@ -7,7 +7,8 @@ device but the check of labels.
 from functools import wraps
 
 from polyloss import _reduce
-from polyloss._formula import Outcome
+from polyloss._formula import Outcome, times_factors
+from polyloss._params import several_traced
 from polyloss._shapes import FLOATS, dtype_name, representable
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles, in which the kernel reads floating labels
@@ -79,7 +80,9 @@ def rowwise_obstacle(plan):
         return "it holds no formula of this loss"
     if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
-    return plan.of_classes or _labels_obstacle(plan)
+    if plan.of_classes and any(several_traced(x) for _, x in plan.params):
+        return "a parameter is traced, and kernels take numbers"
+    return _labels_obstacle(plan)
 
 
 def note():
@@ -156,6 +159,8 @@ def run_rowwise(plan, arrays):
     xp, name = arrays.xp, plan.block.kernel
     y, ignore = _labels(plan, arrays) if plan.labelled else (xp.astype(arrays.t, plan.real(xp), copy=False), ())
     settings = plan.settings
+    if plan.of_classes:
+        y, settings = times_factors(plan, xp, y), settings | {"alpha": 1.0, "label_smoothing": 0.0}
     losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.rowwise(
         xp, cuda.contiguous(arrays.p), cuda.contiguous(y), loss=name, dtype=dtype_name(arrays.p.dtype),

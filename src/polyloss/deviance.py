@@ -38,12 +38,11 @@ def log_near(xp, m, t):
 def log_quotient(xp, m, t):
     """log(m / t), also where m / t overflows or underflows."""
     s = evening(xp, t)  # for derivatives: 1 / t is of a float's size where m / t² is not
-    m, t = m * s, t * s
-    q = m / t
+    q = (m * s) / (t * s)
     near = (q > 1e-18) & (q < 1e18)
     one = xp.ones_like(q)
     far = xp.log(xp.where(near, one, m)) - xp.log(xp.where(near, one, t))
-    return xp.where(near, xp.log(xp.where(near, m, one) / xp.where(near, t, one)), far)
+    return xp.where(near, xp.log(xp.where(near, m * s, one) / xp.where(near, t * s, one)), far)
 
 
 def mean_of(xp, p):
