@@ -127,7 +127,7 @@ def test_log_loss(log_loss_isa):
 
 def ends(program):
     """How a Python process ends, and what it says."""
-    head = "import numpy as np; from kernels import fenced; from polyloss._kernels import elementwise\n"
+    head = "import numpy as np; from kernels import fenced; from polyloss._kernels.cpu import elementwise\n"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     done = subprocess.run([sys.executable, "-c", head + program], env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr

@@ -114,7 +114,7 @@ def quotient(xp, a, b):
             a, exponent = a * 2.0**-step, exponent - step
         return a
     kind = a.dtype
-    if dtype_name(b.dtype) == "float64" != dtype_name(kind):  # likewise: it may be none of the dtype of a
+    if dtype_name(getattr(b, "dtype", kind)) == "float64" != dtype_name(kind):  # likewise: it may be none of the dtype of a
         a = xp.astype(a, b.dtype)
     zero = b == 0
     return xp.astype(xp.where(zero, xp.zeros_like(a), a / xp.where(zero, xp.ones_like(b), b)), kind, copy=False)

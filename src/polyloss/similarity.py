@@ -123,7 +123,8 @@ class CosineSimilarity(Rowwise):
 
     def unit(xp, x):
         """x / ‖x‖ (0 for a zero vector), and 1 / ‖x‖ (0 for a zero vector)."""
-        s = evening(xp, xp.max(xp.abs(x), axis=1, keepdims=True))
+        most = xp.max(xp.abs(x), axis=1, keepdims=True)
+        s = evening(xp, xp.where(most == 0, xp.ones_like(most), most))  # XLA may square the factor: for 0 times infinity
         y = x * s
         square = xp.sum(y * y, axis=1, keepdims=True)
         zero = square == 0  # also of numbers that XLA takes for 0
