@@ -32,7 +32,7 @@ X86_64_PROBE = """
 #endif
 int main(void) { return 0; }
 """
-# For `make sanitize`, which names one of them in POLYLOSS_SANITIZE: every access and every operation is checked, or every pair of accesses by
+# For `make sanitize`, which names one of them in POLYLOSS_SANITIZE: every access and operation is checked, or every pair of accesses by
 # two threads. Python's own flags say -fwrapv, under which no sum can overflow.
 SANITIZERS = {
     "address": ["-O1", "-g", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

@@ -622,21 +622,21 @@ cdef class Kernel:
             bytes. Predictions are floating; float64 is computed in float64, all else in float32. Outputs have the type of `p`, and are
             optional. Labels are compared as mathematical integers.
         weight : (type, strides), optional
-            Of the positions (n, s), "f4" or "f8". A position of weight 0 is skipped: it adds 0 and its derivatives are 0, whatever lies there.
+            Of the positions (n, s), "f4" or "f8". Weight 0 skips a position: it adds 0 and its derivatives are 0, whatever lies there.
         class_weight : (type, strides), optional
             (c,), of the softmax losses alone.
         losses : (type, strides), optional
             (n, s), in the type of the computation.
         parameters : sequence of numbers
-            The loss's parameters, in the order of the attribute. `zero_one` may be None: 1 if all targets are 0 or 1, which is then found out
-            on the way.
+            The loss's parameters, in the order of the attribute. `zero_one` may be None: 1 if all targets are 0 or 1, which is then found
+            out on the way.
         ignore : sequence of int
             Labels to skip, inside or outside of 0 … c - 1.
         combine : {"mean", "sum"}
             How the elements of a position make its loss, where it is a loss of elements.
         planes : bool
-            Of one position alone, whose strides do not tell: whether the positions of its batch are nearer to each other in memory than classes
-            are. The softmax losses add up many classes in one order there, and in another elsewhere.
+            Of one position alone, whose strides do not tell: whether the positions of its batch are nearer to each other in memory than its
+            classes. The softmax losses add up many classes in one order there, and in another elsewhere.
         threads : int
             At most so many threads; small work takes one. No result depends on it.
 

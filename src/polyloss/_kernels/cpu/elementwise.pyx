@@ -10,7 +10,7 @@ import numpy as np
 
 from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, isa_in_use, listed_loss
 
-from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
+from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
 cnp.import_array()
 

@@ -1,7 +1,7 @@
-"""The front of calls on arrays in this machine's memory: the key of a call, the look-up of its plan, and its kernel with the arrays' addresses.
+"""The front of calls on arrays in this machine's memory: a call's key, the look-up of its plan, and its kernel with the arrays' addresses.
 
-`Prepared` is a plan on a CPU kernel with all that a call needs but its data. `find` builds a call's key from what its plan follows from: the
-options, and of each array its type, dtype, shape and strides. Nothing here decides anything: a call whose key is not known is planned by
+`Prepared` is a plan on a CPU kernel with all that a call needs but its data. `Front` builds a call's key from what its plan follows from:
+the options, and of each array its type, dtype, shape and strides. Nothing here decides anything: a call whose key is unknown is planned by
 `_prepare`, which checks it and words every error; so is one whose data are refused, a bad label or an output that lies over an input.
 """
 cimport numpy as cnp
@@ -144,7 +144,7 @@ cdef class Prepared:
         self.value, self.gradient, self.hessian, self.prob = want
         self.losses = want.value and plan.reduction == "none"
         self.scaled = want.gradient or want.hessian
-        # The reciprocal of the sum of weights is multiplied by a weight, before it is rounded; that of another divisor by a slope, afterwards.
+        # The reciprocal of the sum of weights is multiplied by a weight, before it is rounded, that of another divisor by a slope, after it
         self.most = 2.0**60 if self.single and self.divide == GIVEN else 2.0**900
         self.least = 1 / self.most
         self.ndim, self.losses_ndim = len(lay.shape), len(lay.losses)
@@ -163,7 +163,7 @@ cdef class Prepared:
                 self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
 
     cdef int64_t fill(self, char **at, object given, double *total, double *divisor) except? -3:
-        """Run the kernel: the sum of the losses and what it is divided by. The first bad label or -1; FAR where the kernel cannot divide."""
+        """Run the kernel: the sum of the losses and what it is divided by; the first bad label, -1, or FAR: the kernel cannot divide."""
         cdef kernel_sums found
         cdef double scale = 1
         divisor[0] = self.divisor
@@ -187,7 +187,7 @@ cdef class Prepared:
         return FAR_FROM_1 if self.is_far(divisor[0]) else -1
 
     cdef bint is_far(self, double divisor) noexcept:
-        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the range of the numbers. 0 and, given, infinity mean 0."""
+        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the numbers' range. 0 and, given, infinity mean 0."""
         if divisor == 0 or self.divide == GIVEN and (not self.scaled or isinf(divisor)):
             return False
         return not self.least <= fabs(divisor) <= self.most
@@ -213,9 +213,9 @@ cdef class Prepared:
         """What the plan wants, new or in the caller's arrays; None where the data are refused."""
         cdef double total = 0
         cdef float narrow
-        cdef object losses = None, gradient = None, hessian = None, prob = None, value = None, converted
+        cdef object losses = None, gradient = None, hessian = None, prob = None, value = None, _converted
         if self.converts:
-            converted = self.convert(at)
+            _converted = self.convert(at)
         if self.divide == GIVEN and not (isfinite(<double>given) and <double>given != 0):
             return None
         if self.losses:
@@ -447,8 +447,8 @@ cdef class Front:
     Parameters
     ----------
     first : callable
-        Plans and evaluates a call: (block, y_true, y_pred, want, out, options) -> (a `Prepared`, or a plan whose arrays are to be converted;
-        results).
+        Plans and evaluates a call: (block, y_true, y_pred, want, out, options) -> (a `Prepared`, or a plan whose arrays are to be
+        converted; results).
     again : callable
         Evaluates a call whose plan is known, and words the error if its data are refused: (plan, block, y_true, y_pred, out, options) ->
         results.
@@ -519,7 +519,7 @@ cdef class Front:
 
     cdef object key(self, Calls calls, call_key *key, char **at, object y_true, object y_pred, want, object out, dict options,
                     int follow, list arrays):
-        """The key of a call, and where its arrays lie; None if it has none. arrays: sample_weight, class_weight and a number to divide by."""
+        """The key of a call, and where its arrays lie; None if it has none. arrays: sample_weight, class_weight, a number to divide by."""
         cdef const char *route = getenv("POLYLOSS_ROUTE")
         cdef Py_ssize_t position = 0
         cdef PyObject *name
@@ -578,7 +578,8 @@ cdef class Front:
                 return None
             if overflow or key.length > KEY - 8 * (2 * AXES + 2):
                 return None
-        if not (put_array(key, y_true, &at[AT_T], False, follow and 1 << 16) and put_array(key, y_pred, &at[AT_P], False, follow and 1 << 17)
+        if not (put_array(key, y_true, &at[AT_T], False, follow and 1 << 16)
+                and put_array(key, y_pred, &at[AT_P], False, follow and 1 << 17)
                 and put_array(key, arrays[0], &at[AT_WEIGHT], False, follow and 1 << 18)
                 and put_array(key, arrays[1], &at[AT_CLASS_WEIGHT], False, follow and 1 << 19)):
             return None

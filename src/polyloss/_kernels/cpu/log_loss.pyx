@@ -11,7 +11,7 @@ from polyloss._kernels.cpu.driver cimport (
     ARRAYS, AT_P, KEEP_ORDER, TYPE_F64, describe, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
 )
 
-from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
+from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
 cnp.import_array()
 

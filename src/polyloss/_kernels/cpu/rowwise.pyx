@@ -5,7 +5,7 @@ time, rowwise_simd.c is compiled once per instruction set, and driver.pyx calls 
 """
 from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 
-from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
+from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
 cdef extern from "cpu/loops/rowwise.h":
     pass

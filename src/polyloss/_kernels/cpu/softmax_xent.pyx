@@ -4,7 +4,7 @@ The loops over a tile of positions are those of softmax_xent_simd.c, one build p
 """
 from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 
-from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp
+from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
 cdef extern from "cpu/softmax/job.h":
     pass
