@@ -22,7 +22,8 @@ from polyloss._prepare import IN_PLACE, prepare, wide_enough
 from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
-BUFFER = 40_000_000  # bytes of a chunk's logits and their gradient: with what matmuls pack beside them less than 64 MB
+BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: in all less than 64 MB
+PACKED = 1_500_000  # numbers that matmuls pack
 PANEL = 8_000_000  # bytes of the weight that are converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
 ROWS = 1024  # of a chunk at most: more makes no matmul faster
@@ -152,7 +153,7 @@ def _chunk(chunk):
 
 def _default_chunk(classes, itemsize, in_place):
     """Rows at once: as many as the buffers hold, a multiple of 16 where it is more."""
-    rows = min(ROWS, BUFFER // (classes * itemsize * (1 if in_place else 2)))
+    rows = min(ROWS, (BUFFER - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
     return max(1, rows if rows < 16 else rows // 16 * 16)
 
 
