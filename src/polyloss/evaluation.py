@@ -4,17 +4,30 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias, overload
 
 from polyloss import registry
 from polyloss._exact import Tally
 from polyloss._positions import Measure
+from polyloss._types import Array, LossAndParameters
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # Python's own has no defaults before 3.13
+
+    F = TypeVar("F", default=Any)
+    N = TypeVar("N", default=Any)
+else:
+    from typing import TypeVar
+
+    F, N = TypeVar("F"), TypeVar("N")
+
+Divisor: TypeAlias = Literal["mean", "sum", "sum_over_batch_size"]
+Losses: TypeAlias = LossAndParameters | tuple[LossAndParameters, ...] | Mapping[str, LossAndParameters]
 MAGIC = b"polyloss accumulator 1\n"
 
 
-class Accumulator:
+class Accumulator(Generic[F, N]):
     """Mean of a loss over batches, exact: no split into batches, order or number of processes changes a bit of it.
 
     The sums behind the mean are integers, to which every position's loss is added without rounding; the mean divides two of them and is
@@ -71,7 +84,24 @@ class Accumulator:
     _tallies: dict[str, Tally]
     _single: bool
 
-    def __init__(self, loss: Any, *, labels: Any = None, reduction: str = "mean", **parameters: Any) -> None:
+    @overload
+    def __init__(
+        self: "Accumulator[dict[str, float], dict[str, int]]",
+        loss: Mapping[str, LossAndParameters],
+        *,
+        labels: Array | None = None,
+        reduction: Divisor = "mean",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Accumulator[float, int]",
+        loss: LossAndParameters,
+        *,
+        labels: Array | None = None,
+        reduction: Divisor = "mean",
+        **parameters: Any,
+    ) -> None: ...
+    def __init__(self, loss: Any, *, labels: Array | None = None, reduction: Divisor = "mean", **parameters: Any) -> None:
         self._single = not isinstance(loss, Mapping)
         if not isinstance(loss, Mapping):
             own = parameters if labels is None else {**parameters, "labels": labels}
@@ -84,7 +114,7 @@ class Accumulator:
 
     # ------------------------------------------------------------------------------------------------------------ adding
 
-    def update(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> "Accumulator":
+    def update(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> Self:
         """Add a batch.
 
         Parameters
@@ -110,7 +140,7 @@ class Accumulator:
         self._tallies = tallies
         return self
 
-    def merge(self, other: "Accumulator") -> "Accumulator":
+    def merge(self, other: "Accumulator[F, N]") -> Self:
         """Add what another accumulator of the same losses has.
 
         Parameters
@@ -137,7 +167,7 @@ class Accumulator:
         self._tallies = {key: m.check(self._tallies[key] + other._tallies[key]) for key, m in self._measures.items()}
         return self
 
-    def all_reduce(self, group: Any = None) -> "Accumulator":
+    def all_reduce(self, group: Any = None) -> Self:
         """Add what the accumulators of all processes have, in every one of them, by torch.distributed.
 
         Parameters
@@ -170,7 +200,7 @@ class Accumulator:
 
     # ----------------------------------------------------------------------------------------------------------- results
 
-    def result(self) -> Any:
+    def result(self) -> F:
         """The mean so far, or what `reduction` says.
 
         Returns
@@ -180,7 +210,7 @@ class Accumulator:
         """
         return self._each(lambda measure, tally: measure.result(tally))
 
-    def standard_error(self) -> Any:
+    def standard_error(self) -> F:
         """Standard error of the result, with positions as independent draws.
 
         Returns
@@ -193,17 +223,17 @@ class Accumulator:
         return self._each(lambda measure, tally: measure.standard_error(tally))
 
     @property
-    def count(self) -> Any:
+    def count(self) -> N:
         """Number of positions that count: neither ignored nor of weight 0."""
         return self._each(lambda _, tally: tally.count)
 
     @property
-    def weight(self) -> Any:
+    def weight(self) -> F:
         """Sum of their weights; class weights and soft targets have a share where the mean divides by it."""
         return self._each(lambda _, tally: float(tally.v))
 
     @property
-    def total(self) -> Any:
+    def total(self) -> F:
         """Sum of weight times loss."""
         return self._each(lambda _, tally: float(tally.x))
 
@@ -261,7 +291,7 @@ class Accumulator:
         made._tallies = {key: Tally.of(map(_read, numbers)) for key, *_, numbers in losses}
         return made
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[bytes], "Accumulator"], tuple[bytes]]:
         return type(self).from_bytes, (self.to_bytes(),)
 
     def __eq__(self, other: object) -> bool:
@@ -315,7 +345,13 @@ def _is_log_loss(loss: Any) -> bool:
 # ------------------------------------------------------------------------------------------------------------------ evaluate
 
 
-def evaluate(losses: Any, batches: Iterable[Any], *, progress: bool = False, client: Any = None) -> dict[str, float]:
+class Indexed(Protocol):
+    """A dataset that is asked by index, as Keras' PyDataset."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def evaluate(losses: Losses, batches: Iterable[Any] | Indexed, *, progress: bool = False, client: Any = None) -> dict[str, float]:
     """Mean of each loss over all batches, exact, in one visit to each.
 
     Parameters

@@ -3,14 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from polyloss import registry
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 from polyloss._call import called
 from polyloss._plan import Want
-from polyloss._types import Array
+from polyloss._types import Array, Derivative
 from polyloss.linear_softmax import DerivedOfHead, linear_softmax_loss
 
 WANTS = {
@@ -18,14 +18,21 @@ WANTS = {
     "grad": Want(value=False, gradient=True),
     "grad_and_hess": Want(value=False, gradient=True, hessian=True),
 }
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def value_and_grad(loss: str | Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+
+@overload
+def value_and_grad(loss: str) -> Callable[..., tuple[Array, Array]]: ...
+@overload
+def value_and_grad(loss: Callable[P, R]) -> Derivative[P, tuple[R, Array], Array]: ...
+def value_and_grad(loss: Any) -> Any:
     """Function that gives a loss and its gradient with respect to the predictions, in one pass.
 
     Parameters
     ----------
     loss : callable or str
-        A loss of this library, or its name.
+        A loss of this library, or its name. Type checkers know the arguments of a function, not those of a name.
 
     Returns
     -------
@@ -42,13 +49,17 @@ def value_and_grad(loss: str | Callable[..., Array]) -> Callable[..., tuple[Arra
     return _derived("value_and_grad", loss)
 
 
-def grad(loss: str | Callable[..., Array]) -> Callable[..., Array]:
+@overload
+def grad(loss: str) -> Callable[..., Array]: ...
+@overload
+def grad(loss: Callable[P, Any]) -> Derivative[P, Array, Array]: ...
+def grad(loss: Any) -> Any:
     """Function that gives the gradient of a loss with respect to the predictions.
 
     Parameters
     ----------
     loss : callable or str
-        A loss of this library, or its name.
+        A loss of this library, or its name. Type checkers know the arguments of a function, not those of a name.
 
     Returns
     -------
@@ -63,13 +74,17 @@ def grad(loss: str | Callable[..., Array]) -> Callable[..., Array]:
     return _derived("grad", loss)
 
 
-def grad_and_hess(loss: str | Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+@overload
+def grad_and_hess(loss: str) -> Callable[..., tuple[Array, Array]]: ...
+@overload
+def grad_and_hess(loss: Callable[P, Any]) -> Derivative[P, tuple[Array, Array], tuple[Array, Array]]: ...
+def grad_and_hess(loss: Any) -> Any:
     """Function that gives the gradient of a loss and the diagonal of its Hessian.
 
     Parameters
     ----------
     loss : callable or str
-        A loss of this library, or its name.
+        A loss of this library, or its name. Type checkers know the arguments of a function, not those of a name.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, overload
 
 from polyloss import _routes
 from polyloss._plan import VALUE
@@ -19,7 +19,14 @@ class Explanation(str):
     obstacles: dict[str, str]
 
 
-def explain(loss: str | Callable[..., Array], y_true: Array, y_pred: Array, **kwargs: Any) -> Explanation:
+P = ParamSpec("P")
+
+
+@overload
+def explain(loss: str, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanation: ...
+@overload
+def explain(loss: Callable[P, Array], *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
+def explain(loss: Any, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanation:  # type: ignore[misc]  # P has these two and keywords
     """Say which route a call takes, and why not the faster ones.
 
     Nothing is evaluated, and no label is looked at.

@@ -1,35 +1,38 @@
 """The loss of a language model's head as a public function: softmax cross-entropy of ``features @ weight.T + bias``."""
 
 import inspect
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from polyloss._backends import backend_of
 from polyloss._linear import prepared, results, run
 from polyloss._plan import BOTH, VALUE, Want
+from polyloss._types import Array
+from polyloss.softmax import Normalization
 
 WANTS = {"value_and_grad": BOTH, "grad": Want(value=False, gradient=True)}
 
 
 def linear_softmax_loss(
-    y_true: Any,
-    features: Any,
-    weight: Any,
-    bias: Any = None,
+    y_true: Array,
+    features: Array,
+    weight: Array,
+    bias: Array | None = None,
     *,
-    ignore_label: int | tuple[int, ...] | None = None,
-    normalization: str | int | None = None,
+    ignore_label: int | Sequence[int] | None = None,
+    normalization: Literal["full", "valid", "batch_size", "none"] | Normalization | None = None,
     normalize: bool | None = None,
-    class_weight: Any = None,
-    sample_weight: Any = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
-    denominator: Any = None,
-    reduction: str | None = "normalize",
+    denominator: Array | None = None,
+    reduction: Literal["normalize", "none", "sum"] = "normalize",
     validate: bool = True,
     chunk: int | None = None,
-) -> Any:
+) -> Array:
     """Softmax cross-entropy of ``features @ weight.T + bias`` from labels, as of a language model's head, without all logits at once.
 
     Rows of features go through in chunks, so that the logits take at most 64 MB, whatever the number of rows. Value and gradient come in

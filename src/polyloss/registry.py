@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from polyloss import metrics
 from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 
+F = TypeVar("F", bound=Callable[..., Any])
 # What other libraries call a loss, without case and underscores -> what it is here.
 ELSEWHERE = {
     "l1": "'mean_absolute_error'",
@@ -46,7 +47,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_exact_names()[1]))
 
 
-def get(name: str | Callable[..., Any], /, **parameters: Any) -> Callable[..., Any]:
+@overload
+def get(name: F, /) -> F: ...
+@overload
+def get(name: str | Callable[..., Any], /, **parameters: Any) -> Callable[..., Any]: ...
+def get(name: Any, /, **parameters: Any) -> Any:
     """Loss or metric of a name or alias, with parameters filled in if any are given.
 
     An exact name or alias wins; only then case and underscores are dropped: ``"log_loss"`` is scikit-learn's metric, ``"logloss"`` and
