@@ -102,6 +102,15 @@ def test_empty_axes_and_unknown_lengths(client):
             np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
+def test_a_block_is_one_task_and_joining_them_is_another():
+    """A task for each block, for every 32 of them, and for the result, and no other names of these: messages cost more than blocks."""
+    y, z = (da.from_array(x, chunks=100) for x in (np.zeros(4000, int), np.zeros((4000, 5))))
+    for blocks, tasks in ((40, 40 + 2 + 1), (10, 10 + 1)):
+        t, p = y[: blocks * 100].persist(scheduler="synchronous"), z[: blocks * 100].persist(scheduler="synchronous")
+        graph = dict(dask.optimize(pl.softmax_loss(t, p))[0].__dask_graph__())
+        assert len(graph.keys() - dict(t.dask).keys() - dict(p.dask).keys()) == tasks
+
+
 def test_a_bad_label_is_named_by_its_place_in_the_whole(client):
     y, z = np.zeros((8, 3), int), np.zeros((8, 4, 3))
     y[5, 2] = 40

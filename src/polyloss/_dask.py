@@ -8,11 +8,15 @@ once (a divisor, what a hinge's targets mean) goes to the blocks as a 0-d array.
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 
 from polyloss import _routes
@@ -148,20 +152,18 @@ class _Graph:
         """Whether all targets that count are 0 or 1."""
         cut = dict.fromkeys(self.axes, 1)
         found = self._blockwise(_zero_one_of_block, self.axes, *self.operands, dtype=bool, recipe=self.recipe, adjust_chunks=cut)
-        return found.all(split_every=AT_ONCE)
+        return _joined(found, np.all, _only, None, bool)
 
     def _shares(self, function, *more):
-        """The sums of what the blocks have of the three numbers."""
-        found = self._blockwise(
+        """What each block has of the three numbers."""
+        return self._blockwise(
             function, (*self.positions, SHARES), *self.operands, *more, dtype=np.float64, recipe=self.recipe, new_axes={SHARES: 3},
             adjust_chunks=dict.fromkeys(self.positions, 1),
         )  # fmt: skip
-        return found.sum(axis=tuple(range(len(self.positions))), split_every=AT_ONCE) if self.positions else found
 
-    def _joined(self, function, sums, kind):
-        """A 0-d array: a function of the sums and the divisor."""
-        given = (self.divisor, ()) if isinstance(self.divisor, da.Array) else (self.divisor, None)
-        return self._blockwise(function, (), sums, (SHARES,), *given, dtype=kind, kind=kind)
+    def _quotient(self, function, shares, kind):
+        """A 0-d array: a function of the sums of the shares and of the divisor."""
+        return _joined(shares, np.sum, partial(function, kind=kind), self.divisor, kind)
 
     def _wholes(self, index, dtype, divisor=1, **want):
         """What each block gives of one of the results."""
@@ -176,13 +178,13 @@ class _Graph:
         if want.value and plan.reduction == "none":
             results.append(self._wholes(self.positions, dtype, value=True))
         elif want.value:
-            results.append(self._joined(_quotient, self._shares(_share, self.p, self.axes), dtype))
+            results.append(self._quotient(_quotient, self._shares(_share, self.p, self.axes), dtype))
         if want.prob:
             prob = self._wholes(self.axes, storage, prob=True)
             results = [(*results, prob)] if results else [prob]
         divisor = self.divisor
         if isinstance(divisor, (str, PerRow)) and (want.gradient or want.hessian):
-            divisor = self._joined(_divided_by, self._shares(_weight_share), np.float64)
+            divisor = self._quotient(_divided_by, self._shares(_weight_share), np.float64)
         if want.gradient:
             results.append(self._wholes(self.axes, storage, divisor, gradient=True))
         if want.hessian:
@@ -190,7 +192,32 @@ class _Graph:
         return results[0] if len(results) == 1 else tuple(results)
 
 
+def _joined(found, reduce, last, divisor, dtype):
+    """A 0-d array: a function of an array's blocks, which are reduced as a tree, and of the divisor.
+
+    The function is part of the tree's last task. `da.reduction` and a task of its own behind it take 10 ms more on a cluster, whatever
+    the number of blocks: then each block is there twice, as a task and as another name of it.
+    """
+    parts, layer = list(flatten(found.__dask_keys__())), {}
+    token = tokenize(found.name, reduce, last, divisor.name if isinstance(divisor, da.Array) else divisor)
+    while len(parts) > AT_ONCE:
+        several = [parts[k : k + AT_ONCE] for k in range(0, len(parts), AT_ONCE)]
+        parts = [(f"reduced-{token}", len(layer) + k) for k in range(len(several))]
+        layer.update((key, (_reduced, reduce, some)) for key, some in zip(parts, several, strict=True))
+    name, given = f"joined-{token}", [found]
+    if isinstance(divisor, da.Array):
+        given, divisor = [found, divisor], (divisor.name,)
+    layer[name,] = (_reduced, reduce, parts, last, divisor)
+    return da.Array(HighLevelGraph.from_collections(name, layer, given), name, chunks=(), meta=np.empty((), dtype))
+
+
 # ---------------------------------------------------------------------------------------------------------- in the workers
+
+
+def _join(ufunc_of, parts, last=None, divisor=None):
+    """Blocks joined along all axes but that of the shares, if they have it."""
+    joined = ufunc_of(np.stack([part.reshape(part.shape[-1:] if ufunc_of is np.sum else ()) for part in parts]), axis=0)
+    return joined if last is None else last(joined, divisor)
 
 
 class Recipe(NamedTuple):
@@ -241,6 +268,16 @@ def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
 def _zero_one_of_block(t, where, weight, class_weight, *, recipe):
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight)
     return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
+
+
+def _reduced(reduce, parts, last=None, divisor=None):
+    """Blocks of one entry for each axis, but for the last, reduced to one; in the end a function of that and the divisor."""
+    whole = reduce(np.stack([part.reshape(-1) for part in parts]), axis=0)
+    return whole if last is None else last(whole, divisor)
+
+
+def _only(values, _):
+    return np.asarray(values[0])
 
 
 def _meaning(zero_one):

@@ -5,9 +5,11 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias, overload
 
 from polyloss import registry
+from polyloss._cluster import Noted, each
 from polyloss._exact import Tally
 from polyloss._positions import Measure
 from polyloss._types import Array, LossAndParameters
@@ -391,8 +393,8 @@ def evaluate(losses: Losses, batches: Iterable[Any] | Indexed, *, progress: bool
     {'mean_squared_error': 0.4166666666666667, 'huber': 0.20833333333333334}
     """
     mean = Accumulator(_named(losses))
-    each, total = _in_turn(batches)
-    done = _here(mean, each) if client is None else _on_cluster(mean, each, client)
+    turns, total = _in_turn(batches)
+    done = _here(mean, turns) if client is None else _on_cluster(mean, turns, client)
     for k in done if not progress else _counted(done, total):
         del k
     return mean.result()
@@ -441,59 +443,20 @@ def _opened(batch: Any) -> tuple[Any, ...]:
     return tuple(batch)
 
 
-class _Noted:
-    """Errors in this block say in a note which batch it was."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
-        if error is not None:
-            error.add_note(f"in batch {self.batch}")
-
-
 def _here(mean: Accumulator, batches: Iterable[Any]) -> Iterator[int]:
     for k, batch in enumerate(batches):
-        with _Noted(k):
+        with Noted(f"in batch {k}"):
             mean.update(*_opened(batch))
         yield k
 
 
 def _on_cluster(mean: Accumulator, batches: Iterable[Any], client: Any) -> Iterator[int]:
-    """Each batch as a task. Workers have some to go on with: many, if batches are opened there, else few, since all lie in memory here."""
-    from dask import config
-    from distributed import as_completed
-
-    empty, threads = Accumulator.from_bytes(mean.to_bytes()).to_bytes(), max(1, sum(client.nthreads().values()))
-    waiting, remaining, enough = as_completed(with_results=True, raise_errors=False), enumerate(batches), 0
-    numbers: dict[Any, int] = {}  # those on their way
-    try:
-        while True:
-            if len(numbers) <= enough // 2:
-                places, ready = [], []
-                for k, batch in remaining:
-                    places.append(k)
-                    ready.append(batch)
-                    enough = threads * (64 if callable(batch) else 2)
-                    if len(numbers) + len(ready) >= enough:
-                        break
-                # The batch is part of the task, so that it can run again elsewhere; Dask would warn of 10 MB.
-                with config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
-                    futures = client.map(_score, [empty] * len(ready), ready, pure=False, retries=3)
-                numbers.update(zip(futures, places, strict=True))
-                waiting.update(futures)
-            if not numbers:
-                return
-            for future, found in waiting.next_batch():
-                k = numbers.pop(future)
-                with _Noted(k):
-                    mean.merge(Accumulator.from_bytes(found if future.status == "finished" else future.result()))
-                yield k
-    finally:
-        client.cancel(list(numbers))
+    """Each batch as a task. Workers have many ahead if batches are opened there, else few, since all lie in memory here."""
+    score = partial(_score, Accumulator.from_bytes(mean.to_bytes()).to_bytes())
+    for k, found in each(score, batches, client, lambda batch: 64 if callable(batch) else 2, "batch"):
+        with Noted(f"in batch {k}"):
+            mean.merge(Accumulator.from_bytes(found))
+        yield k
 
 
 def _score(empty: bytes, batch: Any) -> bytes:

@@ -109,11 +109,14 @@ def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client:
     if client is None:
         yield from (function(*part) for part in parts)
         return
-    from distributed import as_completed
+    from polyloss import _cluster
 
-    futures = [client.submit(partial(function, *part), pure=False, retries=3) for part in parts]
-    for _, result in as_completed(futures, with_results=True):
+    for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):
         yield result
+
+
+def _applied(function: Callable[..., Any], part: tuple[Any, ...]) -> Any:
+    return function(*part)
 
 
 def tested(found: Tally) -> dict[str, float]:

@@ -1,0 +1,59 @@
+"""Tasks on a cluster of dask.distributed. Each opens its data itself or carries them, and returns some hundred bytes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+
+class Noted:
+    """Errors in this block get a note."""
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
+        if error is not None:
+            error.add_note(self.note)
+
+
+def each(function: Callable[[Any], Any], items: Iterable[Any], client: Any, ahead: Callable[[Any], int], word: str) -> Iterator[Any]:
+    """The place of each item and what a function gives for it on the cluster, in any order.
+
+    Workers have tasks to go on with: `ahead` says how many for each thread, if they are like this item. Results are fetched together as
+    far as they are there; one by one they would take a message to each side. A worker that dies costs time alone. Errors say in a note
+    which item it was.
+    """
+    from dask import config
+    from distributed import as_completed
+
+    threads = max(1, sum(client.nthreads().values()))
+    waiting, remaining, enough = as_completed(raise_errors=False), enumerate(items), 0
+    places: dict[Any, int] = {}  # of the tasks on their way
+    try:
+        while True:
+            if len(places) <= enough // 2:
+                new, ready = [], []
+                for k, item in remaining:
+                    new.append(k)
+                    ready.append(item)
+                    enough = threads * ahead(item)
+                    if len(places) + len(ready) >= enough:
+                        break
+                if ready:  # else a message to the scheduler goes out for nothing
+                    # An item is part of its task, so that it can run again elsewhere; Dask would warn of 10 MB.
+                    with config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+                        futures = client.map(function, ready, pure=False, retries=3)
+                    places.update(zip(futures, new, strict=True))
+                    waiting.update(futures)
+            if not places:
+                return
+            done = waiting.next_batch()
+            for future in done:
+                if future.status != "finished":
+                    with Noted(f"in {word} {places[future]}"):
+                        future.result()
+            yield from [(places.pop(future), found) for future, found in zip(done, client.gather(done), strict=True)]
+    finally:
+        client.cancel(list(places))
