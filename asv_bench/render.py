@@ -14,7 +14,7 @@ PAGE = """\
 `make bench` measures this page and README's table anew, in about ten minutes. Every line is timed in one process: the contenders take
 turns, and the best of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are
 milliseconds. A ratio is the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared
-machine those of two lines may not.
+machine those of two lines may not. Where the unit is MB, figures are the most memory that a process had.
 
 {environment}
 
@@ -68,10 +68,15 @@ def figure(x):
     return f"{x:.0f}" if x >= 100 else f"{x:#.3g}".rstrip(".")
 
 
+def unit(line):
+    """What a line's figures are: milliseconds, or megabytes."""
+    return "MB" if "MB" in line else "ms"
+
+
 def verdicts(line):
     """Of every goal of a line: ours, rival, goal, ratio, and whether it is met."""
     for ours, rival, goal in line["goals"]:
-        ratio = line["ms"][rival] / line["ms"][ours]
+        ratio = line[unit(line)][rival] / line[unit(line)][ours]
         yield ours, rival, figure(goal), figure(ratio), "met" if ratio >= goal else f"missed by {100 * (1 - ratio / goal):.2g}%"
 
 
@@ -79,12 +84,14 @@ def groups(lines):
     """A section per group: times, then ratios against the goals."""
     for group, grouped in groupby(lines, key=lambda line: line["group"]):
         members = list(grouped)
-        contenders = list(dict.fromkeys(name for line in members for name in line["ms"]))
-        times = [[line["name"], *(figure(line["ms"][c]) if c in line["ms"] else "" for c in contenders)] for line in members]
+        of = unit(members[0])
+        contenders = list(dict.fromkeys(name for line in members for name in line[of]))
+        figures = [[line["name"], *(figure(line[of][c]) if c in line[of] else "" for c in contenders)] for line in members]
         ratios = [[line["name"], *verdict] for line in members for verdict in verdicts(line)]
         yield f"## {group[0].upper()}{group[1:]}\n"
-        yield CHART.format(group=group)
-        yield table(["ms", *contenders], times) + "\n"
+        if of == "ms":
+            yield CHART.format(group=group)
+        yield table([of, *contenders], figures) + "\n"
         whys = {line["name"]: line["why"] for line in members}
         if len(set(whys.values())) == len(whys):
             yield "".join(f"- {name}: {why}\n" for name, why in whys.items())
@@ -123,7 +130,7 @@ RIVALS = ("torch", "optax", "scikit-learn")
 
 def readme(text, result):
     """README with its table of speed made of this result."""
-    times = {(line["group"], line["name"]): line["ms"] for line in result["lines"]}
+    times = {(line["group"], line["name"]): line["ms"] for line in result["lines"] if unit(line) == "ms"}
     known = result["environment"]
     versions = ", ".join(f"{name} {known[name].partition('+')[0]}" for name in RIVALS)
     rows = []

@@ -49,6 +49,7 @@ class Line:
     route: callable = lambda: None  # () -> how the library takes the call
     seconds: float | None = None  # to time it, where it needs less than the others
     alike: bool = True  # whether the contenders compute the same number
+    unit: str = "ms"  # "MB": contenders say themselves how much memory they had
 
 
 # Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds the way to the kernel.
@@ -318,6 +319,14 @@ def module_lines():
             yield Line(f"modules, {name}", module.title, why, partial(module.steps, shape), (("polyloss", "torch", goal),), seconds=0.4)
 
 
+COMPETITION = tuple((job, "350 MB", 1) for job in ("a competition", "groups", "paired"))
+
+
+def megabytes(limit):
+    """A contender that has a given memory."""
+    return {f"{limit} MB": lambda: limit}
+
+
 def file_lines():
     """The command, on a competition's files and a dump of arrays; and a Dask array's blocks."""
     goals = (("polyloss", "parser", 1 / 1.5), ("polyloss", "pandas and scikit-learn", 6), ("whole process", "pandas and scikit-learn", 2.3))
@@ -325,11 +334,18 @@ def file_lines():
     shape = "×".join(map(str, files.LOGITS))
     yield Line("files", f"logits, {shape}", "NPY, float32", files.dump, (("polyloss", "np.load", 1 / 1.3),))
     goals = (("polyloss", "300000 µs", 1),)
+    many = f"{files.LARGE} rows of 10 classes, CSV, each in a process of its own"
+    yield Line("files", "a large submission", many, files.large, (("whole process", "parser", 1 / 1.5),), seconds=0, alike=False)
     yield Line("files", "the command's help", "its start", lambda: files.start() | wait(300_000), goals, alike=False)
-    limit = 6000 * files.PARTITIONS
-    goals = tuple((name, f"{limit} µs", 1) for name in ("softmax_loss", "Accumulator", "evaluate"))
-    why = f"{files.PARTITIONS} of 2000×10, float64, on two processes"
-    yield Line("Dask", f"{files.PARTITIONS} partitions", why, lambda: files.cluster() | wait(limit), goals, alike=False)
+    for partitions in files.PARTITIONS:
+        limit = 6000 * partitions
+        goals = tuple((name, f"{limit} µs", 1) for name in ("softmax_loss", "Accumulator", "evaluate"))
+        why = f"{partitions} of 2000×10, float64, on two processes"
+        made = partial(files.cluster, partitions)
+        yield Line("Dask", f"{partitions} partitions", why, lambda made=made, limit=limit: made() | wait(limit), goals, alike=False)
+    memory = partial(Line, "files: memory of the process", unit="MB")
+    yield memory("a competition's jobs", f"{files.ROWS} rows of 10 classes", lambda: files.jobs() | megabytes(350), COMPETITION)
+    yield memory("addresses, a large submission", f"{many}; ulimit -v allows no more", files.bounded, (("polyloss", "parser and 1 GB", 1),))
 
 
 def head_lines():
@@ -349,18 +365,21 @@ def lines():
 
 
 def measure(line, seconds):
-    """The line as it is kept: milliseconds of every contender, and the goals that its contenders allow."""
+    """The line as it is kept: milliseconds or megabytes of every contender, and the goals that its contenders allow."""
     peers.same_threads()
     contenders = line.contenders()
-    if line.alike:
-        check_agreement(line, contenders)
-    best = timing.alternate(contenders, seconds if line.seconds is None else line.seconds)
+    if line.unit == "MB":
+        best = {name: call() for name, call in contenders.items()}
+    else:
+        if line.alike:
+            check_agreement(line, contenders)
+        best = timing.alternate(contenders, seconds if line.seconds is None else line.seconds)
     return {
         "group": line.group,
         "name": line.name,
         "why": line.why,
         "route": line.route(),
-        "ms": {name: float(f"{1e3 * s:.4g}") for name, s in best.items()},
+        line.unit: {name: float(f"{x if line.unit == 'MB' else 1e3 * x:.4g}") for name, x in best.items()},
         "goals": [list(goal) for goal in line.goals if goal[1] in best],
     }
 
@@ -450,7 +469,8 @@ def main():
 
 def show(line):
     """A measured line as text."""
-    yield f"{line['group']}, {line['name']}: " + "  ".join(f"{name} {ms:.4g} ms" for name, ms in line["ms"].items())
+    unit = render.unit(line)
+    yield f"{line['group']}, {line['name']}: " + "  ".join(f"{name} {x:.4g} {unit}" for name, x in line[unit].items())
     for ours, rival, goal, ratio, verdict in render.verdicts(line):
         yield f"    {ours} against {rival}: {ratio}, goal {goal}, {verdict}"
 
