@@ -1,4 +1,4 @@
-"""The recipe of docs/contributing.md for a loss, followed to the letter in a copy of the package."""
+"""The recipes of docs/contributing.md for a loss, a row-wise loss and a metric, followed to the letter in a copy of the package."""
 
 import ctypes
 import re
@@ -16,11 +16,9 @@ from polyloss._block import Elementwise
 from polyloss._params import positive
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = (ROOT / "docs" / "contributing.md").read_text("utf-8").partition("## Add a loss\n")[2].partition("\n## ")[0]
+RECIPES = (ROOT / "docs" / "contributing.md").read_text("utf-8")
 SOURCES = ROOT / "src" / "polyloss" / "_kernels"
 CALLS = """
-import numpy as np, polyloss as pl
-assert pl.__file__.startswith({folder!r})
 assert "cauchy" in pl.names() and pl.get("Lorentzian") is pl.cauchy
 t, p = np.zeros((5, 3)), np.linspace(-3, 3, 15).reshape(5, 3)
 for lib in [lambda x: x] + {libraries}:
@@ -28,6 +26,40 @@ for lib in [lambda x: x] + {libraries}:
     np.testing.assert_allclose(np.asarray(value), np.log1p((p / 2) ** 2).mean(1).sum(), 1e-12)
     np.testing.assert_allclose(np.asarray(slope), 2 * p / (4 + p * p) / 3, 1e-12)
 assert pl.explain("cauchy", t, p).route == "formula"
+"""
+ROWWISE = """
+assert "softmax_brier" in pl.names() and pl.get("SoftmaxBrier".lower()) is pl.softmax_brier
+labels, logits = np.array([0, 2, 1, 2]), np.random.default_rng(0).normal(size=(4, 3))
+prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+miss = prob - np.eye(3)[labels]
+bend = prob[:, :, None] * (np.eye(3) - prob[:, None, :])  # of each probability by each logit
+for lib in [lambda x: x] + {libraries}:
+    for target in labels, np.eye(3)[labels]:
+        value, slope = pl.value_and_grad("softmax_brier")(lib(target), lib(logits), sample_weight=lib(np.arange(4.0)), reduction="sum")
+        np.testing.assert_allclose(float(value), ((miss**2).sum(1) * np.arange(4)).sum(), 1e-12)
+        np.testing.assert_allclose(np.asarray(slope), np.arange(4)[:, None] * 2 * np.einsum("nc,ncj->nj", miss, bend), 1e-12, 1e-15)
+step = 1e-6
+_, curvature = pl.grad_and_hess("softmax_brier")(labels, logits)
+for j in range(3):
+    up, down = (pl.grad("softmax_brier")(labels, logits + sign * step * np.eye(3)[j])[:, j] for sign in (1, -1))
+    np.testing.assert_allclose(curvature[:, j], (up - down) / (2 * step), 1e-6, 1e-8)
+assert pl.explain("softmax_brier", labels, logits).route == "formula"
+"""
+METRIC = """
+assert "accuracy" in pl.names() and pl.get("accuracy") is pl.accuracy
+names, weight = ["b", "a", "c", "b"], np.arange(1.0, 5)
+prob = np.array([[0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0], [0.6, 0.4, 0.0]])
+for lib in [lambda x: x] + {libraries}:
+    assert pl.accuracy(names, lib(prob)) == 0.5
+    assert pl.accuracy(names, lib(prob), sample_weight=lib(weight)) == (1 + 3) / 10
+    assert pl.accuracy(["a", "b"], lib(prob[:2]), labels=["a", "b", "c"], normalize=False) == 0
+    assert pl.accuracy([1, 0, 0], lib(np.array([0.9, 0.1, 0.7]))) == 2 / 3
+try:
+    pl.grad("accuracy")
+except TypeError as error:
+    assert "accuracy is a metric" in str(error)
+else:
+    raise AssertionError("a metric has no gradient")
 """
 SCALARS = """
 #include <math.h>
@@ -43,9 +75,10 @@ void three(double t, double p, double a, double *to)
 """
 
 
-def block(language):
-    """The first block of the recipe in a language."""
-    return re.search(rf"^```{language}\n(.*?)^```$", RECIPE, re.MULTILINE | re.DOTALL)[1]
+def block(language, recipe="loss"):
+    """The first block of a recipe in a language."""
+    text = RECIPES.partition(f"## Add a {recipe}\n")[2].partition("\n## ")[0]
+    return re.search(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +98,34 @@ def sources(tmp_path_factory):
     return folder
 
 
-def test_the_block_and_the_export_are_a_loss(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "module", "name", "calls"),
+    [
+        ("loss", "regression", "cauchy", CALLS),
+        ("row-wise loss", "classification", "softmax_brier", ROWWISE),
+        ("metric", "metrics", "accuracy", METRIC),
+    ],
+)
+def test_the_block_and_the_export_are_a_loss_or_a_metric(tmp_path, recipe, module, name, calls):
     package = tmp_path / "polyloss"
     shutil.copytree(Path(pl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    code = block("python")
-    assert "call(Cauchy" in code
-    with open(package / "regression.py", "a", encoding="utf-8") as file:
+    code = block("python", recipe)
+    assert f"def {name}(" in code
+    with open(package / f"{module}.py", "a", encoding="utf-8") as file:
         file.write("\n\n" + code.replace("import polyloss as pl\n", ""))
-    init = (package / "__init__.py").read_text("utf-8")
-    init = init.replace("from polyloss.regression import (\n", "from polyloss.regression import (\n    cauchy,\n")
-    init = init.replace("__all__ = [\n", '__all__ = [\n    "cauchy",\n')
-    (package / "__init__.py").write_text(init, "utf-8")
+    changes = [
+        ("__init__.py", f"from polyloss.{module} import", f"from polyloss.{module} import {name}\nfrom polyloss.{module} import"),
+        ("__init__.py", "__all__ = [\n", f'__all__ = [\n    "{name}",\n'),
+    ]
+    if recipe == "metric":
+        changes += [("registry.py", '{"log_loss": metrics.log_loss}', f'{{"log_loss": metrics.log_loss, "{name}": metrics.{name}}}')]
+    for file, old, new in changes:
+        text = (package / file).read_text("utf-8")
+        assert text.count(old) == 1
+        (package / file).write_text(text.replace(old, new), "utf-8")
     libraries = [f"__import__({name!r}).{rest}" for name, rest in (("torch", "from_numpy"), ("jax", "numpy.asarray")) if _has(name)]
-    program = CALLS.format(folder=str(tmp_path), libraries=f"[{', '.join(libraries)}]")
+    program = f"import numpy as np, polyloss as pl\nassert pl.__file__.startswith({str(tmp_path)!r})\n"
+    program += calls.format(libraries=f"[{', '.join(libraries)}]")
     program = program if not _has("jax") else "import jax\njax.config.update('jax_enable_x64', True)\n" + program
     command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{program}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -122,8 +122,8 @@ def block_of(loss, asker):
     if isinstance(function, BoundLoss):
         function, parameters = function.function, function.parameters
     block = LOSSES.get(getattr(function, "__name__", ""))
-    if function is registry.get("log_loss"):
-        raise TypeError(f"{asker} takes a loss, and log_loss is a metric, with one route and no gradient")
+    if function in registry.METRICS.values():
+        raise TypeError(f"{asker} takes a loss, and {function.__name__} is a metric, with one route and no gradient")
     if block is None or block.function is not function:
         bind = f"; fill in parameters by get({loss.func.__name__!r}, …)" if isinstance(loss, functools.partial) else ""
         raise TypeError(f"{asker} takes a loss of this library or its name, not {loss!r}{bind}")

@@ -10,6 +10,7 @@ from polyloss._block import LOSSES
 from polyloss._bound import BoundLoss
 
 F = TypeVar("F", bound=Callable[..., Any])
+METRICS: dict[str, Callable[..., Any]] = {"log_loss": metrics.log_loss}  # canonical name -> function; of losses, `LOSSES`
 # What other libraries call a loss, without case and underscores -> what it is here.
 ELSEWHERE = {
     "l1": "'mean_absolute_error'",
@@ -119,19 +120,19 @@ def _loosened(name):
 @cache
 def _exact_names():
     """Name or alias -> function, and the canonical names."""
-    exact: dict[str, Any] = {"log_loss": metrics.log_loss}
+    exact: dict[str, Any] = dict(METRICS)
     for name, block in LOSSES.items():
         for key in (name, *block.aliases):
             if key in exact:
                 raise RuntimeError(f"two losses answer to {key!r}")
             exact[key] = block.function
-    return exact, ("log_loss", *LOSSES)
+    return exact, (*METRICS, *LOSSES)
 
 
 @cache
 def _loose_names():
-    """The same without case and underscores; losses before the metric."""
+    """The same without case and underscores; losses before metrics."""
     loose: dict[str, Any] = {}
-    for key, function in sorted(_exact_names()[0].items(), key=lambda item: item[0] == "log_loss"):
+    for key, function in sorted(_exact_names()[0].items(), key=lambda item: item[0] in METRICS):
         loose.setdefault(_loosened(key), function)
     return loose
