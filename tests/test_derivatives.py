@@ -14,6 +14,7 @@ from oracle import CASES
 import polyloss as pl
 import polyloss.torch as ours
 from polyloss._block import LOSSES
+from polyloss._params import clip_bound
 
 WEIGHTED = np.array([1.0, 0.0, 2.5, 0.25, 0.0, 3.0])
 SOFT = ("probabilities", "distribution")
@@ -107,6 +108,33 @@ def test_gradient_and_hessian_by_every_argument(case, autograd):
     for name in given:
         quotient = (beside[0][name] - beside[1][name]) / (2 * h)
         np.testing.assert_allclose(product[name], quotient, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+EDGES = [0.0, 1.0, 0.5, -1.0, 1e-38, 1e-45, 3.4e38, -3.4e38, 90.0, -90.0, float("inf"), -float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_what_else_torch_differentiates_does_not_change_the_gradient_by_predictions(case):
+    """It is the slope that is written out, to the last bit, at edges too, where autograd of the value would multiply 0 by infinity."""
+    rng = np.random.default_rng(2)
+    t, p = case.inputs("float32")
+    edges = rng.choice(np.array(EDGES, "float32"), p.shape)
+    unclipped = {"epsilon": 0.0} if LOSSES[case.loss].params.get("epsilon") is clip_bound else {}
+    for predictions, weight in ((p, WEIGHTED), (edges, WEIGHTED), (edges, np.zeros_like(WEIGHTED))):
+        for reduction in ("none", "sum", "normalize" if case.loss == "softmax_loss" else "mean"):
+            for params in ({}, unclipped):
+                kwargs = {**case.params, "axis": -1, "reduction": reduction, **params}
+                kwargs["class_weight"] = torch.tensor(kwargs["class_weight"]) if "class_weight" in kwargs else None
+                kwargs = {name: x for name, x in kwargs.items() if x is not None}
+                w = torch.tensor(weight.astype("float32"))
+                y, x = torch.tensor(t), torch.tensor(predictions)
+                right = pl.grad(case.target)(y, x, sample_weight=w, **kwargs)
+                leaves = [x.requires_grad_(), w.requires_grad_(), *([] if case.labelled else [y.requires_grad_()])]
+                loss = case.target(y, x, sample_weight=w, **kwargs)
+                gradient, *others = torch.autograd.grad(loss.sum(), leaves)
+                np.testing.assert_array_equal(gradient, right)
+                if predictions is p:
+                    assert all(torch.isfinite(other).all() for other in others)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.labelled], ids=repr)

@@ -2,9 +2,10 @@
 
 A call whose tensors need no gradient is evaluated as in every library. If the predictions need one, `Bridge` is its node in the graph. On a
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
-keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Whatever more torch may
-differentiate (targets, weights, a second time, forward mode, function transforms) goes through the formula on torch's own operations,
-which autograd follows. A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
+keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Derivatives by targets and
+weights are autograd's, of the formula on torch's own operations, which backward evaluates for them. A second derivative is autograd's of
+the formula of the first. A denominator that is differentiated, forward mode and function transforms take the formula as a whole.
+A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
 """
 
 import math
@@ -20,9 +21,9 @@ from torch.autograd import forward_ad
 from polyloss import _cpu, _formula, _reduce, _routes
 from polyloss._backends import backend_of, outlined
 from polyloss._block import LOSSES, capped, log_softmax
-from polyloss._evaluate import checked, evaluate, finish, reduced, restored
+from polyloss._evaluate import checked, evaluate, finish, kept, reduced, restored
 from polyloss._params import integers
-from polyloss._plan import BOTH, GIVEN, GRADIENT, Want
+from polyloss._plan import BOTH, GIVEN, GRADIENT, VALUE, Want
 from polyloss._prepare import arrays_of, prepare
 
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
@@ -57,7 +58,7 @@ def call(plan, arrays, given):
         if plan.tracked:
             arrays = arrays._replace(**{key: getattr(arrays, key).detach() for key in TENSORS if getattr(arrays, key) is not None})
         return evaluate(plan, arrays)
-    if plan.watched or not set(plan.tracked) <= _differentiable(plan) or (plan.masked and plan.tracked):
+    if plan.watched or "divisor" in plan.tracked:
         return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
     if not plan.tracked:
         return evaluate(plan, arrays)
@@ -65,16 +66,21 @@ def call(plan, arrays, given):
     with torch.no_grad():
         outcome = checked(plan, arrays, _routes.run(_routes.changed(plan, want=BOTH) if one_pass else plan, arrays))
         results, divisor = finish(plan, arrays, outcome), outcome.divisor
-        gradient = None if outcome.gradient is None else restored(plan, arrays, outcome.gradient)
+        gradient = None if outcome.gradient is None else restored(plan, arrays, kept(arrays, outcome.gradient))
     if divisor is arrays.divisor and isinstance(divisor, torch.Tensor):  # the caller's, who may write to it
         divisor = divisor.clone()
-    tensors = given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"]
+    tensors = tuple([given.get(name) for name in _arguments(plan)])
     return _record(plan, tensors, divisor, results, gradient)
 
 
-def _differentiable(plan):
-    """Names of the arrays whose gradient the kernels give: of the targets where they may change places with the predictions."""
-    return {plan.name, "y_true"} if plan.block.symmetric and plan.targets == plan.dtype else {plan.name}
+def _arguments(plan):
+    """Names of the tensors of a call that its graph keeps."""
+    return ("y_true", plan.name, "sample_weight", "class_weight", "mask")[: 5 if plan.masked else 4]
+
+
+def _others(plan):
+    """Names of those that autograd follows beside the predictions."""
+    return [name for name in ("y_true", "sample_weight", "class_weight") if name in plan.tracked]
 
 
 def prepared(plan, given, arrays):
@@ -88,13 +94,13 @@ def prepared(plan, given, arrays):
 
 def _record(plan, tensors, divisor, results, gradient):
     """The loss as part of autograd's graph, where anything may be unusual; else the front does it."""
-    kept = [plan, tensors, None if _hooked() else _versions(tensors), divisor, results]
-    y_true, y_pred = tensors[:2]
-    return _apply(kept, gradient, y_pred, y_true) if "y_true" in plan.tracked else _apply(kept, gradient, y_pred)
+    call = [plan, tensors, None if _hooked() else _versions(tensors), divisor, results]
+    named = dict(zip(_arguments(plan), tensors, strict=True))
+    return _apply(call, gradient, named[plan.name], *[named[name] for name in _others(plan)])
 
 
 class Loss(torch.autograd.Function):
-    """A loss in autograd's graph, differentiable by its predictions, and by its targets where they may change places.
+    """A loss in autograd's graph, differentiable by its predictions, targets and weights.
 
     A scalar loss on a CPU comes with its gradient, which is kept. What else it keeps are plain attributes, since torch's own way to save
     tensors takes 4 of a small step's 35 µs; but torch is to save them where it was told what to do with what graphs keep.
@@ -129,25 +135,46 @@ class Loss(torch.autograd.Function):
         return None, None, *_found_again(ctx, kept, by_p, upstream, upstream_prob)
 
 
-def _found_again(ctx, kept, by_p, upstream, upstream_prob):
+def _found_again(ctx, call, by_p, upstream, upstream_prob):
     """The gradients that autograd needs of a loss, the first one unless it is known."""
-    plan, tensors, versions, divisor = kept
+    plan, tensors, versions, divisor = call
     if versions is None:
         tensors = ctx.saved_tensors  # an error where one was written to
+    _, _, needs_p, *needs = ctx.needs_input_grad
     if upstream is None and upstream_prob is None:
-        return (None,) * (len(ctx.needs_input_grad) - 2)
-    given = dict(zip(("y_true", plan.name, "sample_weight", "class_weight"), tensors, strict=True), divisor=None, out=(None,))
+        return (None,) * (1 + len(needs))
+    given = dict(zip(_arguments(plan), tensors, strict=True), divisor=None, out=(None,))
     arrays = arrays_of(plan, array_api_compat.torch, given)._replace(divisor=divisor)
-    restored_as = partial(plan.layout.restored, arrays.xp)
-    _, _, needs_p, *needs_t = ctx.needs_input_grad
     if by_p is None and needs_p:
-        by_p = restored_as(_backward(plan, arrays, upstream, upstream_prob))
-    if not needs_t:
-        return (by_p,)
-    if not needs_t[0]:
-        return by_p, None
-    exchanged = arrays._replace(t=arrays.p.to(plan_dtype(plan)), p=arrays.t)
-    return by_p, restored_as(_backward(_routes.changed(plan, storage=plan.dtype), exchanged, upstream, None))
+        by_p = plan.layout.restored(arrays.xp, _backward(plan, arrays, upstream, upstream_prob))
+    wanted = [name for name, needed in zip(_others(plan), needs, strict=True) if needed and upstream is not None]
+    found = {}
+    if "y_true" in wanted and plan.block.symmetric:
+        wanted.remove("y_true")
+        real = plan_dtype(plan)
+        exchanged = arrays._replace(t=arrays.p.to(real), p=arrays.t.to(real))
+        by_t = _backward(_routes.changed(plan, storage=plan.dtype, targets=plan.dtype), exchanged, upstream, None)
+        found["y_true"] = plan.layout.restored(arrays.xp, by_t).to(given["y_true"].dtype)
+    if wanted:
+        found |= zip(wanted, _by_others(plan, given, divisor, wanted, upstream), strict=True)
+    return by_p, *map(found.get, _others(plan))
+
+
+def _by_others(plan, given, divisor, wanted, upstream):
+    """The gradients by targets and weights, those of the formula by autograd."""
+    again = torch.is_grad_enabled()
+    if not again:  # a graph of its own, which ends at these arguments
+        given = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+        for name in wanted:
+            given[name].requires_grad_()
+    with torch.enable_grad():
+        arrays = arrays_of(plan, array_api_compat.torch, given)._replace(divisor=divisor)
+        plan = _routes.changed(plan, want=VALUE, validate=False)
+        value = reduced(plan, arrays, _formula.run(plan, arrays))
+    inputs = [given[name] for name in wanted]
+    if not value.requires_grad:  # labels, though they are floats
+        return map(torch.zeros_like, inputs)
+    return torch.autograd.grad(value, inputs, upstream, create_graph=again, materialize_grads=True)
 
 
 # `Function.apply` itself looks for function transforms, which is done before: 1 µs.
@@ -217,6 +244,14 @@ def _gradient(plan, arrays, upstream):
     changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), has_values=True)
     # By the weights of the forward pass, not by those made of `upstream` below.
     arrays = arrays._replace(scanned=_formula.scanned(plan, arrays, arrays.t))
+    if again:  # it will be differentiated again, by weights that the divisor is the sum of, too
+        real = plan_dtype(plan)
+        changes |= dict(divisor=plan.divisor, storage=plan.dtype)
+        gradient = _formula.run(_routes.changed(plan, **changes), arrays._replace(p=p.to(real))).gradient
+        upstream = upstream if reduced else upstream.reshape(lay.n, 1, lay.s)
+        # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
+        gradient = torch.where(torch.ones((), dtype=torch.bool, device=p.device), gradient * upstream, p)
+        return kept(arrays, gradient.to(dtype))
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
         changes["divisor"], divisor = GIVEN, divisor / factor if factor else math.inf
@@ -224,10 +259,6 @@ def _gradient(plan, arrays, upstream):
         if reduced:
             upstream = _reduce.quotient(arrays.xp, upstream, divisor).to(plan_dtype(plan))
         upstream = upstream.expand(lay.losses).reshape(lay.n, lay.s)
-        if again:  # it will be differentiated again
-            gradient = _formula.run(_routes.changed(plan, **changes), arrays).gradient * upstream[:, None, :]
-            # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
-            return torch.where(torch.ones((), dtype=torch.bool, device=p.device), gradient, p).to(dtype)
         if batch:  # of upstreams, under vmap, which multiply one gradient that is not rounded yet
             p, changes["storage"] = p.to(plan_dtype(plan)), plan.dtype
         else:
@@ -235,7 +266,7 @@ def _gradient(plan, arrays, upstream):
             arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
             changes |= dict(weighted=True, here=plan.here and as_numpy(arrays.weight) is not None)
     arrays = arrays._replace(p=p.detach(), divisor=divisor)
-    gradient = _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p)
+    gradient = kept(arrays, _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p))
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
 
 

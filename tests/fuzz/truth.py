@@ -769,6 +769,7 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     rows = lambda x: np.moveaxis(x, axis, -1).reshape(-1, c)  # noqa: E731
     z = taken(rows(p), fmt, flushed) if error is None else Ball(rows(p), rows(error), fmt)
     n = len(z.v)
+    valued = loss == "gaussian_nll" or isinstance(params.get("quantile"), tuple)  # one number for each position
     if labelled:
         labels = [int(x) for x in t.reshape(-1).tolist()]
         ignored = np.array([x in ignore for x in labels], bool)
@@ -776,7 +777,6 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         one_hot[np.flatnonzero(~ignored), [x for x, skip in zip(labels, ignored, strict=True) if not skip]] = 1
         given = Ball(one_hot, LONG(0), fmt)
     else:
-        valued = loss == "gaussian_nll" or isinstance(params.get("quantile"), tuple)  # one number for each position
         laid = t.reshape(n, 1) if valued else rows(t)
         given, ignored = taken(laid, fmt, flushed), np.zeros(n, bool)
         given.e = np.where(given.v == laid.astype(LONG), given.e, np.abs(given.v))  # a kernel may read wider targets as they are
@@ -817,10 +817,11 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     restored = lambda x: Ball(back(x.v).reshape(shape), back(np.broadcast_to(x.e, x.v.shape)).reshape(shape), fmt)  # noqa: E731
     by_weight = None
     if w is not None:
-        by_weight = over(gone(parts.value) if counted is None or total is None else parts.value - total * counted)
+        own = parts.value.limited()
+        by_weight = over(gone(own) if counted is None or total is None else own - total * counted)
         by_weight = unknown(by_weight, skip).reshape(losses if not scalar else ())
     by_target = None
-    if not labelled and given.v.shape == z.v.shape:
+    if not labelled and not valued:
         by_target = divided(weighted(parts.by_target)).limited()
         if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
             by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
