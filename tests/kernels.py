@@ -49,6 +49,7 @@ ROWWISE = {
     "cosine_similarity": (),
     "floored_cosine_similarity": (1e-12,),
 }
+VALUES = {"gaussian_nll": (), "gaussian_of_variance": (1e-6, 0.0)}
 
 
 def every_isa(module):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import ELEMENTWISE, ROWWISE, every_isa, fenced, to_bits
+from kernels import ELEMENTWISE, ROWWISE, VALUES, every_isa, fenced, to_bits
 
-from polyloss._kernels.cpu import elementwise, log_loss, rowwise, softmax_xent
+from polyloss._kernels.cpu import elementwise, log_loss, rowwise, softmax_xent, values
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it takes mprotect to take a page away")
 
@@ -24,7 +24,7 @@ ORDERS = (0, 1, 2), (0, 2, 1), (2, 1, 0)  # of the axes in memory: classes betwe
 SIDES = "end", "beginning"
 
 elementwise_isa, rowwise_isa = every_isa(elementwise), every_isa(rowwise)
-softmax_isa, log_loss_isa = every_isa(softmax_xent), every_isa(log_loss)
+softmax_isa, values_isa, log_loss_isa = every_isa(softmax_xent), every_isa(values), every_isa(log_loss)
 
 
 def laid(x, order, side):
@@ -32,10 +32,11 @@ def laid(x, order, side):
     return fenced(np.ascontiguousarray(x.transpose(order)), side).transpose(np.argsort(order))
 
 
-def cases():
-    """Shape, order in memory and side of the fence; predictions, as numbers and as they are given, and the outputs' dtypes."""
+def cases(c=None):
+    """Shape, whose length c may be given, order in memory and side of the fence; predictions, and the outputs' dtypes."""
     rng = np.random.default_rng(0)
-    for k, (shape, order, side, dtype) in enumerate(itertools.product(SHAPES, ORDERS, SIDES, ("f4", "f8", "f2", "bf16"))):
+    shapes = [shape if c is None else (shape[0], c, shape[2]) for shape in SHAPES]
+    for k, (shape, order, side, dtype) in enumerate(itertools.product(shapes, ORDERS, SIDES, ("f4", "f8", "f2", "bf16"))):
         p = rng.uniform(0.05, 0.95, shape)
         given = laid(to_bits(p) if dtype == "bf16" else p.astype(dtype), order, side)
         yield k, rng, order, side, given, {"bf16": dtype == "bf16"}, np.float64 if dtype == "f8" else np.float32
@@ -84,6 +85,16 @@ def test_rowwise(rowwise_isa, name):
         weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
         some = outputs(asked[k % 5], p, order, side, real)
         rowwise.run(name, t, p, ROWWISE[name], weight=weight, **some, **bf16)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values(values_isa, name):
+    asked = subsets("grad", "hess", "losses")
+    for k, rng, order, side, p, bf16, real in cases(2):
+        n, _, s = p.shape
+        t = fenced(rng.integers(0, 2, (n, s)).astype(("f4", "f8", "i1", "i4")[k % 4]), side)
+        weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
+        values.run(name, t, p, VALUES[name], weight=weight, **outputs(asked[k % 8], p, order, side, real), **bf16)
 
 
 @pytest.mark.parametrize("soft", [False, True])

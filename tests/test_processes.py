@@ -30,6 +30,10 @@ def rowwise():
     import polyloss as pl
     return float(np.sum(pl.cosine_similarity(np.ones((4000, 100), "f4"), np.ones((4000, 100), "f4"))))
 
+def values():
+    import polyloss as pl
+    return float(np.sum(pl.gaussian_nll(np.ones(200_000, "f4"), np.ones((200_000, 2), "f4"))))
+
 def log_loss():
     import polyloss as pl
     return pl.log_loss(np.arange(4000) % 100, np.full((4000, 100), 0.01))
@@ -40,7 +44,7 @@ def torch():
     return float(torch.ones(4_000_000).exp().sum())
 
 def all_of_them():
-    return [work() for work in (softmax_xent, elementwise, rowwise, log_loss)]
+    return [work() for work in (softmax_xent, elementwise, rowwise, values, log_loss)]
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -64,7 +68,7 @@ def nested(work):
         return work()
     in_child(twice)
 """
-KERNELS = ("softmax_xent", "elementwise", "rowwise", "log_loss")
+KERNELS = ("softmax_xent", "elementwise", "rowwise", "values", "log_loss")
 FORKS = "fork" in multiprocessing.get_all_start_methods() and os.path.isdir("/proc/self/task")
 
 forks = pytest.mark.skipif(not FORKS, reason="needs fork, and Linux to count threads")

@@ -16,7 +16,7 @@ from polyloss._params import several_traced
 from polyloss._plan import BOTH
 from polyloss._shapes import FLOATS, sort_labels
 
-KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise")}  # routes -> modules
+KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise", "values")}  # routes -> modules
 
 _kernels: dict[str, ModuleType | None] = {}
 
@@ -52,12 +52,17 @@ def softmax_xent(plan):
 
 def elementwise(plan):
     """Whether the loss has formulas of one element."""
-    return issubclass(plan.block, Elementwise)
+    return issubclass(plan.block, Elementwise) and not values(plan)
 
 
 def rowwise(plan):
     """Whether the loss is another one that consumes the class axis."""
-    return issubclass(plan.block, Rowwise) and not softmax_xent(plan)
+    return issubclass(plan.block, Rowwise) and not softmax_xent(plan) and not values(plan)
+
+
+def values(plan):
+    """Whether the loss compares one number at each position with several that are predicted."""
+    return plan.block.targets == "values"
 
 
 def obstacle(plan, kernel):
@@ -97,6 +102,14 @@ def rowwise_obstacle(plan):
     return why
 
 
+def values_obstacle(plan):
+    """Why the kernel of one number at each position cannot take the plan, or None."""
+    why = obstacle(plan, "values")
+    if why is None and plan.block.kernel not in kernels("values").PARAMETERS:
+        return "it holds no formula of this loss"
+    return why
+
+
 class Memory(NamedTuple):
     """The arrays of a kernel as NumPy arrays over the same memory, bfloat16 as its bits; (n, c, s), (n, s) or (c,)."""
 
@@ -116,6 +129,8 @@ def as_numpy(plan, arrays):
     t: Any
     p: Any
     t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
+    if values(plan):
+        t = _as_losses(plan)(np, t)
     if not plan.labelled and softmax_xent(plan):
         with np.errstate(all="ignore"):
             t = t.astype(plan.dtype, copy=False)
@@ -183,7 +198,8 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     m = as_numpy(wider, arrays)
     inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
     converted = [x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False)]
-    alike = (None if plan.labelled else lay.canonical, None, _same, _same)  # how an input becomes the kernel's
+    of_targets = None if plan.labelled else _as_losses(plan) if values(plan) else lay.canonical
+    alike = (of_targets, None, _same, _same)  # how an input becomes the kernel's
     casts = [made and _castable(plan, x, seen, as_) for made, x, seen, as_ in zip(converted, inputs, m, alike, strict=False)]
     if casts != converted or (plan.labelled and m.t.dtype.kind == "f"):
         return None
@@ -206,6 +222,11 @@ def _castable(plan, x, seen, canonical):
     return _address(canonical(np, x)) == _address(x)  # no axis was moved by copying
 
 
+def _as_losses(plan):
+    """What gives numbers, one for each position, the shape (n, s)."""
+    return lambda xp, x: xp.reshape(x, (plan.layout.n, plan.layout.s))
+
+
 def _same(xp, x):
     return x
 
@@ -217,7 +238,8 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
         settings["zero_one"] = scanned if settings["labels"] == "auto" else settings["labels"] == "01"
     if plan.of_classes:  # which `as_numpy` has multiplied the targets by
         settings |= {"alpha": 1.0, "label_smoothing": 0.0}
-    axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t="ns" if plan.labelled else "ncs")
+    of_targets = "ns" if plan.labelled or values(plan) else "ncs"
+    axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t=of_targets)
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
     facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())
     bound = kernel.bind(

@@ -964,6 +964,7 @@ class GaussianNLL(Rowwise):
 
     aliases = ("GaussianNLLLoss",)
     targets = "values"
+    kernel = "gaussian_nll"
     length = staticmethod(lambda params: 2)
     domain = "y_pred: means and logarithms of variances, any real numbers"
     worked = (

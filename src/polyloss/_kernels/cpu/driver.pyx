@@ -618,7 +618,7 @@ cdef class Kernel:
         n, c, s : int
             Lengths of canonical arrays.
         t, p, grad, hess, prob : (type, strides)
-            Of arrays (n, c, s), or (n, s) for labels: the element type, as "f4", "f8", "f2", "bf16", "b1", "i8" or "u1", and the strides in
+            Of arrays (n, c, s), or (n, s) for labels and for one number at each position: the element type, as "f4", "f8", "f2", "bf16", "b1", "i8" or "u1", and the strides in
             bytes. Predictions are floating; float64 is computed in float64, all else in float32. Outputs have the type of `p`, and are
             optional. Labels are compared as mathematical integers.
         weight : (type, strides), optional
@@ -658,10 +658,12 @@ cdef class Kernel:
         given = (t, p, weight, class_weight, losses, grad, hess, prob)
         if t is None or p is None:
             raise TypeError(f"{name} needs targets and predictions")
+        if labels == 3 and c != 2:
+            raise ValueError(f"{name} takes two predictions for each target, not {c}")
         job.labelled = labels == 1 or labels == 2 and t[0][0] in "iu"
         job.soft = labels == 2 and not job.labelled
         for i in range(ARRAYS):
-            axes = "ns" if i == AT_T and job.labelled else <str>AXES[i]
+            axes = "ns" if i == AT_T and (job.labelled or labels == 3) else <str>AXES[i]
             describe(&job.arrays[i], given[i], axes, n, c, s, <str>NAMES[i])
             bound.sizes[i] = c if axes == "c" else n * s * (c if "c" in axes else 1)
         check_types(job, order == KEEP_ORDER, given)
@@ -689,7 +691,8 @@ cdef class Kernel:
         cdef kernel_sums found
         if cnp.PyArray_NDIM(p) != 3:
             raise ValueError(f"p has shape {(<object>p).shape}, not (n, c, s)")
-        cdef bint labelled = self.labels[name] == 1 or self.labels[name] == 2 and (<object>t).dtype.kind != "f"
+        cdef int labels = self.labels[name]
+        cdef bint of_positions = labels == 1 or labels == 3 or labels == 2 and (<object>t).dtype.kind != "f"
         cdef tuple given = (t, p, weight, class_weight, losses, grad, hess, prob)
         cdef list known = [None] * ARRAYS
         cdef str axes
@@ -699,7 +702,7 @@ cdef class Kernel:
             x = given[i]
             if x is None:
                 continue
-            axes = "ns" if i == AT_T and labelled else <str>AXES[i]
+            axes = "ns" if i == AT_T and of_positions else <str>AXES[i]
             known[i] = facts(x, axes, NAMES[i], bf16 and AT_P <= i <= AT_PROB and i not in (AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES))
             for k in range(len(axes)):
                 if cnp.PyArray_DIM(x, k) != cnp.PyArray_DIM(p, 0 if axes[k] == c"n" else 1 if axes[k] == c"c" else 2):

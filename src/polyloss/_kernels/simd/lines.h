@@ -63,3 +63,12 @@ INLINE int FORMULA(in_place)(int kind, ptrdiff_t outer, ptrdiff_t m, ptrdiff_t i
 {
     return kind == KIND && inner == (ptrdiff_t)sizeof(one) && (m == 1 || outer == len * inner);
 }
+INLINE double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
+{
+    double s[8] = {0};
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) s[j] += (double)x[i + j];
+    for (; i < n; i++) s[0] += (double)x[i];
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}

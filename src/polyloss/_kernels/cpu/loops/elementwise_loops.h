@@ -161,15 +161,6 @@ static void FORMULA(write)(int kind, char *to, ptrdiff_t outer, ptrdiff_t m, ptr
     FORMULA(scaled)(from, k, from, m * len, 0);
     for (ptrdiff_t i = 0; i < m; i++) FORMULA(write_line)(kind, to + i * outer, inner, len, from + i * len);
 }
-static double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
-{
-    double s[8] = {0};
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++) s[j] += (double)x[i + j];
-    for (; i < n; i++) s[0] += (double)x[i];
-    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-}
 /* A loss that is told apart has the same bits however the positions are cut and lie: the order of its sum depends on its number of elements
    alone. Up to SHORT elements are added in double, one after the other. More are cut into tiles of TILE, and those into the SUMS lanes that
    `evaluate` adds up; tiles are added within their segment, and segments, in double and in their order. */

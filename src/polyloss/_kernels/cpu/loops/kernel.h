@@ -19,7 +19,7 @@ typedef struct {
     ptrdiff_t n, c, s; /* lengths: of the outer and inner axis of positions, and of classes or elements between them */
     union {
         struct {
-            strided_array t; /* (n, c, s) targets, or (n, s) labels */
+            strided_array t; /* (n, c, s) targets, or (n, s) labels or numbers */
             strided_array p; /* (n, c, s) predictions */
             strided_array weight; /* (n, s) of positions */
             strided_array class_weight; /* (c,) */
@@ -78,6 +78,6 @@ typedef struct kernel_loops {
 
 typedef struct {
     const char *name, *parameters; /* the latter separated by blanks */
-    int labels; /* whether targets are labels; 2: or not */
+    int labels; /* whether targets are labels; 2: or not; 3: they are numbers, one for each position */
 } listed_loss;
 #endif
