@@ -199,8 +199,14 @@ def page(name):
     if block is None:
         return BARE.format(**parts)
     aliases = ", ".join(f"`{alias}`" for alias in block.aliases)
-    return PAGE.format(**parts, aliases=aliases, domain=block.domain, worked=worked(block), routes=routes(name),
-                       sources="\n\n".join(map(source, with_bases(forms(block)))))
+    return PAGE.format(
+        **parts,
+        aliases=aliases,
+        domain=block.domain,
+        worked=worked(block),
+        routes=routes(name),
+        sources="\n\n".join(map(source, with_bases(forms(block)))),
+    )
 
 
 def same(text):

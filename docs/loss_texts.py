@@ -269,8 +269,7 @@ TEXTS = {
         ((KERAS, "keras.losses.categorical_hinge(t, p)", "pl.categorical_hinge(t, p)"),),
     ),
     "multiclass_hinge": Text(
-        "Several classes with a margin, as in support vector machines of several classes; with `average=True` every wrong class "
-        "counts.",
+        "Several classes with a margin, as in support vector machines of several classes; with `average=True` every wrong class counts.",
         r"\max\left(0,\, m + \max_{j \ne y} z_j - z_y\right)^k \qquad m = \text{margin},\ k = \text{power}",
         (
             (F, "F.multi_margin_loss(z, y)", mean("pl.multiclass_hinge(y, z, average=True)")),

@@ -120,8 +120,11 @@ class Strict(Library):
         return self.xp.asarray(x, device=self.device)
 
     def numpy(self, x):
-        return np.asarray(self.xp.to_device(x, self.xp.Device("CPU_DEVICE")) if hasattr(self.xp, "to_device") else
-                          x.to_device(self.xp.Device("CPU_DEVICE")))
+        return np.asarray(
+            self.xp.to_device(x, self.xp.Device("CPU_DEVICE"))
+            if hasattr(self.xp, "to_device")
+            else x.to_device(self.xp.Device("CPU_DEVICE"))
+        )
 
     def is_array(self, x):
         return isinstance(x, self.xp.asarray(0).__class__) and x.device == self.device
@@ -247,7 +250,7 @@ class DeviceNamespace:
 
 DEVICE_NAMESPACE = DeviceNamespace(DeviceArray)
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "radd", "rsub", "rmul", "rtruediv", "rpow", "eq", "ne", "lt", "le",
-              "gt", "ge", "and", "or", "xor", "invert", "neg", "abs", "iadd", "isub", "imul", "itruediv"):
+              "gt", "ge", "and", "or", "xor", "invert", "neg", "abs", "iadd", "isub", "imul", "itruediv"):  # fmt: skip
     setattr(DeviceArray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
 DeviceArray.__hash__ = None
 

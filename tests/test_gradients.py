@@ -226,6 +226,7 @@ def test_jax_gradients_reach_targets_and_weights():
     rng = np.random.default_rng(0)
     t, p, w = rng.dirichlet(np.ones(3), 4), rng.uniform(0.1, 0.9, (4, 3)), rng.uniform(0.5, 2, 4)
     for loss in (pl.kl_divergence, pl.softmax_loss, pl.huber):
+
         def total(t, p, w, loss=loss):
             return loss(t, p, sample_weight=w, reduction="sum")
 

@@ -496,7 +496,8 @@ def test_weight_0_is_as_if_it_was_not_there(case, lib):
         reductions = ("sum", "none") if case.loss == "softmax_loss" else ("sum", "mean", "sum_over_batch_size", "none")
         for reduction in reductions:
             value, slope = case.of(
-                pl.value_and_grad(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction)
+                pl.value_and_grad(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction
+            )
             right, right_slope = case.of(
                 pl.value_and_grad(case.target), lib.array(clean_t[kept]), lib.array(clean_p[kept]), sample_weight=lib.array(weight[kept]),
                 reduction="sum" if reduction == "sum_over_batch_size" else reduction)  # fmt: skip
@@ -511,7 +512,8 @@ def test_weight_0_is_as_if_it_was_not_there(case, lib):
             same(NUMPY, lib.numpy(slope)[~kept], np.zeros((2, case.c)))
             agrees(NUMPY, lib.numpy(slope)[kept], right_slope, dtype, rows=True)
             _, curvature = case.of(
-                pl.grad_and_hess(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction)
+                pl.grad_and_hess(case.target), lib.array(t), lib.array(p), sample_weight=lib.array(weight), reduction=reduction
+            )
             same(NUMPY, lib.numpy(curvature)[~kept], np.zeros((2, case.c)))
             assert np.isfinite(lib.numpy(curvature)).all()
 

@@ -108,7 +108,8 @@ def test_words():
         f"softmax_loss: softmax_xent kernel ({isa}, 2 threads), for numpy arrays of float16 and shape (2, 3, 4) on cpu\n"
         "  wanted: value; reduction normalize, divided by count\n"
         "  seen as: (n, c, s) = (2, 3, 4), targets labels int64, computed in float32\n"
-        "  options: z_loss=0.0, softcap=0.0, label_smoothing=0.0, ignore_label=(255,)")
+        "  options: z_loss=0.0, softcap=0.0, label_smoothing=0.0, ignore_label=(255,)"
+    )
     assert (said.route, said.obstacles) == ("softmax_xent kernel", {})
     pl.set_num_threads(1)
     said = pl.explain(pl.huber, np.zeros(3), np.zeros(3), delta=2.0)
@@ -117,7 +118,8 @@ def test_words():
         f"huber: elementwise kernel ({isa}, 1 thread), for numpy arrays of float64 and shape (3,) on cpu\n"
         "  wanted: value; reduction none, divided by 1\n"
         "  seen as: (n, c, s) = (1, 3, 1), targets float64, computed in float64\n"
-        "  options: delta=2.0")
+        "  options: delta=2.0"
+    )
     meta = TORCH.torch.zeros(3, device="meta")
     lines = str(pl.explain("mse", meta, meta)).splitlines()
     assert lines[0] == "mean_squared_error: formula, for torch arrays of float32 and shape (3,) on meta"

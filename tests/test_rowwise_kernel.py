@@ -78,8 +78,12 @@ def run(name, t, p, a=None, **arguments):
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [*PARAMETERS.items(), ("categorical_crossentropy", (0.05, 0.25)), ("categorical_focal_crossentropy", (0.5, 1.5, 0.01, 0.125)),
-     ("categorical_focal_crossentropy_from_logits", (0.5, 1.5, 0.125))],
+    [
+        *PARAMETERS.items(),
+        ("categorical_crossentropy", (0.05, 0.25)),
+        ("categorical_focal_crossentropy", (0.5, 1.5, 0.01, 0.125)),
+        ("categorical_focal_crossentropy_from_logits", (0.5, 1.5, 0.125)),
+    ],
     ids=str,
 )
 def test_against_mpmath(isa, name, parameters, dtype):

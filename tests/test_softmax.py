@@ -47,7 +47,7 @@ def by_hand(t, z, *, axis=1, ignore=(), class_weight=None, sample_weight=None, l
 def drawn(shape, axis, soft, seed=0, dtype=np.float64):
     rng = np.random.default_rng(seed)
     z = (2 * rng.standard_normal(shape)).astype(dtype)
-    places = shape[:axis % len(shape)] + shape[axis % len(shape) + 1 :]
+    places = shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :]
     t = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), places), -1, axis) if soft else rng.integers(0, shape[axis], places)
     return t, z
 
@@ -94,7 +94,8 @@ def test_reductions(lib, reduction):
     weight = np.array([[1.0, 2.0, 0.0, 1.5], [0.5, 1.0, 1.0, 1.0]])
     right, right_slope = by_hand(t, z, ignore=(9,), sample_weight=weight, reduction=reduction or "none")
     value, slope = pl.value_and_grad("SoftmaxWithLoss")(
-        lib.array(t), lib.array(z), ignore_label=9, sample_weight=lib.array(weight), reduction=reduction)
+        lib.array(t), lib.array(z), ignore_label=9, sample_weight=lib.array(weight), reduction=reduction
+    )
     np.testing.assert_allclose(lib.numpy(value), right, rtol=1e-14)
     np.testing.assert_allclose(lib.numpy(slope), right_slope, rtol=1e-12, atol=1e-15)
 
@@ -178,7 +179,8 @@ def test_probabilities_are_differentiable():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize(
-    "shape", [(3, 1), (3, 2), (5, 17), (2, 1000), (2, 70001), (2, 21, 67), (1, 300, 130), (7, 3, 1), (1, 2, 100003)], ids=str)
+    "shape", [(3, 1), (3, 2), (5, 17), (2, 1000), (2, 70001), (2, 21, 67), (1, 300, 130), (7, 3, 1), (1, 2, 100003)], ids=str
+)
 def test_sizes(shape, dtype):
     """One class, long rows, spatial tiles and their rests: the kernel gives what the definition gives in float64."""
     rng = np.random.default_rng(sum(shape))

@@ -21,9 +21,7 @@ EVERY = ("losses", "grad", "prob", "hess")
 isa = every_isa(softmax_xent)
 
 
-def oracle(
-    z, y, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, scale=1.0
-):
+def oracle(z, y, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, scale=1.0):
     """The definition, position by position: z (N, C, S), y (N, S) or (N, C, S)."""
     z, bent, bend = z.astype(np.longdouble), 1, 0
     if softcap:
@@ -133,8 +131,7 @@ def outputs(z, names, layout="C", rng=None):
     n, c, s = z.shape
     real = np.float64 if z.dtype == np.float64 else np.float32
     return {
-        name: laid_out(np.full((n, s), 77, real) if name == "losses" else np.full((n, c, s), 77, z.dtype), layout, rng)
-        for name in names
+        name: laid_out(np.full((n, s), 77, real) if name == "losses" else np.full((n, c, s), 77, z.dtype), layout, rng) for name in names
     }
 
 

@@ -73,9 +73,7 @@ class Folder:
         command, search = [sys.executable, "-c", program, *map(str, words)], os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         if limit is not None:
             command = ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", *command]
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=self.path, env=os.environ | {"PYTHONPATH": search}
-        )
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.path, env=os.environ | {"PYTHONPATH": search})
         return done.stdout, *(int(kilobytes) / 1e3 for kilobytes in done.stderr.split()[-2:])
 
     def peak(self, *words):

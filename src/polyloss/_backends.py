@@ -123,8 +123,11 @@ BACKENDS = (
     Backend("jax", array_api_compat.is_jax_array, adapter="polyloss._jax", takes_numpy=True, out=False),
     Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._dask", has_values=lambda x: False, out=False),
     Backend(
-        "cupy", array_api_compat.is_cupy_array, cuda=lambda x: x.device.id,
-        outline=lambda x: outlined(x.data.ptr, x.shape, x.strides, x.itemsize), current=_cupys_device,
+        "cupy",
+        array_api_compat.is_cupy_array,
+        cuda=lambda x: x.device.id,
+        outline=lambda x: outlined(x.data.ptr, x.shape, x.strides, x.itemsize),
+        current=_cupys_device,
     ),
 )
 _loaded: dict[Backend, Backend] = {}

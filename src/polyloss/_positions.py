@@ -307,4 +307,3 @@ def _shares(y: np.ndarray, lay: Any, labelled: bool, ignore: Any, k: np.ndarray)
         return k[sort_labels(np, y.reshape(-1), lay.c, ignore)[0]]
     rows = np.ascontiguousarray(np.moveaxis(y, lay.axis, -1), np.float64).reshape(-1, lay.c)
     return (rows * k).sum(axis=1)  # in one order, wherever the axis of the classes lies
-

@@ -144,9 +144,7 @@ def plan_of(block, want, options, xp, facts):
     if block.length is not None and lay.c != (length := block.length(values)):
         raise ValueError(f"{name} has shape {p.shape}: {loss.name} takes {length} numbers for each target on axis {axis}, not {lay.c}")
     if mask is not None and (mask.dtype != "bool" or mask.shape != p.shape):
-        raise ValueError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}, but must hold booleans in the shape of {name}: {p.shape}"
-        )
+        raise ValueError(f"mask has shape {mask.shape} and dtype {mask.dtype}, but must hold booleans in the shape of {name}: {p.shape}")
     if weight is not None:
         _check_numeric("sample_weight", weight)
         weight_shape(weight.shape, lay)
@@ -204,9 +202,7 @@ def _checked_out(want, p, lay, storage, name, given):
         if x.device != p.device:
             raise ValueError(f"{name} is on device {p.device}, but {label} is on device {x.device}: all must be on one device")
         if x.shape != lay.shape or x.dtype != storage:
-            raise ValueError(
-                f"{label} has shape {x.shape} and dtype {x.dtype}, but the gradient has shape {lay.shape} and dtype {storage}"
-            )
+            raise ValueError(f"{label} has shape {x.shape} and dtype {x.dtype}, but the gradient has shape {lay.shape} and dtype {storage}")
         if x.refused is not None:
             raise ValueError(f"{label} {x.refused}")
     return tuple(x is not None for x in (*given, None)[:2])

@@ -488,4 +488,3 @@ def tweedie_deviance(
         reduction=reduction,
         validate=validate,
     )
-

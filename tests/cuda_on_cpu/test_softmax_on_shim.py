@@ -46,9 +46,7 @@ def sample(shape, dtype, soft=False, class_weight=False, weight=False, smoothing
     return case
 
 
-def truth(
-    z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, divisor=1.0
-):
+def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0, poly_epsilon=0.0, z_loss=0.0, softcap=0.0, divisor=1.0):
     """What softmax_xent must give, in extended precision, and in parentheses the size of the terms that a result is the difference of."""
     n, c, s = z.shape
     z, bent, bend = np.asarray(z).astype(np.longdouble), 1, 0

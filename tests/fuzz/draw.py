@@ -154,7 +154,7 @@ def values(rng, shape, dtype, style, finite=True, edges=True):
 def rows_of(rng, shape, axis, dtype):
     """Targets that are a distribution, or one class, along the axis."""
     c = shape[axis]
-    places = shape[:axis % len(shape)] + shape[axis % len(shape) + 1 :]
+    places = shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :]
     rows = np.eye(c)[rng.integers(0, c, places)] if chance(rng, 0.5) else rng.dirichlet(np.full(c, pick(rng, [0.1, 1.0])), places)
     return np.moveaxis(rows.reshape((*places, c)), -1, axis).astype(bfloat16 if dtype == "bfloat16" else dtype)
 

@@ -536,7 +536,7 @@ def focal_of_logits(t, z, factor, a, gamma):
     first = -(t * a * (f - f1 * pl))
     second = t * a * (f1 * (s.p * 2 + pl) - f2 * s.p * pl)
     parts = of_log_softmax(s, times(t * a, of).sum(1), first, second, of * a * factor)
-    alone = (s.q.v == 0)  # one possible class
+    alone = s.q.v == 0  # one possible class
     loose = alone.any(1)[:, None] if gamma < 2 else np.zeros_like(alone)
     return parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose))
 

@@ -167,8 +167,7 @@ class Job:
             if not (total > 0).all() or not np.isfinite(total).all():
                 row = int((~((total > 0) & np.isfinite(total))).argmax())
                 raise BadFile(
-                    f"{path}: the row of id {shown(self.truth.ids[int(rows[row])])} adds up to"
-                    f" {total[row]}, and cannot be divided by it"
+                    f"{path}: the row of id {shown(self.truth.ids[int(rows[row])])} adds up to {total[row]}, and cannot be divided by it"
                 )
 
     def _place(self, column: int, row: int) -> str:

@@ -38,8 +38,17 @@ LAUNCH = [
     *[(name, np.int32) for name in ("ignores", "label_kind", "lanes", "kept")],
 ]
 POSITIONS = np.dtype(LAUNCH)
-SOFTMAX = np.dtype([*LAUNCH, ("prob", np.uint64), ("states", np.uint64), ("smoothing", np.float64), ("poly", np.float64),
-                    ("z_loss", np.float64), ("cap", np.float64)])
+SOFTMAX = np.dtype(
+    [
+        *LAUNCH,
+        ("prob", np.uint64),
+        ("states", np.uint64),
+        ("smoothing", np.float64),
+        ("poly", np.float64),
+        ("z_loss", np.float64),
+        ("cap", np.float64),
+    ]
+)
 ELEMENTS = np.dtype([*LAUNCH, ("scan", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
 ROWS = np.dtype([*LAUNCH, ("parameters", np.float64, 4)])
 
