@@ -24,8 +24,10 @@ MODULES = {
     "multilabel_soft_margin_loss": "MultiLabelSoftMarginLoss",
     "poisson_nll_loss": "PoissonNLLLoss",
     "hinge_embedding_loss": "HingeEmbeddingLoss",
+    "gaussian_nll_loss": "GaussianNLLLoss",
 }
-INHERITED = ("GaussianNLLLoss", "MultiMarginLoss")  # torch's own code
+TRACED = [name for name in MODULES.values() if name != "GaussianNLLLoss"]  # torch looks at the numbers of its variances
+INHERITED = ("MultiMarginLoss",)  # torch's own code
 OWN = ("SoftmaxLoss", "LinearCrossEntropyLoss", "softmax_loss", "linear_softmax_loss")  # with tests of their own elsewhere, too
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -321,7 +323,7 @@ def arguments_of(name, n=6):
 
 @pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", MODULES.values())
+@pytest.mark.parametrize("name", TRACED)
 def test_meta(name, dtype):
     arguments = [x.to("meta", dtype) if x.is_floating_point() else x.to("meta") for x in arguments_of(name)]
     arguments[0].requires_grad_()
@@ -334,7 +336,7 @@ def test_meta(name, dtype):
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")  # as torch's own
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
-@pytest.mark.parametrize("name", MODULES.values())
+@pytest.mark.parametrize("name", TRACED)
 def test_vmap_of_targets(name):
     """With an input of their own autograd graph, outside of what is mapped."""
     input, *target = arguments_of(name)
@@ -351,7 +353,7 @@ def test_vmap_of_targets(name):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of torch's own modules, whose checks of shapes are not recorded
 @pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
-@pytest.mark.parametrize("name", MODULES.values())
+@pytest.mark.parametrize("name", TRACED)
 def test_recorded(name):
     """What is recorded on one input is right for others."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -369,7 +371,7 @@ def test_recorded(name):
     torch.testing.assert_close(exported(*more), getattr(torch.nn, name)()(*more))
 
 
-@pytest.mark.parametrize("name", MODULES.values())
+@pytest.mark.parametrize("name", TRACED)
 def test_traced_by_symbols(name):
     """`torch.fx` runs a module on what is no tensor at all."""
     given = arguments_of(name)
@@ -387,7 +389,7 @@ class Calling(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
-@pytest.mark.parametrize("name", MODULES.values())
+@pytest.mark.parametrize("name", TRACED)
 def test_tensors_with_operations_of_their_own(name):
     """As distributed ones: what torch's module makes of them."""
     from torch.testing._internal.two_tensor import TwoTensor
@@ -406,7 +408,8 @@ def test_modules_are_copied_and_pickled(name):
     weighted = {"class_weight": torch.rand(4)} if name == "SoftmaxLoss" else {"weight": torch.rand(4)}
     loss = getattr(ours, name)(**weighted if name in ("SoftmaxLoss", "CrossEntropyLoss", "NLLLoss", "BCELoss") else {})
     labelled = name in ("CrossEntropyLoss", "NLLLoss", "SoftmaxLoss")
-    target = [torch.randint(0, 4, (6,)) if labelled else torch.rand(6, 4), *([torch.ones(6)] if "Cosine" in name else [])]
+    more = [torch.ones(6)] if "Cosine" in name else [torch.rand(6, 4)] if "Gaussian" in name else []
+    target = [torch.randint(0, 4, (6,)) if labelled else torch.rand(6, 4), *more]
     input = torch.rand(6, 4, requires_grad=True)
     wanted = loss(input, *target)
     for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
@@ -456,6 +459,60 @@ class TestCosineEmbedding:
         for shapes in (((2, 3), (2, 3), ()), ((3,), (3,), (3,)), ((2, 3, 4), (2, 3, 4), (2, 3)), ((2, 3), (3,), (2,))):
             arguments = [torch.ones(shape) for shape in shapes]
             same(outcome(ours.CosineEmbeddingLoss(), arguments), outcome(torch.nn.CosineEmbeddingLoss(), arguments))
+
+
+class TestGaussianNLL:
+    def arguments(self, shape, dtype=torch.float32):
+        g = torch.Generator().manual_seed(0)
+        input, target = (torch.randn(4, 3, 5, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))
+        return input.requires_grad_(), target, (torch.rand(shape, generator=g, dtype=torch.float64) + 0.1).to(dtype).requires_grad_()
+
+    @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 3), (4, 3, 1), (4, 1, 5), (1, 3, 5)], ids=str)
+    def test_shapes_of_variances(self, shape):
+        for reduction in ("none", "sum", "mean"):
+            for full, eps in ((False, 1e-6), (True, 0.5), (True, -1.0)):
+                options = dict(reduction=reduction, full=full, eps=eps)
+                for arguments in (self.arguments(shape), [x.detach().requires_grad_() for x in self.arguments(shape)]):
+                    same(outcome(ours.GaussianNLLLoss(**options), arguments), outcome(torch.nn.GaussianNLLLoss(**options), arguments))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_runs_on_the_kernel(self, monkeypatch, dtype):
+        for shape in ((4, 3, 5), (4, 3, 1)):
+            assert taken(monkeypatch, ours.GaussianNLLLoss(), *self.arguments(shape, dtype)) == ["values kernel"]
+        input, target, _ = self.arguments((4, 3), dtype)
+        assert taken(monkeypatch, ours.GaussianNLLLoss(), input, target, 0.5) == ["values kernel"]
+        assert taken(monkeypatch, ours.GaussianNLLLoss(), input, target.requires_grad_(), 0.5) == ["values kernel"]
+
+    def test_what_torch_refuses(self):
+        input, target, var = (x.detach() for x in self.arguments((4, 3, 5)))
+        negative = var.clone()
+        negative[1, 2, 3] = -1e-30
+        wrong = [negative, torch.nan * negative, -0.5, var[0], var[:, :1, :1], 2, var.double(), var[..., :2]]
+        for reduction in ("none", "mean"):
+            for given in wrong:
+                same(outcome(ours.GaussianNLLLoss(reduction=reduction), (input, target, given)),
+                     outcome(torch.nn.GaussianNLLLoss(reduction=reduction), (input, target, given)))  # fmt: skip
+            with pytest.raises(ValueError, match="var has negative entry/entries"):
+                ours.GaussianNLLLoss(reduction=reduction)(input, target, negative)
+        with pytest.raises(ValueError, match="middle is not valid"):
+            ours.GaussianNLLLoss(reduction="middle")(input, target, var)
+
+    def test_a_small_variance_is_floored_and_keeps_its_gradient(self):
+        arguments = torch.tensor([0.5, 1.0, 0.25], requires_grad=True), torch.zeros(3), torch.tensor([0.0, 1e-9, 0.5], requires_grad=True)
+        for reduction in ("none", "mean"):
+            options = dict(eps=0.125, reduction=reduction)
+            same(outcome(ours.GaussianNLLLoss(**options), arguments), outcome(torch.nn.GaussianNLLLoss(**options), arguments))
+
+    def test_second_derivatives(self):
+        for reduction in ("none", "mean"):
+            input, target, var = self.arguments((4, 3), torch.float64)
+            target, loss = target.requires_grad_(), ours.GaussianNLLLoss(reduction=reduction)
+            assert torch.autograd.gradgradcheck(loss, (input, target, var))
+            twice = []
+            for module in (loss, torch.nn.GaussianNLLLoss(reduction=reduction)):
+                (first,) = torch.autograd.grad(module(input, target, var).sum(), var, create_graph=True)
+                twice.append(torch.autograd.grad(first.sum(), (input, var)))
+            torch.testing.assert_close(*twice)
 
 
 class TestPosWeight:

@@ -123,6 +123,10 @@ def _logarithms(rng, n, c):
     return np.log(_distributions(rng, n, c)[0])
 
 
+def _values_and_variances(rng, n, c):
+    return _like(rng, n, c) + _zero_to_one(rng, n, c)
+
+
 MODULES = (
     Module("CrossEntropyLoss", _labels),
     Module("CrossEntropyLoss", _labels, lambda c: {"label_smoothing": 0.1}, "label_smoothing"),
@@ -142,4 +146,5 @@ MODULES = (
     Module("MultiMarginLoss", _labels),
     Module("PoissonNLLLoss", _zero_to_one),
     Module("HingeEmbeddingLoss", _signs),
+    Module("GaussianNLLLoss", _values_and_variances),
 )

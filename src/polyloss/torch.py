@@ -61,6 +61,7 @@ def __dir__():
 
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
 FROM_LOGITS = dict(pos_weight=1.0, from_logits=True, label_smoothing=0.0, epsilon=1e-7)
@@ -338,8 +339,64 @@ class HingeEmbeddingLoss(nn.HingeEmbeddingLoss):
         return _elementwise(HingeEmbedding, input, target, self.reduction, margin=float(self.margin))
 
 
+class GaussianOfVariance(Rowwise):
+    """½ (log u + (t - m)² / u) + constant, m = p_0 the mean and u = max(p_1, eps) the variance; NaN where p_1 is negative.
+
+    As in torch, u counts as p_1 for derivatives where it is eps, too.
+    """
+
+    kernel = "gaussian_of_variance"
+    targets = "values"
+    length = staticmethod(lambda params: 2)
+    params = {"eps": number, "constant": number}
+
+    def parts(xp, t, p, eps):
+        """Which entry is the mean, u, and (m - t) / u."""
+        v, of_mean = p[:, 1:, :], torch.arange(2, device=p.device)[None, :, None] == 0
+        u = v + (xp.where(v < 0, torch.nan, xp.where(v < eps, eps, v)) - v).detach()
+        return of_mean, u, (p[:, :1, :] - t) / u
+
+    def value(xp, t, p, eps, constant):
+        _, u, d = GaussianOfVariance.parts(xp, t, p, eps)
+        return (0.5 * (xp.log(u) + d * d * u) + constant)[:, 0, :]
+
+    def slope(xp, t, p, eps, constant):
+        of_mean, u, d = GaussianOfVariance.parts(xp, t, p, eps)
+        return xp.where(of_mean, d, 0.5 * (1 / u - d * d))
+
+    def curvature(xp, t, p, eps, constant):
+        of_mean, u, d = GaussianOfVariance.parts(xp, t, p, eps)
+        return xp.where(of_mean, 1 / u, (d * d - 0.5 / u) / u)
+
+
 class GaussianNLLLoss(nn.GaussianNLLLoss):
-    """torch's `GaussianNLLLoss` in torch's own code: variances come beside the means. `polyloss.gaussian_nll` takes their logarithms."""
+    """torch's `GaussianNLLLoss`, of variances, which come beside the means. `polyloss.gaussian_nll` takes their logarithms."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor, var: torch.Tensor | float) -> torch.Tensor:
+        """The loss of `input`, means of any shape, `target` of the same shape, and `var`: variances of each, of a row, or one for all."""
+        variances = self._variances(input, var) if _alike(input, target) and self.reduction in REDUCTIONS else None
+        given = input, target, variances
+        if variances is None or transformed(*given) or not all(map(has_values, given)):
+            return super().forward(input, target, var)
+        if target.requires_grad:  # by the difference, which is all that both are for
+            input, target = input - target, torch.zeros_like(target)
+        options = {"axis": 0, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True}
+        options |= {"eps": self.eps, "constant": HALF_LOG_2PI if self.full else 0.0}
+        loss = called(GaussianOfVariance, target, torch.stack((input, variances)), VALUE, None, options)
+        # A negative variance makes the loss NaN: that costs no pass over them.
+        total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
+        return _like(loss, input) if math.isfinite(total.item()) else super().forward(input, target, var)
+
+    def _variances(self, input, var):
+        """The variances in the shape of the means, as torch broadcasts them; None for what it promotes or refuses."""
+        if isinstance(var, float):
+            return torch.full_like(input, var)
+        if not _usable(var) or var.dtype is not input.dtype or var.device != input.device or var.shape == input.shape:
+            return var if _usable(var) and var.dtype is input.dtype and var.device == input.device else None
+        if input.shape[:-1] == var.shape:
+            return var[..., None].expand(input.shape)
+        other = [k for k in zip(input.shape, var.shape, strict=False) if k[0] != k[1]]
+        return var.expand(input.shape) if input.ndim == var.ndim and len(other) == 1 and other[0][1] == 1 else None
 
 
 class MultiMarginLoss(nn.MultiMarginLoss):
