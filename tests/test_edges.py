@@ -9,6 +9,7 @@ from oracle import DEFINITIONS
 
 import polyloss as pl
 from polyloss._block import LOSSES
+from polyloss._params import clip_bound
 
 
 def kernel(function, *args, **kwargs):
@@ -306,16 +307,63 @@ def test_derivatives_whose_steps_would_leave_the_range():
         ("tweedie_deviance", [1.0], [1e-45], {"power": -1.0, "dtype": "float32"}, ([-2.8e-45], [-2.0])),
         ("generalized_crossentropy", 0, [0.0], {"q": 1.0}, ([-1.0], [0.0])),
         ("tversky", [1.0, 0.0], [1e20, 1e20], {"dtype": "float32"}, ([-5e-21, 5e-21], [5e-41, -5e-41])),
+        ("msle", [0.0], [2e19], {"dtype": "float32"}, ([4.44422646e-18], [-2.17211323e-37])),
+        ("kld", [1e-30], [1e-25], {"dtype": "float32"}, ([-1e-5], [1e20])),
+        ("poisson", [1e10], [3e19], {"dtype": "float32"}, ([1.0], [1e10 / 9e38])),
+        ("poisson", [-3e38], [3e38], {"dtype": "float32"}, ([2.0], [-1 / 3e38])),
+        ("poisson_deviance", [1e10], [3e19], {"dtype": "float32"}, ([2.0], [2e10 / 9e38])),
+        ("binary_crossentropy", [1e-30], [1e-25], {"dtype": "float32"}, ([1 - 1e-5], [1e20])),
+        ("binary_focal_crossentropy", [1.0, 0.5, 0.25], [0.0, 0.0, 0.0], {"gamma": 1.0}, ([-inf] * 3, [inf] * 3)),
+        ("binary_focal_crossentropy", [0.0, 0.5, 0.75], [1.0, 1.0, 1.0], {"gamma": 0.5}, ([inf] * 3, [inf] * 3)),
+        ("tweedie_deviance", [1.0], [1e300], {"power": 0.0, "log_input": True}, ([inf], [inf])),
+        ("tweedie_deviance", [1.0], [400.0], {"power": -1.0, "log_input": True}, ([inf], [inf])),
+        (
+            "cosine_similarity",
+            [1e-7, 1e-37, 0.0],
+            [0.0, 1.0, 20.0],
+            {"dtype": "float32"},
+            ([-1 / 401**0.5, -1e-30 * 400 / 401**1.5, 1e-30 * 20 / 401**1.5], None),
+        ),
     ):
         dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
-        if "epsilon" in LOSSES[pl.get(loss).__name__].params:
+        if LOSSES[pl.get(loss).__name__].params.get("epsilon") is clip_bound:
             params["epsilon"] = 0.0
         t = np.array([target]) if isinstance(target, int) else np.array([target], dtype)
         for road in ROADS:
             found = road(pl.grad_and_hess(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
             rtol = 1e-6 if dtype == "float32" else 1e-14
             for actual, expected in zip(found, right, strict=True):
-                np.testing.assert_allclose(actual, [expected], rtol=rtol, atol=1e-44, err_msg=f"{loss} {p}")
+                if expected is not None:
+                    np.testing.assert_allclose(actual, [expected], rtol=rtol, atol=1e-44, err_msg=f"{loss} {p}")
+
+
+def test_values_whose_steps_would_leave_the_range():
+    """Powers of a tiny target, and e^p beside a product that is infinite, too."""
+    for loss, target, p, given, right in (
+        ("tweedie_deviance", 2e-308, 1.0, {"power": 2.5}, 1.8856180831641267e154),
+        ("tweedie_deviance", 2e-308, 0.0, {"power": 2.5, "log_input": True}, 1.8856180831641267e154),
+        ("poisson", 20.0, 3e38, {"log_input": True, "dtype": "float32"}, np.inf),
+    ):
+        dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
+        for road in ROADS:
+            value = road(getattr(pl, loss), np.array([[target]], dtype), np.array([[p]], dtype), **params)
+            np.testing.assert_allclose(value, [right], rtol=1e-14, err_msg=loss)
+
+
+def test_a_prediction_of_minus_zero_is_zero():
+    """Also where its reciprocal is infinite: in shares, probabilities that are not clipped, and means."""
+    with np.errstate(all="ignore"):
+        for name, block in LOSSES.items():
+            params = {"epsilon": 0.0} if block.params.get("epsilon") is clip_bound else {}
+            t = np.array([0, 1, 0, 1]) if block.targets == "labels" else np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, 1.0]])
+            t = t[:, 0] if block.targets == "values" else t
+            p = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.5], [1.0, 0.0]])
+            for dtype in ("float32", "float64"):
+                zeros, minus = p.astype(dtype), np.where(p == 0, -0.0, p).astype(dtype)
+                for road in ROADS:
+                    for function in (getattr(pl, name), pl.value_and_grad(name), pl.grad_and_hess(name)):
+                        right, found = (road(function, t, x, axis=-1, reduction="none", **params) for x in (zeros, minus))
+                        np.testing.assert_equal(found, right, err_msg=f"{name} {dtype}")
 
 
 def test_autograd_of_branches_not_taken():
@@ -390,6 +438,10 @@ def test_the_log_sum_of_far_logits():
     for road in ROADS:
         slope = road(pl.grad("softmax_loss"), np.array([[0.0, 0.0]]), np.array([[0.0, most / 4]]), z_loss=1.33)
         np.testing.assert_allclose(slope, [[0.0, 2 * 1.33 * (most / 4)]])
+        for logits, right in (([most, 0.0], [np.inf, 0.0]), ([0.0, most], [-1.0, np.inf]), ([most], [np.inf]), ([1e-7], [2e-6])):
+            slope, curvature = road(pl.grad_and_hess("softmax_loss"), np.array([0]), np.array([logits]), z_loss=10.0)
+            np.testing.assert_allclose(slope, [right], rtol=1e-15)
+            assert not np.isnan(curvature).any()
     z = torch.tensor([[100.0, 90.0, 100.0]], dtype=torch.float64, requires_grad=True)
     weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
     pl.softmax_loss(torch.tensor([2]), z, sample_weight=weight, z_loss=2.0, axis=-1, reduction="sum").backward()

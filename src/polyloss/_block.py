@@ -136,7 +136,7 @@ class OfShares(Rowwise):
         y, inside, total = shares(xp, p, epsilon)
         first = xp.where(inside, block.first(xp, t, y, **params), 0.0)
         small, others = y < 2.0**-30, first - xp.sum(first, axis=1, keepdims=True)
-        own = over(xp, first * (1 - y), xp.where(small, p, y))
+        own = over(xp, first * (1 - y), xp.where(small, p + 0.0, y))  # of a p of -0.0 as of 0.0
         return xp.where(small, beyond(xp, own, others / total), (own + others) / total)
 
     def curvature(xp, t, p, *, block, epsilon, **params):
@@ -200,6 +200,11 @@ def over(xp, a, b):
     return a / _or_one(xp, a, b, xp.abs(b))
 
 
+def over_square(xp, x, y):
+    """x / y², whose square may overflow or vanish where the quotient does not; 0 where x is 0, whatever y."""
+    return over(xp, over(xp, x, y), y)
+
+
 def _or_one(xp, a, y, size):
     """y, and 1 where a is 0 and y has no logarithm or no reciprocal: there a derivative would be 0·∞."""
     usable = (size >= float(xp.finfo(y.dtype).smallest_normal)) & xp.isfinite(size)
@@ -221,9 +226,9 @@ def sigmoid(xp, z):
 
 
 def clipped(xp, p, low, high):
-    """p clipped to [low, high], and where it was inside (NaN counts as inside, so that it goes through)."""
+    """p clipped to [low, high], -0.0 as 0.0, and where it was inside (NaN counts as inside, so that it goes through)."""
     under, over = p < low, p > high
-    return xp.where(under, xp.full_like(p, low), xp.where(over, xp.full_like(p, high), p)), ~(under | over)
+    return xp.where(under, xp.full_like(p, low), xp.where(over, xp.full_like(p, high), p)) + 0.0, ~(under | over)
 
 
 def shares(xp, p, epsilon):

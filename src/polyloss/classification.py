@@ -8,11 +8,13 @@ from polyloss._block import (
     OfLogSoftmax,
     OfShares,
     Rowwise,
+    beyond,
     clipped,
     log_softmax,
     nan_where,
     of_others,
     over,
+    over_square,
     positive_part,
     power,
     public,
@@ -367,7 +369,7 @@ class WeightedBinaryCrossentropy(Elementwise):
 
     def curvature(xp, t, p, pos_weight, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        both = over(xp, pos_weight * t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)) + 0 * y
+        both = over_square(xp, pos_weight * t, y) + over_square(xp, 1 - t, 1 - y) + 0 * y
         return xp.where(inside, both, xp.zeros_like(p))
 
 
@@ -408,7 +410,7 @@ class BinaryCrossentropy(Elementwise):
 
     def curvature(xp, t, p, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        return xp.where(inside, over(xp, t, y * y) + over(xp, 1 - t, (1 - y) * (1 - y)), xp.zeros_like(p))
+        return xp.where(inside, over_square(xp, t, y) + over_square(xp, 1 - t, 1 - y), xp.zeros_like(p))
 
 
 @public(BinaryCrossentropy)
@@ -566,7 +568,8 @@ class BinaryFocalCrossentropy(Elementwise):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
         u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
-        s = power(xp, u, gamma) * (b1 + times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
+        # where y nears the end that costs an infinite loss, b is a logarithm, and far below its derivatives
+        s = power(xp, u, gamma) * beyond(xp, b1, times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
@@ -575,7 +578,7 @@ class BinaryFocalCrossentropy(Elementwise):
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
         b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
         near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
-        s = power(xp, u, gamma) * b2 + times(xp, gamma, power(xp, u, gamma - 1) * near)
+        s = beyond(xp, power(xp, u, gamma) * b2, times(xp, gamma, power(xp, u, gamma - 1) * near))
         return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def per_miss(xp, b, u):

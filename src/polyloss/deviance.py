@@ -6,7 +6,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 
 import math
 
-from polyloss._block import Elementwise, evening, nan_where, public, times
+from polyloss._block import Elementwise, evening, nan_where, over_square, public, times
 from polyloss._call import call
 from polyloss._params import flag, tweedie_power
 from polyloss._types import Array, Reduction
@@ -46,8 +46,8 @@ def log_quotient(xp, m, t):
 
 
 def mean_of(xp, p):
-    """A prediction, NaN where it is below 0, and so are its derivatives."""
-    return p * nan_where(xp, p < 0, p)
+    """A prediction, NaN where it is below 0, and so are its derivatives; 0.0 for -0.0."""
+    return p * nan_where(xp, p < 0, p) + 0.0
 
 
 def poisson_excess(xp, t, m, log_quotient):
@@ -102,7 +102,7 @@ class PoissonDeviance(Elementwise):
 
     def curvature(xp, t, p):
         m = mean_of(xp, p)
-        return times(xp, t, 2 / (m * m))
+        return 2 * over_square(xp, t, m)
 
 
 @public(PoissonDeviance)
@@ -303,20 +303,21 @@ def gamma_deviance(
     )
 
 
-def power_difference(xp, t, to, n, l):
-    """(m^n - t^n) / n, l = log(m / t); `to` is m^n. Where n l is small, t^n l (1 + n l / 2! + (n l)² / 3! + ...)."""
+def power_difference(xp, start, to, n, l):
+    """(to - start) / n, the logarithm of to / start n l. Where n l is small, start l (1 + n l / 2! + (n l)² / 3! + ...)."""
     y = n * l
     near = xp.abs(y) < 0.5
     u = xp.where(near, y, xp.zeros_like(y))
     total = xp.ones_like(u)
     for k in range(15, 1, -1):
         total = total * u / k + 1
-    start = t**n
     return xp.where(near, start * l * total, (xp.where(near, start, to) - start) / (n + (n == 0)))
 
 
 def unit_tweedie(xp, t, power, to_a, to_b, l):
     """2 (X(a) - t X(b)) for t > 0, a = 2 - power, b = 1 - power, X(n) = (m^n - t^n) / n; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
+
+    t X(b) is made of t m^b and t^a, since t^b may overflow.
 
     Where l is small the two cancel: their difference is t^a l² (D2 / 2! + D3 l / 3! + ...), D2 = 1, D(k+1) = a D(k) + b^(k-1).
     """
@@ -328,8 +329,9 @@ def unit_tweedie(xp, t, power, to_a, to_b, l):
         d = a * d + b ** (k - 2)
         w = w * u / k
         total = total + d * w
-    far = power_difference(xp, t, xp.where(near, t**a, to_a), a, l) - t * power_difference(xp, t, xp.where(near, t**b, to_b), b, l)
-    return 2 * xp.where(near, t**a * u * u * total, far)
+    start, of_b = t**a, t * xp.where(near, xp.ones_like(to_b), to_b)
+    far = power_difference(xp, start, xp.where(near, start, to_a), a, l) - power_difference(xp, start, xp.where(near, start, of_b), b, l)
+    return 2 * xp.where(near, start * u * u * total, far)
 
 
 class TweedieDevianceFromLogarithms(Elementwise):
@@ -349,11 +351,15 @@ class TweedieDevianceFromLogarithms(Elementwise):
 
     def slope(xp, t, z, power):
         to_b = xp.exp((1 - power) * z)
+        if power < 1:  # both terms grow with z, and leave no number when infinite
+            return 2 * (xp.exp(z) - t) * to_b
         tame = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
         return 2 * xp.where(tame, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
 
     def curvature(xp, t, z, power):
         a, b = 2 - power, 1 - power
+        if power < 1:
+            return 2 * (a * xp.exp(z) - t * b) * xp.exp(b * z)
         return 2 * (a * xp.exp(a * z) - times(xp, t, b * xp.exp(b * z)))
 
 

@@ -3,7 +3,20 @@
 import math
 from collections.abc import Sequence
 
-from polyloss._block import Elementwise, Rowwise, clipped, floored, magnitude, over, positive_part, public, times, times_log
+from polyloss._block import (
+    Elementwise,
+    Rowwise,
+    beyond,
+    clipped,
+    floored,
+    magnitude,
+    over,
+    over_square,
+    positive_part,
+    public,
+    times,
+    times_log,
+)
 from polyloss._call import call
 from polyloss._params import flag, fractions, nonnegative, positive
 from polyloss._shapes import beside
@@ -279,7 +292,7 @@ class MeanSquaredLogarithmicError(Elementwise):
     def curvature(xp, t, p, epsilon):
         q = floored(xp, p, epsilon)
         d = MeanSquaredLogarithmicError.difference(xp, floored(xp, t, epsilon), q)
-        return xp.where(p < epsilon, xp.zeros_like(p), 2 * (1 - d) / ((1 + q) * (1 + q)))
+        return xp.where(p < epsilon, xp.zeros_like(p), 2 * (1 - d) / (1 + q) / (1 + q))
 
 
 @public(MeanSquaredLogarithmicError)
@@ -531,7 +544,7 @@ class PoissonFromLogarithms(Elementwise):
     kernel = "poisson_from_logarithms"
 
     def value(xp, t, z, full):
-        return xp.exp(z) - times(xp, t, z) + of_count(xp, t, full)
+        return beyond(xp, xp.exp(z), -times(xp, t, z)) + of_count(xp, t, full)  # where e^z is infinite, t z may be, too
 
     def slope(xp, t, z, full):
         return xp.exp(z) - t
@@ -564,7 +577,7 @@ class Poisson(Elementwise):
 
     def curvature(xp, t, p, full):
         q = p + Poisson.epsilon
-        return over(xp, t, q * q)
+        return over_square(xp, t, q)
 
 
 @public(Poisson)

@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, evening, over, public, times
+from polyloss._block import Elementwise, Rowwise, clipped, evening, over, over_square, public, times
 from polyloss._call import call
 from polyloss._params import clip_bound
 from polyloss._types import Array, Reduction
@@ -38,7 +38,7 @@ class KLDivergence(Elementwise):
 
     def curvature(xp, t, p, epsilon):
         q, inside = clipped(xp, p, epsilon, 1.0)
-        return xp.where(inside, over(xp, clipped(xp, t, 0.0, 1.0)[0], q * q), xp.zeros_like(p))
+        return xp.where(inside, over_square(xp, clipped(xp, t, 0.0, 1.0)[0], q), xp.zeros_like(p))
 
 
 @public(KLDivergence)

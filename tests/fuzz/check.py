@@ -92,7 +92,7 @@ def wanted(call, truth, name, upstream):
                 return None, None
         elif u.ndim:
             at = {**defaults(call.loss), **call.options}["axis"]
-            u = np.expand_dims(u, at) if right.v.ndim else u
+            u = u.reshape(right.v.shape) if u.size == right.v.size else np.expand_dims(u, at)
         with np.errstate(all="ignore"):
             open_ = (right.e > UNKNOWN**0.5) | ((u == 0) & ~(np.abs(right.v) < right.format.most))  # 0 times what is infinite
             if "by_weight" in call.results() and np.isnan(call.arrays["sample_weight"].values).any():  # 0 times a NaN that divides all

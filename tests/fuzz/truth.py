@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from ball import FORMATS, LONG, Ball, above, times, unknown, where
+from ball import FORMATS, LONG, Ball, above, share, times, unknown, where
 
 
 class Parts(NamedTuple):
@@ -40,9 +40,10 @@ def floored(x, low):
 
 
 def clipped(x, low, high):
-    """x in [low, high], and whether it was inside; NaN is."""
+    """x in [low, high], -0 as 0, and whether it was inside; NaN is."""
     under, over = x.v < low.v, x.v > high.v
-    return where(under, low, where(over, high, x)), ~(under | over)
+    y = where(under, low, where(over, high, x))
+    return Ball(y.v + 0, y.e, y.format), ~(under | over)
 
 
 def of_target(t, y, log):
@@ -66,6 +67,13 @@ def sign(x):
 
 
 # -------------------------------------------------------------------------------------------------------------- regression
+
+
+def of_difference(d, parts):
+    """Parts of a loss that is a fraction of p - t (a delta, quantile or divisor times it) where that passes the largest number, and so does
+    every computation in the dtype that begins with it: nothing is said of the value. Its slopes are still bounded.
+    """
+    return parts._replace(value=unknown(parts.value, (np.abs(d.v) > d.format.most / 2).any(1)))
 
 
 def mean_squared_error(t, p):
@@ -110,7 +118,7 @@ def huber(t, p, delta):
     size = d.abs()
     value = above(size - width, (size - width * LONG(0.5)) * width, d * d * LONG(0.5))
     slope = above(size - width, sign(d) * width, d)
-    return combined(value, slope, above(size - width, zeros(d), ones(d)), -slope)
+    return of_difference(d, combined(value, slope, above(size - width, zeros(d), ones(d)), -slope))
 
 
 def log_cosh(t, p):
@@ -163,14 +171,14 @@ def pseudo_huber(t, p, delta):
     d = p - t
     x = d / p.near(delta)
     root = (x * x + 1).sqrt()
-    return combined(d * d / (root + 1), d / root, 1 / (root * root * root), -(d / root))
+    return of_difference(d, combined(d * d / (root + 1), d / root, 1 / (root * root * root), -(d / root)))
 
 
 def quantile_loss(t, p, quantile):
     d, q = t - p, p.near(quantile if np.ndim(quantile) == 0 else np.array(quantile))
     value = where(d.v > 0, d * q, d * (q - 1))
     slope = where(d.v > 0, -q + zeros(d), where(d.v < 0, 1 - q + zeros(d), zeros(d)))
-    return combined(value, slope, zeros(d), -slope)
+    return of_difference(d, combined(value, slope, zeros(d), -slope))
 
 
 # --------------------------------------------------------------------------------------------------------------- deviances
@@ -337,7 +345,8 @@ def binary_parts(t, p, from_logits, epsilon, k=None):
         zero = zeros(p)
         above, below, rest = where(p.v >= 0, p, zero), where(p.v >= 0, zero, -p), (-p.abs()).exp().log1p()
         value = times(1 - t, above) + times(kt, below) + rest * both
-        by_target = -p if k is None else times(k + zero, below + rest) - (above + rest)
+        above_0, below_0 = (where((s.v == 0) & np.isinf(x.v), zero, x) for s, x in ((1 - t, above), (t, below)))  # as of_target() has it
+        by_target = below_0 - above_0 if k is None else times(k + zero, below_0 + rest) - (above_0 + rest)
         b = value, (1 - t) * up - kt * down, up * down * both, by_target
         u1 = (1 - 2 * t) * (up * down)
         return b, (t * down + (1 - t) * up, u1, u1 * (down - up), down - up), np.ones(p.shape, bool)
@@ -409,7 +418,7 @@ def of_shares(p, part, value, first, second, by_target):
     near = np.abs(total.v) <= 8 * p.format.unit * total.e  # the order of addition decides
     open_ = (near & (total.e > 0) & (total.v != 0)) | (np.abs(total.v) > p.format.most / 2)
     open_ = open_ | ((total.v == 0) & (p.v != 0).any(1))
-    open_ = open_ | ((p.v == 0) & (np.signbit(p.v) ^ (total.v < 0)[:, None])).any(1)  # -0, whose inverse is -inf
+    open_ = open_ | ((p.v == 0).any(1) & (total.v < 0))  # whose share nears 0 from either side
     none = (p.v == 0).all(1)  # no shares: NaN
 
     def row(x, mask):
@@ -497,8 +506,10 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     s = softmax(z)
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
+    huge = np.abs(kt.v).sum(1) > z.format.most / 4  # their sum, of which the slopes are shares, is no number of the dtype
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
-    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
+    parts = of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
+    return parts._replace(slope=unknown(parts.slope, huge[:, None]), curvature=unknown(parts.curvature, huge[:, None]))
 
 
 def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
@@ -810,7 +821,15 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
 
     open_ = np.zeros(n, bool) if w is None else np.isnan(w.v)  # NaN goes into the values; a gradient may be 0 times NaN
     open_ = (open_ | (False if d is None else np.isnan(d.v)))[:, None] & ~skip[:, None]
-    divided = lambda x: gone(unknown(over(x), open_))  # noqa: E731
+    factor = None if w is None else over(w)[:, None]  # derivatives may be multiplied by that, which may be below the normal numbers
+
+    def divided(x, part):
+        x = gone(unknown(over(x), open_))
+        if factor is None:
+            return x
+        lost = share(part.v, np.where(np.isfinite(factor.v), fmt.least, 0)) if d is not None else 0
+        return gone(Ball(x.v, x.e + np.where(np.isfinite(part.v), lost, 0), fmt))
+
     total = None if reduction in ("none", None) else over(value.sum(0, wide=True).limited() if n else Ball(LONG(0), LONG(0), fmt))
     back = lambda x: np.moveaxis(x.reshape((*losses, c)), -1, axis)  # noqa: E731
     shape = () if scalar else p.shape
@@ -821,15 +840,17 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         by_weight = over(gone(own) if counted is None or total is None else own - total * counted)
         by_weight = unknown(by_weight, skip).reshape(losses if not scalar else ())
     by_target = None
-    if not labelled and not valued:
-        by_target = divided(weighted(parts.by_target)).limited()
+    if loss == "quantile_loss" and valued:
+        by_target = divided(weighted(parts.by_target), parts.by_target).sum(1).limited().reshape(t.shape)
+    elif not labelled and not valued:
+        by_target = divided(weighted(parts.by_target), parts.by_target).limited()
         if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
             by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
         by_target = restored(by_target)
     return Expected(
         (value.reshape(losses if not scalar else ()) if total is None else total),
-        restored(divided(weighted(parts.slope))),
-        restored(divided(weighted(parts.curvature))),
+        restored(divided(weighted(parts.slope), parts.slope)),
+        restored(divided(weighted(parts.curvature), parts.curvature)),
         by_target,
         by_weight,
         restored(probabilities(capped(z, params["softcap"])[0])) if loss == "softmax_loss" else None,

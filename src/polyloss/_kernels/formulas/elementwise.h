@@ -113,8 +113,11 @@ FORMULA_INLINE real FORMULA(log_cosh)(real d)
 #define LOSS(name, what) FORMULA_INLINE real FORMULA(name##_##what)(FORMULA_ARGUMENTS)
 
 FORMULA_INLINE real FORMULA(sign)(real d) { return SELECT(LT(R(0), d), R(1), SELECT(LT(d, R(0)), R(-1), d)); }
-FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high, MAX(low, x)); }
+/* By the sum a -0.0 becomes 0.0: its reciprocal would be infinite with the wrong sign. */
+FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high, MAX(low, x)) + R(0); }
 FORMULA_INLINE real FORMULA(over)(real x, real y) { return SELECT(EQ(x, R(0)), R(0), x / y); } /* 0 where x is 0, whatever y */
+/* x / y², whose square may overflow or vanish where the quotient does not. */
+FORMULA_INLINE real FORMULA(over_square)(real x, real y) { return FORMULA(over)(FORMULA(over)(x, y), y); }
 FORMULA_INLINE real FORMULA(outside)(real x, real low, real high, real y) /* y, or 0 where x was clipped */
 {
     return SELECT(OR(LT(x, low), LT(high, x)), R(0), y);
@@ -151,7 +154,7 @@ LOSS(mean_squared_logarithmic_error, slope)
 LOSS(mean_squared_logarithmic_error, curvature)
 {
     real q = MAX(a[0], p), d = FORMULA(log_difference)(MAX(a[0], t), q);
-    return SELECT(LT(p, a[0]), R(0), R(2) * (R(1) - d) / ((R(1) + q) * (R(1) + q)));
+    return SELECT(LT(p, a[0]), R(0), R(2) * FORMULA(over_square)(R(1) - d, R(1) + q));
 }
 
 /* zero_one = 1: targets 0 and 1 stand for -1 and 1; 0: they stand for themselves; 2: as 1, and any other target for NaN. */
@@ -204,7 +207,7 @@ FORMULA_INLINE real FORMULA(entropy_slope)(real t, real y, int hard) /* targets 
 FORMULA_INLINE real FORMULA(entropy_curvature)(real t, real y)
 {
     real u = R(1) - y;
-    return TIMES(t, R(1) / (y * y)) + TIMES(R(1) - t, R(1) / (u * u));
+    return FORMULA(over_square)(t, y) + FORMULA(over_square)(R(1) - t, u);
 }
 LOSS(binary_crossentropy, value)
 {
@@ -235,7 +238,7 @@ LOSS(weighted_binary_crossentropy, slope)
 LOSS(weighted_binary_crossentropy, curvature)
 {
     real s = FORMULA(smoothed)(t, a[2]), y = FORMULA(clip)(p, a[1], R(1) - a[1]), u = R(1) - y;
-    real both = TIMES(a[0] * s, R(1) / (y * y)) + TIMES(R(1) - s, R(1) / (u * u));
+    real both = FORMULA(over_square)(a[0] * s, y) + FORMULA(over_square)(R(1) - s, u);
     return FORMULA(outside)(p, a[1], R(1) - a[1], both + R(0) * y);
 }
 
@@ -326,13 +329,18 @@ FORMULA_INLINE real FORMULA(of_count)(real t, const real *a)
 LOSS(poisson, value) { return (p - TIMES(t, LOG(p + R(1e-7)))) + FORMULA(of_count)(t, a); }
 LOSS(poisson, slope)
 {
-    real q = p + R(1e-7), half = R(0.5) * ABS(q), r = SELECT(LT(ABS(t), half), t, (p - t) + R(1e-7)) / q;
-    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(LT(ABS(t), half), R(1) - r, r));
+    real q = p + R(1e-7), half = R(0.5) * q, near = SELECT(AND(LE(half, t), LE(t, R(4) * half)), R(1), R(0));
+    real r = SELECT(EQ(near, R(1)), (p - t) + R(1e-7), t) / q; /* elsewhere the difference may overflow */
+    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(EQ(near, R(1)), r, R(1) - r));
 }
-LOSS(poisson, curvature) { return (void)a, TIMES(t, R(1) / ((p + R(1e-7)) * (p + R(1e-7)))); }
+LOSS(poisson, curvature) { return (void)a, FORMULA(over_square)(t, p + R(1e-7)); }
 
-/* p is the logarithm of the mean: e^p - t p. */
-LOSS(poisson_from_logarithms, value) { return (EXP(p) - TIMES(t, p)) + FORMULA(of_count)(t, a); }
+/* p is the logarithm of the mean: e^p - t p, and where e^p is infinite that, whatever t p. */
+LOSS(poisson_from_logarithms, value)
+{
+    real m = EXP(p);
+    return (m - SELECT(EQ(m, R(1) / R(0)), R(0), TIMES(t, p))) + FORMULA(of_count)(t, a);
+}
 LOSS(poisson_from_logarithms, slope) { return (void)a, EXP(p) - t; }
 LOSS(poisson_from_logarithms, curvature) { return (void)t, (void)a, EXP(p); }
 
@@ -355,7 +363,7 @@ LOSS(kl_divergence, slope)
 LOSS(kl_divergence, curvature)
 {
     real q = FORMULA(clip)(p, a[0], R(1));
-    return FORMULA(outside)(p, a[0], R(1), FORMULA(over)(FORMULA(clip)(t, R(0), R(1)), q * q));
+    return FORMULA(outside)(p, a[0], R(1), FORMULA(over_square)(FORMULA(clip)(t, R(0), R(1)), q));
 }
 
 /* p is the logarithm of a prediction; t a probability, or the logarithm of one (not above 0 where it is, but any number will do). */
@@ -378,16 +386,17 @@ FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha, int hard)
     real ones = SELECT(EQ(apply, R(0)), R(1), alpha), zeros = SELECT(EQ(apply, R(0)), R(1), R(1) - alpha);
     return hard ? SELECT(EQ(t, R(0)), zeros, ones) : t * ones + (R(1) - t) * zeros;
 }
-/* Derivatives of u^γ b with u' = u1, a constant. b / u nears 1 where u nears 0: γ = 0 asks nothing of 1/u. */
+/* Derivatives of u^γ b with u' = u1, a constant. b / u nears 1 where u nears 0: γ = 0 asks nothing of 1/u. Where y nears the end that costs
+   an infinite loss, b is a logarithm, and far below its derivatives: what has it as a factor counts for nothing where those are infinite. */
 FORMULA_INLINE real FORMULA(focal_ratio)(real u, real b) { return SELECT(EQ(u, R(0)), R(1), b / u); }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
-    return POWER(u, gamma) * (b1 + TIMES(gamma, u1 * FORMULA(focal_ratio)(u, b)));
+    return POWER(u, gamma) * (b1 + SELECT(EQ(ABS(b1), R(1) / R(0)), R(0), TIMES(gamma, u1 * FORMULA(focal_ratio)(u, b))));
 }
 FORMULA_INLINE real FORMULA(focal_curvature)(real u, real u1, real b, real b1, real b2, real gamma)
 {
     real near = POWER(u, gamma - R(1)) * u1 * (R(2) * b1 + (gamma - R(1)) * u1 * FORMULA(focal_ratio)(u, b));
-    return TIMES(gamma, near) + POWER(u, gamma) * b2;
+    return SELECT(EQ(b2, R(1) / R(0)), R(0), TIMES(gamma, near)) + POWER(u, gamma) * b2;
 }
 FORMULA_INLINE real FORMULA(other_share)(real t, real y, int hard)
 {
@@ -547,7 +556,7 @@ LOSS(hinge_embedding, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
    excess(r) = r - log1p(r) for -0.4 < r < 0.8, where that cancels: with s = r / (2 + r), log1p(r) = 2 artanh(s) and r - 2 s = r s, so that it is
    r s - 2 (s³/3 + s⁵/5 + ...). quotient is log(m / t), where m / t may overflow. */
-FORMULA_INLINE real FORMULA(mean_of)(real p) { return SELECT(LT(p, R(0)), R(0) / R(0), p); }
+FORMULA_INLINE real FORMULA(mean_of)(real p) { return SELECT(LT(p, R(0)), R(0) / R(0), p + R(0)); } /* of -0.0 it is 0.0 */
 FORMULA_INLINE real FORMULA(excess)(real r)
 {
     const real s = r / (R(2) + r), q = s * s;
@@ -579,7 +588,7 @@ LOSS(poisson_deviance, slope)
 LOSS(poisson_deviance, curvature)
 {
     const real m = FORMULA(mean_of)(p);
-    return (void)a, TIMES(t, R(2) / (m * m));
+    return (void)a, R(2) * FORMULA(over_square)(t, m);
 }
 LOSS(poisson_deviance_from_logarithms, value) { return (void)a, FORMULA(poisson_excess)(t, EXP(p), p - LOG(t)); }
 LOSS(poisson_deviance_from_logarithms, slope) { return (void)a, R(2) * (EXP(p) - t); }
@@ -615,14 +624,14 @@ LOSS(gamma_deviance_from_logarithms, slope) { return (void)a, R(2) * (R(1) - FOR
 LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA(over_exp)(t, p); }
 
 /* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is X(A) - t X(B), where X(n) = (m^n - t^n) / n = t^n L (1 + n L / 2! +
-   (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1, D(k+1) = A D(k) + B^(k-1). */
+   (n L)² / 3! + ...); t X(B) is made of t m^B and t^A, since t^B may overflow. Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1, D(k+1) = A D(k) + B^(k-1). */
 FORMULA_INLINE real FORMULA(raised)(real u, real n) { return SELECT(AND(EQ(u, R(0)), LT(n, R(0))), R(1) / R(0), POWER(u, n)); }
-FORMULA_INLINE real FORMULA(power_difference)(real t, real to, real from, real n, real L)
+FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L)
 {
     const real y = n * L;
     real sum = R(1);
     for (int k = 15; k > 1; k--) sum = MAD(sum * y, R(1) / R(k), R(1));
-    return (void)t, SELECT(LT(ABS(y), R(0.5)), from * L * sum, (to - from) / n);
+    return SELECT(LT(ABS(y), R(0.5)), from * L * sum, (to - from) / n);
 }
 FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, real L)
 {
@@ -635,7 +644,7 @@ FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, rea
         sum = MAD(D, w, sum);
     }
     const real near = t_A * L * L * sum;
-    const real far = FORMULA(power_difference)(t, m_A, t_A, A, L) - t * FORMULA(power_difference)(t, m_B, POWER(t, B), B, L);
+    const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t * m_B, t_A, B, L);
     const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
     const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, R(0) / R(0)); /* of t < 0, which only a power below 0 allows */
     const real rest = SELECT(EQ(t, R(0)), none, SELECT(LT(t, R(0)), below, t + L));
@@ -667,11 +676,13 @@ LOSS(tweedie_deviance_from_logarithms, value)
 LOSS(tweedie_deviance_from_logarithms, slope)
 {
     const real B = R(1) - a[0], together = (EXP(p) - t) * EXP(B * p); /* which does not cancel, but may overflow on its way */
+    if (EVERY(LT(a[0], R(1)))) return R(2) * together; /* both terms grow with p, and leave no number when infinite */
     return R(2) * SELECT(LT(ABS(p), R(30)), together, EXP((R(2) - a[0]) * p) - TIMES(t, EXP(B * p)));
 }
 LOSS(tweedie_deviance_from_logarithms, curvature)
 {
     const real A = R(2) - a[0], B = R(1) - a[0];
+    if (EVERY(LT(a[0], R(1)))) return R(2) * (A * EXP(p) - t * B) * EXP(B * p);
     return R(2) * (A * EXP(A * p) - TIMES(t, B * EXP(B * p)));
 }
 

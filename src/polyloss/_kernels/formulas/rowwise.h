@@ -74,7 +74,7 @@ FORMULA_INLINE real FORMULA(share_second)(int focal, real t, FORMULA(share) s, r
 FORMULA_INLINE MASK FORMULA(is_small)(real p, real high) { return LT(p, R(0x1p-30) * high); }
 FORMULA_INLINE real FORMULA(share_slope)(real p, real high, FORMULA(share) s, real first)
 {
-    return FORMULA(over)(first * s.rest, SELECT(FORMULA(is_small)(p, high), p, s.y));
+    return FORMULA(over)(first * s.rest, SELECT(FORMULA(is_small)(p, high), p + R(0), s.y)); /* a p of -0.0 is 0.0 */
 }
 FORMULA_INLINE real FORMULA(share_curvature)(real p, real high, FORMULA(share) s, real first, real second)
 {
@@ -95,7 +95,7 @@ FORMULA_INLINE real FORMULA(share_derivative)(MASK small, real k, real own, real
 
 /* The same of a one-hot target: first is -1 at the label and second is 1. Slope and curvature at the label, whose prediction is p; at the
    other classes S times the slope, S² times the curvature. */
-FORMULA_INLINE real FORMULA(label_slope)(real p, FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / p)); }
+FORMULA_INLINE real FORMULA(label_slope)(real p, FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / (p + R(0)))); }
 FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1) + R(0) * s.rest); } /* NaN goes through */
 FORMULA_INLINE real FORMULA(label_curvature)(real p, FORMULA(share) s) /* (1 - y²) / p², which does not cancel */
 {

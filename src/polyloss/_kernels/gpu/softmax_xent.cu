@@ -56,9 +56,9 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   A others;            // 1 - p of a class at the maximum
   A front;             // multiplies the derivatives
   A scaled, at_label;  // plain: the gradient is exp(z - m) * scaled, and at_label at the label
-  A u, poly;           // weighted: Σ u and what a term of lse² adds to it where p is multiplied, Poly-1's coefficient
+  A u, poly;           // weighted: Σ u, Poly-1's coefficient
   A met, at_near;      // weighted: Σ t p where p is at most 1/2, and where it is more
-  A twice_z;           // 2 z_loss
+  A twice_z, pull;     // 2 z_loss; that times lse, which multiplies p: apart from u, of which it may be a small part or that overflows
 
   __device__ Softmax() {}
   __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
@@ -79,10 +79,8 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       at_near = others < A(0.5) ? state.at_m * inverse : A(0);
       met = others < A(0.5) ? state.met * inverse : (state.met + state.at_m) * inverse;
       A loss = u * above + state.below + poly * (1 - (met + at_near));
-      if (twice_z != 0) {
-        loss += twice_z / 2 * lse * lse;
-        u += twice_z * lse;
-      }
+      pull = twice_z * lse;
+      if (twice_z != 0) loss += twice_z / 2 * lse * lse;
       if (leader) this->report(job, loss, state.kt, i, sums);
     } else {
       const A p = prob(z_y), missing = prob_minus_1(z_y, p);
@@ -98,10 +96,11 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   __device__ A prob(A z) const { return power(z) * inverse; }
   __device__ A prob_minus_1(A z, A p) const { return z == m ? -others : p - 1; }
   __device__ A by_others(A p, A not_p, A t) const { return not_p < A(0.5) ? met : (met - t * p) + at_near; }
+  __device__ A pulled(A p, A x) const { return twice_z == 0 || p == 0 ? x : x + p * pull; }
   __device__ A slope(A z, A p, A t, A u_c) const {
     const A slope = z == m && others < A(0.5) ? softmax_slope_top(others, u_c, u) : softmax_slope(p, u_c, u);
     const A not_p = -prob_minus_1(z, p);
-    return slope - poly * p * poly_excess(t, not_p, by_others(p, not_p, t));
+    return pulled(p, slope) - poly * p * poly_excess(t, not_p, by_others(p, not_p, t));
   }
   __device__ A gradient(A z, A p, A t, A u_c, const Bend<T>& bend) const {
     return !this->live ? this->fill : front * (slope(z, p, t, u_c) * bend.first);
@@ -110,7 +109,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     const A not_p = -prob_minus_1(z, p);
     const A rest = by_others(p, not_p, t);
     const A d = not_p < A(0.5) ? poly_curvature_near(p, not_p, t, rest, poly, u) : poly_curvature_far(p, not_p, t, rest, poly, u);
-    const A curve = d + twice_z * p * p;
+    const A curve = pulled(p * not_p, d) + twice_z * p * p;
     return !this->live ? this->fill : front * (curve * bend.first * bend.first + (bend.second != 0 ? slope(z, p, t, u_c) * bend.second : 0));
   }
 };

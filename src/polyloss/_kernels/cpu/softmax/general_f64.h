@@ -237,7 +237,7 @@ typedef struct {
     vd sure; /* that again where its p is above 1/2, else infinite */
     vd others, inverse, rest; /* without one top class; 1 / (top_e + others); others / (top_e + others) */
     vd sum_kt, sum_t, met_far, met_near; /* sums of t p: where p is at most 1/2, and where it is more */
-    vd sum_p; /* what multiplies p in the slopes: sum_kt, and what a term of lse² adds */
+    vd pull; /* 2 z_loss lse, which multiplies p in the slopes: apart from sum_kt, of which it may be a small part or that overflows */
     vd scale; /* of the derivatives */
     vd fill; /* in place of derivatives that are not shown */
     md shown;
@@ -365,11 +365,11 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     if (soft_targets && x->t && j->c == 1) /* as slope_at has it: of a class alone nothing is to be left */
         p->sum_kt = class_weights_at(x, 0, row, !row) * ((1 - j->smoothing) * vector_at(x->t, 0, x->n, !row, 0) + j->smoothing);
     p->loss += p->sum_kt * above;
-    p->sum_p = p->sum_kt;
+    p->pull = zero;
     if (j->z_loss != 0) {
         const vd lse = p->top + above;
         p->loss += j->z_loss * (lse * lse);
-        p->sum_p += 2 * j->z_loss * lse;
+        p->pull = 2 * j->z_loss * lse;
     }
     p->met_far = p->met_near = zero;
     if (j->poly != 0) {
@@ -411,7 +411,8 @@ enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE, CAPPED, CAPPED_SLOPE = SLOPE + CA
 INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd not_prob, vd k, vd t)
 {
     const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
-    vd d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_p), softmax_slope(prob, kt, p->sum_p));
+    vd d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
+    if (j->z_loss != 0) d += times_d(prob, p->pull);
     if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, e, prob, t));
     return d;
 }
@@ -431,8 +432,8 @@ INLINE vd output_at(const softmax_job *j, const positions_d *p, vd e, vd k, vd t
         d = select_d(lt_d(not_prob, all_d(0.5)), poly_curvature_near(prob, not_prob, t, others, a, p->sum_kt),
                      poly_curvature_far(prob, not_prob, t, others, a, p->sum_kt));
     } else {
-        d = softmax_curvature(prob, not_prob, p->sum_p);
-        if (j->z_loss != 0) d += 2 * j->z_loss * (prob * prob);
+        d = softmax_curvature(prob, not_prob, p->sum_kt);
+        if (j->z_loss != 0) d += times_d(prob * not_prob, p->pull) + 2 * j->z_loss * (prob * prob);
         if (what == CAPPED_CURVATURE) d = d * (slope * slope) + slope_at(j, p, e, prob, not_prob, k, t) * bend;
     }
     return select_d(p->shown, p->scale * d, p->fill);
