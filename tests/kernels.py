@@ -48,8 +48,10 @@ ROWWISE = {
     "categorical_hinge": (),
     "cosine_similarity": (),
     "floored_cosine_similarity": (1e-12,),
+    "multiclass_hinge": (1.0, 1, False),
 }
 VALUES = {"gaussian_nll": (), "gaussian_of_variance": (1e-6, 0.0)}
+OF_LABELS = ("sparse_categorical_crossentropy", "multiclass_hinge")  # the row-wise losses that take labels, not targets
 
 
 def every_isa(module):

@@ -6,8 +6,8 @@ import os
 import mpmath
 import numpy as np
 import pytest
+from kernels import OF_LABELS, arranged, every_isa, from_bits, to_bits
 from kernels import ROWWISE as PARAMETERS
-from kernels import arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
 from polyloss._kernels.cpu import rowwise
@@ -24,6 +24,10 @@ def definition(name, t, p, a):
     if name == "categorical_hinge":
         wrong, right = max((1 - x) * y for x, y in zip(t, p, strict=True)), sum(x * y for x, y in zip(t, p, strict=True))
         return max(wrong - right + 1, mpf(0))
+    if name == "multiclass_hinge":
+        margin, power, average = a
+        over = [max(margin + y - p[t.index(1)], mpf(0)) ** power for x, y in zip(t, p, strict=True) if x != 1]
+        return sum(over) / len(p) if average else max(over)
     if name.endswith("cosine_similarity"):
         dot, tt, pp = sum(x * y for x, y in zip(t, p, strict=True)), sum(x * x for x in t), sum(y * y for y in p)
         epsilon = a[0] if a else mpf(0)
@@ -50,7 +54,7 @@ def rows(name, dtype):
         t, p = rng.normal(size=(n, c)), rng.normal(size=(n, c))
         t[4:8] *= 10.0 ** rng.uniform(-30, 30, (4, 1))
         p[6:10] *= 10.0 ** rng.uniform(-30, 30, (4, 1))
-    elif name == "categorical_hinge":
+    elif "hinge" in name:
         p = rng.normal(size=(n, c))
     elif name.endswith("logits"):
         p = 3 * rng.normal(size=(n, c)) + 12 * t * (np.arange(n) < 4)[:, None]  # some confident, and then two that are all but sure
@@ -61,7 +65,7 @@ def rows(name, dtype):
         p[3:6] = t[3:6] + 10.0 ** rng.uniform(-6, -3, (3, c))  # near 1 for the right class
         p[6:8] *= 1e5
         p[8:10] *= 1e-5
-        if name != "sparse_categorical_crossentropy":
+        if name not in OF_LABELS:
             t[10:] = rng.dirichlet(np.ones(c), n - 10)
     return t.astype(dtype), p.astype(dtype)
 
@@ -69,7 +73,7 @@ def rows(name, dtype):
 def run(name, t, p, a=None, **arguments):
     """Losses, slopes and curvatures of rows (n, c)."""
     n, c = p.shape
-    labels = t.argmax(1)[:, None] if name.startswith("sparse") else t[:, :, None]
+    labels = t.argmax(1)[:, None] if name in OF_LABELS else t[:, :, None]
     losses, grad, hess = np.empty((n, 1), p.dtype), np.empty((n, c, 1), p.dtype), np.empty((n, c, 1), p.dtype)
     rowwise.run(name, labels, p[:, :, None], PARAMETERS[name] if a is None else a, losses=losses, grad=grad, hess=hess, **arguments)
     return losses[:, 0], grad[:, :, 0], hess[:, :, 0]
@@ -83,6 +87,9 @@ def run(name, t, p, a=None, **arguments):
         ("categorical_crossentropy", (0.05, 0.25)),
         ("categorical_focal_crossentropy", (0.5, 1.5, 0.01, 0.125)),
         ("categorical_focal_crossentropy_from_logits", (0.5, 1.5, 0.125)),
+        ("multiclass_hinge", (0.75, 2, False)),
+        ("multiclass_hinge", (0.75, 1, True)),
+        ("multiclass_hinge", (0.75, 2, True)),
     ],
     ids=str,
 )
@@ -116,6 +123,7 @@ def test_against_mpmath(isa, name, parameters, dtype):
                 if bends < float(np.finfo(dtype).max):
                     assert abs(mpf(float(hess[i, j])) - curvatures[j]) <= 30 * unit * bends + mpf(float(np.finfo(dtype).tiny))
                 terms = largest if soft else abs(slope)  # terms of several classes cancel
+                terms = max(1, largest) if "multiclass" in name else terms  # and decisions
                 if name.endswith("cosine_similarity"):
                     terms = 1 / mpmath.sqrt(sum(x * x for x in predictions))
                 assert abs(mpf(float(grad[i, j])) - slope) <= 8 * unit * terms + mpf(float(np.finfo(dtype).tiny)) * size
@@ -130,6 +138,14 @@ def naive(name, t, p, a, weight, scale):
         top = np.arange(c)[None, :, None] == wrong.argmax(1)[:, None]
         margin = wrong.max(1) - (t * p).sum(1) + 1
         value, slope = np.maximum(margin, 0), np.where(margin[:, None] > 0, top * (1 - t) - t, 0)
+    elif name == "multiclass_hinge":
+        margin, power, average = a
+        of_label = (t * p).sum(1, keepdims=True)
+        over = np.where(t == 1, -np.inf, margin + p - of_label)
+        counts = (over > 0) & (average or np.arange(c)[None, :, None] == over.argmax(1)[:, None])
+        over, divisor = np.where(counts, over, 0), c if average else 1
+        first = np.where(counts, 1 if power == 1 else 2 * over, 0) / divisor
+        value, slope = (over**power).sum(1) / divisor, first - t * first.sum(1, keepdims=True)
     elif name.endswith("cosine_similarity"):
         epsilon = a[0] if a else 0
         tn, pn = np.sqrt((t * t).sum(1, keepdims=True) + epsilon), np.sqrt((p * p).sum(1, keepdims=True) + epsilon)
@@ -181,7 +197,7 @@ def test_shapes_layouts_and_dtypes(isa, shape, dtype):
             p = to_bits(p)
         wide = from_bits(p) if bf16 else p
         weight = (None, weights, weights.astype("f8"), np.broadcast_to(np.float32(0.5), (n, s)))[k % 4]
-        if name.startswith("sparse"):
+        if name in OF_LABELS:
             given = arranged(labels.astype(("i1", "u1", "i8", "u4")[k % 4] if c < 100 else "i4"), "strided")
         else:
             given = arranged(t.astype(("f4", "i2")[k // 2 % 2] if k % 2 == 0 else "f8"), lt)
@@ -254,7 +270,7 @@ def test_what_lies_at_weight_0_leaks_nowhere(isa, name):
     for shape in ((6, 5, 1), (4, 3, 70)):
         p = rng.random(shape).astype("f4")
         t = rng.integers(0, shape[1], (shape[0], shape[2]))
-        t = t if name.startswith("sparse") else np.eye(shape[1])[t].transpose(0, 2, 1)
+        t = t if name in OF_LABELS else np.eye(shape[1])[t].transpose(0, 2, 1)
         weight = np.ones((shape[0], shape[2]), "f4")
         weight[1] = 0
         results = []
@@ -332,7 +348,47 @@ def test_hinge_takes_the_first_of_several_largest():
     assert run("categorical_hinge", t, np.array([[-9.0, 9.0, -9.0, -9.0]]))[1].tolist() == [[0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "floored" not in name])
+def test_multiclass_hinge_of_what_is_not_finite(isa):
+    """By hand: NaN counts as the largest decision; the label's decision reaches all, one of another class itself and the label."""
+    inf, nan, c = np.inf, np.nan, 40
+    for dtype, power, average in itertools.product(("f4", "f8"), (1, 2), (False, True)):
+        for z, label, loss, slopes in (
+            ({3: nan, 7: nan, 9: 50.0}, 5, nan, {3: nan, 5: nan} | ({7: nan} if average else {})),
+            ({5: nan, 9: 50.0}, 5, nan, dict.fromkeys(range(c), nan)),
+            (
+                {5: -inf},
+                5,
+                inf,
+                {5: -inf if power == 2 else -(c - 1) / c if average else -1.0, 0: inf if power == 2 else 1 / c if average else 1.0},
+            ),
+            ({5: inf}, 5, 0.0, {5: 0.0}),
+            ({5: inf, 33: inf}, 5, nan, {5: nan, 33: nan}),
+            ({33: inf}, 5, inf, {5: -inf if power == 2 else -1 / c if average else -1.0}),
+        ):
+            p, losses = np.full((1, c, 1), 0.0, dtype), np.empty((1, 1), dtype)
+            p[0, 5] = 2
+            for place, x in z.items():
+                p[0, place] = x
+            grad, hess = np.empty_like(p), np.empty_like(p)
+            rowwise.run("multiclass_hinge", np.array([[label]]), p, (1.0, power, average), losses=losses, grad=grad, hess=hess)
+            np.testing.assert_allclose(losses[0, 0], loss)
+            for place, x in slopes.items():
+                np.testing.assert_allclose(grad[0, place, 0], x, rtol=1e-6)
+            if not average:
+                assert ((grad[0, :, 0] == 0).sum() == c - 2) or slopes[5] == 0 or len(slopes) == c
+
+
+def test_the_first_of_several_largest_wrong_classes(isa):
+    for c, label, places in ((3, 0, (1, 2)), (40, 3, (20, 21, 39)), (300, 299, (17, 18, 298)), (1, 0, ())):
+        for dtype in ("f4", "f8"):
+            p = np.zeros((1, c, 1), dtype)
+            p[0, [*places, label]] = 7
+            grad = np.empty_like(p)
+            rowwise.run("multiclass_hinge", np.array([[label]]), p, (1.0, 1, False), grad=grad)
+            assert {k: grad[0, k, 0] for k in np.flatnonzero(grad)} == ({places[0]: 1, label: -1} if places else {})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "floored" not in name and "multiclass" not in name])
 def test_keras_numbers(name):
     import keras
 
@@ -341,7 +397,7 @@ def test_keras_numbers(name):
     t = np.eye(9, dtype="f4")[labels]
     losses, *_ = run(name, t, p)
     logits = {"from_logits": True} if name.endswith("logits") else {}
-    want = getattr(keras.losses, name.removesuffix("_from_logits"))(labels if name.startswith("sparse") else t, p, **logits)
+    want = getattr(keras.losses, name.removesuffix("_from_logits"))(labels if name in OF_LABELS else t, p, **logits)
     np.testing.assert_allclose(losses, np.asarray(want), rtol=2e-5, atol=1e-6)
 
 
@@ -354,7 +410,7 @@ def test_threads_change_no_bit(shape):
         results = set()
         for threads in (1, 2, 3, 4):
             grad = np.empty_like(p)
-            result = rowwise.run(name, labels if name.startswith("sparse") else t, p, PARAMETERS[name], grad=grad, threads=threads)
+            result = rowwise.run(name, labels if name in OF_LABELS else t, p, PARAMETERS[name], grad=grad, threads=threads)
             results.add((result, grad.tobytes()))
         assert len(results) == 1
 

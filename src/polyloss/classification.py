@@ -1410,6 +1410,7 @@ class MulticlassHinge(Rowwise):
     aliases = ("crammer_singer", "multi_margin", "MultiMarginLoss")
     targets = "labels"
     params = {"margin": number, "power": one_or_two, "average": flag}
+    kernel = "multiclass_hinge"
     domain = "y_pred: any real numbers"
     worked = (
         dict(t=0, p=[0.5, 0.25, -2.0], margin=1.0, power=1, average=False, value=0.75, slope=[-1.0, 1.0, 0.0]),

@@ -13,8 +13,9 @@ from polyloss.torch import FlooredCosine
 LOSSES = cuda.formulas("formulas/rowwise.h")
 STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4"), "float64": np.dtype("f8")}
 REAL = {name: np.dtype("f8" if name == "float64" else "f4") for name in STORAGE}
-PARAMETERS = {"epsilon": 2.0**-10, "label_smoothing": 0.125, "alpha": 0.25, "gamma": 1.5}
-SPARSE, FOCAL = "sparse_categorical_crossentropy", "categorical_focal_crossentropy"
+PARAMETERS = {"epsilon": 2.0**-10, "label_smoothing": 0.125, "alpha": 0.25, "gamma": 1.5, "margin": 0.75, "power": 2, "average": True}
+SPARSE, FOCAL, HINGE = "sparse_categorical_crossentropy", "categorical_focal_crossentropy", "multiclass_hinge"
+LABELLED = (SPARSE, HINGE)
 
 # n, c, s: lanes of a warp, whole warps, one element more; a block; positions beside each other.
 SHAPES = [(1, 1, 1), (70, 2, 1), (67, 5, 1), (9, 33, 1), (5, 512, 1), (3, 513, 1), (2, 1027, 1), (2, 3, 16), (3, 21, 37)]
@@ -25,7 +26,7 @@ def sample(loss, shape, dtype="float32", weighted=False, labels="i8"):
     """Random predictions and targets in the loss's domain."""
     rng = np.random.default_rng([len(loss), *shape])
     n, c, s = shape
-    signed = loss == "categorical_hinge" or "cosine" in loss or "logits" in loss
+    signed = "hinge" in loss or "cosine" in loss or "logits" in loss
     p = 2 * rng.standard_normal(shape) if signed else rng.uniform(0.05, 1, shape)
     y = rng.integers(0, c, (n, s))
     t = np.moveaxis(np.eye(c)[y], -1, 1)
@@ -35,8 +36,10 @@ def sample(loss, shape, dtype="float32", weighted=False, labels="i8"):
         t[1::2] = rng.dirichlet(np.ones(c), (n, s)).transpose(0, 2, 1)[1::2]
     case = {"loss": loss, "dtype": dtype, "p": p.astype(STORAGE[dtype]), "y": t.astype(REAL[dtype])}
     case["parameters"] = tuple(PARAMETERS[name] for name in LOSSES[loss])
+    if loss in LABELLED:
+        case["y"] = y.astype(labels)
     if loss == SPARSE:
-        case["y"], case["ignore"] = y.astype(labels), (1,)
+        case["ignore"] = (1,)
     if weighted:
         case["weight"] = rng.uniform(0, 2, (n, s)).astype(REAL[dtype])
         case["weight"][rng.random((n, s)) < 0.3] = 0
@@ -51,7 +54,7 @@ def truth(loss, p, y, dtype, parameters, ignore=(), weight=None, divisor=1.0):
     if loss == "floored_cosine_similarity":  # of torch's module: no public function
         return floored(given["epsilon"], y, p, weight, divisor)
     name = loss.removesuffix("_from_logits")
-    y = y if loss == SPARSE else np.asarray(y, np.float64)
+    y = y if loss in LABELLED else np.asarray(y, np.float64)
     options = {**given, "axis": 1, "validate": False, "sample_weight": None if weight is None else weight.astype(np.float64)}
     losses, grad = formula(pl.value_and_grad(name), y, np.asarray(p, np.float64), **options)
     _, hess = formula(pl.grad_and_hess(name), y, np.asarray(p, np.float64), **options)
@@ -86,7 +89,7 @@ def run(case, want=("losses", "grad", "hess"), divisor=1.0, shift=0):
         device.fill(array, x)
         return array
 
-    p, y = placed(case["p"]), device.asarray(case["y"]) if case["loss"] == SPARSE else placed(case["y"])
+    p, y = placed(case["p"]), device.asarray(case["y"]) if case["loss"] in LABELLED else placed(case["y"])
     arrays = {"weight": device.asarray(case["weight"])} if "weight" in case else {}
     rest = {name: v for name, v in case.items() if name not in ("p", "y", "weight")}
     empty = np.empty(shape, STORAGE[dtype])
@@ -124,6 +127,10 @@ def test_every_loss(loss, shape, dtype):
 def test_every_way_to_spread_a_launch(shape, seed):
     for loss in (FOCAL, SPARSE, "categorical_hinge"):
         case = sample(loss, shape, weighted=True)
+        with device.device(seed=seed):
+            check(run(case), case)
+    for power, average in ((1, False), (2, False), (1, True)):
+        case = sample(HINGE, shape, weighted=True) | {"parameters": (1.0, power, average)}
         with device.device(seed=seed):
             check(run(case), case)
 

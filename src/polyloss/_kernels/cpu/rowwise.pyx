@@ -1,4 +1,4 @@
-"""Losses that consume a row of classes, except the softmax cross-entropies: those of probabilities, focal, categorical hinge, cosine.
+"""Losses that consume a row of classes, except the softmax cross-entropies: those of probabilities, focal, hinges, cosine.
 
 The formulas are those of the blocks in classification.py and similarity.py: formulas/rowwise.h holds them, rowwise_loops.h sums a row at a
 time, rowwise_simd.c is compiled once per instruction set, and driver.pyx calls it.

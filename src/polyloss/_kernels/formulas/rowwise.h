@@ -13,7 +13,8 @@
     X(sparse_categorical_crossentropy, "epsilon", 1)                                                                                       \
     X(categorical_hinge, "", 0)                                                                                                            \
     X(cosine_similarity, "", 0)                                                                                                            \
-    X(floored_cosine_similarity, "epsilon", 0)
+    X(floored_cosine_similarity, "epsilon", 0)                                                                                             \
+    X(multiclass_hinge, "margin power average", 1)
 #define ROWWISE_PARAMETERS 4 /* the most of any loss */
 #endif
 
@@ -138,6 +139,21 @@ FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real 
 FORMULA_INLINE real FORMULA(part)(real x, real p) { return SELECT(AND(EQ(x, R(0)), EQ(p, p)), R(0), x * p); }
 /* What competes for the largest wrong class of the hinge. */
 FORMULA_INLINE real FORMULA(wrong)(real t, real p) { return FORMULA(part)(R(1) - t, p); }
+
+/* What a wrong class exceeds the label by, whose logit is `own`; of that m the value, m or m² where it is above 0, and both derivatives by
+   m. At 0 there is none; NaN goes through. */
+FORMULA_INLINE real FORMULA(violation)(real z, real own, real margin) { return (margin + z) - own; }
+FORMULA_INLINE real FORMULA(violation_value)(int square, real m)
+{
+    const real u = SELECT(LE(m, R(0)), R(0), m);
+    return square ? u * u : u;
+}
+FORMULA_INLINE real FORMULA(violation_first)(int square, real m)
+{
+    const real u = SELECT(LE(m, R(0)), R(0), m);
+    return square ? R(2) * u : SELECT(LT(R(0), m), R(1), u);
+}
+FORMULA_INLINE real FORMULA(violation_second)(int square, real m) { return square ? SELECT(LT(R(0), m), R(2), R(0)) : R(0); }
 
 /* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
    even where the vectors are so small that by_p overflows. */

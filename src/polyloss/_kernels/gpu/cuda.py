@@ -545,7 +545,7 @@ def rowwise(
     p : (n, c, s)
         Predictions: float16, bfloat16, float32, float64; n, c and s at least 1.
     y : (n, s) or (n, c, s)
-        For sparse_categorical_crossentropy labels of any integer dtype, float32 or float64; else targets in the dtype of the computation.
+        Labels of any integer dtype, float32 or float64 for the losses of labels; else targets in the dtype of the computation.
     loss : str
         Name in formulas/rowwise.h.
     dtype : str

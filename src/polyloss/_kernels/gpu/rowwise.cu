@@ -20,8 +20,9 @@ template <class T> struct Rows : Launch<T> {
 
 // ---- losses -----------------------------------------------------------------------------------------------------------------------------
 
-// A loss is made for a row; see() takes in a class, know() what was seen of all, add() the term of a class, conclude() their sum and the
-// factor k of the derivatives, and gives the value; then slope() and curvature() are asked for. `y` is the label, kLabelled where there is one.
+// A loss is made for a row, with its label and the prediction there if it is kLabelled; see() takes in a class, know() what was seen of all,
+// add() the term of a class, conclude() their sum and the factor k of the derivatives, and gives the value; then slope() and curvature() are
+// asked for.
 
 // Σ x as high + low, right to the last place of low. Floats are added as doubles, doubles with the error of every sum [Knuth, TAOCP 2, 4.2.2].
 template <class A> struct RowSum {
@@ -73,7 +74,7 @@ template <class T, bool FOCAL> struct Shares {
   bool grad, hess;
   A pull, bend, per_sum, k;
 
-  __device__ Shares(const Rows<T>& job, int) : grad(job.grad || job.hess), hess(job.hess) {
+  __device__ Shares(const Rows<T>& job, int, A) : grad(job.grad || job.hess), hess(job.hess) {
     const double* a = job.parameters;
     alpha = static_cast<A>(a[0]), gamma = static_cast<A>(a[1]);
     of.epsilon = static_cast<A>(a[FOCAL ? 2 : 0]);
@@ -81,7 +82,7 @@ template <class T, bool FOCAL> struct Shares {
     keep = 1 - smoothing, spread = smoothing / static_cast<A>(job.c);
   }
   __device__ static void see(Seen& seen, A, A p, long long) { seen.add(p); }
-  __device__ void know(const Seen& seen, A) { of.know(seen); }
+  __device__ void know(const Seen& seen) { of.know(seen); }
   __device__ A target(A t) const { return keep * t + spread; }
   __device__ void add(Terms& terms, A t, A p) const {
     const auto s = of.share(p);
@@ -120,11 +121,13 @@ template <class T> struct sparse_categorical_crossentropy {
   OfSum<A> of;
   long long y;
   double value;
-  A label_slope, other_slope, label_curvature, other_curvature;
+  A p_y, label_slope, other_slope, label_curvature, other_curvature;
 
-  __device__ sparse_categorical_crossentropy(const Rows<T>& job, int label) : y(label) { of.epsilon = static_cast<A>(job.parameters[0]); }
+  __device__ sparse_categorical_crossentropy(const Rows<T>& job, int label, A own) : y(label), p_y(own) {
+    of.epsilon = static_cast<A>(job.parameters[0]);
+  }
   __device__ static void see(Seen& seen, A, A p, long long) { seen.add(p); }
-  __device__ void know(const Seen& seen, A p_y) {
+  __device__ void know(const Seen& seen) {
     of.know(seen);
     const auto s = of.share(p_y);
     value = -s.log;
@@ -162,7 +165,7 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
   A m, log_sum, inverse, rest;
   A far, near, all, bend, near_second, near_q, k;
 
-  __device__ categorical_focal_crossentropy_from_logits(const Rows<T>& job, int) : grad(job.grad || job.hess), hess(job.hess) {
+  __device__ categorical_focal_crossentropy_from_logits(const Rows<T>& job, int, A) : grad(job.grad || job.hess), hess(job.hess) {
     const double* a = job.parameters;
     alpha = static_cast<A>(a[0]), gamma = static_cast<A>(a[1]);
     const A smoothing = static_cast<A>(a[2]);
@@ -172,7 +175,7 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
     seen.raise(z);
     seen.add(z);
   }
-  __device__ void know(const Seen& seen, A) {
+  __device__ void know(const Seen& seen) {
     const A more = (seen.ones - 1) + seen.rest;
     m = seen.m, log_sum = log1p(more), inverse = 1 / (seen.ones + seen.rest), rest = more * inverse;
   }
@@ -229,12 +232,12 @@ template <class T> struct categorical_hinge {
   long long first;
   A k;
 
-  __device__ categorical_hinge(const Rows<T>&, int) {}
+  __device__ categorical_hinge(const Rows<T>&, int, A) {}
   __device__ static void see(Seen& seen, A t, A p, long long c) {
     seen.right += Formulas<A>::part(t, p);
     seen.compete(Formulas<A>::wrong(t, p), c);
   }
-  __device__ void know(const Seen& seen, A) {
+  __device__ void know(const Seen& seen) {
     margin = (static_cast<double>(seen.top) - seen.right) + 1;  // a NaN is in the sum, if not in the maximum
     first = seen.first;
   }
@@ -244,6 +247,69 @@ template <class T> struct categorical_hinge {
   }
   __device__ A slope(A t, A, long long c) const { return k == 0 ? A(0) : k * ((c == first ? 1 - t : A(0)) - t); }
   __device__ A curvature(A, A, long long) const { return 0; }
+};
+
+// max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong classes,
+// divided by C. The label's derivatives are made of theirs.
+template <class T> struct multiclass_hinge {
+  static constexpr bool kLabelled = true, kTerms = false;
+  using A = Compute<T>;
+  using F = Formulas<A>;
+  using Terms = Nothing;
+  struct Seen {
+    ThreeSums of;  // all wrong classes
+    long long first = kNone;
+    A top = 0;
+    __device__ void compete(A z, long long c) {
+      const bool same = z == top || (z != z && top != top);
+      if (c == kNone) return;
+      if (first == kNone || z > top || (z != z && top == top) || (same && c < first)) top = z, first = c;
+    }
+    __device__ void merge(const Seen& o) {
+      of.merge(o.of);
+      compete(o.top, o.first);
+    }
+  };
+  A own, margin, share, label_slope, label_curvature;
+  bool square, average;
+  long long y, classes, first;
+  double value, slopes, curvatures;
+
+  __device__ multiclass_hinge(const Rows<T>& job, int label, A p_y) : own(p_y), y(label), classes(job.c) {
+    margin = static_cast<A>(job.parameters[0]), square = job.parameters[1] == 2, average = job.parameters[2] != 0;
+  }
+  __device__ A violation(A z) const { return F::violation(z, own, margin); }
+  __device__ void take(ThreeSums& sums, A z) const {
+    const A m = violation(z);
+    sums.value += F::violation_value(square, m);
+    sums.first += F::violation_first(square, m), sums.second += F::violation_second(square, m);
+  }
+  __device__ void see(Seen& seen, A, A z, long long c) const {
+    if (c == y) return;
+    if (average) take(seen.of, z);
+    else
+      seen.compete(z, c);
+  }
+  __device__ void know(const Seen& seen) {
+    ThreeSums sums = seen.of;
+    first = seen.first;
+    if (!average && first != kNone) take(sums, seen.top);
+    if (!average && own != own) first = kNone;  // every slope is NaN
+    value = own == own ? sums.value : nan_of<A>(), slopes = sums.first, curvatures = sums.second;
+  }
+  __device__ double conclude(const Terms&, A k) {
+    const double divisor = average ? static_cast<double>(classes) : 1.0;
+    share = static_cast<A>(k / divisor);
+    label_slope = static_cast<A>(0 - k / divisor * slopes), label_curvature = static_cast<A>(k / divisor * curvatures);
+    return value / divisor;
+  }
+  __device__ bool counts(long long c) const { return average || c == first || own != own; }
+  __device__ A slope(A, A z, long long c) const {
+    return c == y ? label_slope : counts(c) ? share * F::violation_first(square, violation(z)) : A(0);
+  }
+  __device__ A curvature(A, A z, long long c) const {
+    return c == y ? label_curvature : counts(c) ? share * F::violation_second(square, violation(z)) : A(0);
+  }
 };
 
 // -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or, if
@@ -265,7 +331,7 @@ template <class T, bool FLOORED> struct Cosine {
   bool zero;
   A ratio, cosine, by_t, by_p, grad_factor, hess_factor, inverse;
 
-  __device__ Cosine(const Rows<T>& job, int) : epsilon(FLOORED ? job.parameters[0] : 0) {}
+  __device__ Cosine(const Rows<T>& job, int, A) : epsilon(FLOORED ? job.parameters[0] : 0) {}
   __device__ static void see(Seen& seen, A t, A p, long long) { seen.merge({fabs(t), fabs(p)}); }
   __device__ static int exponent(double size) {
     const double limit = sizeof(A) == 4 ? 0x1p40 : 0x1p400;
@@ -273,7 +339,7 @@ template <class T, bool FLOORED> struct Cosine {
     if (size != 0 && size <= 0x1.fffffffffffffp1023 && !(size < limit && (FLOORED || size > 1 / limit))) frexp(size, &e);
     return e;
   }
-  __device__ void know(const Seen& seen, A) { t_exponent = exponent(seen.t), p_exponent = exponent(seen.p); }
+  __device__ void know(const Seen& seen) { t_exponent = exponent(seen.t), p_exponent = exponent(seen.p); }
   __device__ static A rescaled(A x, int e) { return e ? static_cast<A>(ldexp(static_cast<double>(x), -e)) : x; }
   __device__ void add(Terms& terms, A t, A p) const {
     const double x = rescaled(t, t_exponent), y = rescaled(p, p_exponent);
@@ -343,20 +409,20 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
     const long long i = first + group.index;
     const bool inside = i < all;
     const Position<T> position(job, i / job.s, i % job.s, inside);
-    Loss<T> loss(job, position.y);
+    A p_y = 0;
+    if (Loss<T>::kLabelled && position.live) p_y = load(job.z[(i / job.s * job.c + position.y) * job.s + i % job.s]);
+    Loss<T> loss(job, position.y, p_y);
 
     typename Loss<T>::Seen seen;
     if (position.live)
       visit<T, TARGETS>(job, i, group, [&](long long, long long c, const auto& t, const auto& p) {
         constexpr int N = sizeof(p) / sizeof(A);
 #pragma unroll
-        for (int j = 0; j < N; j++) Loss<T>::see(seen, t[j], p[j], c + j);
+        for (int j = 0; j < N; j++) loss.see(seen, t[j], p[j], c + j);
       });
     seen = group.merge(seen, turn);
     turn ^= 1;
-    A p_y = 0;
-    if (Loss<T>::kLabelled && position.live) p_y = load(job.z[(i / job.s * job.c + position.y) * job.s + i % job.s]);
-    loss.know(seen, p_y);
+    loss.know(seen);
 
     typename Loss<T>::Terms terms;
     if constexpr (Loss<T>::kTerms) {

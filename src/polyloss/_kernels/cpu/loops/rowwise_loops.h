@@ -1,10 +1,13 @@
 /* Row-wise losses for one type; included by rowwise_simd.c for floats and for doubles.
 
    A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
-   not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. */
+   not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. One of labels
+   takes the position's label instead of its targets. */
 
 typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                             one *h /* (C,) */, one *room /* (2 C,) */);
+typedef double FORMULA(row_of_label)(ptrdiff_t C, ptrdiff_t label, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
+                                     one *h /* (C,) */);
 
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
@@ -142,7 +145,8 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     return total;
 }
 /* The same of a one-hot target, by its label. */
-static double FORMULA(sparse)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
+static double FORMULA(row_sparse_categorical_crossentropy)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k,
+                                 one *g, one *h)
 {
     const sum_t sum = SUM_ROW(p, C);
     const FORMULA(share) s = FORMULA(share_of)(R(p[label]), OF_SUM(sum), R(a[0]));
@@ -271,32 +275,140 @@ static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, 
     return FORMULA(cosine)((double)a[0], C, t, p, k, g, h, room);
 }
 
-/* In the order of ROWWISE; labels go to sparse, since they never pass through floats. */
-static FORMULA(row) *const FORMULA(rows)[] = {FORMULA(row_categorical_crossentropy), FORMULA(row_categorical_focal_crossentropy),
-                                              FORMULA(row_categorical_focal_crossentropy_from_logits), NULL,
-                                              FORMULA(row_categorical_hinge), FORMULA(row_cosine_similarity),
-                                              FORMULA(row_floored_cosine_similarity)};
 
-/* m positions' rows as (m, C), where they lie if one lies right, else copied to room. */
-static const one *FORMULA(gather)(const strided_array *x, const char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
+/* Numbers of lanes, and which of them, counted from class i on, is class c. */
+static const one FORMULA(steps)[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+INLINE MASK FORMULA(is_class)(ptrdiff_t i, ptrdiff_t c) { return EQ(LOAD(FORMULA(steps)), R((one)(c - i))); }
+INLINE void FORMULA(zeros)(one *x, ptrdiff_t C)
 {
-    if (m == 1) {
-        if (FORMULA(in_place)(x->type, 0, 1, x->c, 0)) return (const one *)from;
-        FORMULA(read_line)(x->type, from, x->c, C, room);
-        return room;
+    FOR_LANES (i, m, C) STORE_PART(x + i, R(0), m);
+}
+/* The excess of all wrong classes; the label's derivatives are made of theirs. */
+INLINE double FORMULA(hinge_of_all)(int square, ptrdiff_t C, ptrdiff_t label, const one *p, one margin, one k, one *g, one *h)
+{
+    const real own = R(p[label]), by = R(margin), share = R((one)((double)k / (double)C)), none = R(-INFINITY);
+    double total = 0, first = 0, second = 0;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real values = R(0), firsts = R(0), seconds = R(0);
+        FOR_LANES (i, m, n) {
+            real x = FORMULA(violation)(LOAD_PART(p + b + i, m), own, by);
+            x = SELECT(FIRST(m), SELECT(FORMULA(is_class)(b + i, label), none, x), none);
+            values += FORMULA(violation_value)(square, x);
+            if (!g) continue;
+            const real slope = FORMULA(violation_first)(square, x);
+            firsts += slope;
+            STORE_PART(g + b + i, share * slope, m);
+            if (!h) continue;
+            const real bend = FORMULA(violation_second)(square, x);
+            seconds += bend;
+            STORE_PART(h + b + i, share * bend, m);
+        }
+        total += SUM(values);
+        if (g) first += SUM(firsts);
+        if (h) second += SUM(seconds);
+    }
+    if (g) g[label] = 0 - (one)((double)k / (double)C * first);
+    if (h) h[label] = (one)((double)k / (double)C * second);
+    return p[label] == p[label] ? total / (double)C : (double)NAN; /* though there may be no wrong class */
+}
+/* That of the largest wrong class; NaN counts as larger than all numbers, and of several largest the first is taken. */
+INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label, const one *p, one margin, one k, one *g, one *h)
+{
+    const real none = R(-INFINITY);
+    const one own = p[label];
+    real top = none;
+    MASK known = EQ(none, none);
+    if (g) FORMULA(zeros)(g, C);
+    if (h) FORMULA(zeros)(h, C);
+    if (C == 1) return own == own ? 0 : (double)NAN;
+    FOR_LANES (i, m, C) {
+        const real z = LOAD_PART(p + i, m), x = SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), none, z), none);
+        top = MAX(x, top);
+        known = AND(known, EQ(x, x));
+    }
+    const int missing = !EVERY(known);
+    const one largest = missing ? (one)NAN : FORMULA(top)(top);
+    const real x = FORMULA(violation)(R(largest), R(own), R(margin));
+    const double value = (double)FORMULA(lane)(FORMULA(violation_value)(square, x));
+    if (!g || value == 0) return value;
+    ptrdiff_t first = 0;
+    FOR_LANES (i, m, C) { /* the first class that is the largest, or else the first that is NaN */
+        const real z = LOAD_PART(p + i, m), y = SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), none, z), none);
+        const real far = R(-LANES), place = R(0) - LOAD(FORMULA(steps));
+        const real at = missing ? SELECT(EQ(y, y), far, place) : SELECT(EQ(y, R(largest)), place, far);
+        const one nearest = FORMULA(top)(at);
+        first = i + (ptrdiff_t)-nearest;
+        if (nearest > -LANES) break;
+    }
+    const one slope = k * FORMULA(lane)(FORMULA(violation_first)(square, x));
+    if (own == own) g[first] = slope, g[label] = -slope;
+    else
+        for (ptrdiff_t c = 0; c < C; c++) g[c] = (one)NAN;
+    if (h) h[first] = h[label] = k * FORMULA(lane)(FORMULA(violation_second)(square, x));
+    return value;
+}
+/* max(0, margin + z_j - z_y)^power of the largest wrong class j, or the sum of that over all wrong classes, divided by C. */
+static double FORMULA(row_multiclass_hinge)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
+{
+    if (a[2] != 0)
+        return a[1] == 2 ? FORMULA(hinge_of_all)(1, C, label, p, a[0], k, g, h) : FORMULA(hinge_of_all)(0, C, label, p, a[0], k, g, h);
+    return a[1] == 2 ? FORMULA(hinge_of_largest)(1, C, label, p, a[0], k, g, h)
+                     : FORMULA(hinge_of_largest)(0, C, label, p, a[0], k, g, h);
+}
+
+/* In the order of ROWWISE: of targets, or of labels, which never pass through floats. */
+static const struct {
+    FORMULA(row) *of_targets;
+    FORMULA(row_of_label) *of_label;
+} FORMULA(rows)[] = {
+    {FORMULA(row_categorical_crossentropy), NULL},
+    {FORMULA(row_categorical_focal_crossentropy), NULL},
+    {FORMULA(row_categorical_focal_crossentropy_from_logits), NULL},
+    {NULL, FORMULA(row_sparse_categorical_crossentropy)},
+    {FORMULA(row_categorical_hinge), NULL},
+    {FORMULA(row_cosine_similarity), NULL},
+    {FORMULA(row_floored_cosine_similarity), NULL},
+    {NULL, FORMULA(row_multiclass_hinge)},
+};
+
+/* Rows of C numbers, `step` bytes from one to the next: where an array lies right as it is, else in the room they are copied to. */
+typedef struct {
+    char *at;
+    ptrdiff_t step;
+} FORMULA(lines);
+INLINE one *FORMULA(line_of)(FORMULA(lines) x, ptrdiff_t i) { return x.at ? (one *)(x.at + i * x.step) : NULL; }
+INLINE int FORMULA(lies)(const strided_array *x) { return FORMULA(in_place)(x->type, 0, 1, x->c, 0); }
+INLINE int FORMULA(turned)(const strided_array *x, ptrdiff_t m) /* positions are nearer to each other than classes */
+{
+    return m > 1 && (x->s < 0 ? -x->s : x->s) < (x->c < 0 ? -x->c : x->c);
+}
+static FORMULA(lines) FORMULA(place)(const strided_array *x, char *from, ptrdiff_t C, one *room)
+{
+    if (from && FORMULA(lies)(x)) return (FORMULA(lines)){from, x->s};
+    return (FORMULA(lines)){(char *)room, C * (ptrdiff_t)sizeof(one)};
+}
+/* m positions' rows. */
+static FORMULA(lines) FORMULA(gather)(const strided_array *x, char *from, ptrdiff_t m, ptrdiff_t C, one *room, one *line)
+{
+    const FORMULA(lines) rows = FORMULA(place)(x, from, C, room);
+    if (rows.at == from) return rows;
+    if (!FORMULA(turned)(x, m)) {
+        for (ptrdiff_t i = 0; i < m; i++) FORMULA(read_line)(x->type, from + i * x->s, x->c, C, room + i * C);
+        return rows;
     }
     for (ptrdiff_t c = 0; c < C; c++) {
         FORMULA(read_line)(x->type, from + c * x->c, x->s, m, line);
         for (ptrdiff_t i = 0; i < m; i++) room[i * C + c] = line[i];
     }
-    return room;
+    return rows;
 }
 /* Back to where they belong, unless they were written there. */
-static void FORMULA(scatter)(const strided_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line, int lies)
+static void FORMULA(scatter)(const strided_array *x, char *to, ptrdiff_t m, ptrdiff_t C, const one *room, one *line)
 {
-    if (!to || (m == 1 && lies)) return;
-    if (m == 1) {
-        FORMULA(write_line)(x->type, to, x->c, C, room);
+    if (!to || FORMULA(lies)(x)) return;
+    if (!FORMULA(turned)(x, m)) {
+        for (ptrdiff_t i = 0; i < m; i++) FORMULA(write_line)(x->type, to + i * x->s, x->c, C, room + i * C);
         return;
     }
     for (ptrdiff_t c = 0; c < C; c++) {
@@ -309,26 +421,26 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
     const ptrdiff_t C = job->c, most = job->tile, all = job->n * job->tiles;
     const ptrdiff_t last = (task + 1) * job->tiles_per_task < all ? (task + 1) * job->tiles_per_task : all;
     const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess, *weight = &job->weight, *losses = &job->losses;
-    const int labelled = job->labelled, g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0);
-    const int h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
-    FORMULA(row) *row = FORMULA(rows)[job->loss];
+    const int labelled = job->labelled;
+    FORMULA(row) *of_targets = FORMULA(rows)[job->loss].of_targets;
+    FORMULA(row_of_label) *of_label = FORMULA(rows)[job->loss].of_label;
     one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
     int32_t label[ROWWISE_TILE];
     one *room = scratch, *room_t = room + 2 * C, *room_p = room_t + most * C, *room_g = room_p + most * C, *room_h = room_g + most * C;
     for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
+    for (ptrdiff_t i = 0; i < most; i++) w[i] = 1;
     for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
         const ptrdiff_t at = tile / job->tiles, b = tile % job->tiles * most, m = job->s - b < most ? job->s - b : most;
-        const char *pp = p->at + at * p->n + b * p->s, *tt = t->at + at * t->n + b * t->s;
-        char *gg = grad->at ? grad->at + at * grad->n + b * grad->s : NULL;
-        char *hh = hess->at ? hess->at + at * hess->n + b * hess->s : NULL;
+        char *gg = grad->at ? grad->at + at * grad->n + b * grad->s : NULL, *hh = hess->at ? hess->at + at * hess->n + b * hess->s : NULL;
         if (weight->at) FORMULA(read_line)(weight->type, weight->at + at * weight->n + b * weight->s, weight->s, m, w);
-        else
-            for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
         if (labelled) read_labels(label, job, at, b, m);
-        const one *x = labelled ? NULL : FORMULA(gather)(t, tt, m, C, room_t, line), *y = FORMULA(gather)(p, pp, m, C, room_p, line);
+        const FORMULA(lines) nowhere = {NULL, 0};
+        const FORMULA(lines) x = labelled ? nowhere : FORMULA(gather)(t, t->at + at * t->n + b * t->s, m, C, room_t, line);
+        const FORMULA(lines) y = FORMULA(gather)(p, p->at + at * p->n + b * p->s, m, C, room_p, line);
+        const FORMULA(lines) slopes = gg || hh ? FORMULA(place)(grad, gg, C, room_g) : nowhere;
+        const FORMULA(lines) curvatures = hh ? FORMULA(place)(hess, hh, C, room_h) : nowhere;
         for (ptrdiff_t i = 0; i < m; i++) {
-            one *g = !gg && !hh ? NULL : gg && m == 1 && g_lies ? (one *)gg : room_g + i * C;
-            one *h = !hh ? NULL : m == 1 && h_lies ? (one *)hh : room_h + i * C;
+            one *g = FORMULA(line_of)(slopes, i), *h = FORMULA(line_of)(curvatures, i);
             double value = 0;
             const int skipped = labelled && label[i] == IGNORED;
             if (!skipped) {
@@ -344,8 +456,8 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 value = NAN, fill = (one)NAN;
             } else if (!skipped && w[i] != 0) {
                 looked = k != 0;
-                value = labelled ? FORMULA(sparse)(C, label[i], y + i * C, a, k, g, h)
-                                 : row(C, x + i * C, y + i * C, a, k, g, h, room);
+                value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
+                                 : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
                 value *= (double)w[i];
             }
             for (ptrdiff_t c = 0; !looked && g && c < C; c++) g[c] = fill;
@@ -354,8 +466,8 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
             line[i] = (one)value;
         }
         if (losses->at) FORMULA(write_line)(losses->type, losses->at + at * losses->n + b * losses->s, losses->s, m, line);
-        FORMULA(scatter)(grad, gg, m, C, room_g, line, g_lies);
-        FORMULA(scatter)(hess, hh, m, C, room_h, line, h_lies);
+        FORMULA(scatter)(grad, gg, m, C, room_g, line);
+        FORMULA(scatter)(hess, hh, m, C, room_h, line);
     }
 }
 #undef BLOCK

@@ -24,11 +24,9 @@
 
 static void cut(kernel_job *job)
 {
-    job->tile = 1;
-    if (job->columns && job->s > 1 && job->c > 1) {
-        job->tile = ROWWISE_TASK / 2 / job->c < ROWWISE_TILE ? ROWWISE_TASK / 2 / job->c : ROWWISE_TILE;
-        if (job->tile < 1) job->tile = 1;
-    }
+    job->tile = (job->columns ? ROWWISE_TASK / 2 : ROWWISE_ROWS) / job->c;
+    job->tile = job->tile < 1 ? 1 : job->tile < ROWWISE_TILE ? job->tile : ROWWISE_TILE;
+    if (job->tile > job->s) job->tile = job->s;
     job->tiles = (job->s + job->tile - 1) / job->tile;
     job->tiles_per_task = ROWWISE_TASK / (job->tile * job->c);
     if (job->tiles_per_task < 1) job->tiles_per_task = 1;
