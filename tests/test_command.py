@@ -331,6 +331,26 @@ def test_text_as_programs_leave_it(run):
     assert run("other.csv", "good.csv") == (0, [["good.csv", *want]], "")
 
 
+def test_what_is_read_ahead_is_taken_once(run):
+    """The first file is parsed while the truth is read: it may stand again, be bad, or have ids that need another way."""
+    assert [line[2] for line in run("truth.csv", "good.csv", "good.csv")[1]] == [repr(float(SCORE))] * 2
+    assert run("truth.csv", "none.csv", "good.csv")[1:] == (
+        [["good.csv", "log_loss", repr(float(SCORE))]],
+        "polyloss score: none.csv: no such file\n",
+    )
+    Path("far.csv").write_text(TRUTH.replace("3,", "3000000000,"))
+    Path("p.csv").write_text(GOOD.replace("3,", "3000000000,"))
+    assert run("far.csv", "p.csv", "p.csv")[1] == [["p.csv", "log_loss", repr(float(SCORE))]] * 2
+    assert run("far.csv", "good.csv")[2].endswith("1 id not in far.csv, the first 3; --extra-ids ignore leaves them out\n")
+
+
+def test_ids_in_no_order_are_told_apart(run):
+    """Among the largest and the least integers, too, whose differences are no integers of 64 bits."""
+    ids = [5, 2**63 - 1, -(2**63), -(2**62), 0, 5]
+    Path("t.csv").write_text("id,label\n" + "".join(f"{k},cat\n" for k in ids))
+    assert run("t.csv", "good.csv")[2] == "polyloss score: t.csv: column 'id' holds 5 2 times over, but ids must be unique\n"
+
+
 def test_an_arrow_stream(run):
     polars.read_csv("good.csv").write_ipc_stream("good.arrow")
     assert run("truth.csv", "good.arrow", "-q")[1] == [["good.arrow", "log_loss", repr(float(SCORE))]]

@@ -49,6 +49,11 @@ def parse(path, classes=""):
         del batch
 
 
+def environment():
+    """That of a new process; what polars set for its allocator in this one is left out."""
+    return {key: value for key, value in os.environ.items() if key != "_RJEM_MALLOC_CONF"}
+
+
 class Folder:
     """A folder of files, deleted when the last of its contenders goes."""
 
@@ -66,14 +71,15 @@ class Folder:
     def process(self, *words):
         """The same in a process of its own, its start and imports included."""
         command = [sys.executable, "-m", "polyloss", *map(str, words)]
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.path).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.path, env=environment()).stdout
 
     def measured(self, program, *words, limit=None):
         """What a process of its own prints, and MB that it had at most: resident, and of addresses, of which it may have `limit`."""
-        command, search = [sys.executable, "-c", program, *map(str, words)], os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        command = [sys.executable, "-c", program, *map(str, words)]
         if limit is not None:
             command = ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", *command]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.path, env=os.environ | {"PYTHONPATH": search})
+        search = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.path, env=environment() | search)
         return done.stdout, *(int(kilobytes) / 1e3 for kilobytes in done.stderr.split()[-2:])
 
     def peak(self, *words):

