@@ -196,9 +196,15 @@ def test_sums_of_large_products_in_parts(monkeypatch):
 
 def test_rows_at_once_are_chosen_from_the_classes():
     for classes, itemsize, in_place in ((10, 4, False), (32000, 4, True), (128256, 4, True), (256000, 8, False), (10**8, 8, True)):
-        rows = _linear._default_chunk(classes, itemsize, in_place)
-        assert 1 <= rows <= 1024
-        assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 50e6
+        for adds in (False, True):
+            rows = _linear._default_chunk(classes, itemsize, in_place, adds)
+            assert 1 <= rows <= 1024
+            assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 53e6
+    for n, most in ((0, 4), (1, 4), (4, 4), (5, 4), (2048, 412), (7, 1)):
+        rows = _linear.even(n, most)
+        assert rows <= most
+        assert -(-n // rows) == -(-n // most)  # no more chunks
+        assert n - (-(-n // rows) - 1) * rows > rows - -(-n // most) or n == 0  # the last is about as long
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

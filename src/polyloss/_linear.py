@@ -22,7 +22,8 @@ from polyloss._prepare import IN_PLACE, prepare, wide_enough
 from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
-BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: in all less than 64 MB
+BUFFER = 58_800_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: in all less than 64 MB
+SUMMED = 3_600_000  # less, where a product is made beside the sum that it is added to
 PACKED = 1_500_000  # numbers that matmuls pack
 PANEL = 8_000_000  # bytes of the weight that are converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
@@ -113,7 +114,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     divisor = plan.divisor_of(checked)
     if denominator is not None:
         denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
-    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW)
+    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW, backend.name == "torch")
     rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
@@ -151,10 +152,15 @@ def _chunk(chunk):
     return chunk.__index__()
 
 
-def _default_chunk(classes, itemsize, in_place):
-    """Rows at once: as many as the buffers hold, a multiple of 16 where it is more."""
-    rows = min(ROWS, (BUFFER - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
-    return max(1, rows if rows < 16 else rows // 16 * 16)
+def _default_chunk(classes, itemsize, in_place, adds):
+    """Rows at once: as many as the buffers hold, a multiple of 4 where it is more; `adds`: whether products are added where the sum lies."""
+    rows = min(ROWS, (BUFFER - (0 if adds else SUMMED) - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
+    return max(1, rows if rows < 4 else rows // 4 * 4)
+
+
+def even(n, most):
+    """Rows of the fewest chunks of `most` at most that n rows make, alike in length: a matmul of the few rows that may be left is slow."""
+    return -(-n // -(-n // most)) if n else 1
 
 
 def _stand_in(x, shape):
@@ -266,7 +272,7 @@ def _written(head, needs, upstream, exact):
         step = max(1, PANEL // max(1, d * 4))
         panels = [(a, min(a + step, c)) for a in range(0, c, step)]
     derive = any(needs)
-    chunk = min(head.rules.chunk, max(m, 1))
+    chunk = even(m, head.rules.chunk)
     logits = xp.empty((chunk, c), **new)
     in_place = (here and c > FEW) or head.shard is not None
     slopes = xp.empty((chunk, c), **new) if derive and not in_place else None
@@ -376,8 +382,9 @@ def _built(head, needs, upstream, exact):
     rows = Rows(head)
     weight = xp.astype(head.weight, head.dtype, copy=False)
     values, by_features, by_weight, by_bias = [], [], None, None
-    for start in range(0, max(n, 1), head.rules.chunk):
-        part = slice(start, min(start + head.rules.chunk, n))
+    chunk = even(n, head.rules.chunk)
+    for start in range(0, max(n, 1), chunk):
+        part = slice(start, min(start + chunk, n))
         x, hidden = xp.astype(head.features[part, :], head.dtype, copy=False), None
         if rows.skip is not None:
             hidden = rows.skip[part][:, None]

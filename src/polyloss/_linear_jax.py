@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from polyloss._backends import backend_of
 from polyloss._call import called
-from polyloss._linear import SUMMAND, Head, Rows, chunk_options, refuse, results
+from polyloss._linear import SUMMAND, Head, Rows, chunk_options, even, refuse, results
 from polyloss._plan import BOTH, VALUE
 from polyloss._shapes import sort_labels
 from polyloss.softmax import SoftmaxLoss, softmax_loss
@@ -95,7 +95,7 @@ def _visited(rules, needs, operands, rest, upstream):
     (features, weight, bias), dtype = operands, jnp.dtype(rules.dtype)
     head = Head(None, backend_of(features), jnp, None, *operands, *rest, dtype, None, rules, None)
     rows, derive = Rows(head), any(needs)
-    (n, d), c, chunk = features.shape, rules.c, min(rules.chunk, max(rules.n, 1))
+    (n, d), c, chunk = features.shape, rules.c, even(rules.n, rules.chunk)
     each = rules.reduction == "none"
 
     def visit(start, size, found):

@@ -55,7 +55,8 @@ def linear_softmax_loss(
     label_smoothing, z_loss, softcap, denominator, reduction, validate : options
         As in `softmax_loss`, too.
     chunk : int, optional
-        Rows of features at once, 1 or more. By default as many as keep the logits below 50 MB, 1024 at most.
+        Rows of features at once, 1 or more. At most: chunks are made equal. By default as many as keep the logits
+        below 53 MB, 1024 at most.
 
     Returns
     -------
