@@ -153,7 +153,7 @@ def _chunk(chunk):
 
 
 def _default_chunk(classes, itemsize, in_place, adds):
-    """Rows at once: as many as the buffers hold, a multiple of 4 where it is more; `adds`: whether products are added where the sum lies."""
+    """Rows at once: as many as the buffers hold, a multiple of 4; `adds`: whether products are added where the sum lies."""
     rows = min(ROWS, (BUFFER - (0 if adds else SUMMED) - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
     return max(1, rows if rows < 4 else rows // 4 * 4)
 
