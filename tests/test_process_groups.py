@@ -152,6 +152,36 @@ def axes_dtypes_and_edges(rank, world):
     torch.testing.assert_close(loss / world, pl.softmax_loss(y, z))
 
 
+def many_classes_are_those_of_one(rank, world):
+    """So many that a head's gradient takes the place of its logits; some of them, or all of a process, are impossible."""
+    group, classes, g = distributed.group.WORLD, 1001, torch.Generator().manual_seed(4)
+    some = slice(*shards(classes, world)[rank : rank + 2])
+    y, features = torch.randint(0, classes, (37, 1), generator=g)[:, 0], torch.randn(37, D, generator=g)
+    weight, bias = torch.randn(classes, D, generator=g), torch.randn(classes, generator=g)
+    bias[100:200] = bias[600:] = -torch.inf  # of four processes the last has nothing else
+    features[7], y[7] = torch.nan, -100
+    k = torch.rand(classes, generator=g)
+    for terms in ({}, {"z_loss": 0.1}, {"label_smoothing": 0.1, "softcap": 4.0, "class_weight": k}, {"softcap": 2.0, "z_loss": 0.01}):
+        options = {"ignore_label": -100, "reduction": "none", **terms}
+        y = torch.where(y == -100, y, y % 100)  # possible, but for two of them, where no cap makes all possible
+        if "softcap" not in options:
+            y[3], y[4] = 150, 900
+        whole = [x.double().requires_grad_() for x in (features, weight, bias)]
+        parts = [x.clone().requires_grad_() for x in (features, weight[some], bias[some])]
+        right = pl.linear_softmax_loss(y, *whole, **options)
+        found = ours.linear_softmax_loss(y, *parts, process_group=group, shard="vocabulary", chunk=16, **options)
+        torch.testing.assert_close(found.double(), right, rtol=2e-6, atol=1e-6)
+        finite = right.isfinite()
+        assert finite.sum() == (37 if "softcap" in options else 35)
+        right, found = (torch.autograd.grad(f[finite].sum(), x) for f, x in ((right, whole), (found, parts)))
+        for a, b in zip(found, (right[0], right[1][some], right[2][some]), strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-6)
+    logits = torch.zeros(3, classes // world).requires_grad_()
+    loss = ours.softmax_loss(torch.zeros(3, dtype=torch.int64), logits, process_group=group, shard="vocabulary")
+    with pytest.raises(NotImplementedError, match="first derivatives alone: for second ones give each process all classes"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+
+
 def averaged_gradients_are_those_of_one(rank, world):
     """DistributedDataParallel, of parts of unequal length in which unequal numbers count."""
     g = torch.Generator().manual_seed(2)
@@ -249,7 +279,14 @@ def process(rank, world, store):
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=LIMIT)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=limit)
-    checks = numbers_are_those_of_one, axes_dtypes_and_edges, averaged_gradients_are_those_of_one, errors_are_everyones, the_last_one_dies
+    checks = (
+        numbers_are_those_of_one,
+        axes_dtypes_and_edges,
+        many_classes_are_those_of_one,
+        averaged_gradients_are_those_of_one,
+        errors_are_everyones,
+        the_last_one_dies,
+    )
     for check in checks:
         check(rank, world)
     sys.stderr.flush()

@@ -274,7 +274,7 @@ def _written(head, needs, upstream, exact):
     derive = any(needs)
     chunk = even(m, head.rules.chunk)
     logits = xp.empty((chunk, c), **new)
-    in_place = (here and c > FEW) or head.shard is not None
+    in_place = here and c > FEW
     slopes = xp.empty((chunk, c), **new) if derive and not in_place else None
     make = xp.empty if kept is None else xp.zeros
     by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
@@ -294,10 +294,10 @@ def _written(head, needs, upstream, exact):
             multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
         if head.bias is not None:
             z += wide(head.bias)
+        out = IN_PLACE if slopes is None else slopes[:k]
         if head.shard is not None:
-            value, g = head.shard.visit(head, rows, part, z, derive, upstream)
+            value, g = head.shard.visit(head, rows, part, z, derive, upstream, out)
         elif derive:
-            out = IN_PLACE if slopes is None else slopes[:k]
             value, g = called(SoftmaxLoss, rows.labels[part], z, BOTH, out, chunk_options(head, rows, part, upstream))
         else:
             value, g = called(SoftmaxLoss, rows.labels[part], z, VALUE, None, chunk_options(head, rows, part, upstream)), None

@@ -18,6 +18,10 @@ from polyloss._plan import BOTH, GIVEN, VALUE
 from polyloss._torch import LIBRARY, _constant, _hooked, _traced_transform, foreign, has_values, traced, transformed
 from polyloss.softmax import softmax_loss
 
+TWICE = (
+    "a loss whose classes are shared out over processes has first derivatives alone: for second ones give each process all classes, as"
+    " torch.distributed.nn.functional.all_gather puts them together, or positions of its own, shard='batch'"
+)
 ARRAYS = ("sample_weight", "class_weight", "denominator")  # arguments that may be tensors
 
 
@@ -95,7 +99,7 @@ class Bridge(torch.autograd.Function):
             return (None,) * 8
         if torch.is_grad_enabled():  # the gradients will be differentiated, too
             if head.shard is not None:
-                raise NotImplementedError("a loss whose classes are shared out over processes has first derivatives alone")
+                raise NotImplementedError(TWICE)
             return None, *_again(head, upstream, ctx.needs), *(None,) * 4
         each = head.rules.reduction == "none"
         if kept is None:

@@ -22,12 +22,13 @@ from torch import distributed
 
 from polyloss import _reduce
 from polyloss._block import capped
+from polyloss._call import called
 from polyloss._evaluate import raise_bad
 from polyloss._formula import Outcome
-from polyloss._linear import IGNORED, Rows, _default_chunk
+from polyloss._linear import FEW, IGNORED, Rows, _default_chunk
 from polyloss._linear import prepared as prepared_head
-from polyloss._linear_torch import ARRAYS, Bridge, grow, product
-from polyloss._plan import GIVEN, VALUE
+from polyloss._linear_torch import ARRAYS, TWICE, Bridge, grow, product
+from polyloss._plan import GIVEN, VALUE, Want
 from polyloss._prepare import prepare
 from polyloss._processes import gathered
 from polyloss._reduce import total_weight
@@ -36,6 +37,8 @@ from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
 SHARDS = ("batch", "vocabulary")
+GRADIENT = Want(value=False, gradient=True)
+SAMPLED = 64  # classes among which a large logit is looked for
 COMPARED = 16  # facts that processes compare in one exchange, at most
 ODD = 0x9E3779B97F4A7C15 - 2**64  # of the golden ratio: neighbours in a checksum get factors that are far apart
 
@@ -246,73 +249,104 @@ class Shard(NamedTuple):
     z_loss: float
     softcap: float | None
 
-    def visit(self, head, rows, part, z, derive, upstream):
-        """A chunk's value, and its gradient in place of its logits (k, size)."""
+    def visit(self, head, rows, part, z, derive, upstream, out):
+        """A chunk's value and its gradient (k, size), in `out`, in place of the logits, or new where that is None."""
         weight = _times(head.sample_weight, upstream)
         cut = (None if x is None else x[part] for x in (rows.labels, rows.skip, weight))
         divisor = rows.divisor if head.rules.reduction == "normalize" else 1
-        losses = self.losses(z, *cut, divisor, derive)
+        losses, slopes = self.losses(z, *cut, divisor, derive, out)
         value = losses if head.rules.reduction == "none" else _reduce.quotient(xp, losses.sum(), divisor)
-        return value.to(head.dtype), z
+        return value.to(head.dtype), slopes
 
     def joined(self, by_features):
         """The gradient with respect to the features: each process has what its classes add."""
         distributed.all_reduce(by_features, group=self.group)
 
-    def losses(self, z, labels, skip, weight, divisor, derive):
-        """The losses (N,) in float64 of logits (N, size), and in their place, if `derive`, the gradient of their sum over the divisor."""
-        bent = None
-        if self.softcap is not None:
-            y, bent = capped(xp, z, self.softcap) if derive else (z.div_(self.softcap).tanh_().mul_(self.softcap), None)
-            z = z.copy_(y)
-        top = z.amax(1)
-        distributed.all_reduce(top, distributed.ReduceOp.MAX, group=self.group)
+    def losses(self, z, labels, skip, weight, divisor, derive, out):
+        """The losses (N,) in float64 of logits (N, size), and the gradient of their sum over the divisor, if `derive`.
+
+        The kernel finds log Σ exp over these classes, the processes that over all; and p of all classes is p of these times exp of the
+        difference, which is a weight of the position. So the kernel finds the gradient, too, but for the label's own.
+        """
+        share, cap, bent = self.smoothing / self.total, self.softcap, None
+        if share and cap is not None:  # what smoothing adds to every slope is multiplied by the cap's, too
+            y, bent = capped(xp, z, cap)
+            z, cap = y if out is None else z.copy_(y), None
         labels = labels.long()
         at = labels - self.start
         here = (at >= 0) & (at < self.size)
-        at = at.clamp(0, self.size - 1)[:, None]
-        k, keep, share = self.class_weight, 1 - self.smoothing, self.smoothing / self.total
+        of_label = at.clamp(0, self.size - 1)
+        target, target_bent = self._picked(z, of_label, cap)
+        seen = here & (target != -torch.inf)
+        target = torch.where(here, target, 0)
+        at = self._possible(z, of_label, seen)
+        own, own_bent = self._picked(z, at, cap)
+        hidden = torch.zeros_like(here) if skip is None else skip
+        options = dict(
+            axis=1, ignore_label=IGNORED, normalization=None, normalize=None, class_weight=None, sample_weight=None, denominator=None,
+            reduction="none", return_prob=False, validate=False, label_smoothing=0.0, z_loss=0.0, softcap=cap,
+        )  # fmt: skip
+        asked = torch.where(hidden, IGNORED, at)
+        local = called(SoftmaxLoss, asked, z, VALUE, None, options).double()
+        nothing = own == -torch.inf  # every class of these is impossible
+        others = torch.where(nothing, -torch.inf, own + local + torch.where(seen, (-(-local).expm1()).log(), 0))
+        top = others.clone()
+        distributed.all_reduce(top, distributed.ReduceOp.MAX, group=self.group)
+        top = torch.where(top == -torch.inf, 0, top)
+        numbers = [(others - top).exp(), target]
+        k, keep = self.class_weight, 1 - self.smoothing
         mine = k[self.start : self.start + self.size].to(z.dtype)
-        target = torch.where(here, z.gather(1, at)[:, 0].double(), 0)
-        rest = torch.zeros_like(target)
         if share:
-            rest = (torch.where(mine == 0, 0, z * mine).sum(1) if bool((mine == 0).any()) else z.mv(mine)).double()
-        z.sub_(top[:, None]).exp_()
-        e = torch.where(here, z.gather(1, at)[:, 0], 0)
-        z.scatter_add_(1, at, -e[:, None])  # out of the sum, so that 1 - p of a label is right where it is small
-        others = z.sum(1)
-        z.scatter_add_(1, at, e[:, None])
-        numbers = torch.stack([others.double(), e.double(), target, rest])
+            numbers.append((torch.where(mine == 0, 0, z * mine).sum(1) if bool((mine == 0).any()) else z.mv(mine)).double())
+        numbers = torch.stack(numbers)
         distributed.all_reduce(numbers, group=self.group)
-        others, e, target, rest = numbers
-        top, summed = top.double(), others + e
-        lse = top + summed.log()
+        every, target = top + numbers[0].log(), numbers[1]  # log Σ exp of all but the label
+        loss, lse = torch.logaddexp(every - target, torch.zeros_like(target)), torch.logaddexp(every, target)
         k_y = keep * k[labels.clamp_min(0)]
-        of_label = torch.where(e > 0.5, (others / e).log1p(), top - target + summed.log())
-        losses = torch.where(k_y == 0, 0, k_y * of_label)
+        losses = torch.where(k_y == 0, 0, k_y * loss)
         if share:
-            losses = losses + share * (k.sum() * lse - rest)
+            losses = losses + share * (k.sum() * lse - numbers[2])
         if self.z_loss:
             losses = losses + self.z_loss * lse * lse
         w = torch.ones_like(losses) if weight is None else weight.double()
         bad = labels < IGNORED
-        losses = torch.where(bad, torch.nan, losses * w)
-        if skip is not None:
-            losses = torch.where(skip, 0, losses)
+        losses = torch.where(hidden, 0, torch.where(bad, torch.nan, losses * w))
         if not derive:
-            return losses
-        g = torch.where(bad, torch.nan, _reduce.quotient(xp, w, divisor))
+            return losses, None
+        g = torch.where(hidden, 0, torch.where(bad, torch.nan, _reduce.quotient(xp, w, divisor)))
         spread = share * k.sum() + 2 * self.z_loss * lse
-        of_label = g * (spread * e - k_y * others) / summed - g * share * k[labels.clamp_min(0)]
-        z.mul_((g * (k_y + spread) / summed)[:, None].to(z.dtype))
+        each = torch.where(hidden, 0, g * (k_y + spread))
+        of_these = torch.where(seen, torch.logaddexp(others, own), others)
+        weight = torch.where(hidden | nothing, 0, each * (of_these - lse).exp()).to(z.dtype)
+        slopes = called(SoftmaxLoss, asked, z, GRADIENT, out, options | {"reduction": "sum", "sample_weight": weight})
+        slopes = slopes[0] if isinstance(slopes, tuple) else slopes
         if share:
-            z.addr_((g * share).to(z.dtype), mine, alpha=-1)
-        z.scatter_(1, at, torch.where(here, of_label.to(z.dtype), z.gather(1, at)[:, 0])[:, None])
+            slopes.addr_((g * share).to(z.dtype), mine, alpha=-1)
+        of_own = each * (own - lse).exp() - g * share * mine[at]
+        of_target = g * (spread * (-loss).exp() + k_y * (-loss).expm1()) - g * share * k[labels.clamp_min(0)]
+        for i, change, slope, curve in ((at, ~seen, of_own, own_bent), (of_label, here, of_target, target_bent)):
+            given = slope if curve is None else slope * curve
+            kept = slopes.gather(1, i[:, None])[:, 0]
+            slopes.scatter_(1, i[:, None], torch.where(change & ~hidden, given.to(z.dtype), kept)[:, None])
         if bent is not None:
-            z.mul_(bent)
-        if skip is not None:
-            z.masked_fill_(skip[:, None], 0)
-        return losses
+            slopes.mul_(bent)
+        if skip is not None and share:
+            slopes.masked_fill_(skip[:, None], 0)
+        return losses, slopes
+
+    @staticmethod
+    def _picked(z, at, cap):
+        """A logit of each position in float64, after the cap, and the cap's derivative there, or None."""
+        picked = z.gather(1, at[:, None])[:, 0].double()
+        return (picked, None) if cap is None else capped(xp, picked, cap)
+
+    @staticmethod
+    def _possible(z, at, seen):
+        """The classes `at`, and where one is not `seen` another that is possible, if any is: the larger, the better for log Σ exp."""
+        other = z[:, :SAMPLED].argmax(1)
+        if bool((~seen & (z.gather(1, other[:, None])[:, 0] == -torch.inf)).any()):
+            other = z.argmax(1)
+        return torch.where(seen, at, other)
 
 
 def _times(weight, upstream):
@@ -351,7 +385,8 @@ def _shared(group, call, local):
     terms = dict(head.rules.terms)
     k = torch.ones(total, dtype=torch.float64, device=features.device) if head.class_weight is None else head.class_weight.double()
     shard = Shard(group, sum(sizes[:rank]), sizes[rank], total, k, terms["label_smoothing"], terms["z_loss"], terms["softcap"])
-    chunk = given["chunk"] or _default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, shard.softcap is None, True)
+    in_place = min(sizes) > FEW and features.device.type == "cpu" and (shard.softcap is None or not shard.smoothing)
+    chunk = given["chunk"] or _default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place, True)
     if not torch.is_grad_enabled():
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))
     n, d = head.rules.n, features.shape[-1]
@@ -384,19 +419,22 @@ class OfLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, head):
         derive = ctx.needs_input_grad[0]
-        z = logits.detach().to(head.dtype, copy=True)
-        value, gradient = head.shard.visit(head, Rows(head), slice(None), z, derive, None)
+        value, gradient = head.shard.visit(head, Rows(head), slice(None), logits.detach().to(head.dtype), derive, None, None)
         ctx.each, ctx.kind = head.rules.reduction == "none", logits.dtype
         if derive:
             ctx.save_for_backward(gradient)
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
+        if torch.is_grad_enabled():
+            raise NotImplementedError(TWICE)
         (gradient,) = ctx.saved_tensors
         upstream = upstream[:, None] if ctx.each else upstream
-        return torch.where(gradient == 0, 0, gradient * upstream).to(ctx.kind), None
+        slopes = gradient * upstream
+        if not bool(upstream.isfinite().all()):
+            slopes = torch.where(gradient == 0, 0, slopes)
+        return slopes.to(ctx.kind), None
 
 
 def _by_vocabulary(group, y_true, logits, options):
