@@ -418,23 +418,30 @@ class OfLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, head):
-        derive = ctx.needs_input_grad[0]
-        value, gradient = head.shard.visit(head, Rows(head), slice(None), logits.detach().to(head.dtype), derive, None, None)
-        ctx.each, ctx.kind = head.rules.reduction == "none", logits.dtype
-        if derive:
-            ctx.save_for_backward(gradient)
+        ctx.head, ctx.each = head, head.rules.reduction == "none"
+        ctx.save_for_backward(logits)
+        value, ctx.kept = _visited(head, logits, ctx.needs_input_grad[0])
         return value
 
     @staticmethod
     def backward(ctx, upstream):
+        (logits,) = ctx.saved_tensors
+        gradient = vars(ctx).pop("kept", None)  # what is handed over is the receiver's: a second time it is found again
         if torch.is_grad_enabled():
             raise NotImplementedError(TWICE)
-        (gradient,) = ctx.saved_tensors
+        if gradient is None:
+            _, gradient = _visited(ctx.head, logits, True)
         upstream = upstream[:, None] if ctx.each else upstream
-        slopes = gradient * upstream
         if not bool(upstream.isfinite().all()):
-            slopes = torch.where(gradient == 0, 0, slopes)
-        return slopes.to(ctx.kind), None
+            gradient = torch.where(gradient == 0, 0, gradient * upstream)
+        elif not bool((upstream == 1).all()):
+            gradient = gradient.mul_(upstream)
+        return gradient.to(logits.dtype), None
+
+
+def _visited(head, logits, derive):
+    """The value of logits (N, size), and their gradient, new, if `derive`."""
+    return head.shard.visit(head, Rows(head), slice(None), logits.detach().to(head.dtype), derive, None, None)
 
 
 def _by_vocabulary(group, y_true, logits, options):
@@ -461,5 +468,6 @@ def _by_vocabulary(group, y_true, logits, options):
         return labels, features, like.new_zeros(z.shape[-1], 0), None, {**given, "chunk": None}
 
     head = _shared(group, "softmax_loss", local)
-    value = OfLogits.apply(z.reshape(-1, z.shape[-1]), head)
+    z = z.reshape(-1, z.shape[-1])
+    value = OfLogits.apply(z if torch.is_grad_enabled() else z.detach(), head)
     return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
