@@ -354,6 +354,8 @@ def test_hinge_labels(lib):
     positives = call([[1.0, 1.0], [1.0, 1.0]])
     np.testing.assert_allclose(positives, [0.95, 0.25])
     np.testing.assert_array_equal(call([[1.0, 1.0], [1.0, 1.0]], "pm1"), positives)
+    p = lib.array(np.array([[0.3, -0.2], [2.0, 0.5]], "float32"))  # in whose dtype targets are looked at, as in Keras
+    np.testing.assert_array_equal(call([[1.0000000000000002, 0.0], [1.0, 1.0]]), call([[1.0, 0.0], [1.0, 1.0]]))
 
 
 def test_domains_of_regression_losses_are_kerases(lib):

@@ -146,10 +146,11 @@ def times_factors(plan, xp, t):
 
 
 def scanned(plan, arrays, t):
-    """What `prepare_targets` must know of all targets at once, if anything; those of weight 0 have no say."""
+    """What `prepare_targets` must know of all targets at once, if anything; as computed with; those of weight 0 have no say."""
     xp, block = arrays.xp, plan.block
     if block.scan_targets is None or arrays.scanned is not None:
         return arrays.scanned
+    t = xp.astype(t, plan.real(xp), copy=False)
     seen = t if arrays.weight is None else xp.where((arrays.weight == 0)[:, None, :], xp.ones_like(t), t)
     return block.scan_targets(xp, seen, **dict(plan.target_options))
 

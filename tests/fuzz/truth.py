@@ -376,8 +376,9 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     a = p.near(alpha)
     w, wt = (t * a + (1 - t) * (1 - a), a * 2 - 1) if apply_class_balancing else (ones(t), p.exact(LONG(0)))
     f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
-    slope = f * b1 + times(f1 * u1, b)
-    curvature = times(f2 * u1 * u1, b) + (times(f1 * u2, b) + (times(f1 * u1, b1) * 2 + f * b2))
+    near = times(f2 * u1 * u1, b) + (times(f1 * u2, b) + times(f1 * u1, b1) * 2)
+    beside = lambda x, infinite: where(np.isinf(infinite.v), zeros(x), x)  # noqa: E731  # b, a logarithm, is far below its derivatives
+    slope, curvature = f * b1 + beside(times(f1 * u1, b), b1), beside(near, b2) + f * b2
     by_target = w * (times(f1 * ut, b) + f * bt) + wt * f * b
     out = u.v < 0  # targets beyond 0 and 1 have no power
     parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_target * factor)
@@ -402,7 +403,9 @@ def shares(p, epsilon):
     q, low, high = p / total, held(epsilon, p), held(1 - epsilon, p)
     y, inside = clipped(q, low, high)
     off = 4 * p.format.unit * q.e
+    loose = np.abs(q.v - y.v) / p.format.unit + q.e
     edge = (q.e > 0) & ((np.abs(q.v - low.v) <= off) | (np.abs(q.v - high.v) <= off))
+    y = Ball(y.v, np.where(edge, loose, y.e), y.format)  # and whether it is the bound or itself
     return Shares(y, inside, edge, total)
 
 
@@ -413,7 +416,7 @@ def of_shares(p, part, value, first, second, by_target):
     a, b = where(part.inside, hy, zeros(p)).sum(1)[:, None], where(part.inside, gyy, zeros(p)).sum(1)[:, None]
     slope = (h - a) / part.total
     curvature = (g * (1 - part.y * 2) - h * 2 + (b + a * 2)) / part.total / part.total
-    loose = (part.edge & (first.v != 0)).any(1)  # all of the row depends on what is clipped
+    loose = (part.edge & (first.v != 0)).any(1) | sums_overflow(h)[:, 0]  # all of the row depends on what is clipped
     total = part.total[:, 0]
     near = np.abs(total.v) <= 8 * p.format.unit * total.e  # the order of addition decides
     open_ = (near & (total.e > 0) & (total.v != 0)) | (np.abs(total.v) > p.format.most / 2)
@@ -499,17 +502,21 @@ def of_log_softmax(s, value, first, second, by_target):
     hidden = np.minimum(np.abs(h.v), np.abs(others.v) / p.format.unit)
     slope = h * q - p * Ball(others.v, others.e + np.where(np.isfinite(hidden), hidden, 0), p.format)
     curvature = g * q * q + p * p * g.others() - p * q * h.sum(1)[:, None]
-    return Parts(value, slope, curvature, by_target)
+    huge = sums_overflow(h)
+    return Parts(value, unknown(slope, huge), unknown(curvature, huge), by_target)
+
+
+def sums_overflow(h):
+    """Rows whose targets have a sum, of which the slopes are shares, that is no number of the dtype: nothing is said of those."""
+    return (np.abs(np.where(np.isfinite(h.v), h.v, 0)).sum(1) > h.format.most / 4)[:, None]
 
 
 def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     s = softmax(z)
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
-    huge = np.abs(kt.v).sum(1) > z.format.most / 4  # their sum, of which the slopes are shares, is no number of the dtype
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
-    parts = of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
-    return parts._replace(slope=unknown(parts.slope, huge[:, None]), curvature=unknown(parts.curvature, huge[:, None]))
+    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
 
 
 def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
@@ -562,7 +569,7 @@ def poly1_crossentropy(t, p, poly_epsilon):
     other = s.p * (s.q * (1 + k * y) - k * y * s.p)
     label = s.p * s.q * (1 + k * (s.p - s.q))
     curvature = where(hard & (t.v == 1), label, where(hard, other, parts.curvature))
-    return parts._replace(curvature=curvature)
+    return parts._replace(curvature=unknown(curvature, sums_overflow(t)))
 
 
 # ---------------------------------------------------------------------------------------------------------- similarity

@@ -401,8 +401,7 @@ cdef class Bound:
             loops.cut(&job)
         if self.ask_labels:
             job.parameters[0] = 2  # taken for granted; the sum is NaN if a target says otherwise
-            # A target in double could be rounded to 1.
-            if job.tasks == 1 or (job.t.type == TYPE_F64 and not job.doubles) or self.looks_other(&job):
+            if job.tasks == 1 or self.looks_other(&job):
                 job.parameters[0] = not self.not_binary(at)
         if job.segments > 1:
             each = <kernel_sums *>malloc(job.tasks * sizeof(kernel_sums))
@@ -474,14 +473,12 @@ cdef class Bound:
         return sums.count > 0
 
     cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept:
-        """A job that looks at targets, at positions of weight other than 0 if weighted."""
+        """A job that looks at targets, in the dtype of the computation, at positions of weight other than 0 if weighted."""
         cdef int i
         for i in range(ARRAYS):
             if i != AT_T and not (weighted and i == AT_WEIGHT):
                 job.arrays[i].at = NULL
                 job.arrays[i].type = -1
-        # floats would round 2**31 + 1
-        job.doubles = job.t.type == TYPE_F64 or job.t.type in (TYPE_I32, TYPE_I64, TYPE_U32, TYPE_U64)
         lay(job, REORDER_POSITIONS if weighted else REORDER_ELEMENTS, AT_T)
         job.columns = False
 
