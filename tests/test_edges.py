@@ -350,6 +350,15 @@ def test_values_whose_steps_would_leave_the_range():
             np.testing.assert_allclose(value, [right], rtol=1e-14, err_msg=loss)
 
 
+@pytest.mark.parametrize("mean", [1e-30, 1e-36, 1.0])
+def test_the_derivative_by_tiny_targets(mean):
+    """Poisson's by t is -2 log(m / t), in which t times t / m would go below the normal numbers."""
+    t = torch.tensor([[1e-38], [1e-37], [1.3e-35], [1e-33]], requires_grad=True)
+    pl.poisson_deviance(t, torch.full_like(t, mean)).sum().backward()
+    right = -2 * (np.log(np.float32(mean).astype(float)) - np.log(t.detach().numpy().astype(float)))
+    np.testing.assert_allclose(t.grad.numpy(), right, rtol=2e-6)
+
+
 def test_a_prediction_of_minus_zero_is_zero():
     """Also where its reciprocal is infinite: in shares, probabilities that are not clipped, and means."""
     with np.errstate(all="ignore"):

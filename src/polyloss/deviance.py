@@ -35,11 +35,11 @@ def log_near(xp, m, t):
     return near_log1p(xp, r), near
 
 
-def log_quotient(xp, m, t):
-    """log(m / t), also where m / t overflows or underflows."""
+def log_quotient(xp, m, t, most=1e18):
+    """log(m / t), also where m / t overflows or underflows; from `most` on as log m - log t."""
     s = evening(xp, t)  # for derivatives: 1 / t is of a float's size where m / t² is not
     q = (m * s) / (t * s)
-    near = (q > 1e-18) & (q < 1e18)
+    near = (q > 1e-18) & (q < most)
     one = xp.ones_like(q)
     far = xp.log(xp.where(near, one, m)) - xp.log(xp.where(near, one, t))
     return xp.where(near, xp.log(xp.where(near, m * s, one) / xp.where(near, t * s, one)), far)
@@ -51,7 +51,11 @@ def mean_of(xp, p):
 
 
 def poisson_excess(xp, t, m, log_quotient):
-    """2 (m - t - t log(m / t)), for a function of t and m that gives the logarithm."""
+    """2 (m - t - t log(m / t)), for a function of t and m that gives the logarithm.
+
+    Of a large quotient that may be log m - log t, whose roundings are nothing beside m: by autograd t (t / m) would go below the normal
+    numbers, of t up to 1e18 times the least of them, where t / t does not.
+    """
     none = t == 0
     u = xp.where(none, xp.ones_like(t), t)
     r = (m - u) / u
@@ -93,7 +97,7 @@ class PoissonDeviance(Elementwise):
     )
 
     def value(xp, t, p):
-        return poisson_excess(xp, t, mean_of(xp, p), lambda m, u: log_quotient(xp, m, u))
+        return poisson_excess(xp, t, mean_of(xp, p), lambda m, u: log_quotient(xp, m, u, 1e3))
 
     def slope(xp, t, p):
         m = mean_of(xp, p)

@@ -200,7 +200,7 @@ def poisson_deviance(t, p, log_input):
     slope, curvature = (m - t) * 2, m * 2
     if not log_input:
         slope, curvature = where(t.v == 0, ones(m), (m - t) / m) * 2, times(t, (1 / m / m).limited()) * 2
-    lost = t.v < 2.0**20 * float(np.finfo(t.format.dtype).tiny)  # t times what comes from above underflows, of t (1 / t) by autograd
+    lost = t.v < 2.0**10 * float(np.finfo(t.format.dtype).tiny)  # by autograd t (t / m) goes below the normal numbers, m up to 1000 t
     return outside(value, slope, curvature, unknown(log * -2, lost), none | (t.v < 0), m.v == 0)
 
 
