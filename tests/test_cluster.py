@@ -205,3 +205,25 @@ def test_a_worker_that_is_killed_changes_no_bit(client, saved):
                 yield Opened(path, k, k + 25, wait=0.02)
 
     assert pl.evaluate(losses, Batches(), client=client) == want
+
+
+def test_the_command_on_workers_in_another_folder(client, tmp_path, monkeypatch, capsys):
+    """Files are named as they are here, and opened there."""
+    pytest.importorskip("polars")
+    from polyloss.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    y, z = RNG.integers(0, 5, 300), RNG.standard_normal((300, 5))
+    np.save("y.npy", y)
+    np.save("z.npy", z)
+    table = pd.DataFrame(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True), columns=list("abcde")).assign(label=np.array(list("abcde"))[y])
+    table.to_csv("table.csv", index_label="id")
+    for arguments in (["y.npy", "z.npy", "-l", "softmax_loss"], ["table.csv", "table.csv", "--target", "label"]):
+        assert main(["score", *arguments]) == 0
+        here = capsys.readouterr()
+        assert main(["score", *arguments, "--dask", client.scheduler.address]) == 0
+        assert capsys.readouterr() == here
+    y[7] = 40
+    np.save("y.npy", y)
+    assert main(["score", "y.npy", "z.npy", "-l", "softmax_loss", "--dask", client.scheduler.address]) == 1
+    assert capsys.readouterr().err.startswith("polyloss score: z.npy and y.npy: y_true[7] is 40")

@@ -544,6 +544,44 @@ def test_losses_and_explain(capsys):
     assert main(["explain", "nothing"]) == 2
 
 
+def test_what_is_typed_is_completed(monkeypatch, capsys):
+    """As bash asks for it: losses by name, files by the shell."""
+    monkeypatch.setenv("_POLYLOSS_COMPLETE", "bash_complete")
+    for words, want in (
+        ("-l soft", "plain,softmax_loss\n"),
+        ("tru", "file,tru\n"),
+        ("truth.csv goo", "file,goo\n"),
+        ("--gr", "plain,--group-by\n"),
+    ):
+        monkeypatch.setenv("COMP_WORDS", f"polyloss score {words}")
+        monkeypatch.setenv("COMP_CWORD", str(1 + len(words.split())))
+        assert main([]) == 0
+        assert capsys.readouterr().out == want
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_result_that_cannot_be_written():
+    """One line, and no success."""
+    command = [sys.executable, "-m", "polyloss", "score", "truth.csv", "good.csv"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "polyloss: cannot write the result: No space left on device\n")
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "polyloss: cannot write the result: stdout is closed\n")
+
+
+def test_an_interrupted_run(monkeypatch, capsys):
+    """Ctrl-C ends with the status that shells know."""
+    from polyloss._command import tables
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "read_truth", interrupted)
+    assert main(["score", "truth.csv", "good.csv"]) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_cluster(run, monkeypatch):
     """An address that nobody answers is one line within seconds; tasks travel as pickles."""
     pytest.importorskip("distributed")

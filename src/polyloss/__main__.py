@@ -1,21 +1,36 @@
 """The command line: ``polyloss`` and ``python -m polyloss``. Without the packages of ``polyloss[cli]`` it has the demo alone."""
 
 import argparse
+import os
 import sys
+
+FAILED, INTERRUPTED = 1, 130  # exit statuses; a shell's of a program that Ctrl-C ended is 128 + SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status."""
     try:
-        import click  # noqa: F401
+        import click
     except ModuleNotFoundError:
         return _demo_alone(arguments)
     from polyloss._command.app import app
 
+    if sys.stdout is None:  # "polyloss … >&-"
+        click.echo("polyloss: cannot write the result: stdout is closed", err=True)
+        return FAILED
     try:
-        return app.main(arguments, prog_name="polyloss", standalone_mode=True) or 0
+        return app.main(arguments, prog_name="polyloss", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except OSError as error:
+        click.echo(f"polyloss: cannot write the result: {error.strerror or error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its end
+        return FAILED
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 1
+        return ended.code if isinstance(ended.code, int) else FAILED
 
 
 def _demo_alone(arguments: list[str] | None) -> int:

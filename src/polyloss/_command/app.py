@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,12 @@ def _complete(context: Any, parameter: Any, word: str) -> list[Any]:
     return [name for name in registry.names() if name.startswith(word)]
 
 
+def _complete_file(context: Any, parameter: Any, word: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word, type="file")]  # the shell looks for files
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(polyloss.__version__, prog_name="polyloss")
 def app() -> None:
@@ -57,8 +63,8 @@ def app() -> None:
     short_help="Score files of predictions.",
     epilog="Exit status: 0 scored; 1 a file is bad, or a score is NaN; 2 bad usage; 3 a score is above --fail-above.",
 )
-@click.argument("truth")
-@click.argument("predictions", nargs=-1, required=True)
+@click.argument("truth", shell_complete=_complete_file)
+@click.argument("predictions", nargs=-1, required=True, shell_complete=_complete_file)
 @click.option(
     "-l",
     "--loss",
@@ -213,7 +219,7 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
     classes = None
     columns = {key: options[key] for key in ("id_column", "target", "weight", "group")}
     submissions = [(pattern, files)] if options["parts"] else [(file, [file]) for file in files]
-    with _cluster(options["address"]) as client, run.progress(len(files), "files") as bar:
+    with _cluster(options["address"], settings.warn) as client, run.progress(len(files), "files") as bar:
         for name, paths in submissions:
             try:
                 job = LabelledTables(paths, settings.losses, **columns, kaggle=settings.kaggle)
@@ -243,7 +249,7 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
     groups = [files] if settings.paired else [[file] for file in files]
     classes = None
-    with _cluster(options["address"]) as client:
+    with _cluster(options["address"], settings.warn) as client:
         for group in groups:
             try:
                 job = array_scores.ArrayJob(truth, group, settings.losses, paired=settings.paired)
@@ -257,7 +263,7 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+def _cluster(address: str | None, warn: Callable[[str], None]) -> Iterator[Any]:
     """A client of the cluster at this address; None if none is given."""
     if address is None:
         yield None
@@ -268,12 +274,15 @@ def _cluster(address: str | None) -> Iterator[Any]:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise usage(f"--dask needs {error.name}: pip install distributed") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # some of them have levels of their own
     try:
         client = Client(address, timeout="3s")
     except (OSError, ValueError, TimeoutError) as error:
         raise BadFile(f"--dask {address}: cannot be reached: {str(error).splitlines()[0]}") from None
     with client:
+        if not client.nthreads():
+            warn(f"--dask {address}: the cluster has no workers, and is waited for until it has")
         yield client
 
 

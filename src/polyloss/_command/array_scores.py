@@ -1,5 +1,6 @@
 """Scores of files of arrays: part by part, here or on a cluster."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -93,7 +94,8 @@ class ArrayJob:
 
 def score_arrays(job: ArrayJob, client: Any, progress: Callable[[int], None]) -> list[Score]:
     """The scores of files of arrays, here or on a cluster."""
-    return job.scores(job.sums(in_parts(job.part, job.ranges(), client), progress))
+    there = job if client is None else replace(job, truth=os.path.abspath(job.truth), predictions=[*map(os.path.abspath, job.predictions)])
+    return job.scores(job.sums(in_parts(there.part, job.ranges(), client), progress))
 
 
 def _shifted(message: str, start: int) -> str:

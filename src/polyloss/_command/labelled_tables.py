@@ -1,5 +1,6 @@
 """Scores of tables that carry their labels beside the predictions: file by file, here or on a cluster."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,8 @@ class LabelledTables:
     def score(self, name: str, client: Any, progress: Callable[[int], None]) -> tuple[list[Score], list[Loss], int | None]:
         """The scores of all files together, the losses, the number of classes."""
         found = []
-        for part in in_parts(self.part, [(path,) for path in self.paths], client):
+        paths = self.paths if client is None else map(os.path.abspath, self.paths)
+        for part in in_parts(self.part, [(path,) for path in paths], client):
             found.append(part)
             if part[2] != found[0][2]:
                 odd = sorted(set(part[2]) ^ set(found[0][2]))[0]

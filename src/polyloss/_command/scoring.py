@@ -2,6 +2,7 @@
 
 import ast
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from polyloss import metrics, registry
 from polyloss._block import LOSSES
-from polyloss._command.problems import usage
+from polyloss._command.problems import BadFile, usage
 from polyloss._exact import Tally
 from polyloss._positions import Measure
 from polyloss.evaluation import Accumulator
@@ -104,15 +105,18 @@ class Settings:
 def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client: Any) -> Iterator[Any]:
     """What a function gives for each part, here or on a cluster, there in any order.
 
-    A part is one task, which opens the files on its worker; a worker that dies costs time alone.
+    A part is one task, which opens the files on its worker, by absolute paths; a worker that dies costs time alone.
     """
     if client is None:
         yield from (function(*part) for part in parts)
         return
     from polyloss import _cluster
 
-    for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):
-        yield result
+    try:
+        for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):
+            yield result
+    except BadFile as error:  # which names the file as it is named here
+        raise BadFile(error.message.replace(os.path.join(os.getcwd(), ""), "")) from None
 
 
 def _applied(function: Callable[..., Any], part: tuple[Any, ...]) -> Any:
