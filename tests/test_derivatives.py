@@ -8,7 +8,7 @@ in question, where no entry is exactly 0 or 1 and so no case of its own.
 import numpy as np
 import pytest
 import torch
-from libraries import JAX
+from libraries import JAX, formula
 from oracle import CASES
 
 import polyloss as pl
@@ -112,6 +112,13 @@ def test_gradient_and_hessian_by_every_argument(case, autograd):
 
 EDGES = [0.0, 1.0, 0.5, -1.0, 1e-38, 1e-45, 3.4e38, -3.4e38, 90.0, -90.0, float("inf"), -float("inf"), float("nan")]
 
+INFINITE = {  # loss, parameters, targets, predictions, and the slope by hand
+    "binary focal": ("binary_focal_crossentropy", {"epsilon": 0.0, "label_smoothing": 1.0, "gamma": 0.0}, [1.0], [1.0], [np.inf]),
+    "binary focal, logits": ("binary_focal_crossentropy", {"from_logits": True}, [0.0], [1e308], [1.0]),
+    "kl": ("kl_divergence", {"epsilon": 0.0}, [0.0, 1.0], [0.0, 0.0], [0.0, -np.inf]),
+    "pseudo huber": ("pseudo_huber", {}, [0.0], [1e308], [1.0]),
+}
+
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_what_else_torch_differentiates_does_not_change_the_gradient_by_predictions(case):
@@ -135,6 +142,54 @@ def test_what_else_torch_differentiates_does_not_change_the_gradient_by_predicti
                 np.testing.assert_array_equal(gradient, right)
                 if predictions is p:
                     assert all(torch.isfinite(other).all() for other in others)
+
+
+@pytest.mark.parametrize("name", INFINITE)
+def test_slopes_that_are_infinite_come_from_jax_too(name):
+    """The gradient by predictions of a traced program, whatever else it differentiates, where autograd of the value gave NaN."""
+    loss, params, t, p, right = INFINITE[name]
+    t, p = np.asarray(t), np.asarray([p])
+    t, w = t if t.dtype.kind == "i" else t[None].astype(float), np.array([2.0])
+
+    def total(p, w, t=t):
+        return getattr(pl, loss)(t, p, sample_weight=w, axis=-1, reduction="sum", **params)
+
+    found = JAX.jax.grad(total, argnums=(0, 1))(p, w)
+    np.testing.assert_allclose(found[0][0], np.multiply(right, 2), rtol=1e-12)
+    tensor = torch.tensor(p, requires_grad=True)
+    total(tensor, torch.tensor(w, requires_grad=True), torch.tensor(t)).backward()
+    np.testing.assert_allclose(tensor.grad[0], np.multiply(right, 2), rtol=1e-12)
+
+
+def test_derivatives_by_targets_at_edges():
+    """Against figures by hand: 2 (t^b - m^b) / b for a Tweedie deviance, b = 1 - power; what is infinite of a target of 0 counts as 0."""
+    inf, m = np.inf, 3.0
+    for loss, params, t, p, right in (
+        ("binary_focal_crossentropy", {"apply_class_balancing": True, "epsilon": 0.0}, 0.0, 1.0, -inf),
+        ("binary_focal_crossentropy", {"from_logits": True}, 0.0, inf, -inf),
+        ("tweedie_deviance", {"power": 0.0, "log_input": True}, 0.0, np.log(m), -2 * m),
+        ("tweedie_deviance", {"power": 0.0, "log_input": True}, -2.0, np.log(m), -2 * (2 + m)),
+        ("tweedie_deviance", {"power": -1.0}, 0.0, m, -(m**2)),
+        ("tweedie_deviance", {"power": -1.0}, -2.0, m, -(m**2)),
+        ("tweedie_deviance", {"power": 1.5}, 0.0, m, 4 * m**-0.5),
+        ("tweedie_deviance", {"power": 3.0}, 1e-150, m, m**-2.0 - 1e300),
+    ):
+        tensor = torch.tensor([[t]], dtype=torch.float64, requires_grad=True)
+        getattr(pl, loss)(tensor, torch.tensor([[p]], dtype=torch.float64), **params).backward()
+        by_jax = JAX.jax.grad(lambda t: getattr(pl, loss)(t, np.array([[p]]), **params)[0])(np.array([[t]]))  # noqa: B023
+        for found in (tensor.grad, by_jax):
+            np.testing.assert_allclose(found, [[right]], rtol=1e-12, err_msg=f"{loss} {params} {t}")
+
+
+def test_tweedie_deviances_of_tiny_and_negative_targets():
+    """Against figures by hand: t^b overflows where t t^b does not, and for power 0 every target is one."""
+    for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+        tiny = np.array([[1e-45]], "float32")
+        value = road(pl.tweedie_deviance, tiny, np.array([[0.25]], "float32"), power=1.9)
+        np.testing.assert_allclose(value, 2 * (0.25**0.1 / 0.1 - float(tiny[0, 0]) ** 0.1 / 0.09), rtol=1e-6)
+        assert road(pl.tweedie_deviance, tiny, np.ones_like(tiny), power=3.0) == np.inf
+        np.testing.assert_allclose(road(pl.tweedie_deviance, [[-90.0]], [[0.0]], power=0.0, log_input=True), 91.0**2, rtol=1e-15)
+        assert np.isnan(road(pl.tweedie_deviance, [[-1.0]], [[0.0]], power=1.5, log_input=True))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.labelled], ids=repr)

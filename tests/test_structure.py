@@ -305,7 +305,7 @@ def test_the_laws_refuse_a_wrong_loss(block, law):
 
 
 @pytest.mark.parametrize(("block", "law"), [(WrongSlope, laws.test_torch_autograd_gives_the_slope_and_the_curvature),
-                                            (WrongValue, laws.test_jax_grad_gives_the_slope_and_the_curvature),
+                                            (WrongSlope, laws.test_jax_grad_gives_the_slope_and_the_curvature),
                                             (WrongCurvature, laws.test_jax_grad_gives_the_slope_and_the_curvature),
                                             (WrongSlope, laws.test_curvature_is_the_difference_quotient_of_the_slope),
                                             (WrongCurvature, laws.test_curvature_is_the_difference_quotient_of_the_slope)],

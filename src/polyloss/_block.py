@@ -211,6 +211,13 @@ def _or_one(xp, a, y, size):
     return xp.where((a == 0) & ~usable, xp.ones_like(y), y)
 
 
+def mixed(xp, t, a, b):
+    """t a + (1 - t) b for a, b >= 0, from the nearer of the two. Its derivative by t is one product, which is infinite where a difference
+    of two would be none: what comes down to it may be infinite, and a or b be 0.
+    """
+    return xp.where(t < 0.5, b + t * (a - b), a + (1 - t) * (b - a))
+
+
 def power(xp, u, n):
     """u**n for u >= 0 and a number n; 0 at u = 0 even where n < 0 (it is multiplied by something that vanishes faster)."""
     zero, one = u == 0, xp.ones_like(u)

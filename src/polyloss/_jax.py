@@ -2,8 +2,9 @@
 
 A call on arrays whose values are at hand is evaluated as in every library. One that is being traced becomes, where a CPU kernel holds its
 loss, an operation of the program: on a CPU XLA calls the kernel through its typed foreign function interface, on other devices the
-formula is compiled. Its derivative by the predictions is the kernel's too, found in the same pass as the value. Whatever more JAX may
-differentiate (targets, weights, a second time) goes through the formula, and so does `vmap`.
+formula is compiled. Its derivative by the predictions is the kernel's too, found in the same pass as the value; where there is no kernel it
+is the formula of the slope. Whatever more JAX may differentiate (targets, weights, a second time) is JAX's derivative of the formula, which
+`vmap` takes, too.
 """
 
 import math
@@ -83,13 +84,13 @@ def call(plan, arrays, given):
     """The results of a plan whose arrays are JAX's, or their tracers."""
     if plan.has_values:
         return evaluate(plan, arrays)
-    if plan.route == FORMULA:
+    if plan.route == FORMULA and any(several_traced(value) for _, value in plan.params + plan.target_options):
         return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
     if plan.validate and plan.labelled and has_values(arrays.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
         checked(plan, arrays, Outcome(bad=sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2]))
     operands = [x for x in _operands(arrays) if x is not None]
     divisor = plan.divisor if plan.divisor != GIVEN or isinstance(arrays.divisor, jax.Array) else arrays.divisor
-    results = _operation(_static(plan, divisor=divisor), *operands)
+    results = _operation(_changed(plan, divisor=divisor) if plan.route == FORMULA else _static(plan, divisor=divisor), *operands)
     return finish(plan, arrays, _outcome(plan, results))
 
 
@@ -154,6 +155,11 @@ def _static(plan, **changes):
     return _routes.changed(plan, backend=NUMPY, device="cpu", here=True, has_values=True, validate=False, **changes)
 
 
+def _changed(plan, **changes):
+    """A plan of an operation with other fields: of a kernel's, which is static, or of the formula's."""
+    return _static(plan, **changes) if plan.backend is NUMPY else _routes.changed(plan, validate=False, **changes)
+
+
 def _arrays(plan, operands, xp):
     """The arrays of an operation."""
     rest = iter(operands)
@@ -181,22 +187,26 @@ def _outcome(plan, results):
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _operation(plan, *operands):
     """What a plan asks for of arrays."""
-    return _evaluate(plan, *operands)
+    return (_evaluate if plan.backend is NUMPY else _by_formula)(plan, *operands)
 
 
 @partial(_operation.defjvp, symbolic_zeros=True)
 def _operation_jvp(plan, operands, tangents):
-    """By the predictions alone from the kernel, by anything else and where derivatives are differentiated from the formula."""
+    """By the predictions from the slope that is written out, by anything else and where derivatives are differentiated from the formula."""
     zero = [isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
-    if plan.want != VALUE or zero[0] or not all(zero[1:]):
-        tangents = [np.zeros(x.shape, x.dtype) if same else x for x, same in zip(tangents, zero, strict=True)]
+    tangents = [np.zeros(x.shape, x.dtype) if same else x for x, same in zip(tangents, zero, strict=True)]
+    if plan.want != VALUE or zero[0]:
         return jax.jvp(partial(_by_formula, plan), operands, tuple(tangents))
     # Gradients, too, are not in 16 bits, which what comes down from above is yet to scale.
     divisor, real = 1 if plan.reduction == "none" else plan.divisor, plan.real(jnp)
-    both = _static(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
+    both = _changed(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
     value, gradient = _operation(both, operands[0].astype(real), *operands[1:])
     product = gradient * tangents[0].astype(real)
-    return (value,), (product.sum(axis=1) if plan.reduction == "none" else product.sum(),)
+    tangent = product.sum(axis=1) if plan.reduction == "none" else product.sum()
+    if not all(zero[1:]):
+        _, (by_others,) = jax.jvp(partial(_by_formula, plan, operands[0]), operands[1:], tuple(tangents[1:]))
+        tangent = tangent + by_others
+    return (value,), (tangent,)
 
 
 @partial(jax.jit, static_argnums=0)

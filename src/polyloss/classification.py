@@ -11,6 +11,7 @@ from polyloss._block import (
     beyond,
     clipped,
     log_softmax,
+    mixed,
     nan_where,
     of_others,
     over,
@@ -511,29 +512,30 @@ class BinaryFocalCrossentropyFromLogits(Elementwise):
         up, down = sigmoid(xp, z), sigmoid(xp, -z)
         above = z > 0
         e = xp.exp(xp.where(above, -z, z))
-        m = xp.where(above, t * e + (1 - t), t + (1 - t) * e)  # u (1 + e)
+        one = xp.ones_like(e)
+        m = mixed(xp, t, xp.where(above, e, one), xp.where(above, one, e))  # u (1 + e)
         r = (1 - 2 * t) * xp.where(m == 0, xp.zeros_like(m), e / xp.where(m == 0, xp.ones_like(m), m)) / (1 + e)
         return m / (1 + e), r, BinaryCrossentropyFromLogits.value(xp, t, z), up, down
 
     def value(xp, t, z, apply_class_balancing, alpha, gamma):
         u, _, b, _, _ = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
-        return balance(t, apply_class_balancing, alpha) * times(xp, power(xp, u, gamma), b)
+        return balance(xp, t, apply_class_balancing, alpha) * times(xp, power(xp, u, gamma), b)
 
     def slope(xp, t, z, apply_class_balancing, alpha, gamma):
         u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
         s = (1 - t) * up - t * down + gamma * times(xp, r, b)
-        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
+        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
 
     def curvature(xp, t, z, apply_class_balancing, alpha, gamma):
         u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
         b1 = (1 - t) * up - t * down
         s = gamma * r * (times(xp, (down - up) + (gamma - 1) * r, b) + 2 * b1) + up * down
-        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
+        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
 
 
-def balance(t, apply_class_balancing, alpha):
+def balance(xp, t, apply_class_balancing, alpha):
     """t α + (1 - t)(1 - α), or 1."""
-    return t * alpha + (1 - t) * (1 - alpha) if apply_class_balancing else 1.0
+    return mixed(xp, t, alpha, 1 - alpha) if apply_class_balancing else 1.0
 
 
 class BinaryFocalCrossentropy(Elementwise):
@@ -561,25 +563,25 @@ class BinaryFocalCrossentropy(Elementwise):
 
     def value(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
-        u = t * (1 - y) + (1 - t) * y
-        return balance(t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)
+        u = mixed(xp, t, 1 - y, y)
+        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)
 
     def slope(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
+        u, u1 = mixed(xp, t, 1 - y, y), 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
         # where y nears the end that costs an infinite loss, b is a logarithm, and far below its derivatives
         s = power(xp, u, gamma) * beyond(xp, b1, times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
-        return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+        return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
-        u, u1 = t * (1 - y) + (1 - t) * y, 1 - 2 * t
+        u, u1 = mixed(xp, t, 1 - y, y), 1 - 2 * t
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
         b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
         near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
         s = beyond(xp, power(xp, u, gamma) * b2, times(xp, gamma, power(xp, u, gamma - 1) * near))
-        return xp.where(inside, balance(t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+        return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
 
     def per_miss(xp, b, u):
         """b / u, which nears 1 where u nears 0."""

@@ -308,7 +308,7 @@ def gamma_deviance(
 
 
 def power_difference(xp, start, to, n, l):
-    """(to - start) / n, the logarithm of to / start n l. Where n l is small, start l (1 + n l / 2! + (n l)² / 3! + ...)."""
+    """(to - start) / n, n l = log(to / start). Where n l is small, start l (1 + n l / 2! + (n l)² / 3! + ...)."""
     y = n * l
     near = xp.abs(y) < 0.5
     u = xp.where(near, y, xp.zeros_like(y))
@@ -319,10 +319,9 @@ def power_difference(xp, start, to, n, l):
 
 
 def unit_tweedie(xp, t, power, to_a, to_b, l):
-    """2 (X(a) - t X(b)) for t > 0, a = 2 - power, b = 1 - power, X(n) = (m^n - t^n) / n; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
+    """2 ((m^a - t^a) / a - (t m^b - t^a) / b) for t > 0, a = 2 - power, b = 1 - power; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
 
-    t X(b) is made of t m^b and t^a, since t^b may overflow.
-
+    Powers of t are t^a alone: t^b and its derivative overflow where t is tiny and t t^b is not.
     Where l is small the two cancel: their difference is t^a l² (D2 / 2! + D3 l / 3! + ...), D2 = 1, D(k+1) = a D(k) + b^(k-1).
     """
     a, b = 2 - power, 1 - power
@@ -335,7 +334,7 @@ def unit_tweedie(xp, t, power, to_a, to_b, l):
         total = total + d * w
     start, of_b = t**a, t * xp.where(near, xp.ones_like(to_b), to_b)
     far = power_difference(xp, start, xp.where(near, start, to_a), a, l) - power_difference(xp, start, xp.where(near, start, of_b), b, l)
-    return 2 * xp.where(near, start * u * u * total, far)
+    return 2 * xp.where(near, start * u * u * total, xp.where(xp.isinf(start), start, far))
 
 
 class TweedieDevianceFromLogarithms(Elementwise):
@@ -368,10 +367,12 @@ class TweedieDevianceFromLogarithms(Elementwise):
 
 
 def without_positive(xp, t, power, to_a, to_b):
-    """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
+    """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers of 0 and less."""
     a, b = 2 - power, 1 - power
-    none = xp.where(t == 0, to_a / a if a > 0 else math.inf + to_a, to_a * nan_where(xp, ~(t >= 0), t))  # NaN too
-    return 2 * (xp.where(t < 0, to_a / a - t * to_b / b, none) if power < 0 else none)
+    if power == 0:  # t² counts whatever its sign
+        return (to_b - t) * (to_b - t)
+    here = to_a / a - times(xp, t, to_b) / b if a > 0 else math.inf + to_a
+    return 2 * (here if power < 0 else xp.where(t == 0, here, to_a * nan_where(xp, ~(t >= 0), t)))  # NaN too
 
 
 class TweedieDeviance(Elementwise):

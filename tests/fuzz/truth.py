@@ -248,7 +248,8 @@ def tweedie_deviance(t, p, power, log_input):
         slope, curvature = (m - t) * m.power(1 - n), m.power(2 - n) + (m - t) * m.power(1 - n) * p_of(t, 1 - n)
     by_target = (m.power(1 - n) - u.power(1 - n)) / p_of(t, 1 - n) * -2
     beyond = none | (t.v < 0) | (sum(np.abs(m.power(k).v) for k in (-n, 1 - n, 2 - n)) > t.format.most / 4)
-    return outside(value, slope * 2, curvature * 2, unknown(by_target, ~positive), beyond, (m.v == 0) | ((t.v == 0) & (n > 1)))
+    lost = t.v < 2.0**20 * float(np.finfo(t.format.dtype).tiny)  # there 1 / t overflows, by autograd
+    return outside(value, slope * 2, curvature * 2, unknown(by_target, ~positive | lost), beyond, (m.v == 0) | ((t.v == 0) & (n > 1)))
 
 
 def outside(value, slope, curvature, by_target, beyond, edge):
@@ -516,6 +517,7 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
+    l = unknown(l, (t.v == 0) & np.isnan(s.l.v))  # so may what is none
     return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
 
 
@@ -563,7 +565,8 @@ def poly1_crossentropy(t, p, poly_epsilon):
     s, k = softmax(p), p.near(poly_epsilon)
     tp, c = t * s.p * k, p.shape[1]
     value = times(t, -s.l).sum(1) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
-    parts = of_log_softmax(s, value, -t - tp, -tp, -s.l - s.p * k)
+    l = where((t.v == 0) & np.isinf(s.l.v), zeros(p), s.l)  # infinite, for a target of 0: it counts as 0
+    parts = of_log_softmax(s, value, -t - tp, -tp, -l - s.p * k)
     hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
     y = (s.p * t).sum(1)[:, None]
     other = s.p * (s.q * (1 + k * y) - k * y * s.p)
@@ -578,6 +581,7 @@ def poly1_crossentropy(t, p, poly_epsilon):
 def kl_divergence(t, p, epsilon):
     a, kept = clipped(t, t.exact(LONG(0)), t.exact(LONG(1)))
     y, inside = clipped(p, held(epsilon, p), p.exact(LONG(1)))
+    y.v = y.v + 0  # of -0 the quotient below would have the other sign
     r = (a - y) / y
     near = np.abs(r.v) < 0.5
     log = where(near, where(near, r, zeros(r)).log1p(), (where(a.v == 0, ones(a), a) / y).log())

@@ -623,8 +623,9 @@ LOSS(gamma_deviance_from_logarithms, value)
 LOSS(gamma_deviance_from_logarithms, slope) { return (void)a, R(2) * (R(1) - FORMULA(over_exp)(t, p)); }
 LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA(over_exp)(t, p); }
 
-/* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is X(A) - t X(B), where X(n) = (m^n - t^n) / n = t^n L (1 + n L / 2! +
-   (n L)² / 3! + ...); t X(B) is made of t m^B and t^A, since t^B may overflow. Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1, D(k+1) = A D(k) + B^(k-1). */
+/* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is (m^A - t^A) / A - (t m^B - t^A) / B; a quotient for n of A and B is
+   t^A L (1 + n L / 2! + (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1,
+   D(k+1) = A D(k) + B^(k-1). t^B is not taken: it overflows where t is tiny and t t^B is not. */
 FORMULA_INLINE real FORMULA(raised)(real u, real n) { return SELECT(AND(EQ(u, R(0)), LT(n, R(0))), R(1) / R(0), POWER(u, n)); }
 FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L)
 {
@@ -646,9 +647,10 @@ FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, rea
     const real near = t_A * L * L * sum;
     const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t * m_B, t_A, B, L);
     const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
-    const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, R(0) / R(0)); /* of t < 0, which only a power below 0 allows */
+    const real square = SELECT(EQ(power, R(0)), R(0.5) * (m_B - t) * (m_B - t), R(0) / R(0)); /* of t < 0, which powers above 0 forbid */
+    const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, square);
     const real rest = SELECT(EQ(t, R(0)), none, SELECT(LT(t, R(0)), below, t + L));
-    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, far), rest);
+    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, SELECT(LT(t_A, R(1) / R(0)), far, t_A)), rest);
 }
 LOSS(tweedie_deviance, value)
 {
