@@ -30,7 +30,7 @@ BESIDE_TESTS := tests docs asv_bench pyproject.toml $(wildcard *.md)
 FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -name '*.so' -delete; fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-settings fuzz sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
+.PHONY: demo test test-oldest test-settings fuzz sanitize test-gpu bench-gpu docs bench bench-compare bench-publish wheel test-wheel lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo

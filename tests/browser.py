@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ALONE = (
     "--no-first-run",
     "--disable-quic",
