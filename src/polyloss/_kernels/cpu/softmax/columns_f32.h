@@ -141,12 +141,13 @@ static void deliver(const float *from, const softmax_job *j, const softmax_array
 /* The logits of a tile of columns capped, and their slopes from those of what was capped. */
 static void cap_columns(const fast_scratch *x, ptrdiff_t classes, ptrdiff_t positions)
 {
-    for (ptrdiff_t at = 0; x->capped && at < classes * CHUNK; at += CHUNK)
-        cap_floats(&x->cap, x->given + at, x->given + at, x->bent ? x->bent + at : 0, positions);
+    for (ptrdiff_t at = 0; x->cap.on && at < classes * CHUNK; at += CHUNK)
+        cap_floats(&x->cap.of, x->columns.given + at, x->columns.given + at, x->cap.bent ? x->cap.bent + at : 0, positions);
 }
 static void bend_columns(const fast_scratch *x, ptrdiff_t classes, ptrdiff_t positions)
 {
-    for (ptrdiff_t at = 0; x->capped && at < classes * CHUNK; at += CHUNK) bend_floats(x->given + at, x->bent + at, 1, 0, positions);
+    for (ptrdiff_t at = 0; x->cap.on && at < classes * CHUNK; at += CHUNK)
+        bend_floats(x->columns.given + at, x->cap.bent + at, 1, 0, positions);
 }
 
 /* Positions through classes in planes, `step` floats apart: K planes from c on, added to what the planes before left in sum (5, positions):
@@ -239,7 +240,7 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
     if (!x->summed) memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s, left = count - i < j->s - s ? count - i : j->s - s;
-        int stream = 0, whole = in_place && left >= CHUNK && !x->capped;
+        int stream = 0, whole = in_place && left >= CHUNK && !x->cap.on;
         step = whole && !wanted ? left / CHUNK * CHUNK : count - i < CHUNK ? count - i : CHUNK;
         if (in_place_out && j->grad.c % 64 == 0) { /* begin at a line of the output: streamed by halves it would cost four times as much */
             const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % 64) / 4;
@@ -253,42 +254,42 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             for (ptrdiff_t k = step; k < positions; k++) label[k] = IGNORED;
         }
         double *others = x->others + i, *target = x->target + i;
-        float *kept = x->kept[0];
-        const float *z = x->given;
+        float *kept = x->columns.kept;
+        const float *z = x->columns.given;
         ptrdiff_t apart = CHUNK;
         if (whole)
             z = (const float *)place(&j->z, n, s), apart = j->z.c / 4;
         else {
-            pack(x->given, j, &j->z, q, step);
+            pack(x->columns.given, j, &j->z, q, step);
             cap_columns(x, classes, positions);
         }
         if (wanted && smoothed)
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, kept, 1);
+            plane_sums(z, apart, classes, positions, label, x->columns.sums, others, target, x->mean + i, kept, 1);
         else if (wanted)
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, 0, kept, 0);
+            plane_sums(z, apart, classes, positions, label, x->columns.sums, others, target, 0, kept, 0);
         else if (smoothed)
-            plane_sums(z, apart, classes, positions, label, x->planes, others, target, x->mean + i, 0, 1);
+            plane_sums(z, apart, classes, positions, label, x->columns.sums, others, target, x->mean + i, 0, 1);
         else
-            plane_sums(z, apart, classes, positions, label, x->planes, x->summed ? 0 : others, target, 0, 0, 0);
+            plane_sums(z, apart, classes, positions, label, x->columns.sums, x->summed ? 0 : others, target, 0, 0, 0);
         if (wanted)
             finish(j, x, i, step, 1);
         else if (x->summed)
-            add_losses(x, i, positions, x->planes);
+            add_losses(x, i, positions, x->columns.sums);
         else
             finish(j, x, i, step, 0);
         if (j->prob.at) {
-            plane_slopes(x->given, CHUNK, kept, positions, classes, positions, label, x->prob + i, 0, 0, x->planes, 0);
-            deliver(x->given, j, &j->prob, q, step);
+            plane_slopes(x->columns.given, CHUNK, kept, positions, classes, positions, label, x->prob + i, 0, 0, x->columns.sums, 0);
+            deliver(x->columns.given, j, &j->prob, q, step);
         }
         if (j->grad.at) {
             const int direct = in_place_out && whole;
-            float *to = direct ? (float *)place(&j->grad, n, s) : x->given;
+            float *to = direct ? (float *)place(&j->grad, n, s) : x->columns.given;
             const ptrdiff_t to_step = direct ? j->grad.c / 4 : CHUNK;
             const double *grad = x->grad + i, *plus = x->plus + i, *grad_at_target = x->grad_at_target + i;
             if (direct && stream)
-                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 1);
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->columns.sums, 1);
             else
-                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->planes, 0);
+                plane_slopes(to, to_step, kept, positions, classes, positions, label, grad, plus, grad_at_target, x->columns.sums, 0);
             if (!direct) {
                 bend_columns(x, classes, positions);
                 deliver(to, j, &j->grad, q, step);

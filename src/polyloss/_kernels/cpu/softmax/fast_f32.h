@@ -12,15 +12,15 @@
 
 static void redo_in_f64(const softmax_job *j, ptrdiff_t first, fast_scratch *x)
 {
-    for (ptrdiff_t i = 0; i < x->redo_count; i++) {
+    for (ptrdiff_t i = 0; i < x->redo.count; i++) {
         softmax_sums sums = {.bad = -1};
-        softmax_f64(j, first + x->redo[i], 1, x->scratch_f64, &sums, 1);
+        softmax_f64(j, first + x->redo.positions[i], 1, x->redo.scratch, &sums, 1);
         if (x->summed)
             x->total += sums.total;
         else
-            x->loss[x->redo[i]] = sums.total;
+            x->loss[x->redo.positions[i]] = sums.total;
     }
-    x->redo_count = 0;
+    x->redo.count = 0;
 }
 
 static double sum_row(const double *x, ptrdiff_t count)
@@ -45,7 +45,7 @@ static void softmax_f32(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
     redo_in_f64(j, first, &x);
     put_tile(j, &j->losses, first, count, x.loss);
     sums->total = x.summed ? x.total : sum_row(x.loss, count);
-    if (x.soft_targets) sums->weights = sum_row(x.counted, count);
+    if (x.soft_targets) sums->weights = sum_row(x.soft.counted, count);
     fence();
 }
 #endif

@@ -119,9 +119,9 @@ static void write_elsewhere(const softmax_array *a, char *to, const float *e, do
 static void skip_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t n, ptrdiff_t s)
 {
     x->others[i] = 1, x->target[i] = 0, x->m[i] = 0, x->mean[i] = 0;
-    for (ptrdiff_t c = 0; j->grad.at && c < j->c && c < BLOCK; c++) x->block[c] = x->label[i] == BAD ? NAN : 0.0f;
+    for (ptrdiff_t c = 0; j->grad.at && c < j->c && c < BLOCK; c++) x->rows.block[c] = x->label[i] == BAD ? NAN : 0.0f;
     for (ptrdiff_t b = 0; j->grad.at && b < j->c; b += BLOCK)
-        scatter_f(place(&j->grad, n, s) + b * j->grad.c, x->block, j->grad.c, j->grad.type, j->c - b < BLOCK ? j->c - b : BLOCK);
+        scatter_f(place(&j->grad, n, s) + b * j->grad.c, x->rows.block, j->grad.c, j->grad.type, j->c - b < BLOCK ? j->c - b : BLOCK);
 }
 /* The m of the reference for a row whose logits are about z. */
 INLINE float power_near(float z)
@@ -144,7 +144,7 @@ static float *apart_from(const void *row, float *room)
 /* All positions once more: those without a target were passed over. */
 static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, int wanted)
 {
-    x->redo_count = 0;
+    x->redo.count = 0;
     if (wanted)
         finish(j, x, 0, count, 1);
     else
@@ -154,9 +154,9 @@ static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, 
    they are, since the gradient may be written over them. */
 INLINE int finished_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i)
 {
-    const ptrdiff_t before = x->redo_count;
+    const ptrdiff_t before = x->redo.count;
     finish(j, x, i, 1, 1);
-    return x->redo_count == before;
+    return x->redo.count == before;
 }
 static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
@@ -181,21 +181,21 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             head = load_without((const float *)z, classes, y);
         } else {
             gather_f(&target, z + y * j->z.c, 0, j->z.type, 1);
-            gather_f(x->block, z, j->z.c, j->z.type, classes < W ? classes : W);
-            head = load_without(x->block, classes, y);
+            gather_f(x->rows.block, z, j->z.c, j->z.type, classes < W ? classes : W);
+            head = load_without(x->rows.block, classes, y);
         }
         float highest = peak_f(head);
-        if (x->capped) target = capped_one(target, &x->cap), highest = capped_one(highest, &x->cap);
+        if (x->cap.on) target = capped_one(target, &x->cap.of), highest = capped_one(highest, &x->cap.of);
         const float base = highest > -1e30f && highest < 1e30f ? highest : 0, m = power_near(highest);
         const reference about = reference_of(m, wanted);
-        float *kept = wanted ? apart_from(z, x->kept[turn]) : 0;
+        float *kept = wanted ? apart_from(z, x->rows.kept[turn]) : 0;
         vd sum = all_d(0.0);
         double apart = 0;
         for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
             const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
             const float *from = (const float *)z + b;
-            if (!direct) gather_f(x->block, z + b * j->z.c, j->z.c, j->z.type, part), from = x->block;
-            if (x->capped) cap_floats(&x->cap, from, x->block, x->bent ? x->bent + b : 0, part), from = x->block;
+            if (!direct) gather_f(x->rows.block, z + b * j->z.c, j->z.c, j->z.type, part), from = x->rows.block;
+            if (x->cap.on) cap_floats(&x->cap.of, from, x->rows.block, x->cap.bent ? x->cap.bent + b : 0, part), from = x->rows.block;
             if (smoothed && wanted)
                 sum += block_sum(from, part, y - b, AHEAD, &about, kept + b, &last, &apart, base);
             else if (smoothed)
@@ -214,19 +214,19 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
         if (!finished_row(j, x, i)) continue;
         if (j->prob.at) {
             kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
-            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);
+            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->rows.block);
         }
         kept[y] = (float)x->grad_at_target[i];
         double factor = x->grad[i], plus = x->plus[i];
-        if (x->bent) {
-            bend_floats(kept, x->bent, factor, plus, classes);
+        if (x->cap.bent) {
+            bend_floats(kept, x->cap.bent, factor, plus, classes);
             factor = 1, plus = 0;
         }
         if (stream) {
             last = begin(place(&j->grad, n, s), kept, factor, plus, classes);
             turn ^= 1;
         } else if (j->grad.at)
-            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, factor, plus, classes, x->block);
+            write_elsewhere(&j->grad, place(&j->grad, n, s), kept, factor, plus, classes, x->rows.block);
     }
     write_rest(&last);
     finish_rows(j, x, count, wanted);

@@ -21,11 +21,12 @@ INLINE vf mad_unless_0_f(vf a, vf b, vf sum)
 /* What the sums over the targets of positions i and on are made into: of w (z_a - z), of k t without the top class, and its k t and k. */
 INLINE void finish_targets(fast_scratch *x, ptrdiff_t i, vd apart, vd others_kt, vd kt, vd k)
 {
-    const vd left = x->keep * others_kt + x->share * (x->sum_k - k), sum_kt = left + (x->keep * kt + x->share * k), w = load_d(x->w + i);
+    const double keep = x->soft.keep, share = x->soft.share;
+    const vd left = keep * others_kt + share * (x->soft.sum_k - k), sum_kt = left + (keep * kt + share * k), w = load_d(x->w + i);
     const md live = le_d(all_d(0.0), widen_i(x->label + i));
-    store_d(x->counted + i, select_d(live, w * (others_kt + kt), all_d(0.0)));
-    store_d(x->left + i, left);
-    store_d(x->more + i, w * apart);
+    store_d(x->soft.counted + i, select_d(live, w * (others_kt + kt), all_d(0.0)));
+    store_d(x->soft.left + i, left);
+    store_d(x->soft.more + i, w * apart);
     store_d(x->w_k + i, w * sum_kt);
     store_d(x->g_k + i, load_d(x->g + i) * sum_kt);
 }
@@ -45,7 +46,7 @@ INLINE void add_to_f(lane_sum_f *s, vf x)
 /* t of class c at positions i and on, from soft targets (C, CHUNK) or labels. */
 INLINE vf plane_target(const fast_scratch *x, ptrdiff_t first, ptrdiff_t c, ptrdiff_t i, const int soft)
 {
-    if (soft) return load_f(x->targets + c * CHUNK + i);
+    if (soft) return load_f(x->columns.targets + c * CHUNK + i);
     return zero_if(other_i(*(const vi_anywhere *)(x->label + first + i), (int32_t)c), all_f(1.0f));
 }
 /* The top class of each position and the sums around it, `kept` the exponentials (C, positions). Of 8 classes the sums are plain. */
@@ -53,10 +54,10 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
                               const int soft, const int weighted)
 {
     const ptrdiff_t classes = j->c, positions = (count + W - 1) / W * W;
-    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
+    const vf keep = all_f((float)x->soft.keep), share = all_f((float)x->soft.share);
     const reference zero = reference_of(0, !!kept);
     for (ptrdiff_t i = 0; i < count; i += W) {
-        const float *z = x->given + i;
+        const float *z = x->columns.given + i;
         vf highest = load_f(z);
         vi a = all_i(0);
         for (ptrdiff_t c = 1; c < classes; c++) {
@@ -70,7 +71,7 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
         for (ptrdiff_t b = 0; b < classes; b += 8) {
             vf e_part = all_f(0.0f), e_low = e_part, apart_part = e_part, kt_part = e_part;
             for (ptrdiff_t c = b; c < classes && c < b + 8; c++) {
-                const vf v = load_f(z + c * CHUNK), t = plane_target(x, first, c, i, soft), k = all_f(weighted ? x->k[c] : 1.0f);
+                const vf v = load_f(z + c * CHUNK), t = plane_target(x, first, c, i, soft), k = all_f(weighted ? x->soft.k[c] : 1.0f);
                 const vf w = mad_f(t, keep, share), kt = weighted ? t * k : t;
                 const lanes other = other_i(a, (int32_t)c);
                 if (kept) {
@@ -107,8 +108,8 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
 INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptrdiff_t first, ptrdiff_t positions, const int32_t *top,
                                 float *to, const int soft, const int weighted)
 {
-    const float *kept = x->kept[0];
-    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
+    const float *kept = x->columns.kept;
+    const vf keep = all_f((float)x->soft.keep), share = all_f((float)x->soft.share);
     for (ptrdiff_t i = 0; i < positions; i += W) {
         float at_top[W];
         for (int l = 0; l < W; l += WD) narrow(at_top + l, load_d(x->grad_at_target + first + i + l));
@@ -117,7 +118,7 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
         const vi a = *(const vi_anywhere *)(top + i);
         for (ptrdiff_t c = 0; c < j->c; c++) {
             vf w = mad_f(plane_target(x, first, c, i, soft), keep, share), e = load_f(kept + c * positions + i);
-            if (weighted) w *= all_f(x->k[c]);
+            if (weighted) w *= all_f(x->soft.k[c]);
             vf slope = mad_f(e, factor, mad_f(w, minus_g, mad_f(e, low, w * minus_low)));
             slope = replace_if(other_i(a, (int32_t)c), load_f(at_top), slope);
             store_f(to + c * CHUNK + i, select_f(eq_f(minus_g, all_f(0.0f)), all_f(0.0f), slope));
@@ -126,7 +127,7 @@ INLINE void plane_spread_slopes(const softmax_job *j, const fast_scratch *x, ptr
 }
 /* f(..., whether targets are soft, whether classes are weighted) with both as constants: each case gets loops of its own. */
 #define WITH_TARGETS(f, j, x, ...)                                                                                                         \
-    ((j)->soft ? (x)->k ? f(j, x, __VA_ARGS__, 1, 1) : f(j, x, __VA_ARGS__, 1, 0) : f(j, x, __VA_ARGS__, 0, 1))
+    ((j)->soft ? (x)->soft.k ? f(j, x, __VA_ARGS__, 1, 1) : f(j, x, __VA_ARGS__, 1, 0) : f(j, x, __VA_ARGS__, 0, 1))
 static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
@@ -135,11 +136,11 @@ static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         step = count - i < CHUNK ? count - i : CHUNK;
         const ptrdiff_t positions = (step + W - 1) / W * W;
-        pack(x->given, j, &j->z, first + i, step);
+        pack(x->columns.given, j, &j->z, first + i, step);
         cap_columns(x, classes, positions);
-        if (j->soft) pack(x->targets, j, &j->y, first + i, step);
+        if (j->soft) pack(x->columns.targets, j, &j->y, first + i, step);
         if (wanted)
-            WITH_TARGETS(plane_spread_sums, j, x, i, step, top, x->kept[0]);
+            WITH_TARGETS(plane_spread_sums, j, x, i, step, top, x->columns.kept);
         else
             WITH_TARGETS(plane_spread_sums, j, x, i, step, top, 0);
         if (wanted)
@@ -147,13 +148,14 @@ static void soft_target_columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t
         else
             finish(j, x, i, step, 0);
         if (j->prob.at) {
-            plane_slopes(x->given, CHUNK, x->kept[0], positions, classes, positions, top, x->prob + i, 0, 0, x->planes, 0);
-            deliver(x->given, j, &j->prob, first + i, step);
+            plane_slopes(x->columns.given, CHUNK, x->columns.kept, positions, classes, positions, top, x->prob + i, 0, 0, x->columns.sums,
+                         0);
+            deliver(x->columns.given, j, &j->prob, first + i, step);
         }
         if (j->grad.at) {
-            WITH_TARGETS(plane_spread_slopes, j, x, i, positions, top, x->given);
+            WITH_TARGETS(plane_spread_slopes, j, x, i, positions, top, x->columns.given);
             bend_columns(x, classes, positions);
-            deliver(x->given, j, &j->grad, first + i, step);
+            deliver(x->columns.given, j, &j->grad, first + i, step);
         }
     }
 }
@@ -190,7 +192,7 @@ typedef struct {
 INLINE void block_targets(const fast_scratch *x, const float *z, const float *t, const float *k, ptrdiff_t count, ptrdiff_t a,
                           float highest, row_sums *sums)
 {
-    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
+    const vf keep = all_f((float)x->soft.keep), share = all_f((float)x->soft.share);
     vf apart[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, others[4] = {apart[0], apart[0], apart[0], apart[0]};
     const ptrdiff_t special = a >= 0 && a < count ? a / GROUP * GROUP : -1;
     for (ptrdiff_t i = 0; i < count; i += GROUP)
@@ -239,7 +241,7 @@ typedef struct {
 INLINE void block_slopes(const fast_scratch *x, ptrdiff_t position, float *out, const float *e, const float *t, const float *k,
                          ptrdiff_t count, const known_slope *known, int knowns, int stream)
 {
-    const vf keep = all_f((float)x->keep), share = all_f((float)x->share);
+    const vf keep = all_f((float)x->soft.keep), share = all_f((float)x->soft.share);
     const double factor = x->grad[position], minus_g = x->plus[position];
     const vf f = all_f((float)factor), f_low = all_f((float)(factor - (float)factor));
     const vf g = all_f((float)minus_g), g_low = all_f((float)(minus_g - (float)minus_g));
@@ -273,7 +275,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
     const ptrdiff_t classes = j->c;
     const int wanted = j->grad.at || j->prob.at, in_place = j->z.type == TYPE_F32 && j->z.c == 4, soft = j->soft;
     const int targets_in_place = !soft || (j->y.type == TYPE_F32 && j->y.c == 4);
-    const int direct = targets_in_place && j->grad.type == TYPE_F32 && j->grad.c == 4 && !x->capped;
+    const int direct = targets_in_place && j->grad.type == TYPE_F32 && j->grad.c == 4 && !x->cap.on;
     const ptrdiff_t next = in_place && j->s > 1 ? j->z.s / 4 : AHEAD; /* a row's exponentials take longer than to fetch the next row */
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -281,23 +283,23 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
         const int32_t y = x->label[i];
         if (y < 0) {
             skip_row(j, x, i, n, s);
-            x->counted[i] = 0;
+            x->soft.counted[i] = 0;
             continue;
         }
         const float *z = (const float *)place(&j->z, n, s);
-        if (!in_place) gather_f(x->row, place(&j->z, n, s), j->z.c, j->z.type, classes), z = x->row;
-        if (x->capped) cap_floats(&x->cap, z, x->row, x->bent, classes), z = x->row;
+        if (!in_place) gather_f(x->rows.row, place(&j->z, n, s), j->z.c, j->z.type, classes), z = x->rows.row;
+        if (x->cap.on) cap_floats(&x->cap.of, z, x->rows.row, x->cap.bent, classes), z = x->rows.row;
         const char *t = soft ? place(&j->y, n, s) : 0;
         const ptrdiff_t a = row_top(z, classes);
         const float highest = z[a], m = power_near(highest);
         const reference about = reference_of(m, wanted);
-        float *kept = wanted ? apart_from(z, x->kept[0]) : 0;
+        float *kept = wanted ? apart_from(z, x->rows.kept[0]) : 0;
         vd sum = all_d(0.0);
         row_sums of_targets = {all_d(0.0), all_d(0.0)};
         for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
             const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
-            const float *block = (const float *)t + b, *k = x->k ? x->k + b : 0;
-            if (!targets_in_place) gather_f(x->block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->block;
+            const float *block = (const float *)t + b, *k = x->soft.k ? x->soft.k + b : 0;
+            if (!targets_in_place) gather_f(x->rows.block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->rows.block;
             if (wanted)
                 sum += block_sum(z + b, part, a - b, next, &about, kept + b, 0, 0, 0);
             else
@@ -309,7 +311,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
             else
                 block_targets(x, z + b, 0, k, part, a - b, highest, &of_targets);
         }
-        double apart = across_d(of_targets.apart), others_kt = across_d(of_targets.others), k_top = x->k ? x->k[a] : 1, kt = 0;
+        double apart = across_d(of_targets.apart), others_kt = across_d(of_targets.others), k_top = x->soft.k ? x->soft.k[a] : 1, kt = 0;
         if (soft) {
             float at_top = 0;
             gather_f(&at_top, t + a * j->y.c, 0, j->y.type, 1);
@@ -317,21 +319,21 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
         } else if (y == a)
             kt = k_top;
         else
-            others_kt = x->k[y], apart += x->keep * x->k[y] * ((double)highest - z[y]);
+            others_kt = x->soft.k[y], apart += x->soft.keep * x->soft.k[y] * ((double)highest - z[y]);
         x->others[i] = others_of(sum, m, wanted), x->target[i] = (double)highest, x->m[i] = (double)m;
         finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
         if (!wanted || !finished_row(j, x, i)) continue;
         if (j->prob.at) {
             kept[a] = (float)(KEPT * exp((double)highest - (double)m * LN2));
-            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->block);
+            write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->rows.block);
         }
         const ptrdiff_t size = direct ? classes : BLOCK;
         for (ptrdiff_t b = 0; j->grad.at && b < classes; b += size) {
             const ptrdiff_t part = classes - b < size ? classes - b : size;
             char *to = place(&j->grad, n, s) + b * j->grad.c;
-            const float *block = (const float *)t + b, *k = x->k ? x->k + b : 0;
-            if (!targets_in_place) gather_f(x->block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->block;
-            float *slopes = direct ? (float *)to : x->slopes;
+            const float *block = (const float *)t + b, *k = x->soft.k ? x->soft.k + b : 0;
+            if (!targets_in_place) gather_f(x->rows.block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->rows.block;
+            float *slopes = direct ? (float *)to : x->rows.slopes;
             known_slope known[2] = {{a - b, (float)x->grad_at_target[i]}};
             if (soft && k)
                 block_slopes(x, i, slopes, kept + b, block, k, part, known, 1, direct);
@@ -339,10 +341,10 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
                 block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1, direct);
             else {
                 known[1] = known[0]; /* the top class last: it may be the label */
-                known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->k[y] * (x->keep + x->share))};
+                known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->soft.k[y] * (x->soft.keep + x->soft.share))};
                 block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2, direct);
             }
-            if (x->bent) bend_floats(slopes, x->bent + b, 1, 0, part);
+            if (x->cap.bent) bend_floats(slopes, x->cap.bent + b, 1, 0, part);
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);
         }
     }

@@ -24,26 +24,49 @@
 #define MANY 4096 /* classes up to which less than CHUNK positions are taken for planes */
 #define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
 
-/* What one thread works with. */
+/* What one thread works with: what every path needs, and by path what it alone needs. */
 typedef struct {
-    int32_t *label; /* one for each position of the tile, as in the next three lines; SKIPPED where the weight is 0 */
-    double *loss, *w, *g, *w_k, *g_k; /* weights of the position in the value and in the gradient, and those times the targets' weight */
-    double *others, *target, *m; /* of each position: the sum without its target, the target's logit, the reference */
+    float *given, *targets; /* (C, CHUNK): logits and, on their way elsewhere, slopes; soft targets */
+    float *kept; /* the exponentials, (C, positions) of at most CHUNK positions, where derivatives are wanted */
+    float *sums; /* (5, positions): what add_planes() leaves; (4, positions) in plane_slopes() */
+} column_scratch;
+typedef struct {
+    float *block; /* (BLOCK,) logits, targets or slopes from or to elsewhere */
+    float *kept[2]; /* (C,) the exponentials of a row and of the one before it, where derivatives are wanted */
+    float *row, *slopes; /* of soft targets: (C,) a row from elsewhere; (BLOCK,) slopes on their way elsewhere */
+} row_scratch;
+typedef struct {
+    double keep, share; /* 1 - e and e / C of the smoothing e; share of smoothed labels, too */
+    float *k; /* (C,) class weights, or NULL */
+    double sum_k; /* of all class weights */
+    double *more, *left, *counted; /* (positions,): added to the loss; K - w_a; added to sums->weights */
+} soft_scratch;
+typedef struct {
+    int on; /* whether logits are capped */
+    cap_f of;
+    float *bent; /* their derivatives, of a row or of a tile of columns, or NULL */
+} cap_scratch;
+typedef struct {
+    int32_t *positions; /* in the tile, to be done again in double */
+    ptrdiff_t count;
+    char *scratch; /* general_scratch */
+} redo_list;
+typedef struct {
+    int weighted, soft_targets;
+    int summed; /* the losses alone are wanted, and those in one sum: `total` */
+    double total;
+    /* One for each position of the tile. */
+    int32_t *label; /* SKIPPED where the weight is 0 */
+    double *loss, *w, *g, *w_k, *g_k; /* its weights in the value and in the gradient, and those times the targets' weight */
+    double *others, *target, *m; /* the sum without its target, the target's logit, the reference */
     double *mean; /* of its logits, where labels are smoothed */
-    double *prob, *grad, *plus, *grad_at_target; /* factors; what is added to every slope, and what to multiply at the target; */
-    double *more, *left, *counted; /* of soft targets: added to the loss; K - w_a; added to sums->weights; plus: -g; grad_at_target: a slope */
-    double keep, share, sum_k; /* 1 - e, e / C of the smoothing e; the sum of all class weights */
-    int32_t *redo; /* positions to be done again, and how many */
-    ptrdiff_t redo_count;
-    float *block, *kept[2]; /* BLOCK; the exponentials of a row, twice, or of CHUNK positions in columns */
-    float *given, *targets, *planes; /* a tile of columns, and of its targets; five numbers for each of its positions */
-    float *row, *slopes, *k; /* of soft targets: a row from elsewhere, BLOCK slopes on their way elsewhere, class weights or NULL */
-    float *bent; /* of capped logits: their derivatives, of a row or a tile of columns, or NULL */
-    cap_f cap;
-    int capped;
-    char *scratch_f64;
-    int weighted, soft_targets, summed;
-    double total; /* where summed: the losses alone are wanted, and those in one sum */
+    double *prob, *grad; /* factors that make p and the slopes of what is kept */
+    double *plus, *grad_at_target; /* added to every slope, and what to multiply at the target; of soft targets: -g, and a slope */
+    column_scratch columns; /* is_columns() */
+    row_scratch rows; /* else */
+    soft_scratch soft; /* has_soft_targets() */
+    cap_scratch cap;
+    redo_list redo;
 } fast_scratch;
 enum { SKIPPED = -3 };
 
@@ -65,29 +88,34 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
     double **doubles[] = {&x->loss, &x->w, &x->g, &x->w_k, &x->g_k, &x->others, &x->target, &x->m,
-        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->more, &x->left, &x->counted};
+        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->soft.more, &x->soft.left, &x->soft.counted};
     const ptrdiff_t most = (softmax_tile(j) < j->n * j->s ? softmax_tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
     for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
     x->label = (int32_t *)d;
-    x->redo = x->label + most;
-    x->redo_count = 0;
-    float *f = (float *)(x->redo + most);
-    x->block = f, f += BLOCK + GROUP;
-    const int wanted = j->grad.at || j->prob.at, columns = is_columns(j);
+    x->redo.positions = x->label + most;
+    x->redo.count = 0;
+    float *f = (float *)(x->redo.positions + most);
+    const int wanted = j->grad.at || j->prob.at;
     const ptrdiff_t row = (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
-    x->kept[0] = f, f += !wanted ? 0 : !columns ? row : j->c * CHUNK;
-    x->kept[1] = f, f += wanted && !columns ? row : 0;
+    const ptrdiff_t tile = is_columns(j) ? j->c * CHUNK : 0; /* 0: rows */
     x->soft_targets = has_soft_targets(j);
-    x->given = f, f += columns ? j->c * CHUNK : 0;
-    x->targets = f, f += columns && j->soft ? j->c * CHUNK : 0;
-    x->row = f, f += x->soft_targets && !columns ? row : 0;
-    x->slopes = f, f += x->soft_targets && !columns ? BLOCK : 0;
-    x->k = x->soft_targets && j->class_weight.at ? f : 0, f += x->k ? j->c : 0;
-    x->planes = f, f += columns ? 5 * most : 0;
-    x->capped = j->cap != 0, x->cap = cap_of(x->capped ? j->cap : 1);
-    x->bent = x->capped && j->grad.at ? f : 0, f += !x->bent ? 0 : columns ? j->c * CHUNK : row;
+    x->rows.block = f, f += BLOCK + GROUP;
+    if (tile) {
+        x->columns.kept = f, f += wanted ? tile : 0;
+        x->columns.given = f, f += tile;
+        x->columns.targets = f, f += j->soft ? tile : 0;
+        x->columns.sums = f, f += 5 * most;
+    } else {
+        x->rows.kept[0] = f, f += wanted ? row : 0;
+        x->rows.kept[1] = f, f += wanted ? row : 0;
+        x->rows.row = f, f += x->soft_targets ? row : 0;
+        x->rows.slopes = f, f += x->soft_targets ? BLOCK : 0;
+    }
+    x->soft.k = x->soft_targets && j->class_weight.at ? f : 0, f += x->soft.k ? j->c : 0;
+    x->cap.on = j->cap != 0, x->cap.of = cap_of(x->cap.on ? j->cap : 1);
+    x->cap.bent = x->cap.on && j->grad.at ? f : 0, f += !x->cap.bent ? 0 : tile ? tile : row;
     f += (f - (float *)at) % 2; /* doubles follow */
-    x->scratch_f64 = (char *)f;
+    x->redo.scratch = (char *)f;
     return (char *)f - at;
 }
 
@@ -110,11 +138,11 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         else
             read_labels(x->label + i, j, n, s, step);
     }
-    x->keep = 1 - j->smoothing, x->share = j->smoothing / (double)j->c, x->sum_k = (double)j->c;
-    if (x->k) {
-        gather_f(x->k, j->class_weight.at, j->class_weight.c, j->class_weight.type, j->c);
-        x->sum_k = 0;
-        for (ptrdiff_t c = 0; c < j->c; c++) x->sum_k += (double)x->k[c];
+    x->soft.keep = 1 - j->smoothing, x->soft.share = j->smoothing / (double)j->c, x->soft.sum_k = (double)j->c;
+    if (x->soft.k) {
+        gather_f(x->soft.k, j->class_weight.at, j->class_weight.c, j->class_weight.type, j->c);
+        x->soft.sum_k = 0;
+        for (ptrdiff_t c = 0; c < j->c; c++) x->soft.sum_k += (double)x->soft.k[c];
     }
     int live = 0, bad = 0;
     for (ptrdiff_t i = 0; i < count; i++) live += x->label[i] != IGNORED, bad += x->label[i] == BAD;
@@ -151,7 +179,7 @@ INLINE void note_again(fast_scratch *x, ptrdiff_t i, ptrdiff_t count, vd lost)
     double which[WD];
     store_d(which, lost);
     for (int l = 0; l < WD && l < count; l++)
-        if (which[l] != 0) x->redo[x->redo_count++] = (int32_t)(i + l);
+        if (which[l] != 0) x->redo.positions[x->redo.count++] = (int32_t)(i + l);
 }
 
 /* exp(x), |x| <= FAR, and log(1 + x), 0 <= x: off by no more than 1e-8 of the result, which is enough for what becomes a float, in half
@@ -230,7 +258,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
         vd prob = all_d(1.0), gap = none, size = none, pull = none;
         if (x->soft_targets) {
-            gap = load_d(x->more + i);
+            gap = load_d(x->soft.more + i);
             loss += gap;
         } else if (j->smoothing != 0) {
             gap = target - load_d(x->mean + i);
@@ -248,9 +276,9 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
             vd grad = g * prob, plus = none, grad_at_target = -others * KEPT;
             if (x->soft_targets) {
                 plus = -load_d(x->g + i);
-                grad_at_target = select_d(live, -(plus * load_d(x->left + i)) - g * (odds / (1.0 + odds)), fill);
+                grad_at_target = select_d(live, -(plus * load_d(x->soft.left + i)) - g * (odds / (1.0 + odds)), fill);
             } else if (j->smoothing != 0) {
-                plus = g * -x->share;
+                plus = g * -x->soft.share;
                 grad_at_target += j->smoothing * (others + 1.0 / inverse) * KEPT;
             }
             if (j->z_loss != 0) {
