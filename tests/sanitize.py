@@ -19,7 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "sanitized"
-KERNELS = [f"tests/test_{name}.py" for name in ("elementwise_kernel", "rowwise_kernel", "softmax_kernel", "values_kernel", "log_loss")]
+KERNELS = [
+    f"tests/test_{name}.py"
+    for name in ("elementwise_kernel", "rowwise_kernel", "softmax_kernel", "values_kernel", "sets_kernel", "log_loss")
+]
 MEMORY = [
     ["tests/test_bounds.py", "tests/test_vector_math.py", *KERNELS, "tests/test_semantics.py"],
     ["tests/test_jax.py", "-k", "TestKernelsInPrograms"],

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import ELEMENTWISE, ROWWISE, VALUES, every_isa, fenced, to_bits
+from kernels import ELEMENTWISE, ROWWISE, SETS, VALUES, every_isa, fenced, to_bits
 
-from polyloss._kernels.cpu import elementwise, log_loss, rowwise, softmax_xent, values
+from polyloss._kernels.cpu import elementwise, log_loss, rowwise, sets, softmax_xent, values
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it takes mprotect to take a page away")
 
@@ -23,7 +23,7 @@ SHAPES += [(2, 1030, 1), (1, 2, 1025)]
 ORDERS = (0, 1, 2), (0, 2, 1), (2, 1, 0)  # of the axes in memory: classes between, classes last, samples last
 SIDES = "end", "beginning"
 
-elementwise_isa, rowwise_isa = every_isa(elementwise), every_isa(rowwise)
+elementwise_isa, rowwise_isa, sets_isa = every_isa(elementwise), every_isa(rowwise), every_isa(sets)
 softmax_isa, values_isa, log_loss_isa = every_isa(softmax_xent), every_isa(values), every_isa(log_loss)
 
 
@@ -85,6 +85,18 @@ def test_rowwise(rowwise_isa, name):
         weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
         some = outputs(asked[k % 5], p, order, side, real)
         rowwise.run(name, t, p, ROWWISE[name], weight=weight, **some, **bf16)
+
+
+def test_sets(sets_isa):
+    asked = subsets("grad", "hess", "losses")
+    for k, rng, order, side, p, bf16, real in cases():
+        n, _, s = p.shape
+        t = laid(rng.integers(0, 2, p.shape).astype(("f4", "f8", "i1", "i4")[k % 4]), order, side)
+        weight = fenced(rng.random((n, s)).astype(("f4", "f8")[k % 2]), side) if k % 3 else None
+        sets.run("overlap", t, p, SETS["overlap"], weight=weight, **outputs(asked[k % 8], p, order, side, real), **bf16)
+    for side, (n, c) in itertools.product(SIDES, ((1, (1 << 21) + 3), ((1 << 15) + 1, 65))):  # past the caches
+        t, p, grad = (fenced(np.full((n, c, 1), 0.5, np.float32), side) for _ in range(3))
+        sets.run("overlap", t, p, SETS["overlap"], grad=grad)
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -34,6 +34,10 @@ def values():
     import polyloss as pl
     return float(np.sum(pl.gaussian_nll(np.ones(200_000, "f4"), np.ones((200_000, 2), "f4"))))
 
+def sets():
+    import polyloss as pl
+    return float(pl.dice(np.ones(400_000, "f4"), np.ones(400_000, "f4")))
+
 def log_loss():
     import polyloss as pl
     return pl.log_loss(np.arange(4000) % 100, np.full((4000, 100), 0.01))
@@ -44,7 +48,7 @@ def torch():
     return float(torch.ones(4_000_000).exp().sum())
 
 def all_of_them():
-    return [work() for work in (softmax_xent, elementwise, rowwise, values, log_loss)]
+    return [work() for work in (softmax_xent, elementwise, rowwise, values, sets, log_loss)]
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -68,7 +72,7 @@ def nested(work):
         return work()
     in_child(twice)
 """
-KERNELS = ("softmax_xent", "elementwise", "rowwise", "values", "log_loss")
+KERNELS = ("softmax_xent", "elementwise", "rowwise", "values", "sets", "log_loss")
 FORKS = "fork" in multiprocessing.get_all_start_methods() and os.path.isdir("/proc/self/task")
 
 forks = pytest.mark.skipif(not FORKS, reason="needs fork, and Linux to count threads")

@@ -28,6 +28,8 @@ def expected(case):
     block = LOSSES[case.loss].logits if case.params.get("from_logits") else LOSSES[case.loss]
     if block.kernel == "softmax_xent":
         return "softmax_xent kernel"
+    if block.sets:
+        return "sets kernel"
     if case.t == "values" and block.kernel == "gaussian_nll":
         return "values kernel"
     if case.t == "values" or (block.combine and (case.labelled or any(isinstance(x, tuple) for x in case.params.values()))):
@@ -241,7 +243,7 @@ for _ in range(2):  # the second call has a plan at hand
 """
 
 
-@pytest.mark.parametrize("missing", ["driver", "elementwise", "exact", "front", "log_loss", "rowwise", "softmax_xent", "values"])
+@pytest.mark.parametrize("missing", ["driver", "elementwise", "exact", "front", "log_loss", "rowwise", "sets", "softmax_xent", "values"])
 def test_no_kernel_needs_another(missing):
     """Each is optional; `driver` is what most of them need."""
     program = BLOCKED.partition("import numpy")[0].replace("{names}", repr({missing})) + EVERY_LOSS

@@ -165,7 +165,7 @@ def test_lengths_around_a_vector(isa, n):
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm to list a module's symbols")
-@pytest.mark.parametrize("name", ["elementwise", "rowwise", "values", "log_loss"])
+@pytest.mark.parametrize("name", ["elementwise", "rowwise", "values", "sets", "log_loss"])
 def test_no_loop_calls_the_c_library(name):
     """One scalar expf in a loop costs an order of magnitude. frexp and ldexp are of whole rows."""
     if elementwise.isas() == ("baseline",):

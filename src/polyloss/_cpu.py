@@ -16,7 +16,7 @@ from polyloss._params import several_traced
 from polyloss._plan import BOTH
 from polyloss._shapes import FLOATS, sort_labels
 
-KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise", "values")}  # routes -> modules
+KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise", "values", "sets")}  # routes -> modules
 
 _kernels: dict[str, ModuleType | None] = {}
 
@@ -57,12 +57,17 @@ def elementwise(plan):
 
 def rowwise(plan):
     """Whether the loss is another one that consumes the class axis."""
-    return issubclass(plan.block, Rowwise) and not softmax_xent(plan) and not values(plan)
+    return issubclass(plan.block, Rowwise) and not (softmax_xent(plan) or values(plan) or sets(plan))
 
 
 def values(plan):
     """Whether the loss compares one number at each position with several that are predicted."""
     return plan.block.targets == "values"
+
+
+def sets(plan):
+    """Whether the loss is one of sets of positions."""
+    return plan.block.sets
 
 
 def obstacle(plan, kernel):
@@ -108,6 +113,11 @@ def values_obstacle(plan):
     if why is None and plan.block.kernel not in kernels("values").PARAMETERS:
         return "it holds no formula of this loss"
     return why
+
+
+def sets_obstacle(plan):
+    """Why the kernel of sets cannot take the plan, or None."""
+    return obstacle(plan, "sets")
 
 
 class Memory(NamedTuple):

@@ -36,15 +36,23 @@ def finish(plan, arrays, outcome):
     elif want.prob:
         results.append(restored(plan, arrays, outcome.prob))
     if want.gradient:
-        results.append(restored(plan, arrays, kept(arrays, outcome.gradient), arrays.out))
+        results.append(restored(plan, arrays, kept(plan, arrays, outcome.gradient), arrays.out))
     if want.hessian:
-        results.append(restored(plan, arrays, kept(arrays, outcome.hessian), arrays.out_hessian))
+        results.append(restored(plan, arrays, kept(plan, arrays, outcome.hessian), arrays.out_hessian))
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def kept(arrays, x):
+def kept(plan, arrays, x):
     """A derivative, 0 where a mask takes the element out."""
-    return x if arrays.mask is None else arrays.xp.where(arrays.mask, x, arrays.xp.zeros_like(x))
+    if arrays.mask is None:
+        return x
+    x = of_library(plan, arrays, x)
+    return arrays.xp.where(arrays.mask, x, arrays.xp.zeros_like(x))
+
+
+def of_library(plan, arrays, x):
+    """A route's result as an array of the caller's library; a kernel's bfloat16 comes as bits."""
+    return plan.backend.from_numpy(x, arrays.p) if isinstance(x, np.ndarray) and plan.backend.from_numpy is not None else x
 
 
 def reduced(plan, arrays, outcome):
@@ -72,9 +80,7 @@ def restored(plan, arrays, x, given=None):
     """A result in the caller's shape and kind; written to the array the caller gave, if one was given."""
     if given is not None and x is given:
         return given
-    if isinstance(x, np.ndarray) and plan.backend.from_numpy is not None:  # a kernel's result; bfloat16 comes as bits
-        x = plan.backend.from_numpy(x, arrays.p)
-    x = plan.layout.restored(arrays.xp, x)
+    x = plan.layout.restored(arrays.xp, of_library(plan, arrays, x))
     if given is None:
         return x
     if not shares_memory(plan.backend, x, given):

@@ -27,6 +27,7 @@ ROUTES = (
     Route("elementwise kernel", _cpu.elementwise, _cpu.elementwise_obstacle, _cpu.run, lambda: _cpu.note("elementwise")),
     Route("rowwise kernel", _cpu.rowwise, _cpu.rowwise_obstacle, _cpu.run, lambda: _cpu.note("rowwise")),
     Route("values kernel", _cpu.values, _cpu.values_obstacle, _cpu.run, lambda: _cpu.note("values")),
+    Route("sets kernel", _cpu.sets, _cpu.sets_obstacle, _cpu.run, lambda: _cpu.note("sets")),
     Route("softmax_xent kernel for CUDA", _cpu.softmax_xent, _gpu.softmax_xent_obstacle, _gpu.run_softmax_xent, _gpu.note),
     Route("elementwise kernel for CUDA", _cpu.elementwise, _gpu.elementwise_obstacle, _gpu.run_elementwise, _gpu.note),
     Route("rowwise kernel for CUDA", _cpu.rowwise, _gpu.rowwise_obstacle, _gpu.run_rowwise, _gpu.note),

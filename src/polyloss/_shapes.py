@@ -47,11 +47,16 @@ class Layout(NamedTuple):
 
     def canonical(self, xp, x, **options):
         """Predictions, or what has their shape, as (n, c, s)."""
-        if self.axes:
+        if self._apart:
             x = xp.permute_dims(x, self._places + self.axes)
         elif self.cut != self.axis:
             x = xp.moveaxis(x, self.axis, self.cut)
         return xp.reshape(x, (self.n, self.c, self.s), **options)
+
+    @property
+    def _apart(self):
+        """Whether the axes of a set have others between them, so that no view has them as one."""
+        return bool(self.axes) and self.axes[-1] - self.axes[0] >= len(self.axes)
 
     @property
     def _places(self):
@@ -61,11 +66,11 @@ class Layout(NamedTuple):
         """What is (n, c, s), or (n, s), in the shape of predictions, or losses."""
         if x.ndim == 2:
             return xp.reshape(x, self.losses)
-        if self.axes:
+        if self._apart:
             order = self._places + self.axes
             x = xp.reshape(x, tuple(self.shape[i] for i in order))
             return xp.permute_dims(x, tuple(order.index(i) for i in range(len(order))))
-        if self.cut == self.axis:
+        if self.axes or self.cut == self.axis:
             return xp.reshape(x, self.shape)
         return xp.moveaxis(xp.reshape(x, (*self.losses[: self.cut], self.c, *self.losses[self.cut :])), self.cut, self.axis)
 
@@ -126,7 +131,8 @@ def layout_of_sets(shape, axis, name):
         raise ValueError(f"{name} has shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
     if len(axes) < 2:
         return layout(shape, axes[0] if axes else -1, name, rowwise=False)
-    return Layout(shape, axes[0], losses, math.prod(losses), c, 1, axes[0], axes)
+    lay = Layout(shape, axes[0], losses, math.prod(losses), c, 1, axes[0], axes)
+    return lay if lay._apart else lay._replace(n=math.prod(shape[: axes[0]]), s=math.prod(shape[axes[-1] + 1 :]))
 
 
 def value_shape(shape, lay, name):

@@ -66,7 +66,7 @@ def call(plan, arrays, given):
     with torch.no_grad():
         outcome = checked(plan, arrays, _routes.run(_routes.changed(plan, want=BOTH) if one_pass else plan, arrays))
         results, divisor = finish(plan, arrays, outcome), outcome.divisor
-        gradient = None if outcome.gradient is None else restored(plan, arrays, kept(arrays, outcome.gradient))
+        gradient = None if outcome.gradient is None else restored(plan, arrays, kept(plan, arrays, outcome.gradient))
     if divisor is arrays.divisor and isinstance(divisor, torch.Tensor):  # the caller's, who may write to it
         divisor = divisor.clone()
     tensors = tuple([given.get(name) for name in _arguments(plan)])
@@ -251,7 +251,7 @@ def _gradient(plan, arrays, upstream):
         upstream = upstream if reduced else upstream.reshape(lay.n, 1, lay.s)
         # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
         gradient = torch.where(torch.ones((), dtype=torch.bool, device=p.device), gradient * upstream, p)
-        return kept(arrays, gradient.to(dtype))
+        return kept(plan, arrays, gradient.to(dtype))
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
         changes["divisor"], divisor = GIVEN, divisor / factor if factor else math.inf
@@ -266,7 +266,7 @@ def _gradient(plan, arrays, upstream):
             arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
             changes |= dict(weighted=True, here=plan.here and as_numpy(arrays.weight) is not None)
     arrays = arrays._replace(p=p.detach(), divisor=divisor)
-    gradient = kept(arrays, _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p))
+    gradient = kept(plan, arrays, _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p))
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
 
 

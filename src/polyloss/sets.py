@@ -13,6 +13,7 @@ class Overlap(Rowwise):
     """1 - I / D, I = Σ t p, D = I + alpha Σ t (1 - p) + beta Σ p (1 - t) + epsilon."""
 
     sets = True
+    kernel = "overlap"
     domain = "y_true and y_pred: probabilities of belonging to the set; other numbers are taken as they are"
 
     def parts(xp, t, p, alpha, beta, epsilon):

@@ -29,6 +29,8 @@ cdef extern from "cpu/loops/kernel.h":
         size_t scratch
         int columns, stream
         Py_ssize_t segments
+        size_t between
+        void *kept
     ctypedef struct kernel_sums:
         double total, weights
         int64_t count, bad
@@ -38,6 +40,8 @@ cdef extern from "cpu/loops/kernel.h":
         void (*cut)(kernel_job *) noexcept nogil
         void (*task)(const kernel_job *, Py_ssize_t, void *, kernel_sums *) noexcept nogil
         const kernel_loops *binary
+        void (*join)(const kernel_job *, kernel_sums *) noexcept nogil
+        const kernel_loops *second
     ctypedef struct listed_loss:
         const char *name
         const char *parameters
@@ -61,6 +65,7 @@ cdef class Bound:
     cdef bint one_weight, ask_labels
     cdef object ignore
     cdef int run(self, char **at, double scale, kernel_sums *found) except -1
+    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) except -1
     cdef int label_sums(self, char **at, kernel_sums *found) except -1
     cdef int not_binary(self, char **at) except -1
     cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) except -1

@@ -403,6 +403,9 @@ cdef class Bound:
             job.parameters[0] = 2  # taken for granted; the sum is NaN if a target says otherwise
             if job.tasks == 1 or self.looks_other(&job):
                 job.parameters[0] = not self.not_binary(at)
+        if job.between:
+            self.visit_twice(loops, &job, found)
+            return 0
         if job.segments > 1:
             each = <kernel_sums *>malloc(job.tasks * sizeof(kernel_sums))
             if each == NULL:
@@ -424,6 +427,21 @@ cdef class Bound:
             if weight == 0:
                 found.total = 0  # whatever lies there
             found.count = self.positions
+        return 0
+
+    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) except -1:
+        """Sums over all tasks, before the tasks of derivatives, which depend on them."""
+        cdef kernel_sums none
+        job.kept = malloc(job.between)
+        if job.kept == NULL:
+            raise MemoryError
+        try:
+            perform(loops, job, self.elements, self.threads, found, NULL)
+            loops.join(job, found)
+            if job.grad.at != NULL or job.hess.at != NULL:
+                perform(loops.second, job, self.elements, self.threads, &none, NULL)
+        finally:
+            free(job.kept)
         return 0
 
     cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) except -1:
@@ -674,7 +692,7 @@ cdef class Kernel:
         bound.one_weight = order == REORDER_ELEMENTS and weight is not None and losses is None and job.weight.n == 0 == job.weight.s
         apart = losses is not None or (weight is not None and not bound.one_weight)
         lay(job, REORDER_POSITIONS if order == REORDER_ELEMENTS and apart else order, AT_P)
-        job.columns = job.columns and (apart or order == KEEP_ORDER) or planes and n * s == 1
+        job.columns = job.columns and (apart or order != REORDER_ELEMENTS) or planes and n * s == 1
         bound.isa = isa_used
         if bound.elements or order == KEEP_ORDER:
             self.builds[isa_used].cut(job)

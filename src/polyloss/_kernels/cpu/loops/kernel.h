@@ -57,8 +57,10 @@ typedef struct {
     size_t scratch; /* bytes that one thread needs for its tasks, aligned to 64 */
     int columns;    /* positions are nearer to each other in memory than a position's elements or classes are; see `lay`, and `bind` */
     int stream;     /* elementwise: outputs are too large for the caches */
-    ptrdiff_t segments; /* elementwise: tasks per row: more than 1 where rows are long */
+    ptrdiff_t segments; /* elementwise, sets: tasks per row: more than 1 where rows are long */
     ptrdiff_t rows;     /* elementwise: rows per task: more than 1 where they are short; columns: tiles of positions per task */
+    size_t between; /* sets: bytes that the first visit keeps for the second, at `kept`; 0: a task makes both */
+    void *kept;
     ptrdiff_t tile, tiles, tiles_per_task; /* positions worked through together; how many such tiles an outer step has; of a task */
 } kernel_job;
 
@@ -74,6 +76,8 @@ typedef struct kernel_loops {
     void (*cut)(kernel_job *); /* into tasks, which depend on shapes, strides and types alone */
     void (*task)(const kernel_job *, ptrdiff_t task, void *scratch, kernel_sums *); /* adds to the sums */
     const struct kernel_loops *binary; /* elementwise: count tasks in which some t at a weight other than 0 is neither 0 nor 1 */
+    void (*join)(const kernel_job *, kernel_sums *); /* sets: what the tasks have kept, before `second`, whose tasks make derivatives */
+    const struct kernel_loops *second;
 } kernel_loops;
 
 typedef struct {

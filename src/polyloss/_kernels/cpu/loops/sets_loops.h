@@ -1,0 +1,209 @@
+/* Losses of sets for one type; included by sets_simd.c for floats and for doubles. */
+
+/* By multiply-adds where there are any: left to the compiler, one loop might round what another does not. */
+INLINE void FORMULA(add)(real t, real p, real *common, real *missed, real *extra)
+{
+    *common = MAD(t, p, *common), *missed = MAD(t, R(1) - p, *missed), *extra = MAD(p, R(1) - t, *extra);
+}
+/* Adds Σ t p, Σ t (1 - p) and Σ p (1 - t) of n elements, from a multiple of SETS_BLOCK on: in lanes over blocks, and blocks in double. */
+static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *sums)
+{
+    for (ptrdiff_t b = 0; b < n; b += SETS_BLOCK) {
+        const ptrdiff_t end = n - b < SETS_BLOCK ? n : b + SETS_BLOCK;
+        real common[2] = {R(0), R(0)}, missed[2] = {R(0), R(0)}, extra[2] = {R(0), R(0)};
+        ptrdiff_t i = b;
+        for (; i + 2 * LANES <= end; i += 2 * LANES)
+            for (int j = 0; j < 2; j++) {
+                PREFETCH(t + i + j * LANES + 1024); /* the hardware's prefetcher stops at pages */
+                PREFETCH(p + i + j * LANES + 1024);
+                const real x = LOAD(t + i + j * LANES), y = LOAD(p + i + j * LANES);
+                FORMULA(add)(x, y, common + j, missed + j, extra + j);
+            }
+        for (; i < end; i += LANES) {
+            const ptrdiff_t m = end - i < LANES ? end - i : LANES;
+            const real x = LOAD_PART(t + i, m), y = LOAD_PART(p + i, m); /* 0 in the other lanes */
+            FORMULA(add)(x, y, common, missed, extra);
+        }
+        sums[0] += SUM(common[0] + common[1]), sums[1] += SUM(missed[0] + missed[1]), sums[2] += SUM(extra[0] + extra[1]);
+    }
+}
+/* Slopes of n elements from their targets, and curvatures where h is not NULL. */
+static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set /* none, all, bend */, one *g, one *h)
+{
+    const real none = R((one)set[0]), all = R((one)set[1]);
+    const real at_none = R((one)(set[2] * job->parameters[1])), at_all = R((one)(set[2] * (1 - job->parameters[0])));
+    ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
+    const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
+    if (set[2] == 0) {
+        for (; g && i < n; i++) g[i] = 0;
+        for (i = 0; h && i < n; i++) h[i] = 0;
+        return;
+    }
+    if (head > n) head = n;
+    for (ptrdiff_t m; i < n; i += m) {
+        m = i < head ? head - i : n - i < LANES ? n - i : LANES;
+        const real x = m < LANES ? LOAD_PART(t + i, m) : LOAD(t + i), rest = R(1) - x, slope = MAD(none, rest, all * x);
+        if (stream && m == LANES) STREAM(g + i, slope);
+        else if (g) STORE_PART(g + i, slope, m);
+        if (h) STORE_PART(h + i, MAD(at_none, rest, at_all * x) * slope, m);
+    }
+}
+
+INLINE const char *FORMULA(place)(const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l)
+{
+    return x->at + a * x->n + b * x->s + l * x->c;
+}
+/* n numbers where they lie, if they lie right, else copied into room */
+INLINE const one *FORMULA(read)(const strided_array *x, const char *from, ptrdiff_t stride, ptrdiff_t n, one *room)
+{
+    if (FORMULA(in_place)(x->type, 0, 1, stride, n)) return (const one *)from;
+    FORMULA(read_line)(x->type, from, stride, n, room);
+    return room;
+}
+
+/* Elements of one set, beside each other or not. */
+static void FORMULA(sum_along)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t from, ptrdiff_t to, double *sums)
+{
+    const strided_array *t = &job->t, *p = &job->p;
+    const int lie = FORMULA(in_place)(t->type, 0, 1, t->c, 0) && FORMULA(in_place)(p->type, 0, 1, p->c, 0);
+    const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
+    for (ptrdiff_t l = from, n; l < to; l += n) {
+        n = to - l < step ? to - l : step;
+        FORMULA(add_sums)(n, FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room),
+                          FORMULA(read)(p, FORMULA(place)(p, a, b, l), p->c, n, room + SETS_BLOCK), sums);
+    }
+}
+static void FORMULA(derive_along)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t from, ptrdiff_t to,
+                                  const double *set)
+{
+    const strided_array *t = &job->t, *grad = &job->grad, *hess = &job->hess;
+    const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
+    const int lie = FORMULA(in_place)(t->type, 0, 1, t->c, 0) && g_lies && (h_lies || !hess->at);
+    const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
+    for (ptrdiff_t l = from, n; l < to; l += n) {
+        n = to - l < step ? to - l : step;
+        const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room);
+        char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
+        one *g = g_lies ? (one *)gg : room + SETS_BLOCK, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_BLOCK;
+        FORMULA(derivatives)(job, n, x, set, g, h);
+        if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->c, n, g);
+        if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->c, n, h);
+    }
+}
+
+/* Sets beside each other, or short ones: a vector holds an element of several sets. A long one's elements go into the lanes that `add_sums`
+   has, so that a set's bits do not depend on how it lies. */
+static void FORMULA(sum_across)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
+                                double (*sums)[SUMS])
+{
+    const strided_array *t = &job->t, *p = &job->p;
+    const ptrdiff_t lanes = job->c > SETS_SHORT ? 2 * LANES : 1;
+    one *room_t = room, *room_p = room + SETS_TILE, *lane = room + 2 * SETS_TILE; /* lane: (lanes, SUMS, SETS_TILE) */
+    for (ptrdiff_t l = from, n; l < to; l += n) {
+        n = to - l < SETS_BLOCK ? to - l : SETS_BLOCK;
+        for (ptrdiff_t i = 0; i < lanes * SUMS * SETS_TILE; i++) lane[i] = 0;
+        for (ptrdiff_t e = 0; e < n; e++) {
+            const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l + e), t->s, m, room_t);
+            const one *y = FORMULA(read)(p, FORMULA(place)(p, a, b, l + e), p->s, m, room_p);
+            one *to_lane = lane + (lanes == 1 ? 0 : e < n / lanes * lanes ? e % lanes : e % LANES) * SUMS * SETS_TILE;
+            for (ptrdiff_t i = 0, k; i < m; i += LANES) {
+                k = m - i < LANES ? m - i : LANES;
+                const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i), v = k < LANES ? LOAD_PART(y + i, k) : LOAD(y + i);
+                one *at = to_lane + i;
+                real common = LOAD(at), missed = LOAD(at + SETS_TILE), extra = LOAD(at + 2 * SETS_TILE);
+                FORMULA(add)(u, v, &common, &missed, &extra);
+                STORE(at, common), STORE(at + SETS_TILE, missed), STORE(at + 2 * SETS_TILE, extra);
+            }
+        }
+        for (ptrdiff_t i = 0; i < m; i++)
+            for (int k = 0; k < SUMS; k++) {
+                one of_lanes[2 * LANES];
+                if (lanes == 1) sums[i][k] += (double)lane[k * SETS_TILE + i];
+                if (lanes == 1) continue;
+                for (ptrdiff_t j = 0; j < lanes; j++) of_lanes[j] = lane[(j * SUMS + k) * SETS_TILE + i];
+                sums[i][k] += SUM(LOAD(of_lanes) + LOAD(of_lanes + LANES));
+            }
+    }
+}
+static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
+                                   const double *sets, ptrdiff_t apart)
+{
+    const strided_array *t = &job->t, *grad = &job->grad, *hess = &job->hess;
+    one *none = room + 3 * SETS_TILE, *all = none + SETS_TILE, *at_none = all + SETS_TILE, *at_all = at_none + SETS_TILE;
+    one *keeps = at_all + SETS_TILE; /* 0: the set is skipped */
+    const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->s, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->s, 0);
+    for (ptrdiff_t i = 0; i < SETS_TILE; i++) {
+        const double *set = sets + (i < m ? i : 0) * apart;
+        none[i] = (one)set[0], all[i] = (one)set[1], keeps[i] = set[2] == 0 ? 0 : 1;
+        at_none[i] = (one)(set[2] * job->parameters[1]), at_all[i] = (one)(set[2] * (1 - job->parameters[0]));
+    }
+    for (ptrdiff_t l = from; l < to; l++) {
+        const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->s, m, room);
+        char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
+        one *g = g_lies ? (one *)gg : room + SETS_TILE, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_TILE;
+        for (ptrdiff_t i = 0, k; i < m; i += LANES) {
+            k = m - i < LANES ? m - i : LANES;
+            const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i), rest = R(1) - u;
+            const real slope = MAD(LOAD(none + i), rest, LOAD(all + i) * u);
+            const MASK skipped = EQ(LOAD(keeps + i), R(0));
+            STORE_PART(g + i, SELECT(skipped, R(0), slope), k);
+            if (h) STORE_PART(h + i, SELECT(skipped, R(0), MAD(LOAD(at_none + i), rest, LOAD(at_all + i) * u) * slope), k);
+        }
+        if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->s, m, g);
+        if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->s, m, h);
+    }
+}
+/* Sums of elements [from, to) of m sets from (a, b) on; and their derivatives, from what is known of the sets, `apart` numbers apart */
+INLINE void FORMULA(sums_of)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
+                             double (*sums)[SUMS])
+{
+    if (job->tile > 1) FORMULA(sum_across)(job, room, a, b, m, from, to, sums);
+    else FORMULA(sum_along)(job, room, a, b, from, to, sums[0]);
+}
+INLINE void FORMULA(derive)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
+                            const double *sets, ptrdiff_t apart)
+{
+    if (job->tile > 1) FORMULA(derive_across)(job, room, a, b, m, from, to, sets, apart);
+    else FORMULA(derive_along)(job, room, a, b, from, to, sets);
+}
+/* Whole sets */
+static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *found)
+{
+    one *room = scratch;
+    const ptrdiff_t most = job->tile, all = job->n * job->tiles, next = (task + 1) * job->tiles_per_task, last = next < all ? next : all;
+    for (ptrdiff_t tile = task * job->tiles_per_task; tile < last; tile++) {
+        const ptrdiff_t a = tile / job->tiles, b = tile % job->tiles * most, m = job->s - b < most ? job->s - b : most;
+        double sums[SETS_TILE][SUMS] = {{0}};
+        FORMULA(sums_of)(job, room, a, b, m, 0, job->c, sums);
+        for (ptrdiff_t i = 0; i < m; i++) {
+            const found_set set = finish(job, a, b + i, sums[i], found);
+            sums[i][0] = set.none, sums[i][1] = set.all, sums[i][2] = set.bend;
+        }
+        if (job->grad.at || job->hess.at) FORMULA(derive)(job, room, a, b, m, 0, job->c, sums[0], SUMS);
+    }
+}
+/* A segment of a tile's sets, and where the first of these begins in what is kept between the visits */
+typedef struct {
+    ptrdiff_t a, b, m, from, to, segment;
+    double *kept;
+} FORMULA(segment);
+INLINE FORMULA(segment) FORMULA(segment_of)(const kernel_job *job, ptrdiff_t task)
+{
+    const ptrdiff_t tile = task / job->segments, segment = task % job->segments, a = tile / job->tiles, b = tile % job->tiles * job->tile;
+    const ptrdiff_t from = segment * SETS_SEGMENT, to = from + SETS_SEGMENT < job->c ? from + SETS_SEGMENT : job->c;
+    return (FORMULA(segment)){a, b, job->s - b < job->tile ? job->s - b : job->tile, from, to, segment,
+                              (double *)job->kept + (a * job->s + b) * job->segments * SUMS};
+}
+static void FORMULA(sum_segment)(const kernel_job *job, ptrdiff_t task, void *scratch)
+{
+    const FORMULA(segment) x = FORMULA(segment_of)(job, task);
+    double sums[SETS_TILE][SUMS] = {{0}};
+    FORMULA(sums_of)(job, scratch, x.a, x.b, x.m, x.from, x.to, sums);
+    for (ptrdiff_t i = 0; i < x.m; i++)
+        for (int k = 0; k < SUMS; k++) x.kept[(i * job->segments + x.segment) * SUMS + k] = sums[i][k];
+}
+static void FORMULA(derive_segment)(const kernel_job *job, ptrdiff_t task, void *scratch)
+{
+    const FORMULA(segment) x = FORMULA(segment_of)(job, task);
+    FORMULA(derive)(job, scratch, x.a, x.b, x.m, x.from, x.to, x.kept, job->segments * SUMS);
+}
