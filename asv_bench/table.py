@@ -355,6 +355,10 @@ def head_lines():
     goals = tuple(("polyloss", *goal) for goal in (("matmuls", 1 / 1.1), ("torch", 1), ("torch, chunks", 1 / 0.6), ("optax", 1)))
     for library, contenders in rivals.items():
         yield Line("a language model's head", f"{name}, {library}", why, contenders, goals, seconds=1)
+    goals = tuple((f"polyloss, {library}", "64 MB", 1) for library in ("NumPy", "torch", "JAX"))
+    group, why = "a language model's head: memory beside inputs and gradients", "and 64 features, 32000 words; float32"
+    for positions in head.Memory.params:
+        yield Line(group, f"{positions} positions", why, partial(head.memory, positions), goals, unit="MB")
 
 
 def lines():

@@ -200,11 +200,20 @@ def test_rows_at_once_are_chosen_from_the_classes():
             rows = _linear._default_chunk(classes, itemsize, in_place, adds)
             assert 1 <= rows <= 1024
             assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 53e6
-    for n, most in ((0, 4), (1, 4), (4, 4), (5, 4), (2048, 412), (7, 1)):
-        rows = _linear.even(n, most)
-        assert rows <= most
-        assert -(-n // rows) == -(-n // most)  # no more chunks
-        assert n - (-(-n // rows) - 1) * rows > rows - -(-n // most) or n == 0  # the last is about as long
+    sizes = (
+        (0, 4, 1),
+        (1, 4, 1),
+        (4, 4, 4),
+        (5, 4, 4),
+        (6, 5, 4),
+        (7, 1, 1),
+        (7, 3, 3),
+        (2048, 412, 412),
+        (2048, 384, 344),
+        (820, 412, 412),
+    )
+    for n, most, rows in sizes:
+        assert _linear.even(n, most) == rows, (n, most)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

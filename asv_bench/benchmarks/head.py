@@ -1,6 +1,10 @@
 """The loss of a language model's head: beside the matrix products it is made of, and what it takes of memory."""
 
+import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +82,70 @@ def jax_calls(shape=SHAPE):
         return value, by_weight
 
     return {name: partial(call, step) for name, step in steps.items()}
+
+
+def resident(what):
+    """MB of this process: VmRSS now, VmHWM at most."""
+    return int(re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024e-6
+
+
+def step_of(who, shape):
+    """One step of value and both gradients, as a function without arguments, compiled where `who` compiles."""
+    name, _, library = who.partition(", ")
+    if library == "JAX":
+        import jax
+
+        y, *operands = map(jax.numpy.asarray, arrays(*shape))
+        return partial(
+            jax.jit(jax.value_and_grad(lambda x, w: pl.linear_softmax_loss(y, x, w), (0, 1))).lower(*operands).compile(), *operands
+        )
+    if library == "NumPy":
+        return partial(pl.value_and_grad(pl.linear_softmax_loss), *arrays(*shape))
+    import torch
+    from torch.nn import functional
+
+    y, *operands = map(torch.from_numpy, arrays(*shape))
+    x, w = (operand.requires_grad_() for operand in operands)
+    losses = {
+        "polyloss": lambda: pl.linear_softmax_loss(y, x, w),
+        "torch": lambda: functional.linear_cross_entropy(x, w, y),
+        "torch chunks": lambda: functional.linear_cross_entropy(x, w, y, options=torch.nn.LinearCrossEntropyOptions()),
+    }
+
+    def step():
+        loss = losses[name]()
+        return loss.detach(), torch.autograd.grad(loss, (x, w))
+
+    return step
+
+
+def beside(who, positions, features=64, words=32000):
+    """MB that a step in this process takes at most beside inputs and gradients; a tiny one before it loads what there is to load."""
+    step_of(who, (8, features, 300))()
+    step = step_of(who, (positions, features, words))
+    before = resident("VmRSS")
+    found = step()
+    if "JAX" in who:
+        import jax
+
+        jax.block_until_ready(found)
+    return resident("VmHWM") - before - 4e-6 * features * (positions + words)
+
+
+def memory(positions):
+    """The same of each library, in processes of their own."""
+    import torch
+
+    command = "import sys; from benchmarks import head; print(head.beside(sys.argv[1], int(sys.argv[2])))"
+
+    def measured(who):
+        given = [sys.executable, "-W", "ignore", "-c", command, who, str(positions)]
+        return float(subprocess.run(given, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]).stdout)
+
+    whose = ["polyloss, NumPy", "polyloss, torch", "polyloss, JAX"]
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):  # torch 2.13
+        whose += ["torch, all logits", "torch chunks, torch"]
+    return {who: partial(measured, who) for who in whose} | {"64 MB": lambda: 64}
 
 
 class Memory:

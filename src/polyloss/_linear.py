@@ -159,8 +159,12 @@ def _default_chunk(classes, itemsize, in_place, adds):
 
 
 def even(n, most):
-    """Rows of the fewest chunks of `most` at most that n rows make, alike in length: a matmul of the few rows that may be left is slow."""
-    return -(-n // -(-n // most)) if n else 1
+    """Rows of the fewest chunks of `most` at most that n rows make, alike in length: a matmul of the few rows that may be left is slow.
+
+    They are a multiple of 4 where that is allowed: of others MKL packs 5 MB more.
+    """
+    rows = -(-n // -(-n // most)) if n else 1
+    return min(rows + -rows % 4, most, max(n, 1))
 
 
 def _stand_in(x, shape):
