@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, files, head, limits, peers, small, timing
+from benchmarks import cases, files, head, limits, mesh, peers, small, timing
 
 import polyloss as pl
 from polyloss._block import Elementwise
@@ -50,6 +50,7 @@ class Line:
     seconds: float | None = None  # to time it, where it needs less than the others
     alike: bool = True  # whether the contenders compute the same number
     unit: str = "ms"  # "MB": contenders say themselves how much memory they had
+    told: bool = False  # whether they say themselves how many seconds they took, in a process of their own
 
 
 # Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds the way to the kernel.
@@ -207,6 +208,9 @@ def jax_lines():
             if call.name in JITTED:
                 why = f"{call.name}, {'×'.join(map(str, cases.PAIRS))}"
                 yield Line(group, call.name, why, partial(jax_elementwise, call, gradient), (("polyloss", "formula", 1),))
+        for shape in ((4096, 100), (4096, 1000)):
+            name, why = f"{'×'.join(map(str, shape))}, {mesh.DEVICES} devices", "positions spread over devices of one CPU"
+            yield Line(group, name, why, partial(mesh.contenders, *shape, gradient), (("polyloss", "optax", 1),), told=True)
 
 
 def jax_softmax(case, gradient):
@@ -372,7 +376,7 @@ def measure(line, seconds):
     """The line as it is kept: milliseconds or megabytes of every contender, and the goals that its contenders allow."""
     peers.same_threads()
     contenders = line.contenders()
-    if line.unit == "MB":
+    if line.unit == "MB" or line.told:
         best = {name: call() for name, call in contenders.items()}
     else:
         if line.alike:
