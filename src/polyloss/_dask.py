@@ -198,7 +198,8 @@ def _joined(found, reduce, last, divisor, dtype):
     The function is part of the tree's last task. `da.reduction` and a task of its own behind it take 10 ms more on a cluster, whatever
     the number of blocks: then each block is there twice, as a task and as another name of it.
     """
-    parts, layer = list(flatten(found.__dask_keys__())), {}
+    parts = list(flatten(found.__dask_keys__()))
+    layer: dict[Any, Any] = {}
     token = tokenize(found.name, reduce, last, divisor.name if isinstance(divisor, da.Array) else divisor)
     while len(parts) > AT_ONCE:
         several = [parts[k : k + AT_ONCE] for k in range(0, len(parts), AT_ONCE)]

@@ -1,4 +1,4 @@
-"""The evaluation of a plan over the arrays of a call: route -> reduction -> the caller's shape and kind."""
+"""The evaluation of one call's plan over its arrays: route -> reduction -> the caller's shape and kind. (Of many batches: `evaluation`.)"""
 
 import numpy as np
 

@@ -96,10 +96,10 @@ SOFTMAX = ("softmax_loss", "sparse_categorical_crossentropy", "categorical_cross
 
 
 class Objective:
-    """What `xgboost` and `lightgbm` return: gradient and Hessian by raw scores, in either of the library's two ways to ask for them.
+    """What `xgboost` and `lightgbm` return: gradient and Hessian with respect to raw scores, for both calling conventions of the library.
 
-    Called with ``(scores, data)``, as by ``xgboost.train`` and ``lightgbm.train``, it asks the data set for labels and weights; called with
-    ``(y_true, scores, sample_weight=None)``, as by the scikit-learn interfaces, it takes them as they come. It can be pickled.
+    Called with ``(scores, data)``, as by ``xgboost.train`` and ``lightgbm.train``, it takes labels and weights of the data set; called with
+    ``(y_true, scores, sample_weight=None)``, as by the scikit-learn interfaces, it takes those. It can be pickled.
     """
 
     def __init__(self, library: str, loss: str | Callable[..., Any], parameters: dict[str, Any]) -> None:

@@ -473,7 +473,7 @@ def binary_crossentropy(
 
     See Also
     --------
-    binary_focal_crossentropy : Weighs hard examples up.
+    binary_focal_crossentropy : Gives hard examples more weight.
     log_loss : Metric with scikit-learn's rules.
 
     Examples
@@ -619,7 +619,7 @@ def binary_focal_crossentropy(
     alpha : float, default 0.25
         Weight of class 1; class 0 has 1 - alpha.
     gamma : float, default 2.0
-        At least 0: how far easy examples are weighed down.
+        At least 0: how much less weight easy examples get.
     from_logits : bool, default False
         Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
         and never saturates.
@@ -972,7 +972,7 @@ def categorical_focal_crossentropy(
     alpha : float or sequence of C floats, default 0.25
         Factor of the loss, or one for each class on `axis`.
     gamma : float, default 2.0
-        At least 0: how far easy examples are weighed down.
+        At least 0: how much less weight easy examples get.
     from_logits : bool, default False
         Whether `y_pred` holds logits, any real numbers, instead of probabilities: then the loss is computed in log space, is not clipped
         and never saturates.
@@ -1207,7 +1207,7 @@ def exponential(
     See Also
     --------
     logistic : Grows linearly with a wrong decision.
-    hinge : Does not reward decisions that are right enough.
+    hinge : 0 for decisions that are right by a margin.
 
     References
     ----------
@@ -1623,7 +1623,7 @@ def generalized_crossentropy(
     See Also
     --------
     sparse_categorical_crossentropy : Its limit for q of 0.
-    poly1_crossentropy : Another way between the two.
+    poly1_crossentropy : Cross-entropy plus a multiple of 1 - p.
 
     Notes
     -----

@@ -156,7 +156,7 @@ def poisson_deviance(
 
     See Also
     --------
-    poisson : Without the targets' own term.
+    poisson : Without the terms that depend on the targets alone.
     tweedie_deviance : Of other powers.
 
     References
@@ -446,7 +446,7 @@ def tweedie_deviance(
         bfloat16 are computed in float32.
     power : float, default 1.5
         0 gives squared errors, 1 the Poisson deviance, 2 the gamma deviance; between 1 and 2 sums of gamma-distributed amounts, many of
-        them 0, as insurance claims are; above 2 positive targets; below 0 any targets. None between 0 and 1 is one.
+        them 0, as insurance claims are; above 2 positive targets; below 0 any targets. There is none between 0 and 1.
     log_input : bool, default False
         Whether `y_pred` holds the logarithms of the predicted means instead: any real numbers.
     axis : int, default -1

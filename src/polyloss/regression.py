@@ -214,7 +214,7 @@ def mean_absolute_percentage_error(
     y_pred : array
         Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
     epsilon : float, default 1e-7
-        Targets nearer to 0 than this count as this far from it; above 0.
+        Above 0: the least number that an error is divided by.
     axis : int, default -1
         Axis of the elements of one sample, over which the mean is taken.
     sample_weight : array, optional
@@ -317,7 +317,7 @@ def mean_squared_logarithmic_error(
     y_pred : array
         Predictions, floating, or integer (then computed in the library's default float). float16 and bfloat16 are computed in float32.
     epsilon : float, default 1e-7
-        Targets and predictions below it count as it; at least 0. Where a prediction does, the gradient is 0.
+        At least 0: smaller targets and predictions count as this. Where a prediction does, the gradient is 0.
     axis : int, default -1
         Axis of the elements of one sample, over which the mean is taken.
     sample_weight : array, optional
@@ -730,8 +730,8 @@ def smooth_l1(
 
     See Also
     --------
-    huber : With slopes up to its width.
-    mean_absolute_error : Its limit for a width of 0.
+    huber : The same times `beta`.
+    mean_absolute_error : Its limit for a `beta` of 0.
 
     References
     ----------
@@ -1050,8 +1050,8 @@ def gaussian_nll(
 
     See Also
     --------
-    mean_squared_error : Of one variance for all targets.
-    quantile_loss : Of no distribution.
+    mean_squared_error : The same with one variance for all targets.
+    quantile_loss : Assumes no distribution.
 
     References
     ----------

@@ -101,7 +101,7 @@ def dice(
 
     See Also
     --------
-    jaccard : By what the union holds.
+    jaccard : The intersection over the union.
     tversky : With a weight for each kind of error.
 
     Notes
@@ -296,7 +296,7 @@ def jaccard(
 
     See Also
     --------
-    dice : By the sizes of both sets.
+    dice : The intersection over the mean of both sizes.
     tversky : With a weight for each kind of error.
 
     Notes

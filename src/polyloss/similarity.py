@@ -61,7 +61,7 @@ def kl_divergence(
     y_pred : array with classes on `axis`
         Probabilities. float16 and bfloat16 are computed in float32.
     epsilon : float, default 1e-7
-        Predictions are clipped to [epsilon, 1], where clipped the gradient is 0; targets to [0, 1].
+        Predictions are clipped to [epsilon, 1], with gradient 0 where they are; targets are clipped to [0, 1].
     axis : int, default -1
         Axis of the classes.
     sample_weight : array, optional
@@ -189,7 +189,7 @@ def cosine_similarity(
 
     See Also
     --------
-    mean_squared_error : Not indifferent to length.
+    mean_squared_error : Depends on the vectors' lengths, too.
 
     Notes
     -----

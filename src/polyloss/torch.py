@@ -380,7 +380,7 @@ class GaussianNLLLoss(nn.GaussianNLLLoss):
             return super().forward(input, target, var)
         if target.requires_grad:  # by the difference, which is all that both are for
             input, target = input - target, torch.zeros_like(target)
-        options = {"axis": 0, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True}
+        options: dict[str, Any] = {"axis": 0, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True}
         options |= {"eps": self.eps, "constant": HALF_LOG_2PI if self.full else 0.0}
         loss = called(GaussianOfVariance, target, torch.stack((input, variances)), VALUE, None, options)
         # A negative variance makes the loss NaN: that costs no pass over them.
