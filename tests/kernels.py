@@ -49,10 +49,17 @@ ROWWISE = {
     "cosine_similarity": (),
     "floored_cosine_similarity": (1e-12,),
     "multiclass_hinge": (1.0, 1, False),
+    "brier": (),
+    "generalized_crossentropy": (0.7,),
 }
 SETS = {"overlap": (0.25, 0.75, 1e-7)}
 VALUES = {"gaussian_nll": (), "gaussian_of_variance": (1e-6, 0.0)}
-OF_LABELS = ("sparse_categorical_crossentropy", "multiclass_hinge")  # the row-wise losses that take labels, not targets
+OF_LABELS = (
+    "sparse_categorical_crossentropy",
+    "multiclass_hinge",
+    "brier",
+    "generalized_crossentropy",
+)  # the row-wise losses that take labels, not targets
 
 
 def every_isa(module):

@@ -32,6 +32,8 @@ def expected(case):
         return "sets kernel"
     if case.t == "values" and block.kernel == "gaussian_nll":
         return "values kernel"
+    if case.t == "labels" and block.kernel_of_labels:
+        return "rowwise kernel"
     if case.t == "values" or (block.combine and (case.labelled or any(isinstance(x, tuple) for x in case.params.values()))):
         return "formula"
     if block.combine:

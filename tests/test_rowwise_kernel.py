@@ -28,6 +28,10 @@ def definition(name, t, p, a):
         margin, power, average = a
         over = [max(margin + y - p[t.index(1)], mpf(0)) ** power for x, y in zip(t, p, strict=True) if x != 1]
         return sum(over) / len(p) if average else max(over)
+    if name == "brier":
+        return sum((y - x) ** 2 for x, y in zip(t, p, strict=True))
+    if name == "generalized_crossentropy":
+        return (1 - p[t.index(1)] ** a[0]) / a[0]
     if name.endswith("cosine_similarity"):
         dot, tt, pp = sum(x * y for x, y in zip(t, p, strict=True)), sum(x * x for x in t), sum(y * y for y in p)
         epsilon = a[0] if a else mpf(0)
@@ -90,6 +94,8 @@ def run(name, t, p, a=None, **arguments):
         ("multiclass_hinge", (0.75, 2, False)),
         ("multiclass_hinge", (0.75, 1, True)),
         ("multiclass_hinge", (0.75, 2, True)),
+        ("generalized_crossentropy", (0.5,)),
+        ("generalized_crossentropy", (1.0,)),
     ],
     ids=str,
 )
@@ -123,7 +129,7 @@ def test_against_mpmath(isa, name, parameters, dtype):
                 if bends < float(np.finfo(dtype).max):
                     assert abs(mpf(float(hess[i, j])) - curvatures[j]) <= 30 * unit * bends + mpf(float(np.finfo(dtype).tiny))
                 terms = largest if soft else abs(slope)  # terms of several classes cancel
-                terms = max(1, largest) if "multiclass" in name else terms  # and decisions
+                terms = max(1, largest) if name in ("multiclass_hinge", "brier") else terms  # and decisions
                 if name.endswith("cosine_similarity"):
                     terms = 1 / mpmath.sqrt(sum(x * x for x in predictions))
                 assert abs(mpf(float(grad[i, j])) - slope) <= 8 * unit * terms + mpf(float(np.finfo(dtype).tiny)) * size
@@ -146,6 +152,11 @@ def naive(name, t, p, a, weight, scale):
         over, divisor = np.where(counts, over, 0), c if average else 1
         first = np.where(counts, 1 if power == 1 else 2 * over, 0) / divisor
         value, slope = (over**power).sum(1) / divisor, first - t * first.sum(1, keepdims=True)
+    elif name == "brier":
+        value, slope = ((p - t) ** 2).sum(1), 2 * (p - t)
+    elif name == "generalized_crossentropy":
+        y = (t * p).sum(1)
+        value, slope = (1 - y ** a[0]) / a[0], -t * (y ** (a[0] - 1))[:, None]
     elif name.endswith("cosine_similarity"):
         epsilon = a[0] if a else 0
         tn, pn = np.sqrt((t * t).sum(1, keepdims=True) + epsilon), np.sqrt((p * p).sum(1, keepdims=True) + epsilon)
@@ -336,7 +347,7 @@ def test_missing_numbers_go_through(isa):
     for name, place in itertools.product(NAMES, (0, 3)):
         for dtype in ("f4", "f8"):
             t, p = rows(name, dtype)
-            p[2, place] = np.nan
+            p[2, t[2].argmax() if name == "generalized_crossentropy" else place] = np.nan  # which looks at no other prediction
             losses, *_ = run(name, t, p)
             assert np.isnan(losses[2]), name
             assert np.isfinite(np.delete(losses, 2)).all(), name
@@ -388,7 +399,9 @@ def test_the_first_of_several_largest_wrong_classes(isa):
             assert {k: grad[0, k, 0] for k in np.flatnonzero(grad)} == ({places[0]: 1, label: -1} if places else {})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "floored" not in name and "multiclass" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("floored_cosine_similarity", "multiclass_hinge", "brier", "generalized_crossentropy")]
+)
 def test_keras_numbers(name):
     import keras
 

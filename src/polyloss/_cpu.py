@@ -47,17 +47,18 @@ def note(kernel):
 
 def softmax_xent(plan):
     """Whether the loss is a softmax cross-entropy from logits."""
-    return plan.block.kernel == "softmax_xent"
+    return plan.kernel == "softmax_xent"
 
 
 def elementwise(plan):
     """Whether the loss has formulas of one element."""
-    return issubclass(plan.block, Elementwise) and not values(plan)
+    return issubclass(plan.block, Elementwise) and not values(plan) and not rowwise(plan)
 
 
 def rowwise(plan):
     """Whether the loss is another one that consumes the class axis."""
-    return issubclass(plan.block, Rowwise) and not (softmax_xent(plan) or values(plan) or sets(plan))
+    of_labels = plan.labelled and plan.block.kernel_of_labels is not None
+    return of_labels or (issubclass(plan.block, Rowwise) and not (softmax_xent(plan) or values(plan) or sets(plan)))
 
 
 def values(plan):
@@ -92,7 +93,7 @@ def elementwise_obstacle(plan):
     why = obstacle(plan, "elementwise")
     if why is None and plan.labelled:
         return "it takes no labels"
-    if why is None and plan.block.kernel not in kernels("elementwise").PARAMETERS:
+    if why is None and plan.kernel not in kernels("elementwise").PARAMETERS:
         return "it holds no formula of this loss"
     return plan.of_classes if why is None else why
 
@@ -100,7 +101,7 @@ def elementwise_obstacle(plan):
 def rowwise_obstacle(plan):
     """Why the row-wise kernel cannot take the plan, or None."""
     why = obstacle(plan, "rowwise")
-    if why is None and plan.block.kernel not in kernels("rowwise").PARAMETERS:
+    if why is None and plan.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
     if why is None and plan.of_classes and any(several_traced(x) for _, x in plan.params):
         return "a parameter is traced, and kernels take numbers"
@@ -110,7 +111,7 @@ def rowwise_obstacle(plan):
 def values_obstacle(plan):
     """Why the kernel of one number at each position cannot take the plan, or None."""
     why = obstacle(plan, "values")
-    if why is None and plan.block.kernel not in kernels("values").PARAMETERS:
+    if why is None and plan.kernel not in kernels("values").PARAMETERS:
         return "it holds no formula of this loss"
     return why
 
@@ -253,7 +254,7 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
     facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())
     bound = kernel.bind(
-        block.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[block.kernel]],
+        plan.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[plan.kernel]],
         ignore=plan.ignore if plan.targets not in FLOATS else (-1,), combine=block.combine or "sum",
         planes=lay.cut == 0 and bool(lay.losses), threads=_threads.get_num_threads(),
     )  # fmt: skip

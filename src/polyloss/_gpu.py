@@ -66,7 +66,7 @@ def elementwise_obstacle(plan):
         return "it takes no labels"
     from polyloss._kernels.gpu import cuda
 
-    return plan.of_classes if plan.block.kernel in cuda.formulas() else "it holds no formula of this loss"
+    return plan.of_classes if plan.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
 def rowwise_obstacle(plan):
@@ -76,7 +76,7 @@ def rowwise_obstacle(plan):
         return why
     from polyloss._kernels.gpu import cuda
 
-    if plan.block.kernel not in cuda.formulas("formulas/rowwise.h"):
+    if plan.kernel not in cuda.formulas("formulas/rowwise.h"):
         return "it holds no formula of this loss"
     if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
@@ -144,8 +144,8 @@ def run_elementwise(plan, arrays):
         settings["zero_one"] = settings["labels"] == "01" if arrays.scanned is None else bool(arrays.scanned)
     losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.elementwise(
-        xp, cuda.contiguous(arrays.p), cuda.contiguous(xp.astype(arrays.t, plan.real(xp), copy=False)), loss=block.kernel,
-        dtype=dtype_name(arrays.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[block.kernel]), scan=scan,
+        xp, cuda.contiguous(arrays.p), cuda.contiguous(xp.astype(arrays.t, plan.real(xp), copy=False)), loss=plan.kernel,
+        dtype=dtype_name(arrays.p.dtype), parameters=tuple(float(settings[name]) for name in cuda.formulas()[plan.kernel]), scan=scan,
         mean=block.combine == "mean", weight=arrays.weight, divisor=plan.divisor_of(arrays), losses=losses, grad=grad, hess=hess,
     )  # fmt: skip
     return _outcome(plan, reduced, plan.divisor_of(arrays), losses, grad, hess)
@@ -156,7 +156,7 @@ def run_rowwise(plan, arrays):
     """The losses that consume the class axis, but for the softmax cross-entropies."""
     from polyloss._kernels.gpu import cuda
 
-    xp, name = arrays.xp, plan.block.kernel
+    xp, name = arrays.xp, plan.kernel
     y, ignore = _labels(plan, arrays) if plan.labelled else (xp.astype(arrays.t, plan.real(xp), copy=False), ())
     settings = plan.settings
     if plan.of_classes:

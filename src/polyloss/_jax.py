@@ -138,7 +138,7 @@ def from_numpy(x, like):
 def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
-    least, sizes = 8 * SMALL if plan.block.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
+    least, sizes = 8 * SMALL if plan.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
     if any(several_traced(value) for _, value in plan.params + plan.target_options):
         why = "a parameter is traced, and kernels take numbers"
     elif not all(isinstance(size, int) for size in sizes):

@@ -98,6 +98,11 @@ class Plan:
         """What errors call the predictions."""
         return self.loss.predictions
 
+    @property
+    def kernel(self):
+        """The name under which the kernels hold the formulas, of labels if it has them; None if they do not."""
+        return (self.labelled and self.block.kernel_of_labels) or self.block.kernel
+
     def divisor_of(self, arrays):
         """The divisor, with the caller's denominator where it is that."""
         return arrays.divisor if self.divisor == GIVEN else self.divisor

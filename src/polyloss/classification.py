@@ -10,6 +10,7 @@ from polyloss._block import (
     Rowwise,
     beyond,
     clipped,
+    floored,
     log_softmax,
     mixed,
     nan_where,
@@ -1324,6 +1325,7 @@ class Brier(Elementwise):
     targets = "either"
     combine = "sum"
     kernel = "mean_squared_error"
+    kernel_of_labels = "brier"
     domain = "y_pred: probabilities; other numbers are taken as they are"
     worked = (
         dict(t=0, p=[0.5, 0.25, 0.25], value=0.375, slope=[-1.0, 0.5, 0.5]),
@@ -1426,7 +1428,8 @@ class MulticlassHinge(Rowwise):
         wrong = ~right
         if not average:
             c = xp.arange(z.shape[1], device=beside(z))
-            wrong = wrong & (c[None, :, None] == xp.argmax(xp.where(right, xp.full_like(z, -math.inf), z), axis=1, keepdims=True))
+            others = xp.where(right, xp.full_like(z, -math.inf), floored(xp, z, -float(xp.finfo(z.dtype).max)))  # the label is none of them
+            wrong = wrong & (c[None, :, None] == xp.argmax(others, axis=1, keepdims=True))
         of_label = xp.sum(xp.where(right, z, xp.zeros_like(z)), axis=1, keepdims=True)
         none = xp.full_like(z, -math.inf)  # not of a difference: the label's decision may be -∞
         return xp.where(wrong, margin + z - of_label, xp.where(xp.isnan(of_label), of_label + none, none)), right
@@ -1548,6 +1551,7 @@ class GeneralizedCrossentropy(Rowwise):
     aliases = ("categorical_generalized_cross_entropy", "CategoricalGeneralizedCrossEntropy")
     targets = "labels"
     params = {"q": unit_exponent}
+    kernel = "generalized_crossentropy"
     domain = "y_pred: probabilities, taken as they are"
     worked = (
         dict(t=0, p=[0.25, 0.75], q=0.5, value=1.0, slope=[-2.0, 0.0]),

@@ -13,9 +13,18 @@ from polyloss.torch import FlooredCosine
 LOSSES = cuda.formulas("formulas/rowwise.h")
 STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4"), "float64": np.dtype("f8")}
 REAL = {name: np.dtype("f8" if name == "float64" else "f4") for name in STORAGE}
-PARAMETERS = {"epsilon": 2.0**-10, "label_smoothing": 0.125, "alpha": 0.25, "gamma": 1.5, "margin": 0.75, "power": 2, "average": True}
+PARAMETERS = {
+    "epsilon": 2.0**-10,
+    "label_smoothing": 0.125,
+    "alpha": 0.25,
+    "gamma": 1.5,
+    "margin": 0.75,
+    "power": 2,
+    "average": True,
+    "q": 0.7,
+}
 SPARSE, FOCAL, HINGE = "sparse_categorical_crossentropy", "categorical_focal_crossentropy", "multiclass_hinge"
-LABELLED = (SPARSE, HINGE)
+LABELLED = (SPARSE, HINGE, "brier", "generalized_crossentropy")
 
 # n, c, s: lanes of a warp, whole warps, one element more; a block; positions beside each other.
 SHAPES = [(1, 1, 1), (70, 2, 1), (67, 5, 1), (9, 33, 1), (5, 512, 1), (3, 513, 1), (2, 1027, 1), (2, 3, 16), (3, 21, 37)]

@@ -623,7 +623,7 @@ def multiclass_hinge(t, p, margin, power, average):
     m = p.near(margin) + p - of_label
     counted = ~right
     if not average and c > 1:  # the first of the largest
-        top = np.argmax(np.where(right, -np.inf, p.v), axis=1)
+        top = np.argmax(np.where(right, -np.inf, np.maximum(p.v, np.finfo(LONG).min)), axis=1)
         counted = counted & (np.arange(c) == top[:, None])
     m = where(m.v > 0, m, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format))
     m, divided = where(counted, m, zeros(p)), c if average else 1

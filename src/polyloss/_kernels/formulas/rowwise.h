@@ -1,6 +1,7 @@
 /* What a class adds to each row-wise loss, t its target and p its prediction or logit; beside elementwise.h, and included after it with the
    same macros, as C for vectors and as CUDA C++ for scalars. Besides those it asks for
        one    the type of a number of a real        MASK   of a comparison
+       EXPM1(x)   exp(x) - 1 of |x| <= 1; for scalars it is defined below
    A loss's row is summed by its includer: rowwise_loops.h, rowwise.cu. The blocks in classification.py and similarity.py hold the same
    formulas under the same names. */
 #ifndef POLYLOSS_ROWWISE_FORMULAS_H
@@ -14,11 +15,16 @@
     X(categorical_hinge, "", 0)                                                                                                            \
     X(cosine_similarity, "", 0)                                                                                                            \
     X(floored_cosine_similarity, "epsilon", 0)                                                                                             \
-    X(multiclass_hinge, "margin power average", 1)
+    X(multiclass_hinge, "margin power average", 1)                                                                                         \
+    X(brier, "", 1)                                                                                                                        \
+    X(generalized_crossentropy, "q", 1)
 #define ROWWISE_PARAMETERS 4 /* the most of any loss */
 #endif
 
 #ifdef FORMULA /* else the list alone */
+#ifndef EXPM1
+#define EXPM1(x) expm1(x)
+#endif
 
 /* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log y;
    and whether it was clipped. The sum is high + low, inverse is 1 / high. A sum of 0, or an infinite one, has no shares: high is NaN. */
@@ -154,6 +160,27 @@ FORMULA_INLINE real FORMULA(violation_first)(int square, real m)
     return square ? R(2) * u : SELECT(LT(R(0), m), R(1), u);
 }
 FORMULA_INLINE real FORMULA(violation_second)(int square, real m) { return square ? SELECT(LT(R(0), m), R(2), R(0)) : R(0); }
+
+/* (1 - y^q) / q of the label's prediction y, NaN where it is negative, and its derivatives. -expm1(q log y) where 1 - y^q would cancel; a power
+   below 0 of 0 is infinite. */
+FORMULA_INLINE real FORMULA(no_negative)(real y) { return SELECT(LT(y, R(0)), y / R(0) - y / R(0), y); }
+FORMULA_INLINE real FORMULA(full_power)(real y, real n) { return SELECT(AND(EQ(y, R(0)), LT(n, R(0))), R(1) / R(0), POWER(y, n)); }
+FORMULA_INLINE real FORMULA(generalized_value)(real y, real q)
+{
+    const real u = FORMULA(no_negative)(y), power = POWER(u, q);
+    const MASK near = LT(ABS(power - R(1)), R(0.5));
+    return SELECT(near, -EXPM1(q * LOG(SELECT(near, u, R(1)))), R(1) - power) / q;
+}
+FORMULA_INLINE real FORMULA(generalized_slope)(real y, real q)
+{
+    const real u = FORMULA(no_negative)(y);
+    return R(0) * u - FORMULA(full_power)(u, q - R(1));
+}
+FORMULA_INLINE real FORMULA(generalized_curvature)(real y, real q)
+{
+    const real u = FORMULA(no_negative)(y);
+    return TIMES(R(1) - q, FORMULA(full_power)(u, q - R(2))) + R(0) * u;
+}
 
 /* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
    even where the vectors are so small that by_p overflows. */

@@ -64,7 +64,7 @@ struct ThreeSums {
 };
 
 template <class T, bool FOCAL> struct Shares {
-  static constexpr bool kLabelled = false, kTerms = true;
+  static constexpr bool kLabelled = false, kSees = true, kTerms = true;
   using A = Compute<T>;
   using F = Formulas<A>;
   using Seen = RowSum<A>;
@@ -113,7 +113,7 @@ template <class T> using categorical_crossentropy = Shares<T, false>;
 template <class T> using categorical_focal_crossentropy = Shares<T, true>;
 
 template <class T> struct sparse_categorical_crossentropy {
-  static constexpr bool kLabelled = true, kTerms = false;
+  static constexpr bool kLabelled = true, kSees = true, kTerms = false;
   using A = Compute<T>;
   using F = Formulas<A>;
   using Seen = RowSum<A>;
@@ -145,7 +145,7 @@ template <class T> struct sparse_categorical_crossentropy {
 };
 
 template <class T> struct categorical_focal_crossentropy_from_logits {
-  static constexpr bool kLabelled = false, kTerms = true;
+  static constexpr bool kLabelled = false, kSees = true, kTerms = true;
   using A = Compute<T>;
   using F = Formulas<A>;
   using Seen = State<T, false>;
@@ -213,7 +213,7 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
 
 // max(max_c (1 - t) p - Σ t p + 1, 0); of several largest the first has the slope.
 template <class T> struct categorical_hinge {
-  static constexpr bool kLabelled = false, kTerms = false;
+  static constexpr bool kLabelled = false, kSees = true, kTerms = false;
   using A = Compute<T>;
   using Terms = Nothing;
   struct Seen {
@@ -249,10 +249,55 @@ template <class T> struct categorical_hinge {
   __device__ A curvature(A, A, long long) const { return 0; }
 };
 
+// Σ (p - t)², t one-hot.
+template <class T> struct brier {
+  static constexpr bool kLabelled = true, kSees = true, kTerms = false;
+  using A = Compute<T>;
+  using Terms = Nothing;
+  struct Seen {
+    double squares = 0;
+    __device__ void merge(const Seen& o) { squares += o.squares; }
+  };
+  long long y;
+  double value;
+  A factor;
+
+  __device__ brier(const Rows<T>&, int label, A) : y(label) {}
+  __device__ A off(A p, long long c) const { return p - A(c == y); }
+  __device__ void see(Seen& seen, A, A p, long long c) const { seen.squares += static_cast<double>(off(p, c)) * off(p, c); }
+  __device__ void know(const Seen& seen) { value = seen.squares; }
+  __device__ double conclude(const Terms&, A k) {
+    factor = 2 * k;
+    return value;
+  }
+  __device__ A slope(A, A p, long long c) const { return factor * off(p, c); }
+  __device__ A curvature(A, A, long long) const { return factor; }
+};
+
+// (1 - y^q) / q of the label's prediction, which alone is looked at.
+template <class T> struct generalized_crossentropy {
+  static constexpr bool kLabelled = true, kSees = false, kTerms = false;
+  using A = Compute<T>;
+  using F = Formulas<A>;
+  using Seen = Nothing;
+  using Terms = Nothing;
+  long long y;
+  A own, q, k;
+
+  __device__ generalized_crossentropy(const Rows<T>& job, int label, A p_y) : y(label), own(p_y), q(static_cast<A>(job.parameters[0])) {}
+  __device__ void know(const Seen&) {}
+  __device__ double conclude(const Terms&, A factor) {
+    k = factor;
+    return F::generalized_value(own, q);
+  }
+  __device__ A slope(A, A, long long c) const { return c == y ? k * F::generalized_slope(own, q) : A(0); }
+  __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : A(0); }
+};
+
 // max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong classes,
 // divided by C. The label's derivatives are made of theirs.
 template <class T> struct multiclass_hinge {
-  static constexpr bool kLabelled = true, kTerms = false;
+  static constexpr bool kLabelled = true, kSees = true, kTerms = false;
   using A = Compute<T>;
   using F = Formulas<A>;
   using Terms = Nothing;
@@ -315,7 +360,7 @@ template <class T> struct multiclass_hinge {
 // -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or, if
 // not floored, underflow are scaled by a power of two.
 template <class T, bool FLOORED> struct Cosine {
-  static constexpr bool kLabelled = false, kTerms = true;
+  static constexpr bool kLabelled = false, kSees = true, kTerms = true;
   using A = Compute<T>;
   using F = Formulas<A>;
   struct Seen {
@@ -414,14 +459,16 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
     Loss<T> loss(job, position.y, p_y);
 
     typename Loss<T>::Seen seen;
-    if (position.live)
-      visit<T, TARGETS>(job, i, group, [&](long long, long long c, const auto& t, const auto& p) {
-        constexpr int N = sizeof(p) / sizeof(A);
+    if constexpr (Loss<T>::kSees) {
+      if (position.live)
+        visit<T, TARGETS>(job, i, group, [&](long long, long long c, const auto& t, const auto& p) {
+          constexpr int N = sizeof(p) / sizeof(A);
 #pragma unroll
-        for (int j = 0; j < N; j++) loss.see(seen, t[j], p[j], c + j);
-      });
-    seen = group.merge(seen, turn);
-    turn ^= 1;
+          for (int j = 0; j < N; j++) loss.see(seen, t[j], p[j], c + j);
+        });
+      seen = group.merge(seen, turn);
+      turn ^= 1;
+    }
     loss.know(seen);
 
     typename Loss<T>::Terms terms;

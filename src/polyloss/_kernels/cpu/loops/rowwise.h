@@ -5,7 +5,7 @@
 #include "formulas/rowwise.h"
 
 #define ROWWISE_TILE 64 /* positions; so many floats of a class are four lines of the cache */
-#define ROWWISE_ROWS (1 << 11) /* elements of a tile whose rows lie behind each other: with all that is copied it stays in the first cache */
+#define ROWWISE_ROWS (1 << 11) /* elements of a tile whose rows are copied */
 #define ROWWISE_TASK (1 << 15) /* elements of a task */
 
 #define DECLARE_(isa) extern const kernel_loops rowwise_loops_##isa;

@@ -2,12 +2,14 @@
 
    A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
    not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. One of labels
-   takes the position's label instead of its targets. */
+   takes the position's label instead of its targets. Where the label's prediction alone counts, a function takes those of ROWWISE_TILE
+   positions and gives their values, slopes and curvatures. */
 
 typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                             one *h /* (C,) */, one *room /* (2 C,) */);
 typedef double FORMULA(row_of_label)(ptrdiff_t C, ptrdiff_t label, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                                      one *h /* (C,) */);
+typedef void FORMULA(of_own)(ptrdiff_t m, const one *y /* (m,) */, const one *a, one *value, one *slope, one *curvature /* or NULL, both */);
 
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
@@ -334,10 +336,9 @@ INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label
     if (!g || value == 0) return value;
     ptrdiff_t first = 0;
     FOR_LANES (i, m, C) { /* the first class that is the largest, or else the first that is NaN */
-        const real z = LOAD_PART(p + i, m), y = SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), none, z), none);
-        const real far = R(-LANES), place = R(0) - LOAD(FORMULA(steps));
-        const real at = missing ? SELECT(EQ(y, y), far, place) : SELECT(EQ(y, R(largest)), place, far);
-        const one nearest = FORMULA(top)(at);
+        const real z = LOAD_PART(p + i, m), far = R(-LANES), place = R(0) - LOAD(FORMULA(steps));
+        const real at = missing ? SELECT(EQ(z, z), far, place) : SELECT(EQ(z, R(largest)), place, far);
+        const one nearest = FORMULA(top)(SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), far, at), far));
         first = i + (ptrdiff_t)-nearest;
         if (nearest > -LANES) break;
     }
@@ -356,20 +357,52 @@ static double FORMULA(row_multiclass_hinge)(ptrdiff_t C, ptrdiff_t label, const 
     return a[1] == 2 ? FORMULA(hinge_of_largest)(1, C, label, p, a[0], k, g, h)
                      : FORMULA(hinge_of_largest)(0, C, label, p, a[0], k, g, h);
 }
+/* Σ (p - t)², t one-hot. */
+static double FORMULA(row_brier)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
+{
+    const real factor = R(2) * R(k);
+    double total = 0;
+    (void)a;
+    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+        real squares = R(0);
+        FOR_LANES (i, m, n) {
+            const real d = LOAD_PART(p + b + i, m) - SELECT(FORMULA(is_class)(b + i, label), R(1), R(0));
+            squares += d * d;
+            if (g) STORE_PART(g + b + i, factor * d, m);
+            if (h) STORE_PART(h + b + i, factor, m);
+        }
+        total += SUM(squares);
+    }
+    return total;
+}
+/* m is any number up to ROWWISE_TILE, and so many numbers more may be read and written as fill a vector. */
+static void FORMULA(own_generalized_crossentropy)(ptrdiff_t m, const one *y, const one *a, one *value, one *slope, one *curvature)
+{
+    const real q = R(a[0]);
+    for (ptrdiff_t i = 0; i < m; i += LANES) {
+        STORE(value + i, FORMULA(generalized_value)(LOAD(y + i), q));
+        if (slope) STORE(slope + i, FORMULA(generalized_slope)(LOAD(y + i), q));
+        if (curvature) STORE(curvature + i, FORMULA(generalized_curvature)(LOAD(y + i), q));
+    }
+}
 
 /* In the order of ROWWISE: of targets, or of labels, which never pass through floats. */
 static const struct {
     FORMULA(row) *of_targets;
     FORMULA(row_of_label) *of_label;
+    FORMULA(of_own) *of_own;
 } FORMULA(rows)[] = {
-    {FORMULA(row_categorical_crossentropy), NULL},
-    {FORMULA(row_categorical_focal_crossentropy), NULL},
-    {FORMULA(row_categorical_focal_crossentropy_from_logits), NULL},
-    {NULL, FORMULA(row_sparse_categorical_crossentropy)},
-    {FORMULA(row_categorical_hinge), NULL},
-    {FORMULA(row_cosine_similarity), NULL},
-    {FORMULA(row_floored_cosine_similarity), NULL},
-    {NULL, FORMULA(row_multiclass_hinge)},
+    {FORMULA(row_categorical_crossentropy), NULL, NULL},
+    {FORMULA(row_categorical_focal_crossentropy), NULL, NULL},
+    {FORMULA(row_categorical_focal_crossentropy_from_logits), NULL, NULL},
+    {NULL, FORMULA(row_sparse_categorical_crossentropy), NULL},
+    {FORMULA(row_categorical_hinge), NULL, NULL},
+    {FORMULA(row_cosine_similarity), NULL, NULL},
+    {FORMULA(row_floored_cosine_similarity), NULL, NULL},
+    {NULL, FORMULA(row_multiclass_hinge), NULL},
+    {NULL, FORMULA(row_brier), NULL},
+    {NULL, NULL, FORMULA(own_generalized_crossentropy)},
 };
 
 /* Rows of C numbers, `step` bytes from one to the next: where an array lies right as it is, else in the room they are copied to. */
@@ -424,7 +457,9 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
     const int labelled = job->labelled;
     FORMULA(row) *of_targets = FORMULA(rows)[job->loss].of_targets;
     FORMULA(row_of_label) *of_label = FORMULA(rows)[job->loss].of_label;
+    FORMULA(of_own) *of_own = FORMULA(rows)[job->loss].of_own;
     one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
+    one own[ROWWISE_TILE] = {0}, values[ROWWISE_TILE], own_slopes[ROWWISE_TILE], own_curvatures[ROWWISE_TILE];
     int32_t label[ROWWISE_TILE];
     one *room = scratch, *room_t = room + 2 * C, *room_p = room_t + most * C, *room_g = room_p + most * C, *room_h = room_g + most * C;
     for (int i = 0; i < ROWWISE_PARAMETERS; i++) a[i] = (one)job->parameters[i];
@@ -436,9 +471,15 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
         if (labelled) read_labels(label, job, at, b, m);
         const FORMULA(lines) nowhere = {NULL, 0};
         const FORMULA(lines) x = labelled ? nowhere : FORMULA(gather)(t, t->at + at * t->n + b * t->s, m, C, room_t, line);
-        const FORMULA(lines) y = FORMULA(gather)(p, p->at + at * p->n + b * p->s, m, C, room_p, line);
+        const FORMULA(lines) y = of_own ? nowhere : FORMULA(gather)(p, p->at + at * p->n + b * p->s, m, C, room_p, line);
         const FORMULA(lines) slopes = gg || hh ? FORMULA(place)(grad, gg, C, room_g) : nowhere;
         const FORMULA(lines) curvatures = hh ? FORMULA(place)(hess, hh, C, room_h) : nowhere;
+        if (of_own) {
+            const char *from = p->at + at * p->n + b * p->s;
+            for (ptrdiff_t i = 0; i < m; i++)
+                if (label[i] >= 0 && w[i] != 0) FORMULA(read_line)(p->type, from + i * p->s + label[i] * p->c, 0, 1, own + i);
+            of_own(m, own, a, values, gg || hh ? own_slopes : NULL, hh ? own_curvatures : NULL);
+        }
         for (ptrdiff_t i = 0; i < m; i++) {
             one *g = FORMULA(line_of)(slopes, i), *h = FORMULA(line_of)(curvatures, i);
             double value = 0;
@@ -456,8 +497,13 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 value = NAN, fill = (one)NAN;
             } else if (!skipped && w[i] != 0) {
                 looked = k != 0;
-                value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
-                                 : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
+                if (of_own) {
+                    value = (double)values[i];
+                    if (looked && g) FORMULA(zeros)(g, C), g[label[i]] = k * own_slopes[i];
+                    if (looked && h) FORMULA(zeros)(h, C), h[label[i]] = k * own_curvatures[i];
+                } else
+                    value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
+                                     : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
                 value *= (double)w[i];
             }
             for (ptrdiff_t c = 0; !looked && g && c < C; c++) g[c] = fill;

@@ -8,6 +8,21 @@
 #include "simd/vector_math.h"
 #include <float.h>
 
+#define EXPM1(x) FORMULA(expm1_near)(x)
+#if W > 1
+INLINE vd expm1_near_d(vd x) { return expm1_neg_d(x); }
+INLINE vf expm1_near_f(vf x) /* through doubles */
+{
+    float lanes[W];
+    store_f(lanes, x);
+    for (int i = 0; i < W; i += WD) narrow(lanes + i, expm1_neg_d(widen(lanes + i)));
+    return load_f(lanes);
+}
+#else
+INLINE vd expm1_near_d(vd x) { return expm1(x); }
+INLINE vf expm1_near_f(vf x) { return expm1f(x); }
+#endif
+
 #define DOUBLES 0
 #include "simd/real.h"
 #include "formulas/elementwise.h"
@@ -22,16 +37,26 @@
 #include "simd/lines.h"
 #include "cpu/loops/rowwise_loops.h"
 
+/* Whether some array's rows are not worked on where they lie. */
+static int copies(const kernel_job *job)
+{
+    const strided_array *each[] = {job->labelled ? &job->p : &job->t, &job->p, &job->grad, &job->hess};
+    for (int i = 0; i < 4; i++)
+        if (each[i]->at && !(job->doubles ? lies_d(each[i]) : lies_f(each[i]))) return 1;
+    return job->hess.at && !job->grad.at;
+}
 static void cut(kernel_job *job)
 {
-    job->tile = (job->columns ? ROWWISE_TASK / 2 : ROWWISE_ROWS) / job->c;
-    job->tile = job->tile < 1 ? 1 : job->tile < ROWWISE_TILE ? job->tile : ROWWISE_TILE;
+    /* Rows that are copied stay in the first cache, but where they are turned. */
+    const ptrdiff_t elements = !copies(job) ? ROWWISE_TASK : job->columns ? ROWWISE_TASK / 2 : ROWWISE_ROWS;
+    job->tile = elements / job->c < ROWWISE_TILE ? elements / job->c : ROWWISE_TILE;
     if (job->tile > job->s) job->tile = job->s;
+    if (job->tile < 1) job->tile = 1;
     job->tiles = (job->s + job->tile - 1) / job->tile;
     job->tiles_per_task = ROWWISE_TASK / (job->tile * job->c);
     if (job->tiles_per_task < 1) job->tiles_per_task = 1;
     job->tasks = (job->n * job->tiles + job->tiles_per_task - 1) / job->tiles_per_task;
-    job->scratch = (4 * (size_t)job->tile + 2) * (size_t)job->c * (job->doubles ? sizeof(double) : sizeof(float));
+    job->scratch = ((copies(job) ? 4 * (size_t)job->tile : 0) + 2) * (size_t)job->c * (job->doubles ? sizeof(double) : sizeof(float));
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
 {
