@@ -179,10 +179,11 @@ ROWS = {
     "softmax_loss": [{}, {"class_weight": [0.0, 2.0, 1.0]}, {"class_weight": [0.0, 2.0, 1.0], "label_smoothing": 0.1}],
     "poly1_crossentropy": [{}, {"poly_epsilon": -1.0}],
 }
+VALUES = ("gaussian_nll",)
 
 
 def test_every_loss_with_a_kernel_is_asked_at_the_edges():
-    assert {*ELEMENTWISE, *ROWS} == {name for name, block in LOSSES.items() if block.kernel}
+    assert {*ELEMENTWISE, *ROWS, *VALUES} == {name for name, block in LOSSES.items() if block.kernel}
 
 
 def numbers(named, dtype):
@@ -233,6 +234,14 @@ def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
         if LOSSES[loss].targets != "dense":
             for label in (0, 1):
                 agree(loss, np.full(len(p), label), p, dtype, params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", VALUES)
+def test_kernel_equals_formula_of_values_at_the_edges(loss, dtype):
+    entries = numbers((0.0, 1.0, 0.3, -2.0, 50.0, -50.0, np.inf, -np.inf, np.nan, "big", "tiny"), dtype)
+    t, *p = (x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij"))
+    agree(loss, t, np.stack(p, axis=1), dtype, {})
 
 
 def test_the_rules_of_the_edges():
