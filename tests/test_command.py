@@ -454,6 +454,46 @@ def test_bad_tables(run, kind):
     assert lines == ([] if bad == "truth.csv" else [["good.csv", "log_loss", repr(float(SCORE))]])
 
 
+def test_rows_of_another_length_are_noticed_in_columns_that_nobody_reads(run):
+    """But an empty cell there is no fault."""
+    head, rows = "id,label,note,more\n", ["1,cat,x,y\n", "2,dog,,\n", "3,bird,x,\n"]
+    Path("t.csv").write_text(head + "".join(rows) + "\n")
+    assert run("t.csv", "good.csv", "--target", "label")[1] == [["good.csv", "log_loss", repr(float(SCORE))]]
+    with_note = "".join(f"{line},{end}\n" for line, end in zip(GOOD.splitlines(), ("label", "", "x", ""), strict=True))
+    Path("p.csv").write_text(with_note)
+    given = "truth.csv", "p.csv", "--weight", "w"
+    Path("truth.csv").write_text(
+        TRUTH.replace("label", "label,w").replace("cat", "cat,1").replace("dog", "dog,1").replace("bird", "bird,1")
+    )
+    Path("p.csv").write_text(with_note.replace("label", "w"))
+    assert run(*given)[1] == [["p.csv", "log_loss", repr(float(SCORE))]]
+    for row, kind in (("2,dog,x\n", "short: 3 cells"), ("2,dog\n", "short: 2 cells"), ("2,dog,x,y,z\n", "long: 5 cells")):
+        Path("t.csv").write_text(head + rows[0] + row + rows[2])
+        assert run("t.csv", "good.csv", "--target", "label") == (
+            1,
+            [],
+            f"polyloss score: t.csv: data row 2 (id 2) is too {kind} for 4 columns\n",
+        )
+        Path("p.csv").write_text(with_note.replace("label", "w").replace("0.1,x", "0.1" if "short" in kind else "0.1,x,y"))
+        said = "short: 4 cells" if "short" in kind else "long: 6 cells"
+        assert run(*given)[2] == f"polyloss score: p.csv: data row 2 (id 1) is too {said} for 5 columns\n"
+        both = {"s": "2,.5,.5\n", "l": "2,.5,.5,dog,1\n"}[kind[0]]
+        Path("both.csv").write_text("id,cat,dog,label\n1,.5,.5,cat\n" + both)
+        status, _, err = run("both.csv", "both.csv", "--target", "label")
+        assert status == 1
+        assert f"both.csv: data row 2 (id 2) is too {kind.partition(':')[0]}" in err
+
+
+def test_an_index_that_pandas_does_not_write(run):
+    """It says what to do."""
+    pandas = {"index_columns": [{"kind": "range", "name": "id", "start": 1, "stop": 4, "step": 1}]}
+    polars.read_csv("good.csv").drop("id").write_parquet("p.parquet", metadata={"pandas": json.dumps(pandas)})
+    assert run("truth.csv", "p.parquet")[2] == (
+        "polyloss score: p.parquet: no column 'id', by which it is joined; it has 'bird', 'cat', 'dog'; for pandas 'id' is an index of"
+        " which it writes no values: df.reset_index() makes it a column\n"
+    )
+
+
 def test_a_bad_part_is_named(run):
     Path("a.csv").write_text("id,bird,cat,dog\n2,0.1,0.2,0.7\n")
     for numbers, option, said in (

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except OSError as error:
-        click.echo(f"polyloss: cannot write the result: {error.strerror or error}", err=True)
+        click.echo(f"polyloss: {error.filename or 'cannot write the result'}: {error.strerror or error}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its end
         return FAILED
     except SystemExit as ended:

@@ -271,7 +271,8 @@ def _cluster(address: str | None, warn: Callable[[str], None]) -> Iterator[Any]:
     import logging
 
     try:
-        from distributed import Client
+        from distributed import CancelledError, Client
+        from distributed.comm import CommClosedError
     except ModuleNotFoundError as error:
         raise usage(f"--dask needs {error.name}: pip install distributed") from None
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
@@ -283,7 +284,10 @@ def _cluster(address: str | None, warn: Callable[[str], None]) -> Iterator[Any]:
     with client:
         if not client.nthreads():
             warn(f"--dask {address}: the cluster has no workers, and is waited for until it has")
-        yield client
+        try:
+            yield client
+        except (CancelledError, CommClosedError) as error:
+            raise BadFile(f"--dask {address}: the connection is lost: {type(error).__name__}") from None
 
 
 @app.command()

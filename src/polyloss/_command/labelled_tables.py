@@ -25,7 +25,7 @@ class LabelledTables:
 
     def part(self, path: str) -> tuple[Sums, list[str], list[str], int | None]:
         """The sums of one file, what is said of it, the names of its predictions, the number of classes."""
-        truth = read_truth(Header.of(path, self.id_column, self.target, self.weight, self.group, self.kaggle))
+        truth = read_truth(Header.of(path, self.id_column, self.target, self.weight, self.group, self.kaggle), every_cell=False)
         truth.apart.add(self.target)
         job = Job(truth, Predictions.of([path], truth, False), self.losses, self.kaggle)
         if len(self.paths) > 1 and len(job.columns) == 1 and any(loss.name == "log_loss" for loss in job.losses):

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import gzip
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 PACKED = (".gz", ".zst")
 ROWS = 1 << 16  # of one batch: 5 MB for 10 columns
 SAMPLE = 1 << 14  # rows that tell whether a column has few kinds of text
-KEY, AT, ROW = "\0id", "\0at", "\0row"  # columns of the join, by names that no file has
+KEY, AT, ROW, GAP = "\0id", "\0at", "\0row", "\0gap"  # columns of the join, by names that no file has
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
@@ -192,13 +193,13 @@ class Header:
         return {name for name in (self.id_column, self.weight, self.group, self.usage) if name}
 
 
-def read_truth(header: Header) -> Truth:
-    """The table of the truth."""
+def read_truth(header: Header, every_cell: bool = True) -> Truth:
+    """The table of the truth. The length of its rows is told from the cells of all columns, unless these are read elsewhere."""
     path, id_column, target, weight, group, state = (
         header.path, header.id_column, header.target, header.weight, header.group, header.usage
     )  # fmt: skip
     columns, apart = header.columns, header.apart
-    column, data = _whole(path, [*apart, *columns], id_column)
+    column, data = _whole(path, [*apart, *columns], id_column, every_cell)
     if column.is_empty():
         raise BadFile(f"{path}: no rows below the header")
     ids = _ids(path, id_column, column)
@@ -323,9 +324,13 @@ class Predictions:
                     rows = po.LazyFrame({KEY: truth.ids, AT: np.arange(truth.rows, dtype=np.int32)})
                     frame = frame.join(rows, on=KEY, how="left")
                 batches = frame.collect_batches(chunk_size=ROWS)
+            explained = False
             for batch in batches:
                 if ending(path) in TEXT and batch[name].null_count():  # blank lines come as rows of nulls
                     batch = batch.filter(~po.all_horizontal(po.col(name, *columns).is_null()))  # noqa: PLW2901
+                if not explained and batch[GAP].any():
+                    explain_csv(path, name, columns)
+                    explained = True
                 yield batch, truth.places(batch[KEY]) if truth.table is not None else batch[AT].fill_null(-1).to_numpy().astype(np.intp)
 
     def _numbers(self, path: str, batch: po.DataFrame, columns: list[str]) -> np.ndarray:
@@ -368,7 +373,7 @@ def predicted(path: str, id_column: str, apart: set[str]) -> list[str]:
     """The columns of predictions in a file."""
     names = columns_of(path)
     if id_column not in names:
-        raise BadFile(f"{path}: no column {id_column!r}, by which it is joined; it has {listed(names)}")
+        raise BadFile(f"{path}: no column {id_column!r}, by which it is joined; it has {listed(names)}{_index(path, id_column)}")
     found = [name for name in names if name not in apart]
     if not found:
         raise BadFile(f"{path}: no column of predictions beside {id_column!r}")
@@ -377,9 +382,22 @@ def predicted(path: str, id_column: str, apart: set[str]) -> list[str]:
     return found
 
 
+def _index(path: str, name: str) -> str:
+    """What is said of a column that pandas knows as an index, but of which Parquet has no values."""
+    if ending(path) not in (".parquet", ".pq"):
+        return ""
+    with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
+        for index in json.loads(po.read_parquet_metadata(path)["pandas"])["index_columns"]:
+            if index["name"] == name:
+                return f"; for pandas {name!r} is an index of which it writes no values: df.reset_index() makes it a column"
+    return ""
+
+
 def rows_of(path: str, id_column: str, columns: list[str], integers: bool) -> po.LazyFrame:
     """The ids of a file as it has them and as `KEY`, by which they are found, its predictions, and the number of the row."""
-    frame = scan(path, {id_column: po.String} | dict.fromkeys(columns, po.Float64)).select(id_column, *columns)
+    read = [id_column, *columns]
+    frame = scan(path, {id_column: po.String} | dict.fromkeys(columns, po.Float64))
+    frame = frame.select(*read, _gap(path, frame, read))
     schema = frame.collect_schema()
     for column in columns:
         if not (schema[column].is_numeric() or schema[column] == po.Boolean):
@@ -393,6 +411,12 @@ def rows_of(path: str, id_column: str, columns: list[str], integers: bool) -> po
     else:
         key = key.cast(po.Int64, strict=False)
     return frame.with_columns(*floats, key.alias(KEY)).with_row_index(ROW)
+
+
+def _gap(path: str, frame: po.LazyFrame, read: list[str]) -> po.Expr:
+    """Whether one of a text's other columns is empty: polars fills short rows, and refuses long ones only where it reads all columns."""
+    others = [name for name in frame.collect_schema().names() if name not in read] if ending(path) in TEXT else []
+    return (po.any_horizontal(po.col(others).is_null()) if others else po.lit(False)).alias(GAP)
 
 
 class Ahead:
@@ -454,7 +478,7 @@ def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
         return po.scan_ipc(path) if file.read(6) == b"ARROW1" else po.read_ipc_stream(path).lazy()  # which has no index, to be read in part
 
 
-def _whole(path: str, names: list[str], id_column: str) -> tuple[po.Series, po.DataFrame]:
+def _whole(path: str, names: list[str], id_column: str, every_cell: bool) -> tuple[po.Series, po.DataFrame]:
     """The truth's ids and these columns. Those of a text stay text, but ids become integers where all are written so."""
     if ending(path) not in TEXT:
         with _reading(path, None, []):
@@ -464,14 +488,17 @@ def _whole(path: str, names: list[str], id_column: str) -> tuple[po.Series, po.D
     blank = po.all_horizontal(po.col(names).is_null())
     ids, pieces, gaps = [], [], False
     others = [name for name in names if name != id_column]
-    with _reading(path, None, []):
-        frame = scan(path, {}).select(*names, whole(po.col(id_column)).alias(KEY))
+    with _reading(path, id_column, []):
+        frame = scan(path, {})
+        gap = _gap(path, frame, names) if every_cell else po.lit(False).alias(GAP)
+        frame = frame.select(*names, whole(po.col(id_column)).alias(KEY), gap)
         first = frame.select(others).head(SAMPLE).collect()
         few = [name for name in others if first[name].n_unique() * 16 <= len(first)]
         frame = frame.with_columns(po.col(few).cast(po.Categorical))
         for piece in frame.collect_batches(chunk_size=ROWS, maintain_order=True):
             if any(piece[name].null_count() for name in names):
                 gaps, piece = True, piece.filter(~blank)  # noqa: PLW2901
+            gaps = gaps or bool(piece[GAP].any())
             ids.append(piece[id_column if piece[KEY].null_count() else KEY].alias(id_column))
             pieces.append(piece.select(others))
     if gaps:
