@@ -56,7 +56,8 @@ class Ball:
         held = v.astype(self.format.dtype) == v if units == 1 else False
         size = np.where(np.isfinite(v), np.abs(v), 0)
         e = np.where(np.isnan(e), 0, e)  # 0 times an infinity: the value says it all
-        return Ball(v, np.where(held & (e == 0), 0, e + units * size + self.format.least), self.format)
+        e = np.where(held & (e == 0), 0, e + units * size + self.format.least)
+        return Ball(v, np.minimum(e, UNKNOWN), self.format)  # an infinite error times an exact 0 would be none
 
     def __add__(self, other):
         other = self.exact(other)

@@ -20,6 +20,7 @@ import oracle
 import shrink
 import torch
 import truth
+from ball import FORMATS, Ball
 from calls import Array, Call
 from truth import TRUTHS
 
@@ -79,6 +80,16 @@ def test_truths_are_those_of_mpmath(case):
     inside = np.isfinite(np.where(found.by_target.e > 1e3, np.nan, 1)).all(-1)
     slope = (found.by_target.v * step).sum(-1)
     np.testing.assert_allclose(slope[inside].astype(float), ((up - down) / (2 * h))[inside].astype(float), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_known_stays_unknown():
+    """Sums that cancel to the size of their rounding, divided by and weighted: the Hessian of sets, of 1 + 1e-8 - 1."""
+    fmt = FORMATS["float32"]
+    one, weight = Ball([1.0], [0.0], fmt), Ball([0.5], [0.0], fmt)
+    tiny = one + one.near(1e-8) - 1
+    cubed = 1 / tiny / tiny / tiny
+    for x in (cubed, cubed * weight, cubed * weight * 0.5):
+        assert (fmt.unit * x.e > np.abs(x.v)).all()
 
 
 # ------------------------------------------------------------------------------------------------------- it sees what is wrong
