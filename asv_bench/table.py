@@ -194,6 +194,32 @@ def elementwise_gradient(call):
     }
 
 
+def set_lines():
+    """The dice loss, whose kernel is that of all losses of sets."""
+    for case in cases.SETS:
+        goals = (("fresh, NumPy", "torch", 1 if len(case.shape) == 2 or case.axis[:2] == (0, 2) else 2), ("autograd", "torch", 1))
+        yield Line("sets: value and gradient", case.name, case.why, partial(set_gradient, case), goals)
+
+
+def set_gradient(case):
+    """Contenders for the mean and its gradient; the memory's limit reads both arrays and writes one."""
+    t, p = case.arrays()
+    value_and_grad, out, options = pl.value_and_grad(pl.dice), np.zeros_like(p), {"axis": case.axis, "reduction": "mean"}
+    leaf, y = torch.from_numpy(p).requires_grad_(), torch.from_numpy(t)
+
+    def limit():
+        limits.read(t)
+        limits.copy(p, out)
+
+    return {
+        "out=": lambda: value_and_grad(t, p, out=out, **options),
+        "fresh, NumPy": lambda: value_and_grad(t, p, **options),
+        "autograd": lambda: peers.torch_step(pl.dice(y, leaf, **options), leaf),
+        **peers.dice_steps(case, t, p),
+        "copy": limit,
+    }
+
+
 JITTED = ("mean_squared_error", "binary_crossentropy from logits", "kl_divergence")
 
 
@@ -367,7 +393,17 @@ def head_lines():
 
 def lines():
     """The whole table."""
-    parts = softmax_lines, other_softmax_lines, elementwise_lines, small_lines, module_lines, jax_lines, log_loss_lines, file_lines
+    parts = (
+        softmax_lines,
+        other_softmax_lines,
+        elementwise_lines,
+        set_lines,
+        small_lines,
+        module_lines,
+        jax_lines,
+        log_loss_lines,
+        file_lines,
+    )
     for part in (*parts, head_lines):
         yield from sorted(part(), key=lambda line: line.group)
 

@@ -59,7 +59,7 @@ def test_every_loss_is_measured():
     assert {call.loss for call in cases.calls()} == set(LOSSES) == set(pl.names()) - {"log_loss"}
     measured = {line.name for line in table.lines()}
     assert {call.name for call in cases.calls(Elementwise)} <= measured
-    assert {case.name for case in (*cases.SOFTMAX, *cases.OTHERS)} <= measured
+    assert {case.name for case in (*cases.SOFTMAX, *cases.OTHERS, *cases.SETS)} <= measured
 
 
 SHAPES = [cases.Softmax((6, 5), ""), cases.Softmax((3, 4, 2, 5), "", ignore=0), cases.SMALL]
@@ -84,6 +84,11 @@ def test_contenders_of_other_batches_agree(case, gradient):
 def test_elementwise_contenders_agree(call, contenders, monkeypatch):
     monkeypatch.setattr(cases, "PAIRS", (8, 16))
     agree(contenders(call))
+
+
+@pytest.mark.parametrize("case", cases.SETS, ids=lambda case: case.name)
+def test_contenders_of_sets_agree(case):
+    agree(table.set_gradient(cases.Sets((8, 5) if len(case.shape) == 2 else (2, 4, 3, 5), case.axis, "")))
 
 
 def test_log_loss_contenders_agree():

@@ -40,6 +40,34 @@ SOFTMAX = (
 )
 
 
+class Sets(NamedTuple):
+    """One batch for the losses of sets, of the axes of one set."""
+
+    shape: tuple
+    axis: tuple
+    why: str
+
+    @property
+    def name(self):
+        """As in tables: "8×1×512×512, axes 1, 2, 3"."""
+        return "×".join(map(str, self.shape)) + ", axes " + ", ".join(map(str, self.axis))
+
+    def arrays(self):
+        """Targets that are 0 or 1, and probabilities (float32)."""
+        rng = np.random.default_rng(0)
+        return rng.integers(0, 2, self.shape).astype(np.float32), rng.random(self.shape, dtype=np.float32)
+
+
+SETS = (
+    Sets((65536, 10), (1,), "sets shorter than a vector register"),
+    Sets((8, 1, 512, 512), (1, 2, 3), "masks of images, 8 MB"),
+    Sets((8, 1, 512, 512), (0, 1, 2, 3), "the same as one set, which threads share"),
+    Sets((2, 21, 256, 256), (2, 3), "Pascal VOC's classes, 11 MB: a set for each image and class"),
+    Sets((2, 256, 256, 21), (1, 2), "the same with the classes last: sets lie beside each other"),
+    Sets((2, 21, 256, 256), (0, 2, 3), "a set for each class of a batch: its axes have another between them, and are copied"),
+)
+
+
 class Other(NamedTuple):
     """One batch for the softmax losses in another dtype, or with soft targets; classes on axis 1."""
 
