@@ -67,7 +67,8 @@ static void cut(kernel_job *job)
     if (job->tiles_per_task < 1) job->tiles_per_task = 1;
     const ptrdiff_t tiles = job->n * job->tiles;
     job->tasks = job->segments > 1 ? tiles * job->segments : (tiles + job->tiles_per_task - 1) / job->tiles_per_task;
-    job->scratch = job->tile > 1 ? SETS_TILE * (8 * (size_t)size + 2 * sizeof(vf) * SUMS) : 3 * SETS_BLOCK * (size_t)size;
+    const size_t vector = job->doubles ? sizeof(vd) : sizeof(vf);
+    job->scratch = job->tile > 1 ? SETS_TILE * (8 * (size_t)size + 2 * vector * SUMS) : 3 * SETS_BLOCK * (size_t)size;
     job->between = job->segments > 1 ? (size_t)(job->n * job->s * job->segments) * SUMS * sizeof(double) : 0;
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
