@@ -337,6 +337,8 @@ def test_derivatives_whose_steps_would_leave_the_range():
             {"dtype": "float32"},
             ([-1 / 401**0.5, -1e-30 * 400 / 401**1.5, 1e-30 * 20 / 401**1.5], None),
         ),
+        ("cosine_similarity", [1.0, 1e-10], [2.0**-148, 0.0], {"dtype": "float32"}, ([0.0, -1e-10 * 2.0**148], None)),
+        ("exponential", [-0.125], [720.0], {"labels": "pm1", "dtype": "float32"}, ([np.exp(90) / 8], [np.exp(90) / 64])),
     ):
         dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
         if LOSSES[pl.get(loss).__name__].params.get("epsilon") is clip_bound:

@@ -507,6 +507,23 @@ def test_jax_grad_and_jit():
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), got, want)
 
 
+def test_a_product_of_jax_that_is_not_rounded_before_its_softmax():
+    """XLA takes a product of one feature and the softmax's difference in one rounding: the largest probability is 1 none the less."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal((64, 1)) * 8).astype("f4"), (rng.standard_normal((12, 1)) * 60).astype("f4")
+    z = x.astype(float) @ weight.astype(float).T
+    order = np.sort(z, axis=1)
+    x, z = x[order[:, -1] - order[:, -2] > 40], z[order[:, -1] - order[:, -2] > 40]
+    assert len(z) > 20
+    y, top = z.argmin(1), z.argmax(1)
+    k = jax.numpy.asarray(rng.choice([0.5, 2.0], 12).astype("f4"))
+    _, (by_x, _) = pl.value_and_grad(pl.linear_softmax_loss)(
+        jax.numpy.asarray(y), jax.numpy.asarray(x), jax.numpy.asarray(weight), class_weight=k, reduction="none"
+    )
+    right = np.asarray(k)[y] * (weight[top, 0].astype(float) - weight[y, 0])
+    np.testing.assert_allclose(np.asarray(by_x)[:, 0], right, rtol=5e-7)
+
+
 def test_jax_second_derivatives_and_vmap():
     y, features, weight, _ = some(n=5, c=4, dtype="float64")
     given = jax.numpy.asarray(features), jax.numpy.asarray(weight)

@@ -314,6 +314,10 @@ def test_a_length_1_axis_of_labels_is_accepted(lib):
     for shape in ((1, 2, 4), (8,), (4, 2), (2, 4, 1, 1)):
         with pytest.raises(ValueError, match="have shape \\(2, 4\\)"):
             pl.softmax_loss(lib.array(y.reshape(shape)), lib.array(z))
+    z = z.transpose(1, 0, 2)[:, :1]  # classes first, and the losses' own first axis of length 1, too
+    for shape in ((1, 4), (1, 4, 1), (1, 1, 4)):
+        found = lib.numpy(pl.softmax_loss(lib.array(y[0].reshape(shape)), lib.array(z), axis=0, reduction="none"))
+        np.testing.assert_array_equal(found, right[:1])
 
 
 def test_weight_column_is_dropped_and_nothing_enlarges_the_result(lib):

@@ -110,16 +110,22 @@ class _Graph:
         extra = None
         bare = plan.labelled or plan.block.targets == "values"  # targets lack the classes' axis
         if bare and t.ndim > len(self.positions):
-            extra = at if t.shape[at] == 1 else len(self.positions)
+            extra = self._single(t, at)
         self.recipe = Recipe(plan.loss.name, options, t.shape, bare, plan.layout.c, at, np.dtype(plan.dtype), extra)
         self.operands = [*self._cut("y_true", t, self._without(extra) if bare else self.axes)]
         self.operands += [ArraySliceDep(tuple(self.p.chunks[k] for k in self.positions)), self.positions] if self.positions else [(), None]
         if weight is not None and weight.ndim > len(self.positions):
-            self.operands += self._cut("sample_weight", weight, self._without(at if weight.shape[-1] != 1 else len(self.positions)))
+            self.operands += self._cut("sample_weight", weight, self._without(self._single(weight, at)))
         else:
             self.operands += self._cut("sample_weight", weight, self.positions[: 0 if weight is None else weight.ndim])
         self.operands += [None, None] if class_weight is None else [class_weight.rechunk(-1), (CLASSES,)]
         self.operands += [None, None] if options.get("labels") != "auto" else [self._zero_one(), ()]
+
+    def _single(self, x, at):
+        """Where an array has the axis of length 1 that the losses lack: at the end, or in the place of the classes."""
+        losses = [self.p.shape[k] for k in self.positions]
+        fits = x.shape[-1] == 1 and all(n == m or n == 1 or math.isnan(n) or math.isnan(m) for n, m in zip(x.shape, losses, strict=False))
+        return len(losses) if fits else at
 
     def _without(self, extra):
         """The indices of the losses' axes, with one of length 1 among them."""
@@ -268,7 +274,8 @@ def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
 
 def _zero_one_of_block(t, where, weight, class_weight, *, recipe):
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight)
-    return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
+    with np.errstate(over="ignore"):  # of what the dtype of the computation doesn't hold
+        return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
 
 
 def _reduced(reduce, parts, last=None, divisor=None):

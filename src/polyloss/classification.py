@@ -1153,10 +1153,12 @@ class Exponential(Elementwise):
         return xp.exp(-(t * p))
 
     def slope(xp, t, p):
-        return -t * xp.exp(-(t * p))
+        half = xp.exp(-0.5 * (t * p))  # of a small target the exponential alone may overflow
+        return -(t * half) * half
 
     def curvature(xp, t, p):
-        return t * (t * xp.exp(-(t * p)))
+        half = t * xp.exp(-0.5 * (t * p))
+        return half * half
 
 
 @public(Exponential)

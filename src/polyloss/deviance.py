@@ -409,7 +409,10 @@ class TweedieDeviance(Elementwise):
 
     def slope(xp, t, p, power):
         m = mean_of(xp, p)
-        return 2 * xp.where(t == 0, m ** (1 - power), (m - t) * m**-power)
+        none, to_b = t == 0, m ** (1 - power)
+        if power < 0:  # t / m may overflow
+            return 2 * xp.where(none, to_b, (m - t) * m**-power)
+        return 2 * to_b * xp.where(none, xp.ones_like(m), (m - t) / xp.where(none, xp.ones_like(m), m))  # of a large m, m^-power may vanish
 
     def curvature(xp, t, p, power):
         m = mean_of(xp, p)

@@ -122,7 +122,7 @@ class CosineSimilarity(Rowwise):
     )
 
     def unit(xp, x):
-        """x / ‖x‖ (0 for a zero vector), and 1 / ‖x‖ (0 for a zero vector)."""
+        """x / ‖x‖, and 1 / ‖x‖ as the power of two s and the norm of s x: it may overflow. Vector and s are 0 for a zero vector."""
         most = xp.max(xp.abs(x), axis=1, keepdims=True)
         s = evening(xp, xp.where(most == 0, xp.ones_like(most), most))  # XLA may square the factor: for 0 times infinity
         y = x * s
@@ -130,19 +130,19 @@ class CosineSimilarity(Rowwise):
         zero = square == 0  # also of numbers that XLA takes for 0
         norm = xp.sqrt(xp.where(zero, xp.ones_like(square), square))
         y = xp.where(zero, xp.zeros_like(y), y)  # autograd's derivative of a zero vector is 0, too
-        return y / norm, xp.where(zero, xp.zeros_like(norm), s / norm)
+        return y / norm, xp.where(zero, xp.zeros_like(s), s), norm
 
     def value(xp, t, p):
         return -xp.sum(CosineSimilarity.unit(xp, t)[0] * CosineSimilarity.unit(xp, p)[0], axis=1)
 
     def slope(xp, t, p):
-        (t, _), (p, inverse) = CosineSimilarity.unit(xp, t), CosineSimilarity.unit(xp, p)
-        return times(xp, p * xp.sum(t * p, axis=1, keepdims=True) - t, inverse)
+        t, (p, s, norm) = CosineSimilarity.unit(xp, t)[0], CosineSimilarity.unit(xp, p)
+        return times(xp, p * xp.sum(t * p, axis=1, keepdims=True) - t, s) / norm
 
     def curvature(xp, t, p):
-        (t, _), (p, inverse) = CosineSimilarity.unit(xp, t), CosineSimilarity.unit(xp, p)
+        t, (p, s, norm) = CosineSimilarity.unit(xp, t)[0], CosineSimilarity.unit(xp, p)
         cos = xp.sum(t * p, axis=1, keepdims=True)
-        return times(xp, times(xp, 2 * t * p + cos - 3 * cos * p * p, inverse), inverse)
+        return times(xp, times(xp, 2 * t * p + cos - 3 * cos * p * p, s) / norm, s) / norm
 
 
 @public(CosineSimilarity)

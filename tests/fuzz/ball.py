@@ -76,7 +76,8 @@ class Ball:
 
     def __mul__(self, other):
         other = self.exact(other)
-        e = share(self.v, other.e) + share(other.v, self.e) + self.format.unit * self.e * other.e
+        both = np.where((self.e == 0) | (other.e == 0), 0, self.e * other.e)
+        e = share(self.v, other.e) + share(other.v, self.e) + self.format.unit * both
         return self.rounded(self.v * other.v, e)
 
     __rmul__ = __mul__
@@ -86,7 +87,7 @@ class Ball:
         v = self.v / other.v
         off = np.maximum(np.abs(other.v) - self.format.unit * other.e, 0)  # the least that the divisor may be
         off = np.maximum(np.where(np.isinf(other.v), np.inf, off), 1 / UNKNOWN)
-        e = np.where((self.e == 0) & (other.e == 0), 0, (self.e + share(v, other.e)) / off)
+        e = np.where(((self.e == 0) & (other.e == 0)) | np.isinf(self.v), 0, (self.e + share(v, other.e)) / off)
         return self.rounded(v, e)
 
     def __rtruediv__(self, other):

@@ -118,7 +118,9 @@ def truth(case):
     )  # fmt: skip
     value = right.losses.reshape(case.arrays["y_true"].shape) if right.losses.v.ndim else right.losses
     g = right.gradient
-    by_features = Ball(g.v @ w, g.e @ np.abs(w) + (2 + c / 8) * (np.abs(g.v) @ np.abs(w)), g.format).reshape(case.arrays["features"].shape)
-    by_weight = Ball(g.v.T @ f, g.e.T @ np.abs(f) + (2 + len(f) / 8) * (np.abs(g.v).T @ np.abs(f)), g.format)
+    least = float(np.finfo(dtype).tiny) / g.format.unit if case.library == "jax" else g.format.least  # XLA takes products below for 0
+    by_features = Ball(g.v @ w, g.e @ np.abs(w) + (2 + c / 8) * (np.abs(g.v) @ np.abs(w)) + c * least, g.format)
+    by_features = by_features.reshape(case.arrays["features"].shape)
+    by_weight = Ball(g.v.T @ f, g.e.T @ np.abs(f) + (2 + len(f) / 8) * (np.abs(g.v).T @ np.abs(f)) + len(f) * least, g.format)
     by_bias = g.sum(0)
     return value, by_features, by_weight, by_bias

@@ -63,7 +63,9 @@ def combined(value, slope, curvature, by_target, mean=True):
 
 
 def sign(x):
-    return x.exact(np.sign(x.v))
+    """Either one where the error hides it."""
+    hidden = (x.e > 0) & (np.abs(x.v) <= 4 * x.format.unit * x.e)
+    return Ball(np.sign(x.v), np.where(hidden, 2 / x.format.unit, 0), x.format)
 
 
 # -------------------------------------------------------------------------------------------------------------- regression
@@ -627,7 +629,10 @@ def multiclass_hinge(t, p, margin, power, average):
         counted = counted & (np.arange(c) == top[:, None])
     m = where(m.v > 0, m, Ball(np.zeros_like(m.v), np.where(m.v > -4 * m.format.unit * m.e, m.e, 0), m.format))
     m, divided = where(counted, m, zeros(p)), c if average else 1
-    value = (m if power == 1 else m * m).sum(1) / LONG(divided)
+    terms = m if power == 1 else m * m
+    value = terms.sum(1) / LONG(divided)
+    if p.format.dtype == np.float64:  # as in combined()
+        value = unknown(value, np.abs(terms.v).sum(1) > p.format.most / 4)
     margins = p.near(margin) + p - of_label
     first = where(counted, above(margins, ones(p), zeros(p)) if power == 1 else (m * 2).limited(), zeros(p)) / LONG(divided)
     second = where(counted, zeros(p) if power == 1 else above(margins, ones(p) * 2, zeros(p)), zeros(p)) / LONG(divided)
@@ -838,7 +843,7 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         x = gone(unknown(over(x), open_))
         if factor is None:
             return x
-        lost = share(part.v, np.where(np.isfinite(factor.v), fmt.least, 0)) if d is not None else 0
+        lost = c * share(part.v, np.where(np.isfinite(factor.v), fmt.least, 0))  # c: a mean over classes may be taken of the factor, too
         return gone(Ball(x.v, x.e + np.where(np.isfinite(part.v), lost, 0), fmt))
 
     total = None if reduction in ("none", None) else over(value.sum(0, wide=True).limited() if n else Ball(LONG(0), LONG(0), fmt))

@@ -518,15 +518,16 @@ LOSS(quantile_loss, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* x = t p, t -1 or 1. */
 LOSS(exponential, value) { return EXP(-(FORMULA(plus_minus)(t, a[0]) * p)); }
+/* By halves: of a small target the exponential alone may overflow. */
 LOSS(exponential, slope)
 {
-    real u = FORMULA(plus_minus)(t, a[0]);
-    return -u * EXP(-(u * p));
+    real u = FORMULA(plus_minus)(t, a[0]), half = EXP(R(-0.5) * (u * p));
+    return -(u * half) * half;
 }
 LOSS(exponential, curvature)
 {
-    real u = FORMULA(plus_minus)(t, a[0]);
-    return u * (u * EXP(-(u * p)));
+    real u = FORMULA(plus_minus)(t, a[0]), half = u * EXP(R(-0.5) * (u * p));
+    return half * half;
 }
 LOSS(logistic, value)
 {
@@ -661,7 +662,9 @@ LOSS(tweedie_deviance, value)
 LOSS(tweedie_deviance, slope)
 {
     const real m = FORMULA(mean_of)(p);
-    return R(2) * SELECT(EQ(t, R(0)), FORMULA(raised)(m, R(1) - a[0]), (m - t) * FORMULA(raised)(m, -a[0]));
+    const real to_B = FORMULA(raised)(m, R(1) - a[0]);
+    if (EVERY(LT(a[0], R(0)))) return R(2) * SELECT(EQ(t, R(0)), to_B, (m - t) * FORMULA(raised)(m, -a[0])); /* t / m may overflow */
+    return R(2) * to_B * SELECT(EQ(t, R(0)), R(1), (m - t) / m); /* of a large m, m^-power may vanish */
 }
 LOSS(tweedie_deviance, curvature)
 {

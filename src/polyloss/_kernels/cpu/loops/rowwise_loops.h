@@ -251,9 +251,12 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
         int up; /* t times 2^-up is about 1: of a short one, and a small cosine, the ratio would fall below the normal numbers */
         frexp(t_norm, &up);
         const real ratio = R((one)ldexp(tp / pp, -up)), unit = R((one)ldexp(1, -up)), by_t = R((one)ldexp(1 / t_norm, up));
-        const real by_p = R((one)ldexp((double)k / p_norm, -p_exponent));
-        FOR_LANES (i, m, C)
-            STORE_PART(g + i, FORMULA(cosine_slope)(unit * LOAD_PART(t + i, m), LOAD_PART(p + i, m), ratio, by_t, by_p), m);
+        const int part = p_exponent < 0 ? p_exponent / 2 : 0; /* 1 / ||p|| by halves: of the least numbers it overflows */
+        const real by_p = R((one)ldexp((double)k / p_norm, part - p_exponent)), rest = R((one)ldexp(1, -part));
+        FOR_LANES (i, m, C) {
+            const real slope = FORMULA(cosine_slope)(unit * LOAD_PART(t + i, m), LOAD_PART(p + i, m), ratio, by_t, by_p);
+            STORE_PART(g + i, slope * rest, m);
+        }
     }
     if (h) {
         const real cos = R((one)(tp / t_norm / p_norm)), by_t = R((one)(1 / t_norm)), by_p = R((one)(1 / p_norm));
