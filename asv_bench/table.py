@@ -386,7 +386,7 @@ def head_lines():
     for library, contenders in rivals.items():
         yield Line("a language model's head", f"{name}, {library}", why, contenders, goals, seconds=1)
     goals = tuple((f"polyloss, {library}", "64 MB", 1) for library in ("NumPy", "torch", "JAX"))
-    group, why = "a language model's head: memory beside inputs and gradients", "and 64 features, 32000 words; float32"
+    group, why = "a language model's head: memory beside inputs and gradients", "64 features, 32000 words; float32, two gradients"
     for positions in head.Memory.params:
         yield Line(group, f"{positions} positions", why, partial(head.memory, positions), goals, unit="MB")
 
