@@ -233,6 +233,10 @@ MODULES = {
     "MSELoss": lambda kind, k: kind(),
     "L1Loss": lambda kind, k: kind(),
     "HuberLoss": lambda kind, k: kind(delta=0.5),
+    "SmoothL1Loss": lambda kind, k: kind(beta=0.5),
+    "PoissonNLLLoss": lambda kind, k: kind(),
+    "MultiLabelSoftMarginLoss": lambda kind, k: kind(weight=k),
+    "HingeEmbeddingLoss": lambda kind, k: kind(),
 }
 
 

@@ -446,6 +446,21 @@ def test_labels_as_keras_hands_them_over(lib):
         np.testing.assert_allclose(lib.numpy(value), right, rtol=1e-15)
 
 
+def test_one_class_alone_costs_nothing(lib):
+    """Its probability is 1, whatever is predicted; the suite makes errors of warnings."""
+    labels, x, one = lib.array(np.zeros(3, int)), lib.array(np.array([[0.25], [3.0], [50.0]])), lib.array(np.ones((3, 1)))
+    calls = (
+        (pl.softmax_loss, labels),
+        (pl.softmax_loss, one),
+        *[(pl.get(name), one if name == "cce" else labels) for name in ("cce", "sparse_categorical_crossentropy")],
+    )
+    for loss, t in calls:
+        for params in ({},) if loss is pl.softmax_loss else ({"from_logits": True}, {"epsilon": 0.0}):
+            value, slope = pl.value_and_grad(loss)(t, x, reduction="sum", **params)
+            assert float(lib.numpy(value)) == 0
+            np.testing.assert_array_equal(lib.numpy(slope), np.zeros((3, 1)))
+
+
 # --------------------------------------------------------------------------------------------------------------- known values
 
 

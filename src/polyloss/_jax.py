@@ -201,6 +201,8 @@ def _operation_jvp(plan, operands, tangents):
     divisor, real = 1 if plan.reduction == "none" else plan.divisor, plan.real(jnp)
     both = _changed(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
     value, gradient = _operation(both, operands[0].astype(real), *operands[1:])
+    # Of a loss that is NaN this is NaN also where 0 comes down from above. A rule for what goes forward does not see that, and JAX' way to
+    # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
     product = gradient * tangents[0].astype(real)
     tangent = product.sum(axis=1) if plan.reduction == "none" else product.sum()
     if not all(zero[1:]):
