@@ -352,6 +352,12 @@ def test_derivatives_whose_steps_would_leave_the_range():
                     np.testing.assert_allclose(actual, [expected], rtol=rtol, atol=1e-44, err_msg=f"{loss} {p}")
 
 
+def test_the_hessian_of_the_cosine_of_a_long_vector():
+    for road in ROADS:
+        _, hessian = road(pl.grad_and_hess("cosine_similarity"), np.ones((1, 2), "f4"), np.array([[1e16, 0.0]], "f4"))
+        np.testing.assert_allclose(hessian[0, 1], 1e-32 / 2**0.5, rtol=1e-6)
+
+
 def test_values_whose_steps_would_leave_the_range():
     """Powers of a tiny target, and e^p beside a product that is infinite, too."""
     for loss, target, p, given, right in (

@@ -141,8 +141,8 @@ class CosineSimilarity(Rowwise):
 
     def curvature(xp, t, p):
         t, (p, s, norm) = CosineSimilarity.unit(xp, t)[0], CosineSimilarity.unit(xp, p)
-        cos = xp.sum(t * p, axis=1, keepdims=True)
-        return times(xp, times(xp, 2 * t * p + cos - 3 * cos * p * p, s) / norm, s) / norm
+        cos, inverse = xp.sum(t * p, axis=1, keepdims=True), s / norm
+        return times(xp, times(xp, 2 * t * p + cos - 3 * cos * p * p, inverse), inverse)  # of a large p its square goes too far down
 
 
 @public(CosineSimilarity)
