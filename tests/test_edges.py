@@ -175,6 +175,9 @@ ROWS = {
     "brier": [{}],
     "multiclass_hinge": [{}, {"power": 2}, {"average": True}, {"power": 2, "average": True}],
     "generalized_crossentropy": [{}, {"q": 1.0}, {"q": 0.7}],
+    "dice": [{}],
+    "tversky": [{}, {"alpha": 0.3, "beta": 0.7}],
+    "jaccard": [{}],
     "cosine_similarity": [{}],
     "softmax_loss": [{}, {"class_weight": [0.0, 2.0, 1.0]}, {"class_weight": [0.0, 2.0, 1.0], "label_smoothing": 0.1}],
     "poly1_crossentropy": [{}, {"poly_epsilon": -1.0}],
@@ -225,6 +228,8 @@ def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
     for params in ROWS[loss]:
         shares = "epsilon" in LOSSES[loss].params and not params.get("from_logits")
         entries = numbers(named + ([] if shares else [-2.0, -np.inf]), dtype)
+        if LOSSES[loss].sets:  # whose sums may cancel beyond the numbers that are shares
+            entries = numbers([0.0, 1.0, 0.3, np.inf, np.nan, "tiny"], dtype)
         if (shares and params) or "average" in params:  # 1 / y of a share near the smallest number is infinite; kernels add in float64
             entries[entries == np.finfo(dtype).max] = 1e30
         p = np.stack([x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij")], axis=1)

@@ -389,6 +389,21 @@ def test_multiclass_hinge_of_what_is_not_finite(isa):
                 assert ((grad[0, :, 0] == 0).sum() == c - 2) or slopes[5] == 0 or len(slopes) == c
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("f4", 3e38), ("f8", 1.7e308)])
+def test_multiclass_hinge_of_sums_beyond_the_range(isa, dtype, most):
+    """The mean over the classes is a number though the sum is none, even where one difference is none."""
+    p = np.zeros((1, 150, 1), dtype)
+    p[0, ::16] = most
+    p[0, 7] = -most if dtype == "f4" else 0
+    losses, grad = np.empty((1, 1), dtype), np.empty_like(p)
+    rowwise.run("multiclass_hinge", np.array([[7]]), p, (1.0, 1, True), losses=losses, grad=grad)
+    right = np.float64(most) * ((2 * 10 + 139) / 150 if dtype == "f4" else 10 / 150)
+    if right < np.finfo(dtype).max:
+        np.testing.assert_allclose(losses[0, 0], right, rtol=1e-6)
+    np.testing.assert_allclose(np.delete(grad[0, :, 0], 7), 1 / 150, rtol=1e-6)
+    np.testing.assert_allclose(grad[0, 7, 0], -149 / 150, rtol=1e-6)
+
+
 def test_the_first_of_several_largest_wrong_classes(isa):
     for c, label, places in ((3, 0, (1, 2)), (40, 3, (20, 21, 39)), (300, 299, (17, 18, 298)), (1, 0, ())):
         for dtype in ("f4", "f8"):

@@ -405,11 +405,12 @@ class MultiMarginLoss(nn.MultiMarginLoss):
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, decisions (N, C) or (C,), and `target`, labels (N,) or ()."""
         # A step of 128×32 takes 46 µs for torch's 36, most of them autograd's.
-        if not _usable(input) or (input.numel() < SMALL // 2 and input.dtype in (torch.float32, torch.float64)):
+        if not _usable(input) or input.numel() < SMALL // 2:
             return super().forward(input, target)
         shape, kind, weight = input.shape, input.dtype, _buffer(self, "weight")
         if (
-            len(shape) > 2
+            (kind not in (torch.float32, torch.float64) and input.is_cpu)  # which torch refuses
+            or len(shape) > 2
             or target.dtype is not torch.int64
             or target.shape != shape[:-1]
             or self.reduction not in REDUCTIONS

@@ -288,6 +288,23 @@ INLINE void FORMULA(zeros)(one *x, ptrdiff_t C)
 {
     FOR_LANES (i, m, C) STORE_PART(x + i, R(0), m);
 }
+/* Value and slopes of hinge_of_all where a sum left the range: terms are divided by C before they are added. What is infinite or NaN for
+   another reason is so here, too. */
+static double FORMULA(hinge_divided)(int square, ptrdiff_t C, ptrdiff_t label, const one *p, one margin, one k, one *g)
+{
+    const double n = (double)C, own = (double)p[label] / n, by = (double)margin / n;
+    double total = 0, first = 0;
+    for (ptrdiff_t c = 0; c < C; c++) {
+        const double part = (by + (double)p[c] / n) - own;
+        const double u = c == label || (margin + p[c]) - p[label] <= 0 ? 0 : part;
+        const double slope = square ? 2 * u : u > 0 ? 1 / n : u;
+        total += square ? u * (u * n) : u;
+        first += slope;
+        if (g) g[c] = (one)((double)k * slope);
+    }
+    if (g) g[label] = (one)(0 - (double)k * first);
+    return p[label] == p[label] ? total : (double)NAN;
+}
 /* The excess of all wrong classes; the label's derivatives are made of theirs. */
 INLINE double FORMULA(hinge_of_all)(int square, ptrdiff_t C, ptrdiff_t label, const one *p, one margin, one k, one *g, one *h)
 {
@@ -315,6 +332,7 @@ INLINE double FORMULA(hinge_of_all)(int square, ptrdiff_t C, ptrdiff_t label, co
     }
     if (g) g[label] = 0 - (one)((double)k / (double)C * first);
     if (h) h[label] = (one)((double)k / (double)C * second);
+    if (total - total != 0) return FORMULA(hinge_divided)(square, C, label, p, margin, k, g);
     return p[label] == p[label] ? total / (double)C : (double)NAN; /* though there may be no wrong class */
 }
 /* That of the largest wrong class; NaN counts as larger than all numbers, and of several largest the first is taken. */
