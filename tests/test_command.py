@@ -9,10 +9,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import polars
 import pytest
 import zarr
-from sklearn import metrics
+from sklearn import datasets, metrics
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import polyloss as pl
 from polyloss.__main__ import main
@@ -223,6 +228,39 @@ def test_parts_with_one_column_of_probabilities(run):
     assert run("[ab].csv", "[ab].csv", *options)[1][0][2] == repr(float(-np.log([0.9, 0.5, 0.9]).mean()))
     Path("b.csv").write_text("id,y,p\n3,9,0.1\n4,8,0.1\n")
     assert "b.csv: column 'y' has the labels '8', '9', but must hold 0 and 1" in run("[ab].csv", "[ab].csv", *options)[2]
+
+
+def test_data_and_predictions_of_others(run):
+    """scikit-learn's data sets, the probabilities of its models as pandas and NumPy write them, and its own scores of these."""
+    for load in (datasets.load_iris, datasets.load_digits, datasets.load_breast_cancer):
+        data = load(as_frame=True)
+        names, test = [str(name) for name in data.target_names], np.arange(len(data.target)) % 2 == 1
+        y, ids = data.target[test].to_numpy(), pd.Index(np.flatnonzero(test), name="id")
+        pd.DataFrame({"kind": np.array(names)[y]}, ids).to_csv("solution.csv")
+        np.save("y.npy", y)
+        want, files = [], []
+        for model in (LogisticRegression(max_iter=200), RandomForestClassifier(20, random_state=0)):
+            fitted = make_pipeline(StandardScaler(), model).fit(data.data[~test], data.target[~test])
+            p, file = fitted.predict_proba(data.data[test]), type(model).__name__
+            pd.DataFrame(p, ids, names).sample(frac=1, random_state=0).to_csv(f"{file}.csv")
+            np.save(f"{file}.npy", p)
+            want.append(metrics.log_loss(y, p))
+            files.append(file)
+        found = [
+            *run("solution.csv", *(f"{file}.csv" for file in files))[1],
+            *run("y.npy", *(f"{file}.npy" for file in files), "-l", "log_loss")[1],
+        ]
+        np.testing.assert_allclose([float(line[2]) for line in found], [*want, *want], rtol=1e-12)
+        gap = in_json(run, "solution.csv", *(f"{file}.csv" for file in files), "--paired")["scores"][1]["difference"]
+        assert gap == pytest.approx(want[1] - want[0], rel=1e-9)
+    data = datasets.load_diabetes(as_frame=True)
+    guess = Ridge().fit(data.data, data.target).predict(data.data)
+    data.target.rename_axis("id").to_csv("solution.csv")
+    for k in range(2):
+        pd.Series(guess[k::2], data.target.index[k::2], name="target").rename_axis("id").to_csv(f"part{k}.csv")
+    _, lines, _ = run("solution.csv", "part*.csv", "--parts", "-l", "mse", "-l", "mae")
+    want = metrics.mean_squared_error(data.target, guess), metrics.mean_absolute_error(data.target, guess)
+    np.testing.assert_allclose([float(line[2]) for line in lines], want, rtol=1e-13)
 
 
 # ------------------------------------------------------------------------------------------------------------------ columns
