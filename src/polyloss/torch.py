@@ -131,10 +131,12 @@ class NLLLoss(nn.NLLLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, C, …) and `target`: labels (N, …)."""
-        if isinstance(input, torch.Tensor) and input.ndim == 4:  # torch's backward pass takes no other layout
-            input = input.contiguous()
-        if not isinstance(input, torch.Tensor) or input.numel() < 512 * SMALL:  # the system maps what is smaller as fast as we do
+        if not isinstance(input, torch.Tensor):
             return super().forward(input, target)
+        if input.ndim == 4:  # torch's backward pass takes no other layout
+            input = input.contiguous()
+        if input.numel() < 512 * SMALL:  # the system maps what is smaller as fast as we do
+            return nll_loss(input, target, _buffer(self, "weight"), ignore_index=self.ignore_index, reduction=self.reduction)
         needed = _usable(input) and input.requires_grad and torch.is_grad_enabled()
         needed = needed and not (self.weight is not None and self.weight.requires_grad)  # torch's error
         if not needed or not input.is_cpu or transformed(input, target):
