@@ -369,6 +369,7 @@ def test_values_whose_steps_would_leave_the_range():
         ("tweedie_deviance", 2e-308, 1.0, {"power": 2.5}, 1.8856180831641267e154),
         ("tweedie_deviance", 2e-308, 0.0, {"power": 2.5, "log_input": True}, 1.8856180831641267e154),
         ("poisson", 20.0, 3e38, {"log_input": True, "dtype": "float32"}, np.inf),
+        ("poisson", np.nan, 3e38, {"log_input": True, "dtype": "float32"}, np.nan),
     ):
         dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
         for road in ROADS:
@@ -408,6 +409,7 @@ def test_autograd_of_branches_not_taken():
         ("huber", 0.0, 3.4e38, {}, -1.0, 1.0),
         ("smooth_l1", 0.0, 3.4e38, {}, -1.0, 1.0),
         ("kl_divergence", 0.5, 0.0, {"epsilon": 0.0}, inf, -inf),
+        ("poisson", 2.0, 200.0, {"log_input": True}, -200.0, inf),
         ("poisson_deviance", 2e-20, 1.0, {}, -90.716998, 2.0),
         ("poisson_deviance", 1e-30, 1e-5, {}, -115.12925, 2.0),
         ("gamma_deviance", 1e-30, 1e-5, {}, -2e30, 2e5),

@@ -600,7 +600,8 @@ def test_what_counts_as_binary(isa):
     big[999_999] = -1
     assert not binary(big, threads=2)
     assert not binary(np.array([0, 2**32 + 1]).reshape(1, 2, 1))
-    assert not binary(np.array([0, 1 + 2**-52]).reshape(1, 2, 1))  # would round to 1 in float32
+    assert binary(np.array([0, 1 + 2**-52]).reshape(1, 2, 1))  # 1 in the dtype of the computation, float32
+    assert not binary(np.array([0, 1 + 2**-23]).reshape(1, 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from polyloss._prepare import IN_PLACE, prepare, wide_enough
 from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
-BUFFER = 58_800_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: in all less than 64 MB
-SUMMED = 3_600_000  # less, where a product is made beside the sum that it is added to
+BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: with all else less than 64 MB
 PACKED = 1_500_000  # numbers that matmuls pack
 PANEL = 8_000_000  # bytes of the weight that are converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
@@ -114,7 +113,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
     divisor = plan.divisor_of(checked)
     if denominator is not None:
         denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
-    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW, backend.name == "torch")
+    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW)
     rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
@@ -152,9 +151,9 @@ def _chunk(chunk):
     return chunk.__index__()
 
 
-def _default_chunk(classes, itemsize, in_place, adds):
-    """Rows at once: as many as the buffers hold, a multiple of 4; `adds`: whether products are added where the sum lies."""
-    rows = min(ROWS, (BUFFER - (0 if adds else SUMMED) - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
+def _default_chunk(classes, itemsize, in_place):
+    """Rows at once: as many as the buffers hold, a multiple of 4."""
+    rows = min(ROWS, (BUFFER - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
     return max(1, rows if rows < 4 else rows // 4 * 4)
 
 

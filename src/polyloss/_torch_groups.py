@@ -386,7 +386,7 @@ def _shared(group, call, local):
     k = torch.ones(total, dtype=torch.float64, device=features.device) if head.class_weight is None else head.class_weight.double()
     shard = Shard(group, sum(sizes[:rank]), sizes[rank], total, k, terms["label_smoothing"], terms["z_loss"], terms["softcap"])
     in_place = min(sizes) > FEW and features.device.type == "cpu" and (shard.softcap is None or not shard.smoothing)
-    chunk = given["chunk"] or _default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place, True)
+    chunk = given["chunk"] or _default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place)
     if not torch.is_grad_enabled():
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))
     n, d = head.rules.n, features.shape[-1]

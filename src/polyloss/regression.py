@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from polyloss._block import (
     Elementwise,
     Rowwise,
-    beyond,
     clipped,
     floored,
     magnitude,
@@ -544,7 +543,9 @@ class PoissonFromLogarithms(Elementwise):
     kernel = "poisson_from_logarithms"
 
     def value(xp, t, z, full):
-        return beyond(xp, xp.exp(z), -times(xp, t, z)) + of_count(xp, t, full)  # where e^z is infinite, t z may be, too
+        m, product = xp.exp(z), times(xp, t, z)
+        product = xp.where(xp.isinf(m) & xp.isinf(product), xp.zeros_like(product), product)  # t z is far below e^z
+        return m - product + of_count(xp, t, full)
 
     def slope(xp, t, z, full):
         return xp.exp(z) - t

@@ -50,8 +50,8 @@ LAWS = {
 
 
 def held(loss, t, p, **params):
-    """Whether a kernel holds the formulas of such a call, as `explain` says: the CPU's kernels and a GPU's hold the same."""
-    return pl.explain(loss, t, p, **params).route != "formula"
+    """Whether a GPU has a kernel for such a call: `explain` says which kernel of the CPU does, and most have their like on a GPU."""
+    return pl.explain(loss, t, p, **params).route + " for CUDA" in [route.name for route in _routes.ROUTES]
 
 
 def example(name):

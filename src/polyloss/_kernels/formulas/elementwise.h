@@ -338,8 +338,8 @@ LOSS(poisson, curvature) { return (void)a, FORMULA(over_square)(t, p + R(1e-7));
 /* p is the logarithm of the mean: e^p - t p, and where e^p is infinite that, whatever t p. */
 LOSS(poisson_from_logarithms, value)
 {
-    real m = EXP(p);
-    return (m - SELECT(EQ(m, R(1) / R(0)), R(0), TIMES(t, p))) + FORMULA(of_count)(t, a);
+    real m = EXP(p), product = TIMES(t, p), none = SELECT(EQ(m, R(1) / R(0)), R(0), product); /* t p is far below e^p */
+    return (m - SELECT(EQ(ABS(product), R(1) / R(0)), none, product)) + FORMULA(of_count)(t, a);
 }
 LOSS(poisson_from_logarithms, slope) { return (void)a, EXP(p) - t; }
 LOSS(poisson_from_logarithms, curvature) { return (void)t, (void)a, EXP(p); }
