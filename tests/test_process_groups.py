@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 import polyloss as pl
 from polyloss import torch as ours
+from polyloss._torch_groups import _largest
 
 N, D, C = 13, 5, 11
 LIMIT = 60  # seconds that a process waits for another
@@ -182,6 +183,33 @@ def many_classes_are_those_of_one(rank, world):
         torch.autograd.grad(loss, logits, create_graph=True)
 
 
+def masked_logits_are_those_of_one(rank, world):
+    """Large negative logits, as masks leave: the first classes of every process, all of one process, labels, all but the label."""
+    group, classes, g = distributed.group.WORLD, 400, torch.Generator().manual_seed(5)
+    ends = shards(classes, world)
+    some = slice(*ends[rank : rank + 2])
+    y, drawn = torch.randint(0, classes, (8,), generator=g), 3 * torch.randn(8, classes, generator=g, dtype=torch.float64)
+    y[:4] = torch.tensor([ends[0] + 70, ends[1] + 70, ends[1] + 3, ends[0] + 3])  # of the last two the labels are masked, too
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        for low in (-500.0, -1e4, -1e9):
+            z = drawn.clone()
+            for start in ends[:-1]:
+                z[:4, start : start + 64] = low
+            z[4, y[4]] = low
+            z[5, : ends[1]] = low
+            z[6], z[6, y[6]] = low, 2.0
+            z[7, y[7]] = 40.0  # almost sure
+            z = z.to(dtype)
+            for terms in ({}, {"z_loss": 0.1}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
+                whole, mine = z.double().requires_grad_(), z[:, some].clone().requires_grad_()
+                right = pl.softmax_loss(y, whole, reduction="none", **terms)
+                found = ours.softmax_loss(y, mine, reduction="none", process_group=group, shard="vocabulary", **terms)
+                torch.testing.assert_close(found.double(), right, rtol=tolerance, atol=1e-30)  # float32 has no e**-500
+                right, found = (torch.autograd.grad(f.sum(), x)[0] for f, x in ((right, whole), (found, mine)))
+                scale = right.abs().amax(1, keepdim=True).clamp_min(1e-24)
+                torch.testing.assert_close(found / scale, (right / scale)[:, some], rtol=tolerance, atol=tolerance, check_dtype=False)
+
+
 def averaged_gradients_are_those_of_one(rank, world):
     """DistributedDataParallel, of parts of unequal length in which unequal numbers count."""
     g = torch.Generator().manual_seed(2)
@@ -283,6 +311,7 @@ def process(rank, world, store):
         numbers_are_those_of_one,
         axes_dtypes_and_edges,
         many_classes_are_those_of_one,
+        masked_logits_are_those_of_one,
         averaged_gradients_are_those_of_one,
         errors_are_everyones,
         the_last_one_dies,
@@ -305,6 +334,18 @@ def test_processes_find_what_one_does(world, tmp_path):
         for one in processes:
             one.kill()
     assert [one.returncode for one in processes] == [0] * (world - 1) + [3], "\n".join(said)
+
+
+def test_the_largest_logit_is_found_in_blocks():
+    g = torch.Generator().manual_seed(6)
+    for classes in (3, 1024, 1025, 1151, 2000):
+        z = torch.randn(classes + 50, classes, generator=g)
+        z[torch.arange(classes), torch.arange(classes)] = 9.0  # every class is the largest somewhere
+        z[classes] = -torch.inf
+        largest = _largest(z)
+        assert torch.equal(z.gather(1, largest[:, None])[:, 0], z.amax(1))
+        assert torch.equal(largest[:classes], torch.arange(classes))
+    assert len(_largest(torch.zeros(0, 2000))) == 0
 
 
 def test_without_a_group():

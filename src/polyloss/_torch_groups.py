@@ -38,7 +38,7 @@ from polyloss.softmax import SoftmaxLoss, softmax_loss
 
 SHARDS = ("batch", "vocabulary")
 GRADIENT = Want(value=False, gradient=True)
-SAMPLED = 64  # classes among which a large logit is looked for
+WIDTH = 128  # classes of a block whose largest logit is found first
 COMPARED = 16  # facts that processes compare in one exchange, at most
 ODD = 0x9E3779B97F4A7C15 - 2**64  # of the golden ratio: neighbours in a checksum get factors that are far apart
 
@@ -277,9 +277,7 @@ class Shard(NamedTuple):
         here = (at >= 0) & (at < self.size)
         of_label = at.clamp(0, self.size - 1)
         target, target_bent = self._picked(z, of_label, cap)
-        seen = here & (target != -torch.inf)
-        target = torch.where(here, target, 0)
-        at = self._possible(z, of_label, seen)
+        at = _largest(z)  # so that `local`, which may be of float32, is no more than log C, and nothing cancels where it is added
         own, own_bent = self._picked(z, at, cap)
         hidden = torch.zeros_like(here) if skip is None else skip
         options = dict(
@@ -289,7 +287,11 @@ class Shard(NamedTuple):
         asked = torch.where(hidden, IGNORED, at)
         local = called(SoftmaxLoss, asked, z, VALUE, None, options).double()
         nothing = own == -torch.inf  # every class of these is impossible
-        others = torch.where(nothing, -torch.inf, own + local + torch.where(seen, (-(-local).expm1()).log(), 0))
+        of_these = torch.where(nothing, -torch.inf, own + local)  # log Σ exp
+        # Without the label: its loss among these classes is `local` itself where it is the largest, and log 2 or more where it is not.
+        rest = (-(-(local + (own - target))).expm1()).log()
+        others = torch.where(here & ~nothing, of_these + rest, of_these)
+        target = torch.where(here, target, 0)
         top = others.clone()
         distributed.all_reduce(top, distributed.ReduceOp.MAX, group=self.group)
         top = torch.where(top == -torch.inf, 0, top)
@@ -316,18 +318,16 @@ class Shard(NamedTuple):
         g = torch.where(hidden, 0, torch.where(bad, torch.nan, _reduce.quotient(xp, w, divisor)))
         spread = share * k.sum() + 2 * self.z_loss * lse
         each = torch.where(hidden, 0, g * (k_y + spread))
-        of_these = torch.where(seen, torch.logaddexp(others, own), others)
         weight = torch.where(hidden | nothing, 0, each * (of_these - lse).exp()).to(z.dtype)
         slopes = called(SoftmaxLoss, asked, z, GRADIENT, out, options | {"reduction": "sum", "sample_weight": weight})
-        slopes = slopes[0] if isinstance(slopes, tuple) else slopes
         if share:
             slopes.addr_((g * share).to(z.dtype), mine, alpha=-1)
         of_own = each * (own - lse).exp() - g * share * mine[at]
         of_target = g * (spread * (-loss).exp() + k_y * (-loss).expm1()) - g * share * k[labels.clamp_min(0)]
-        for i, change, slope, curve in ((at, ~seen, of_own, own_bent), (of_label, here, of_target, target_bent)):
+        for i, change, slope, curve in ((at, ~hidden, of_own, own_bent), (of_label, here & ~hidden, of_target, target_bent)):
             given = slope if curve is None else slope * curve
             kept = slopes.gather(1, i[:, None])[:, 0]
-            slopes.scatter_(1, i[:, None], torch.where(change & ~hidden, given.to(z.dtype), kept)[:, None])
+            slopes.scatter_(1, i[:, None], torch.where(change, given.to(z.dtype), kept)[:, None])
         if bent is not None:
             slopes.mul_(bent)
         if skip is not None and share:
@@ -340,13 +340,24 @@ class Shard(NamedTuple):
         picked = z.gather(1, at[:, None])[:, 0].double()
         return (picked, None) if cap is None else capped(xp, picked, cap)
 
-    @staticmethod
-    def _possible(z, at, seen):
-        """The classes `at`, and where one is not `seen` another that is possible, if any is: the larger, the better for log Σ exp."""
-        other = z[:, :SAMPLED].argmax(1)
-        if bool((~seen & (z.gather(1, other[:, None])[:, 0] == -torch.inf)).any()):
-            other = z.argmax(1)
-        return torch.where(seen, at, other)
+
+def _largest(z):
+    """The class of the largest logit of each position.
+
+    On the CPU `argmax` takes 0.83 ns a logit, `amax`, which is vectorised, 0.05 to 0.12, and the loss itself 0.14: so of many classes
+    `amax` finds the block, and `argmax` the class in it. That takes 0.21 ns a logit of 4,000 classes, and 0.15 of 64,000.
+    """
+    size = z.shape[1]
+    if size < 8 * WIDTH or z.device.type != "cpu":
+        return z.argmax(1)
+    whole = size - size % WIDTH
+    blocks = z[:, :whole].unflatten(1, (-1, WIDTH))
+    block = blocks.amax(2).argmax(1)
+    at = block * WIDTH + blocks[torch.arange(len(z)), block].argmax(1)
+    if whole == size:
+        return at
+    last = whole + z[:, whole:].argmax(1)
+    return torch.where(z.gather(1, last[:, None])[:, 0] > z.gather(1, at[:, None])[:, 0], last, at)
 
 
 def _times(weight, upstream):
