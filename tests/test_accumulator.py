@@ -16,7 +16,7 @@ from oracle import CASES as EVERY_CASE
 from oracle import WEIGHTS
 
 import polyloss as pl
-from polyloss import _exact
+from polyloss import _exact, registry
 from polyloss._kernels.cpu import exact
 
 RNG = np.random.default_rng(20)
@@ -54,6 +54,24 @@ def cuts(n, pieces):
 
 
 # ---------------------------------------------------------------------------------------------------------------- exact sums
+
+
+def test_arrays_of_one_axis_hold_a_number_for_each_position():
+    """However they are cut, the mean is that of all. NumPy, torch, and weights, one for each."""
+    t, p, w = RNG.random(900) + 0.1, RNG.random(900), RNG.random(900)
+    averaged = [name for name in pl.names() if name != "log_loss" and registry.LOSSES[name].combine == "mean"]
+    assert len(averaged) > 10
+    for name in averaged:
+        whole = pl.Accumulator(name).update(t, p)
+        for library in (NUMPY, TORCH):
+            mean = pl.Accumulator(name)
+            for a, b in ((0, 100), (100, 101), (101, 900)):
+                mean.update(library.array(t[a:b]), library.array(p[a:b]))
+            assert mean == whole
+            assert mean.count == 900
+        np.testing.assert_allclose(whole.result(), getattr(pl, name)(t, p), rtol=1e-12)
+        column = pl.Accumulator(name).update(t[:, None], p[:, None], w)
+        assert pl.Accumulator(name).update(t[:300], p[:300], w[:300]).update(t[300:], p[300:], w[300:]) == column
 
 
 def test_kernel_numpy_and_fractions_give_the_same_integers():

@@ -149,6 +149,27 @@ def test_arrays(run):
     assert (rows[1]["difference"], rows[1]["z"], rows[1]["p"]) == (0, 0, 1)
 
 
+def test_arrays_of_one_axis(run, monkeypatch):
+    """One number for each sample, however many are read at once; an axis of samples is not the loss's own."""
+    monkeypatch.setattr("polyloss._command.arrays.SLAB", 800)
+    t, p = np.linspace(0, 3, 500), np.linspace(0, 3, 500) ** 2
+    np.save("t.npy", t), np.save("p.npy", p), np.save("q.npy", p + 1)
+    np.save("t2.npy", np.stack([t, t], 1)), np.save("p2.npy", np.stack([p, p], 1))
+    found = in_json(run, "t.npy", "p.npy", "-l", "mse")["scores"][0]
+    np.testing.assert_allclose(found["score"], np.mean((t - p) ** 2), rtol=1e-15)
+    assert found["count"] == 500
+    status, scores, _ = run("t.npy", "p.npy", "q.npy", "-l", "mse", "--paired")
+    assert status == 0
+    np.testing.assert_allclose([float(score[2]) for score in scores], [np.mean((t - p) ** 2), np.mean((t - p - 1) ** 2)], rtol=1e-15)
+    status, _, err = run("t.npy", "p.npy", "-l", "cosine")
+    assert status == 1
+    assert "p.npy: has one axis, that of cosine_similarity" in err
+    for arguments in (("mse", "--axis", "0"), ("mse:axis=-2",), ("softmax_loss:axis=0",)):
+        status, _, err = run("t2.npy", "p2.npy", "-l", *arguments)
+        assert status == 2
+        assert "the first axis of p2.npy is that of the samples" in err
+
+
 def test_a_segmentation_by_slabs(run, monkeypatch):
     from polyloss._command import arrays
 
@@ -592,6 +613,10 @@ def test_bad_arrays(run):
     [
         (["truth.csv", "good.csv", "-l", "hubert"], "there is no loss named 'hubert'; did you mean 'huber'?"),
         (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "huber has no parameter 'dleta'"),
+        (["truth.csv", "good.csv", "-l", "softmax_loss:normalization=bogus"], "normalization is 'bogus', but must be one of"),
+        (["truth.csv", "good.csv", "-l", "log_loss:epsilon=x"], "epsilon is 'x', but must be a number"),
+        (["truth.csv", "good.csv", "-l", "dice"], "--loss dice: axis is None, but must be an integer"),
+        (["truth.csv", "good.csv", "--group-by", "id"], "--id and --group-by both name column 'id' of truth.csv"),
         (["truth.csv", "good.csv", "--weight", "w"], "--weight is 'w', but truth.csv has no such column; it has 'id', 'label'"),
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),

@@ -84,6 +84,11 @@ class Measure:
         y_true, y_pred = _read("y_true", y_true), _read(name, y_pred)
         own = dict(self.parameters)
         shape = known_shape(name, y_pred)
+        if block.combine == "mean" and len(shape) == 1 and tuple(y_true.shape) == shape and not _per_class(own):
+            # One number for each position, so that the mean is the same however such an array is cut.
+            layout(shape, own["axis"], name, False)
+            own["axis"], shape = -1, (*shape, 1)
+            y_true, y_pred = (backend_of(x).namespace(x).reshape(x, shape) for x in (y_true, y_pred))
         lay = layout_of_sets(shape, own["axis"], name) if block.sets else layout(shape, own["axis"], name, block.combine is None)
         w = None if sample_weight is None else _weights(sample_weight, lay)
         zeros = others = False
@@ -271,6 +276,11 @@ def _hinge_targets(y_true: Any, w: np.ndarray | None, lay: Any) -> tuple[bool, b
         counts = np.expand_dims((w != 0).reshape(lay.losses), lay.axis) if lay.axis >= 0 else (w != 0).reshape(())
         t = xp.where(_beside(t, counts), t, xp.ones_like(t))
     return bool(xp.any(t == 0)), bool(xp.any((t != 0) & (t != 1)))
+
+
+def _per_class(parameters: Mapping[str, Any]) -> bool:
+    """Whether a parameter has an entry for each number along the axis."""
+    return any(isinstance(value, list) for value in parameters.values())
 
 
 def _labelled(block: Any, y_true: Any, lay: Any) -> bool:

@@ -182,6 +182,8 @@ def _score_tables(
         return _score_labelled_tables(run, truth, files, settings, options)
     if options["address"]:
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
+    for loss in settings.losses:
+        loss.check()
     header = tables.Header.of(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
     ahead = tables.Ahead(files[0], header)
     known = tables.read_truth(header)
@@ -213,6 +215,8 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
 
     if options["target"] is None:
         raise usage(f"--target is missing: it names the labels in {pattern}")
+    for loss in settings.losses:
+        loss.check()
     for option, wrong in (("--paired", settings.paired), ("--extra-ids", options["extra_ids"] == "ignore")):
         if wrong:
             raise usage(f"{option} goes with a truth and other files")
@@ -247,6 +251,8 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
         if not arrays.is_array(file):
             raise usage(f"{truth} holds arrays, but {file} does not look like it: known endings are {', '.join(arrays.ENDINGS)}")
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
+    for loss in settings.losses:
+        loss.check()
     groups = [files] if settings.paired else [[file] for file in files]
     classes = None
     with _cluster(options["address"], settings.warn) as client:

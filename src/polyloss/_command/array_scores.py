@@ -1,5 +1,6 @@
 """Scores of files of arrays: part by part, here or on a cluster."""
 
+import inspect
 import os
 import re
 import warnings
@@ -35,6 +36,8 @@ class ArrayJob:
                 raise BadFile(f"{path}: has {z.shape[0]} samples, but {self.truth} has {y.shape[0]}")
             if not np.issubdtype(z.dtype, np.number) and np.dtype(z.dtype) != np.bool_ and np.dtype(z.dtype).kind != "V":
                 raise BadFile(f"{path}: holds {z.dtype}, but must hold numbers")
+            for loss in self.losses:
+                _check_axis(loss, path, len(z.shape))
         self.rows = y.shape[0]
         if any(loss.name == "log_loss" for loss in self.losses):
             z = arrays.opened(self.predictions[0])
@@ -96,6 +99,17 @@ def score_arrays(job: ArrayJob, client: Any, progress: Callable[[int], None]) ->
     """The scores of files of arrays, here or on a cluster."""
     there = job if client is None else replace(job, truth=os.path.abspath(job.truth), predictions=[*map(os.path.abspath, job.predictions)])
     return job.scores(job.sums(in_parts(there.part, job.ranges(), client), progress))
+
+
+def _check_axis(loss: Loss, path: str, ndim: int) -> None:
+    """Files are read in parts along their first axis, which can therefore not be the loss's own."""
+    if loss.block is None or (ndim == 1 and loss.block.combine == "mean"):
+        return
+    axis = loss.parameters.get("axis", inspect.signature(loss.block.function).parameters["axis"].default)
+    if ndim == 1 and loss.block.targets != "labels":
+        raise BadFile(f"{path}: has one axis, that of {loss.name}, but must have one of samples before it")
+    if isinstance(axis, int) and axis in (0, -ndim) and ndim > 1:
+        raise usage(f"axis is {axis} of {loss.name}, but the first axis of {path} is that of the samples")
 
 
 def _shifted(message: str, start: int) -> str:

@@ -46,6 +46,13 @@ class Loss:
         given = "".join(f"{',' if i else ':'}{key}={value}" for i, (key, value) in enumerate(parameters.items()))
         return cls(function.__name__, parameters, function.__name__ + given, name)
 
+    def check(self) -> None:
+        """An error of the command line if the loss refuses its parameters."""
+        try:
+            self.accumulator(None)
+        except (ValueError, TypeError) as error:
+            raise usage(f"--loss {self.shown}: {error}") from None
+
     @property
     def block(self) -> Any:
         """The loss in the registry; None of `log_loss`, which is a metric."""
@@ -61,8 +68,9 @@ class Loss:
         """One loss for each sample, for paired differences."""
         if self.name == "log_loss":
             return metrics.sample_losses(y, p, classes=list(range(classes or 2)), **self.parameters)[0]
+        y, p = (x[:, None] if p.ndim == 1 else x for x in (y, p))  # whose elements are samples
         found = np.asarray(self.block.function(y, p, reduction="none", **self.parameters), np.float64)
-        return found.reshape(len(found), -1).mean(axis=1)
+        return found.reshape(len(y), -1).mean(axis=1)
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -227,7 +227,8 @@ def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], d
         said.append(f"every row adds up to 1: {logits[0]} takes logits, and these look like probabilities")
         settings.warn(f"{name}: {said[0]}")
     if rescaled and off > digits:
-        done = "each row is divided by its sum" if job.kaggle else "they are taken as they are; --kaggle divides rows by their sums"
+        whole = not job.kaggle and any(loss.name == "log_loss" for loss in job.losses)  # the others divide by the sum themselves
+        done = "log_loss takes them as they are; --kaggle divides rows by their sums" if whole else "each row is divided by its sum"
         said.append(f"probabilities of id {shown(off_id)} add up to 1 within {off:.2g} only: {done}")
         settings.warn(f"{name}: {said[-1]}")
     return sums, said, kept

@@ -183,6 +183,10 @@ class Header:
             if name is not None and name not in names:
                 raise usage(f"{option} is {name!r}, but {path} has no such column{unlike(name, names)}")
         id_column = id_column or names[0]
+        named: dict[str, str] = {}
+        for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
+            if name is not None and named.setdefault(name, option) != option:
+                raise usage(f"{named[name]} and {option} both name column {name!r} of {path}; the first column is --id unless another is named")
         state = "Usage" if kaggle and "Usage" in names else None
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
         return cls(path, id_column, columns, target, weight, group, state)
