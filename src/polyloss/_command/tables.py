@@ -186,7 +186,7 @@ class Header:
         named: dict[str, str] = {}
         for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
             if name is not None and named.setdefault(name, option) != option:
-                raise usage(f"{named[name]} and {option} both name column {name!r} of {path}; the first column is --id unless another is named")
+                raise usage(f"{named[name]} and {option} both name column {name!r} of {path}; --id is the first column by default")
         state = "Usage" if kaggle and "Usage" in names else None
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
         return cls(path, id_column, columns, target, weight, group, state)
