@@ -28,6 +28,7 @@ Y, Z = np.array([0, 2, 1, 0]), P
 SPATIAL = np.zeros((4, 20), int)
 SPATIAL[3, 17] = 40
 UNKNOWN = da.zeros(4, chunks=2)[da.ones(4, chunks=2) > 0]
+SWAPPED, UNALIGNED = P.astype(P.dtype.newbyteorder()), np.zeros(97, np.uint8)[1:].view(P.dtype).reshape(P.shape)
 BIG, OUT, TENSOR = np.zeros((5, 3)), np.zeros((4, 3)), torch.zeros(3)
 
 
@@ -211,6 +212,12 @@ CASES = [
     (ValueError, lambda: pl.grad("mse")(T, P, out=P),
      "out shares memory with an input or with the other output, and inputs are never written to"),
     (ValueError, lambda: pl.grad("mse")(BIG[:4], T, out=BIG[1:]),
+     "out shares memory with an input or with the other output, and inputs are never written to"),
+    (ValueError, lambda: pl.grad("mse")(T, SWAPPED, out=SWAPPED),
+     "out shares memory with an input or with the other output, and inputs are never written to"),
+    (ValueError, lambda: pl.grad_and_hess("mse")(T, UNALIGNED, out=(OUT, UNALIGNED)),
+     "out[1] shares memory with an input or with the other output, and inputs are never written to"),
+    (ValueError, lambda: pl.grad("mse")(UNALIGNED, P, out=UNALIGNED),
      "out shares memory with an input or with the other output, and inputs are never written to"),
     (TypeError, lambda: pl.grad_and_hess("mse")(T, P, out=np.zeros((4, 3))),
      "out is a numpy array, but must be a pair of arrays: for the gradient and the Hessian diagonal"),

@@ -53,6 +53,10 @@ def known(block, y_true, y_pred, want, out, options):
     dynamic = {key: x for key, x in options.items() if key in block.params and traced(x)}
     given |= dynamic
     backend, xp, arrays = to_one_library(given)
+    if outputs is not None:  # of what was copied, since its bytes are swapped or lie across those of numbers, the copy shares nothing
+        copied = [x for key, x in given.items() if x is not arrays[key]]
+        for k, x in enumerate(outputs):
+            _refuse_shared(backend, want, k, x, copied)
     facts = {key: None if x is None else backend.fact(x) for key, x in arrays.items()}
     arrays["divisor"] = arrays.pop("denominator", denominator)
     facts["divisor"] = facts.pop("denominator", denominator is not None)
@@ -72,6 +76,13 @@ def _output_fact(x):
     if why is None and (view := kind.lies(x)) is not None and _overlaps_itself(view):
         why = "has entries that share memory, so that it cannot hold a gradient"
     return fact._replace(refused=why)
+
+
+def _refuse_shared(backend, want, k, output, inputs):
+    """An error where the k-th output shares memory with any of the inputs."""
+    if output is not None and backend_of(output) is backend and any(shares_memory(backend, output, x) for x in inputs):
+        label = f"out[{k}]" if want.hessian else "out"
+        raise ValueError(f"{label} shares memory with an input or with the other output, and inputs are never written to")
 
 
 def _overlaps_itself(view):
@@ -223,10 +234,8 @@ def _arrays_of(plan, xp, given):
     out, out_hessian = (p, None) if in_place else (*given["out"], None)[:2]
     for k, x in enumerate((out, out_hessian)):
         if x is not None and not in_place:
-            inputs = (t, p, given["sample_weight"], given["class_weight"], *(out,)[:k])
-            if any(shares_memory(plan.backend, x, other) for other in inputs):
-                label = f"out[{k}]" if plan.want.hessian else "out"
-                raise ValueError(f"{label} shares memory with an input or with the other output, and inputs are never written to")
+            inputs = (t, p, given["sample_weight"], given["class_weight"], given.get("mask"), *(out,)[:k])
+            _refuse_shared(plan.backend, plan.want, k, x, inputs)
     if plan.storage != dtype_name(p.dtype):
         p = xp.astype(p, dtype)
     if plan.targets != dtype_name(t.dtype):
