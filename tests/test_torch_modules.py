@@ -162,6 +162,24 @@ def test_multi_margin_runs_on_the_kernel(monkeypatch, options):
             module(arguments[0], torch.tensor([0, bad, 2, 3, 0, 1]))
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_multi_margin_of_nan_is_torchs_whatever_the_size(reduction):
+    """To torch a decision that is NaN exceeds no margin: neither loss nor gradient is NaN."""
+    for shape in ((4, 5), (128, 128)):
+        for place in ((0, 2), (1, 0)):  # of a wrong class, and of the label's
+            x, y = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
+            x[place] = float("nan")
+            results = []
+            for module in (ours.MultiMarginLoss(reduction=reduction), torch.nn.MultiMarginLoss(reduction=reduction)):
+                z = x.clone().requires_grad_()
+                loss = module(z, y)
+                loss.sum().backward()
+                results.append((loss.detach(), z.grad))
+            for found, right in zip(*results, strict=True):
+                assert not right.isnan().any()
+                torch.testing.assert_close(found, right)
+
+
 def test_a_single_weight_of_positives_takes_one_kernel(monkeypatch):
     """Small and large, where a weight for each class makes another target of it."""
     runs = ran(monkeypatch)

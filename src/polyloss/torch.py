@@ -426,6 +426,8 @@ class MultiMarginLoss(nn.MultiMarginLoss):
             "reduction": REDUCTIONS[self.reduction], "validate": True,
         }  # fmt: skip
         loss = called(MulticlassHinge, target, input, VALUE, None, options)
+        if input.is_cpu and has_values(loss) and math.isnan(loss.item() if loss.ndim == 0 else loss.detach().sum().item()):
+            return super().forward(input, target)  # to torch a NaN exceeds nothing
         return loss if loss.dtype is kind else _like(loss, input)
 
 
