@@ -27,14 +27,15 @@ static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *s
         sums[0] += SUM(common[0] + common[1]), sums[1] += SUM(missed[0] + missed[1]), sums[2] += SUM(extra[0] + extra[1]);
     }
 }
-/* Slopes of n elements from their targets, and curvatures where h is not NULL. */
-static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set /* none, all, bend */, one *g, one *h)
+/* Slopes of n elements from their targets, and curvatures where h is not NULL; 0 where the set is skipped. */
+static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set /* none, all, bend */, int skipped,
+                                 one *g, one *h)
 {
     const real none = R((one)set[0]), all = R((one)set[1]);
     const real at_none = R((one)(set[2] * job->parameters[1])), at_all = R((one)(set[2] * (1 - job->parameters[0])));
     ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
     const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
-    if (set[2] == 0) {
+    if (skipped) {
         for (; g && i < n; i++) g[i] = 0;
         for (i = 0; h && i < n; i++) h[i] = 0;
         return;
@@ -80,12 +81,13 @@ static void FORMULA(derive_along)(const kernel_job *job, one *room, ptrdiff_t a,
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
     const int lie = FORMULA(in_place)(t->type, 0, 1, t->c, 0) && g_lies && (h_lies || !hess->at);
     const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
+    const int skipped = weight_at(job, a, b) == 0;
     for (ptrdiff_t l = from, n; l < to; l += n) {
         n = to - l < step ? to - l : step;
         const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room);
         char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_BLOCK, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_BLOCK;
-        FORMULA(derivatives)(job, n, x, set, g, h);
+        FORMULA(derivatives)(job, n, x, set, skipped, g, h);
         if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->c, n, g);
         if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->c, n, h);
     }
@@ -134,7 +136,7 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->s, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->s, 0);
     for (ptrdiff_t i = 0; i < SETS_TILE; i++) {
         const double *set = sets + (i < m ? i : 0) * apart;
-        none[i] = (one)set[0], all[i] = (one)set[1], keeps[i] = set[2] == 0 ? 0 : 1;
+        none[i] = (one)set[0], all[i] = (one)set[1], keeps[i] = weight_at(job, a, b + (i < m ? i : 0)) == 0 ? 0 : 1;
         at_none[i] = (one)(set[2] * job->parameters[1]), at_all[i] = (one)(set[2] * (1 - job->parameters[0]));
     }
     for (ptrdiff_t l = from; l < to; l++) {

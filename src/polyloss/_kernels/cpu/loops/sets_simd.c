@@ -5,7 +5,6 @@
    of all of them ends before the second begins. */
 #include "cpu/loops/sets.h"
 #include "simd/vector_math.h"
-#include <stdlib.h>
 
 enum { SUMS = 3 }; /* I, M, E */
 
@@ -18,7 +17,7 @@ static double weight_at(const kernel_job *j, ptrdiff_t n, ptrdiff_t s)
     const char *at = j->weight.at + n * j->weight.n + s * j->weight.s;
     return !j->weight.at ? 1 : j->weight.type == TYPE_F64 ? *(const double *)at : (double)*(const float *)at;
 }
-/* A set of weight 0 is skipped: bend is 0, which tells the second visit. */
+/* A set of weight 0 is skipped, by the second visit, too. */
 static found_set found_of(const kernel_job *j, const double *sums, double w)
 {
     const double alpha = j->parameters[0], beta = j->parameters[1], common = sums[0];
@@ -75,7 +74,7 @@ static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums
 {
     if (job->segments > 1) (job->doubles ? sum_segment_d : sum_segment_f)(job, at, scratch);
     else (job->doubles ? task_d : task_f)(job, at, scratch, sums);
-    if (job->stream) fence();
+    if (job->stream && job->segments == 1) fence(); /* of segments nothing is written yet */
 }
 static void derive(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
 {
