@@ -1,11 +1,14 @@
 """The command: its six jobs, what it prints and exits with, and one line for every bad file."""
 
+import errno
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -20,7 +23,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import polyloss as pl
+from polyloss import _cluster
 from polyloss.__main__ import main
+from polyloss._command import arrays, tables
+from polyloss._command.problems import BadFile, Unwritten, usage, writing
+from polyloss._command.scoring import in_parts
 
 TRUTH = "id,label\n1,cat\n2,dog\n3,bird\n"
 GOOD = "id,bird,cat,dog\n2,0.1,0.2,0.7\n1,0.1,0.8,0.1\n3,0.6,0.2,0.2\n"
@@ -673,9 +680,35 @@ def test_a_result_that_cannot_be_written():
     assert (done.returncode, done.stderr) == (1, "polyloss: cannot write the result: stdout is closed\n")
 
 
+class Full(io.StringIO):
+    """A stdout in memory that takes nothing."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_errors_of_writing_and_others(monkeypatch, capsys):
+    """A stdout in memory has no descriptor; an error that has no file is none of writing; no descriptor is left open."""
+    monkeypatch.setattr(sys, "stdout", Full())
+    for arguments in (["score", "truth.csv", "good.csv"], ["losses"], ["explain", "mse"], ["demo", "mse"]):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err == "polyloss: cannot write the result: No space left on device\n"
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    for where, said in (((), "polyloss: Input/output error\n"), (("truth.csv",), "polyloss: truth.csv: Input/output error\n")):
+        monkeypatch.setattr(tables, "read_truth", Mock(side_effect=OSError(errno.EIO, "Input/output error", *where)))
+        assert main(["score", "truth.csv", "good.csv"]) == 1
+        assert capsys.readouterr().err == said
+    with open("out", "w") as kept:
+        monkeypatch.setattr(sys, "stdout", kept)
+        before = os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else []
+        with pytest.raises(Unwritten), writing():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert len(before) == (len(os.listdir("/proc/self/fd")) if before else 0)
+
+
 def test_an_interrupted_run(monkeypatch, capsys):
     """Ctrl-C ends with the status that shells know."""
-    from polyloss._command import tables
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -706,9 +739,45 @@ def test_cluster(run, monkeypatch):
         status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options, "--dask", address)
         assert (status, lines) == (1, [])
         assert err.startswith("polyloss score: part2.parquet: cannot be read")
+        np.save("deep.npy", np.zeros((3, 2, 2), int))
+        for truth in ("deep.npy", Path("deep.npy").resolve()):  # named as it was given, here and there
+            asked = truth, "./z.npy", "-l", "softmax_loss"
+            assert run(*asked, "--dask", address) == run(*asked)
+            assert f"./z.npy and {truth}: " in run(*asked, "--dask", address)[2]
+
+        def lacking(path, start, stop):
+            raise usage(f"{path}: reading it needs h5py: pip install h5py")
+
+        monkeypatch.setattr(arrays, "read", lacking)
+        status, _, err = run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", address)
+        assert status == 2
+        assert "Error: y.npy: reading it needs h5py" in err
     status, _, err = run("truth.csv", "good.csv", "--dask", address)
     assert status == 2
     assert "ids are joined on this machine" in err
+
+
+@pytest.mark.parametrize(
+    ("folder", "given", "message", "said"),
+    [
+        ("/", ["/data/y.npy"], "/data/y.npy: no such file", "/data/y.npy: no such file"),
+        ("/", ["data/y.npy"], "/data/y.npy: no such file", "data/y.npy: no such file"),
+        ("/tmp", ["x.npy", "/mnt/tmp/x.npy"], "/tmp/x.npy and /mnt/tmp/x.npy: off", "x.npy and /mnt/tmp/x.npy: off"),
+        ("/tmp", ["a", "a.csv"], "/tmp/a.csv: its columns are not those of /tmp/a.", "a.csv: its columns are not those of a."),
+        ("/tmp", ["z.h5::one", "z.h5::two"], "/tmp/z.h5::two: no; /tmp/z.h5 has 'one'", "z.h5::two: no; z.h5 has 'one'"),
+    ],
+)
+def test_a_cluster_names_files_as_they_were_given(monkeypatch, folder, given, message, said):
+    monkeypatch.chdir(folder)
+
+    def fails(*_):
+        raise BadFile(message)
+        yield
+
+    monkeypatch.setattr(_cluster, "each", fails)
+    with pytest.raises(BadFile) as error:
+        list(in_parts(len, [()], object(), given))
+    assert error.value.message == said
 
 
 def test_without_the_packages_of_the_command(tmp_path):

@@ -240,10 +240,12 @@ class TestEveryLoss:
         if block.kernel is None or (block.combine and block.targets == "either"):
             return  # the formula's operations copy what they like
         whole_t, whole_p = sample(name, 4 * 6 * 7, 5)
-        p = make(whole_p.reshape(4, 6, 7, 5))
+        c = whole_p.shape[1]  # of some losses not 5
+        p = make(whole_p.reshape(4, 6, 7, c))
         at = axis % p.ndim
-        places = whole_t.reshape(4, 6, 7, -1) if LOSSES[name].targets == "dense" else whole_t.reshape(4, 6, 7, 1).expand(4, 6, 7, 5)
-        t = make(places) if LOSSES[name].targets == "dense" else make(places % p.shape[at]).select(at, 0)
+        places = whole_t.reshape(4, 6, 7, -1).expand(4, 6, 7, c)
+        places = make(places % p.shape[at] if block.targets in ("labels", "either") else places)
+        t = places if block.targets == "dense" else places.select(at, 0)
         dense_t, dense_p = (x.clone(memory_format=torch.contiguous_format) for x in (t, p))
         value, gradient = pl.value_and_grad(name)(dense_t, dense_p, **options)
         runs = ran(monkeypatch)

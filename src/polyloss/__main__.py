@@ -1,7 +1,7 @@
 """The command line: ``polyloss`` and ``python -m polyloss``. Without the packages of ``polyloss[cli]`` it has the demo alone."""
 
 import argparse
-import os
+import contextlib
 import sys
 
 FAILED, INTERRUPTED = 1, 130  # exit statuses; a shell's of a program that Ctrl-C ended is 128 + SIGINT
@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError:
         return _demo_alone(arguments)
     from polyloss._command.app import app
+    from polyloss._command.problems import writing
 
     if sys.stdout is None:  # "polyloss … >&-"
         click.echo("polyloss: cannot write the result: stdout is closed", err=True)
@@ -26,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except OSError as error:
-        click.echo(f"polyloss: {error.filename or 'cannot write the result'}: {error.strerror or error}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its end
+        what = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"polyloss: {what}{error.strerror or error}", err=True)
+        with contextlib.suppress(click.ClickException), writing():
+            sys.stdout.flush()  # of click's own texts, as the help, something may be left
         return FAILED
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else FAILED

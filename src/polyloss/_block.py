@@ -53,7 +53,7 @@ class Block:
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True
     logarithms: type | None = None  # likewise when log_input=True
-    kernel: str | None = None  # name under which formulas/elementwise.h or formulas/rowwise.h holds the same formulas
+    kernel: str | None = None  # name in a kernel's list: in formulas/elementwise.h, rowwise.h or values.h, softmax_xent.pyx or sets.pyx
     kernel_of_labels: str | None = None  # a loss of elements that takes labels, too: name under which formulas/rowwise.h holds it for these
     prepare_targets: Callable = staticmethod(lambda xp, t, c: t)  # targets as formulas want them; takes the parameters of this step by name
     scan_targets: Callable | None = None  # formula of (xp, t): what `prepare_targets` must know of all targets at once, as a 0-d array

@@ -221,12 +221,6 @@ def _joined(found, reduce, last, divisor, dtype):
 # ---------------------------------------------------------------------------------------------------------- in the workers
 
 
-def _join(ufunc_of, parts, last=None, divisor=None):
-    """Blocks joined along all axes but that of the shares, if they have it."""
-    joined = ufunc_of(np.stack([part.reshape(part.shape[-1:] if ufunc_of is np.sum else ()) for part in parts]), axis=0)
-    return joined if last is None else last(joined, divisor)
-
-
 class Recipe(NamedTuple):
     """What a block must know of the call, apart from its arrays."""
 

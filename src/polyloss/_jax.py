@@ -193,10 +193,9 @@ def _operation(plan, *operands):
 @partial(_operation.defjvp, symbolic_zeros=True)
 def _operation_jvp(plan, operands, tangents):
     """By the predictions from the slope that is written out, by anything else and where derivatives are differentiated from the formula."""
-    zero = [isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
-    tangents = [np.zeros(x.shape, x.dtype) if same else x for x, same in zip(tangents, zero, strict=True)]
-    if plan.want != VALUE or zero[0]:
-        return jax.jvp(partial(_by_formula, plan), operands, tuple(tangents))
+    moves = [not isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
+    if plan.want != VALUE or not moves[0]:
+        return _formula_jvp(plan, operands, tangents, moves)
     # Gradients, too, are not in 16 bits, which what comes down from above is yet to scale.
     divisor, real = 1 if plan.reduction == "none" else plan.divisor, plan.real(jnp)
     both = _changed(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
@@ -205,10 +204,23 @@ def _operation_jvp(plan, operands, tangents):
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
     product = gradient * tangents[0].astype(real)
     tangent = product.sum(axis=1) if plan.reduction == "none" else product.sum()
-    if not all(zero[1:]):
-        _, (by_others,) = jax.jvp(partial(_by_formula, plan, operands[0]), operands[1:], tuple(tangents[1:]))
+    if any(moves[1:]):
+        _, (by_others,) = _formula_jvp(plan, operands, tangents, [False, *moves[1:]])
         tangent = tangent + by_others
     return (value,), (tangent,)
+
+
+def _formula_jvp(plan, operands, tangents, moves):
+    """The formula's results, and their tangents by the operands that move.
+
+    The others get no zeros, since an exported program does not know their shape.
+    """
+
+    def formula(*moving):
+        rest = iter(moving)
+        return _by_formula(plan, *(next(rest) if moved else x for x, moved in zip(operands, moves, strict=True)))
+
+    return jax.jvp(formula, *(tuple(x for x, moved in zip(side, moves, strict=True) if moved) for side in (operands, tangents)))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,7 +15,7 @@ import click
 import polyloss
 from polyloss import registry
 from polyloss._block import LOSSES
-from polyloss._command.problems import ABOVE, BAD_FILE, SCORED, BadFile, usage
+from polyloss._command.problems import ABOVE, BAD_FILE, SCORED, BadFile, put, usage, writing
 
 SCORE_HELP = """Score PREDICTIONS against TRUTH.
 
@@ -121,13 +121,11 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     seconds = time.perf_counter() - started
 
     if options["in_json"]:
-        click.echo(
-            report.as_json(run.scores, truth, seconds, report.signature(settings, classes, polyloss.__version__), polyloss.__version__)
-        )
+        put(report.as_json(run.scores, truth, seconds, report.signature(settings, classes, polyloss.__version__), polyloss.__version__))
     elif run.scores and sys.stdout.isatty():
         report.as_table(run.scores, settings.by_group)
     elif run.scores:
-        click.echo(report.as_lines(run.scores, settings.by_group))
+        put(report.as_lines(run.scores, settings.by_group))
     for found in run.scores:
         if math.isnan(found.score):
             run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{'' if found.count else ': nothing counts'}"))
@@ -310,7 +308,7 @@ def losses(names: tuple[str, ...]) -> None:
         formula = "scikit-learn's log loss, Kaggle's score" if block is None else " ".join((block.__doc__ or "").split())
         rows.append((name, ", ".join(() if block is None else block.aliases), formula))
     if not sys.stdout.isatty():
-        click.echo("\n".join("\t".join(row) for row in rows))
+        put("\n".join("\t".join(row) for row in rows))
         return
     from rich.console import Console
     from rich.table import Table
@@ -320,7 +318,8 @@ def losses(names: tuple[str, ...]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)
+    with writing():
+        Console().print(table, markup=False)
 
 
 @app.command(short_help="Say which route a call takes, and why.")
@@ -341,9 +340,10 @@ def explain(loss: str, shape: tuple[int, ...], dtype: str, gradient: bool) -> No
         axis = 1 if function.__name__ == "softmax_loss" else -1
         dense = block.targets == "dense"
         y = np.zeros_like(p, np.float32) if dense else np.zeros(np.delete(p.shape, axis), np.int64)
-        click.echo(polyloss.explain(function, y, p))
+        said = polyloss.explain(function, y, p)
     except (ValueError, TypeError, IndexError) as error:
         raise usage(str(error)) from None
+    put(str(said))
 
 
 @app.command(short_help="Compute every loss on real predictions.")
@@ -357,4 +357,4 @@ def demo(context: click.Context, names: tuple[str, ...]) -> None:
         chosen = [registry.get(name).__name__ for name in names]
     except ValueError as error:
         raise usage(str(error)) from None
-    context.exit(_demo.main(chosen))
+    context.exit(_demo.main(chosen, say=put))

@@ -98,7 +98,7 @@ class ArrayJob:
 def score_arrays(job: ArrayJob, client: Any, progress: Callable[[int], None]) -> list[Score]:
     """The scores of files of arrays, here or on a cluster."""
     there = job if client is None else replace(job, truth=os.path.abspath(job.truth), predictions=[*map(os.path.abspath, job.predictions)])
-    return job.scores(job.sums(in_parts(there.part, job.ranges(), client), progress))
+    return job.scores(job.sums(in_parts(there.part, job.ranges(), client, [job.truth, *job.predictions]), progress))
 
 
 def _check_axis(loss: Loss, path: str, ndim: int) -> None:

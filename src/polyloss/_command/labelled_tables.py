@@ -43,7 +43,7 @@ class LabelledTables:
         """The scores of all files together, the losses, the number of classes."""
         found = []
         paths = self.paths if client is None else map(os.path.abspath, self.paths)
-        for part in in_parts(self.part, [(path,) for path in paths], client):
+        for part in in_parts(self.part, [(path,) for path in paths], client, self.paths):
             found.append(part)
             if part[2] != found[0][2]:
                 odd = sorted(set(part[2]) ^ set(found[0][2]))[0]

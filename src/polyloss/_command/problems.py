@@ -1,10 +1,16 @@
 """What goes wrong in a run of the command, and the exit status of each."""
 
+import contextlib
 import difflib
+import errno
+import os
+import sys
+from collections.abc import Iterator
 
 import click
 
 SCORED, BAD_FILE, BAD_USAGE, ABOVE = 0, 1, 2, 3
+UNWRITTEN = 1
 
 
 class BadFile(click.ClickException):
@@ -15,6 +21,37 @@ class BadFile(click.ClickException):
     def show(self, file: object = None) -> None:
         """Print the line."""
         click.echo(f"polyloss score: {self.message}", err=True)
+
+
+class Unwritten(click.ClickException):
+    """stdout takes no more: one line on stderr, exit status 1."""
+
+    exit_code = UNWRITTEN
+
+    def show(self, file: object = None) -> None:
+        """Print the line."""
+        click.echo(f"polyloss: cannot write the result: {self.message}", err=True)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """What goes wrong in this block, which writes to stdout, is Unwritten. A pipe that nobody reads any more is click's to end."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        with contextlib.suppress(AttributeError, OSError):  # a stdout in memory has no descriptor
+            descriptor = sys.stdout.fileno()
+            with open(os.devnull, "wb") as nothing:  # for what is left in the buffer: Python would fail once more at its end
+                os.dup2(nothing.fileno(), descriptor)
+        raise Unwritten(error.strerror or str(error)) from None
+
+
+def put(text: str) -> None:
+    """Print a part of the result."""
+    with writing():
+        click.echo(text)
 
 
 def usage(message: str) -> click.UsageError:

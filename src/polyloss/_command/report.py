@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from polyloss._command.problems import writing
 from polyloss._command.scoring import Score, Settings
 
 
@@ -53,7 +54,8 @@ def as_table(scores: list[Score], by_group: bool) -> None:
     console = Console()
     # As wide as it must be, since rich cuts digits off where the terminal is narrower.
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(width=max(needed, console.width)).print(table)
+    with writing():
+        Console(width=max(needed, console.width)).print(table)
 
 
 def signature(settings: Settings, classes: int | None, version: str) -> str:

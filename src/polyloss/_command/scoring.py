@@ -4,16 +4,17 @@ import ast
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import click
 import numpy as np
 
 from polyloss import metrics, registry
 from polyloss._block import LOSSES
-from polyloss._command.problems import BadFile, usage
+from polyloss._command.problems import usage
 from polyloss._exact import Tally
 from polyloss._positions import Measure
 from polyloss.evaluation import Accumulator
@@ -110,10 +111,11 @@ class Settings:
     progress: Callable[[int], None] = lambda done: None
 
 
-def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client: Any) -> Iterator[Any]:
+def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client: Any, paths: Iterable[str]) -> Iterator[Any]:
     """What a function gives for each part, here or on a cluster, there in any order.
 
-    A part is one task, which opens the files on its worker, by absolute paths; a worker that dies costs time alone.
+    A part is one task, which opens the files on its worker, by absolute paths; a worker that dies costs time alone. `paths` are those of
+    the files as they were given, and errors name the files by them.
     """
     if client is None:
         yield from (function(*part) for part in parts)
@@ -123,8 +125,18 @@ def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client:
     try:
         for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):
             yield result
-    except BadFile as error:  # which names the file as it is named here
-        raise BadFile(error.message.replace(os.path.join(os.getcwd(), ""), "")) from None
+    except click.ClickException as error:
+        raise type(error)(_as_given(error.message, paths)) from None
+
+
+def _as_given(message: str, paths: Iterable[str]) -> str:
+    """A message in which these paths stand as they were given, instead of absolute; of ``FILE::NAME`` the file alone may stand there."""
+    given: dict[str, str] = {}
+    for path in paths:
+        for part in (path, path.partition("::")[0]):
+            given.setdefault(os.path.abspath(part), part)
+    known = "|".join(map(re.escape, sorted(given, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w./-])(?:{known})(?![\w/-]|\.\w)", lambda found: given[found[0]], message)
 
 
 def _applied(function: Callable[..., Any], part: tuple[Any, ...]) -> Any:

@@ -35,14 +35,14 @@ class Library:
     reference: Callable = lambda name, y_true, y_pred: None  # -> what to compare the time with: its name, and a function that runs it
 
 
-def main(names=(), libraries=None):
+def main(names=(), libraries=None, say=print):
     """Print the table of these losses, by their canonical names (of all, if none is named); 0 if all libraries agree, else 1."""
     libraries = libraries or installed()
     labels, logits = digits()
     right = np.mean(logits.argmax(axis=1) == labels)
-    print(f"What a logistic regression says of {len(labels)} handwritten digits that it had not seen, {right:.1%} of it right, in float32.")
-    print("Times are of the mean loss and its gradient, the best run; the reference is another way to the same.\n")
-    print(ROW.format("loss", "arrays", "mean loss", "|gradient|", "route", "time", "reference", ""))
+    say(f"What a logistic regression says of {len(labels)} handwritten digits that it had not seen, {right:.1%} of it right, in float32.")
+    say("Times are of the mean loss and its gradient, the best run; the reference is another way to the same.\n")
+    say(ROW.format("loss", "arrays", "mean loss", "|gradient|", "route", "time", "reference", ""))
     wrong = []
     for name in names or pl.names():
         y_true, y_pred = arguments(name, labels, logits)
@@ -54,9 +54,9 @@ def main(names=(), libraries=None):
         for library in libraries:
             found = evaluation(name, library.fetch)(library.asarray(y_true), library.asarray(y_pred))
             wrong += [f"WRONG: {name} on {library.name} arrays: {what}" for what in differences(found, truth)]
-            print(row(name, library, y_true, y_pred, found))
-    print()
-    print("\n".join(wrong) if wrong else f"All agree with the formulas in float64, to {TOLERANCE:g}.")
+            say(row(name, library, y_true, y_pred, found))
+    say("")
+    say("\n".join(wrong) if wrong else f"All agree with the formulas in float64, to {TOLERANCE:g}.")
     return 1 if wrong else 0
 
 

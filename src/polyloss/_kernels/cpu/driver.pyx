@@ -548,7 +548,7 @@ cdef class Bound:
         ----------
         t, p, weight, class_weight, losses, grad, hess, prob : ndarray or int
             The arrays that were bound, of any shape that has the bound strides, or their addresses. `losses`, `grad`, `hess` and `prob` are
-            written to, and must not overlap the inputs.
+            written to, and must not overlap the inputs; of losses of sets alone `grad` may be the memory of `p`, at its strides.
         scale : float
             Factor of the derivatives.
 
@@ -633,9 +633,9 @@ cdef class Kernel:
         n, c, s : int
             Lengths of canonical arrays.
         t, p, grad, hess, prob : (type, strides)
-            Of arrays (n, c, s), or (n, s) for labels and for one number at each position: the element type, as "f4", "f8", "f2", "bf16", "b1", "i8" or "u1", and the strides in
-            bytes. Predictions are floating; float64 is computed in float64, all else in float32. Outputs have the type of `p`, and are
-            optional. Labels are compared as mathematical integers.
+            Of arrays (n, c, s), or (n, s) for labels and for one number at each position: the element type, as "f4", "f8", "f2", "bf16",
+            "b1", "i8" or "u1", and the strides in bytes. Predictions are floating; float64 is computed in float64, all else in float32.
+            Outputs have the type of `p`, and are optional. Labels are compared as mathematical integers.
         weight : (type, strides), optional
             Of the positions (n, s), "f4" or "f8". Weight 0 skips a position: it adds 0 and its derivatives are 0, whatever lies there.
         class_weight : (type, strides), optional

@@ -1,7 +1,7 @@
 """Losses of one number at each position, of which two numbers are predicted, as the mean and the variance of a normal distribution.
 
-The formulas are those of formulas/values.h; the loops over a task are those of values_simd.c, one build per instruction set; driver.pyx calls
-them.
+The formulas are those of formulas/values.h; the loops over a task are those of values_simd.c, one build per instruction set; driver.pyx
+calls them.
 """
 from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 

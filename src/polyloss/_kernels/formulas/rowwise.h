@@ -182,8 +182,10 @@ FORMULA_INLINE real FORMULA(generalized_curvature)(real y, real q)
     return TIMES(R(1) - q, FORMULA(full_power)(u, q - R(2))) + R(0) * u;
 }
 
-/* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖ times any factor; the slope is exactly 0 for p = t,
-   even where the vectors are so small that by_p overflows. */
+/* -Σ t p / (‖t‖ ‖p‖), squares of norms plus an epsilon if floored: ratio is Σ t p / ‖p‖², by_t and by_p are 1 / ‖t‖ and 1 / ‖p‖
+   times any factor. The slope is exactly 0 for p = t, even where the vectors are so small that by_p overflows. On the CPU t and ratio come
+   times 2^-up and by_t times 2^up, which cancels; of the least p by_p comes times a power of two, lest it overflow, and what is returned is
+   multiplied by the inverse of that, rest. */
 FORMULA_INLINE real FORMULA(cosine_slope)(real t, real p, real ratio, real by_t, real by_p) { return TIMES((ratio * p - t) * by_t, by_p); }
 /* ‖p‖² times the curvature; t and p are the unit vectors' */
 FORMULA_INLINE real FORMULA(cosine_curvature)(real t, real p, real cosine) { return R(2) * t * p + (cosine - R(3) * cosine * p * p); }

@@ -1,7 +1,7 @@
 /* Losses of one number at each position for one type; included by values_simd.c for floats and for doubles.
 
-   An evaluation takes n positions' targets and predictions, contiguous and of the type of computation; k are the factors of their derivatives, of
-   which 0 hides whatever lies there. */
+   An evaluation takes n positions' targets and predictions, contiguous and of the type of computation; k are the factors of their
+   derivatives, of which 0 hides whatever lies there. */
 
 typedef void FORMULA(evaluation)(ptrdiff_t n, const one *t, const one *m, const one *v, const one *parameters, const one *k,
                                  one *value, one *const *slope /* by m and by v, or NULL twice */, one *const *curvature /* likewise */);
