@@ -248,8 +248,8 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
     }
     const double t_norm = sqrt(tt), p_norm = sqrt(pp);
     if (g) {
-        int up; /* t times 2^-up is about 1: of a short one, and a small cosine, the ratio would fall below the normal numbers */
-        frexp(t_norm, &up);
+        int up = 0; /* t times 2^-up is about 1: of a short one, and a small cosine, the ratio would fall below the normal numbers */
+        if (t_norm <= DBL_MAX) frexp(t_norm, &up); /* which gives infinities and NaN no exponent */
         const real ratio = R((one)ldexp(tp / pp, -up)), unit = R((one)ldexp(1, -up)), by_t = R((one)ldexp(1 / t_norm, up));
         const int part = p_exponent < 0 ? p_exponent / 2 : 0; /* 1 / ||p|| by halves: of the least numbers it overflows */
         const real by_p = R((one)ldexp((double)k / p_norm, part - p_exponent)), rest = R((one)ldexp(1, -part));
