@@ -230,7 +230,7 @@ def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
         entries = numbers(named + ([] if shares else [-2.0, -np.inf]), dtype)
         if LOSSES[loss].sets:  # whose sums may cancel beyond the numbers that are shares
             entries = numbers([0.0, 1.0, 0.3, np.inf, np.nan, "tiny"], dtype)
-        if (shares and params) or "average" in params:  # 1 / y of a share near the smallest number is infinite; kernels add in float64
+        if shares and params:  # 1 / y of a share near the smallest number is infinite; kernels add in float64
             entries[entries == np.finfo(dtype).max] = 1e30
         p = np.stack([x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij")], axis=1)
         if LOSSES[loss].targets != "labels":
@@ -282,6 +282,9 @@ def test_the_rules_of_the_edges():
         ("multiclass_hinge", 0, [-inf, 0.5, 0.0], {}, (inf, [-1.0, 1.0, 0.0])),
         ("multiclass_hinge", 0, [-inf, 0.0], {"average": True}, (inf, [-0.5, 0.5])),
         ("multiclass_hinge", 1, [-inf, 0.5], {"average": True}, (0.0, [0.0, 0.0])),
+        ("multiclass_hinge", 0, [0.0] + [2e37] * 99, {"average": True, "dtype": "float32"}, (1.98e37, [-0.99] + [0.01] * 99)),
+        ("generalized_crossentropy", 0, [0.25, nan], {"q": 1.0}, (0.75, [-1.0, 0.0])),  # which looks at the label's alone
+        ("generalized_crossentropy", 1, [0.25, nan], {"q": 1.0}, (nan, [0.0, nan])),
         ("categorical_hinge", [1.0, 0.0], [inf, 0.5], {}, (0.0, [0.0, 0.0])),
         ("msle", [inf], [1.0], {}, (inf, [-inf])),
         ("mse", [0.0, 0.0], [3e19, 3e19], {"dtype": "float32"}, (inf, [3e19, 3e19])),

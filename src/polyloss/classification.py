@@ -1437,26 +1437,37 @@ class MulticlassHinge(Rowwise):
         return xp.where(wrong, margin + z - of_label, xp.where(xp.isnan(of_label), of_label + none, none)), right
 
     def value(xp, t, z, margin, power, average):
-        m, _ = MulticlassHinge.excess(xp, t, z, margin, average)
-        m = positive_part(xp, m)
-        return xp.sum(m if power == 1 else m * m, axis=1) / (z.shape[1] if average else 1)
+        m, right = MulticlassHinge.excess(xp, t, z, margin, average)
+        u, c = positive_part(xp, MulticlassHinge.divided(xp, m, right, z, margin, average)), z.shape[1] if average else 1
+        return xp.sum(u if power == 1 else u * (u * c), axis=1)
 
-    def both(xp, at, right, c, average):
+    def divided(xp, m, right, z, margin, average):
+        """The excess divided by the number of classes, if all count: before it is added, and term by term where it is itself too large."""
+        if not average:
+            return m
+        c, of_label = z.shape[1], xp.sum(xp.where(right, z, xp.zeros_like(z)), axis=1, keepdims=True)
+        return xp.where(m == math.inf, margin / c + z / c - of_label / c, m / c)
+
+    def both(xp, at, right):
         """A derivative by the wrong classes' excess -> by all logits: the label's is the others' sum, negative."""
-        at = xp.where(right, xp.zeros_like(at), at) / (c if average else 1)
+        at = xp.where(right, xp.zeros_like(at), at)
         return at, xp.where(right, xp.sum(at, axis=1, keepdims=True), xp.zeros_like(at))
 
     def slope(xp, t, z, margin, power, average):
         m, right = MulticlassHinge.excess(xp, t, z, margin, average)
-        at = xp.where(m > 0, xp.ones_like(m), xp.where(m <= 0, xp.zeros_like(m), m)) if power == 1 else 2 * positive_part(xp, m)
-        others, label = MulticlassHinge.both(xp, at, right, z.shape[1], average)
+        if power == 1:
+            at = xp.where(m > 0, xp.ones_like(m), positive_part(xp, m)) / (z.shape[1] if average else 1)
+        else:
+            at = 2 * positive_part(xp, MulticlassHinge.divided(xp, m, right, z, margin, average))
+        others, label = MulticlassHinge.both(xp, at, right)
         return others - label
 
     def curvature(xp, t, z, margin, power, average):
         if power == 1:
             return xp.zeros_like(z)
         m, right = MulticlassHinge.excess(xp, t, z, margin, average)
-        others, label = MulticlassHinge.both(xp, xp.where(m > 0, xp.full_like(m, 2.0), xp.zeros_like(m)), right, z.shape[1], average)
+        at = xp.where(m > 0, xp.full_like(m, 2 / z.shape[1] if average else 2.0), xp.zeros_like(m))
+        others, label = MulticlassHinge.both(xp, at, right)
         return others + label
 
 

@@ -24,7 +24,8 @@ PARAMETERS = {
     "q": 0.7,
 }
 SPARSE, FOCAL, HINGE = "sparse_categorical_crossentropy", "categorical_focal_crossentropy", "multiclass_hinge"
-LABELLED = (SPARSE, HINGE, "brier", "generalized_crossentropy")
+GENERALIZED = "generalized_crossentropy"
+LABELLED = (SPARSE, HINGE, "brier", GENERALIZED)
 
 # n, c, s: lanes of a warp, whole warps, one element more; a block; positions beside each other.
 SHAPES = [(1, 1, 1), (70, 2, 1), (67, 5, 1), (9, 33, 1), (5, 512, 1), (3, 513, 1), (2, 1027, 1), (2, 3, 16), (3, 21, 37)]
@@ -212,7 +213,7 @@ def test_rows_that_are_no_numbers_stay_alone(loss, wrong):
     """The value of such a row is the formula's; the other rows do not know of it."""
     case = sample(loss, (6, 5, 1))
     case["p"][2, 3] = wrong
-    if loss == SPARSE:
+    if loss in (SPARSE, GENERALIZED):  # no ignored label; and the label's prediction, which alone is looked at
         case["y"][2] = 3
     with device.device():
         got = run(case)
@@ -223,6 +224,37 @@ def test_rows_that_are_no_numbers_stay_alone(loss, wrong):
         np.testing.assert_allclose(got[name][others], expected[name][others], rtol=1e-5, atol=1e-5)
     if np.isnan(wrong):
         assert np.isnan(got["losses"][2, 0])
+
+
+def test_generalized_crossentropy_looks_at_the_label_alone():
+    for wrong in (np.nan, np.inf, -1.0):
+        case = sample(GENERALIZED, (6, 5, 1))
+        expected = truth(**case)
+        others = np.arange(5)[None, :, None] != case["y"][:, None]
+        case["p"][others] = wrong
+        with device.device():
+            got = run(case)
+        for name in ("losses", "grad", "hess"):
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("power", "size"), [(1, 2e37), (1, 3e38), (2, 1.5e19)])
+def test_averages_of_hinges_whose_sum_is_too_large(power, size):
+    """Terms are divided by the number of classes before they are added: their sum may be too large, and one excess, too."""
+    case = sample(HINGE, (3, 100, 1))
+    case["parameters"] = (0.75, power, True)
+    case["y"][:] = 0
+    case["p"][:] = size
+    case["p"][:, 0] = 0
+    case["p"][1, 0] = case["p"][2, 1::2] = 0 if power == 2 else -1e38
+    case["p"][1, 50:] = 0
+    expected = truth(**case)
+    with device.device():
+        got = run(case)
+    assert expected["losses"].max() > size / 4
+    for name in ("losses", "grad", "hess"):
+        right = expected[name].astype("f4") if name == "losses" else expected[name]
+        np.testing.assert_allclose(got[name], right, rtol=2e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1.0, 1e30])

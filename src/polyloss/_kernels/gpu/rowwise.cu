@@ -295,7 +295,7 @@ template <class T> struct generalized_crossentropy {
 };
 
 // max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong classes,
-// divided by C. The label's derivatives are made of theirs.
+// divided by C before they are added, as their sum may be too large a number. The label's derivatives are made of theirs.
 template <class T> struct multiclass_hinge {
   static constexpr bool kLabelled = true, kSees = true, kTerms = false;
   using A = Compute<T>;
@@ -315,19 +315,27 @@ template <class T> struct multiclass_hinge {
       compete(o.top, o.first);
     }
   };
-  A own, margin, share, label_slope, label_curvature;
+  A own, margin, divisor, factor, label_slope, label_curvature;
   bool square, average;
-  long long y, classes, first;
+  long long y, first;
   double value, slopes, curvatures;
 
-  __device__ multiclass_hinge(const Rows<T>& job, int label, A p_y) : own(p_y), y(label), classes(job.c) {
+  __device__ multiclass_hinge(const Rows<T>& job, int label, A p_y) : own(p_y), y(label) {
     margin = static_cast<A>(job.parameters[0]), square = job.parameters[1] == 2, average = job.parameters[2] != 0;
+    divisor = static_cast<A>(average ? job.c : 1);
   }
   __device__ A violation(A z) const { return F::violation(z, own, margin); }
-  __device__ void take(ThreeSums& sums, A z) const {
+  // What is above 0 of the violation, divided: term by term where it is itself too large.
+  __device__ A divided(A z) const {
     const A m = violation(z);
-    sums.value += F::violation_value(square, m);
-    sums.first += F::violation_first(square, m), sums.second += F::violation_second(square, m);
+    return F::violation_value(0, m - m == 0 || m != m ? m / divisor : (margin / divisor + z / divisor) - own / divisor);
+  }
+  __device__ A first_of(A z) const { return square ? 2 * divided(z) : F::violation_first(0, violation(z)) / divisor; }
+  __device__ A second_of(A z) const { return F::violation_second(square, violation(z)) / divisor; }
+  __device__ void take(ThreeSums& sums, A z) const {
+    const A u = divided(z);
+    sums.value += square ? u * (u * divisor) : u;
+    sums.first += first_of(z), sums.second += second_of(z);
   }
   __device__ void see(Seen& seen, A, A z, long long c) const {
     if (c == y) return;
@@ -343,17 +351,15 @@ template <class T> struct multiclass_hinge {
     value = own == own ? sums.value : nan_of<A>(), slopes = sums.first, curvatures = sums.second;
   }
   __device__ double conclude(const Terms&, A k) {
-    const double divisor = average ? static_cast<double>(classes) : 1.0;
-    share = static_cast<A>(k / divisor);
-    label_slope = static_cast<A>(0 - k / divisor * slopes), label_curvature = static_cast<A>(k / divisor * curvatures);
-    return value / divisor;
+    factor = k, label_slope = static_cast<A>(0 - k * slopes), label_curvature = static_cast<A>(k * curvatures);
+    return value;
   }
   __device__ bool counts(long long c) const { return average || c == first || own != own; }
   __device__ A slope(A, A z, long long c) const {
-    return c == y ? label_slope : counts(c) ? share * F::violation_first(square, violation(z)) : A(0);
+    return c == y ? label_slope : counts(c) ? factor * first_of(z) : A(0);
   }
   __device__ A curvature(A, A z, long long c) const {
-    return c == y ? label_curvature : counts(c) ? share * F::violation_second(square, violation(z)) : A(0);
+    return c == y ? label_curvature : counts(c) ? factor * second_of(z) : A(0);
   }
 };
 
