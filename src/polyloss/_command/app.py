@@ -176,12 +176,12 @@ def _score_tables(
     for file in files:
         if arrays.is_array(file):
             raise usage(f"{truth} is a table, but {file} holds arrays")
+    for loss in settings.losses:
+        loss.check()
     if patterns == (truth,):
         return _score_labelled_tables(run, truth, files, settings, options)
     if options["address"]:
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
-    for loss in settings.losses:
-        loss.check()
     header = tables.Header.of(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
     ahead = tables.Ahead(files[0], header)
     known = tables.read_truth(header)
@@ -213,8 +213,6 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
 
     if options["target"] is None:
         raise usage(f"--target is missing: it names the labels in {pattern}")
-    for loss in settings.losses:
-        loss.check()
     for option, wrong in (("--paired", settings.paired), ("--extra-ids", options["extra_ids"] == "ignore")):
         if wrong:
             raise usage(f"{option} goes with a truth and other files")
