@@ -28,7 +28,7 @@ import torch
 from benchmarks import cases, files, head, limits, mesh, peers, small, timing
 
 import polyloss as pl
-from polyloss._block import Elementwise
+from polyloss._core.block import Elementwise
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks.json"

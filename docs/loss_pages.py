@@ -11,7 +11,7 @@ from loss_texts import TEXTS
 
 import polyloss as pl
 from polyloss import _demo
-from polyloss._block import LOSSES, Block, Elementwise, OfLogSoftmax, OfShares, Rowwise
+from polyloss._core.block import LOSSES, Block, Elementwise, OfLogSoftmax, OfShares, Rowwise
 from polyloss._kernels.gpu import cuda
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

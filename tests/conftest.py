@@ -13,8 +13,10 @@ import pytest
 from libraries import DEVICE_NAMESPACE, GPUS, LAYOUTS, LIBRARIES, DeviceArray
 
 import polyloss as pl
-from polyloss import _backends, _call, registry
-from polyloss._block import LOSSES
+from polyloss import registry
+from polyloss._call import call as _call
+from polyloss._core import backends as _backends
+from polyloss._core.block import LOSSES
 from polyloss._kernels import cpu
 
 # The stand-in is a row of the table, as CuPy is.

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from polyloss import _call, _cpu, _routes
+from polyloss._call import call as _call, cpu as _cpu, routes as _routes
 
 
 class Library:
@@ -348,6 +348,6 @@ def ran(monkeypatch):
 
 
 def in_sight(monkeypatch):
-    """From now on every call is evaluated by `_routes.run`, none by a kernel that was prepared for the call before."""
+    """From now on every call is evaluated by `routes.run`, none by a kernel that was prepared for the call before."""
     monkeypatch.setattr(_cpu, "prepared", lambda *_, **__: None)
     _call.front.forget()

@@ -12,11 +12,11 @@ import pandas as pd
 import polars
 import pytest
 from libraries import LIBRARIES, NUMPY, TORCH
-from oracle import CASES as EVERY_CASE
-from oracle import WEIGHTS
+from oracle import CASES as EVERY_CASE, WEIGHTS
 
 import polyloss as pl
-from polyloss import _exact, registry
+from polyloss import registry
+from polyloss._evaluation import exact_sums as _exact
 from polyloss._kernels.cpu import exact
 
 RNG = np.random.default_rng(20)

@@ -32,7 +32,7 @@ from benchmarks import cases, files, head, limits, small, timing  # noqa: E402
 
 import polyloss as pl  # noqa: E402
 import polyloss.torch  # noqa: E402
-from polyloss._block import LOSSES, Elementwise  # noqa: E402
+from polyloss._core.block import LOSSES, Elementwise  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------- what is measured
 

@@ -10,7 +10,7 @@ from sklearn import datasets
 
 import polyloss as pl
 from polyloss import boosting
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 BINARY, CLASSES, VALUES = (f(return_X_y=True) for f in (datasets.load_breast_cancer, datasets.load_digits, datasets.load_diabetes))
 CLASSES = CLASSES[0][:600], CLASSES[1][:600]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 T, P = np.array([[0.0, 1.0]]), np.array([[0.5, 4.0]])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import polyloss as pl
-from polyloss import _buffers
+from polyloss._core import buffers as _buffers
 
 pytestmark = pytest.mark.skipif(not hasattr(mmap, "MADV_FREE"), reason="the system cannot be told that pages are free")
 SHAPE = (640, 16384)

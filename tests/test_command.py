@@ -23,8 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import polyloss as pl
-from polyloss import _cluster
 from polyloss.__main__ import main
+from polyloss._adapters import dask_cluster as _cluster
 from polyloss._command import arrays, tables
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
 from polyloss._command.scoring import in_parts

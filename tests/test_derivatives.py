@@ -13,8 +13,8 @@ from oracle import CASES
 
 import polyloss as pl
 import polyloss.torch as ours
-from polyloss._block import LOSSES
-from polyloss._params import clip_bound
+from polyloss._core.block import LOSSES
+from polyloss._core.params import clip_bound
 
 WEIGHTED = np.array([1.0, 0.0, 2.5, 0.25, 0.0, 3.0])
 SOFT = ("probabilities", "distribution")

@@ -86,7 +86,7 @@ def test_tables_of_libraries_and_peers():
     import polyloss.keras
     import polyloss.torch
     from polyloss import _demo
-    from polyloss._backends import BACKENDS
+    from polyloss._core.backends import BACKENDS
 
     section = (ROOT / "README.md").read_text("utf-8").partition("## Libraries and peers")[2].partition("\n## ")[0]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| ")]

@@ -8,8 +8,8 @@ from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula
 from oracle import DEFINITIONS
 
 import polyloss as pl
-from polyloss._block import LOSSES
-from polyloss._params import clip_bound
+from polyloss._core.block import LOSSES
+from polyloss._core.params import clip_bound
 
 
 def kernel(function, *args, **kwargs):

@@ -7,8 +7,7 @@ import os
 import mpmath
 import numpy as np
 import pytest
-from kernels import ELEMENTWISE as PARAMETERS
-from kernels import arranged, every_isa, from_bits, to_bits
+from kernels import ELEMENTWISE as PARAMETERS, arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
 from polyloss._kernels.cpu import elementwise

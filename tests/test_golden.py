@@ -13,7 +13,7 @@ import pytest
 from libraries import JAX, NUMPY, TORCH, formula, np_dtype
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))

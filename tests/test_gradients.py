@@ -14,7 +14,7 @@ from oracle import CASES, truth
 from test_laws import over
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 jax, jnp = JAX.jax, JAX.jax.numpy
 FLAT = ("mean_absolute_error", "mean_absolute_percentage_error", "hinge", "categorical_hinge")  # second derivatives are 0

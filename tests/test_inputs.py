@@ -11,7 +11,7 @@ from array_api_strict import ArrayAPIStrictFlags
 from sklearn import metrics
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 rng = np.random.default_rng(0)
 P, LABELS = rng.dirichlet(np.ones(3), 5), np.array([0, 1, 2, 0, 1])

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import polyloss as pl
-from polyloss import _jax, _routes
-from polyloss._block import LOSSES
+from polyloss._adapters import jax as _jax
+from polyloss._call import routes as _routes
+from polyloss._core.block import LOSSES
 
 CASES = [(name, {"axis": -1} if block.sets else {}) for name, block in LOSSES.items()]
 CASES += [(name, {"from_logits": True}) for name, block in LOSSES.items() if block.logits is not None]

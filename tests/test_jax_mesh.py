@@ -39,7 +39,7 @@ def spread(x, *axes):
 def cases():
     """Every loss with targets and predictions that it takes, (8, 10)."""
     import polyloss as pl
-    from polyloss._block import LOSSES
+    from polyloss._core.block import LOSSES
 
     rng = np.random.default_rng(0)
     p = ((rng.integers(2, 18, (8, 10)) + 0.5) / 20).astype("f4")  # none near a clip at 0.2
@@ -182,8 +182,8 @@ def parameters_may_be_traced():
     import jax
     import jax.numpy as jnp
 
-    from polyloss import _params
-    from polyloss._block import LOSSES
+    from polyloss._core import params as _params
+    from polyloss._core.block import LOSSES
 
     for name, t, p, loss in cases():
         for key, rule in LOSSES[name].params.items():

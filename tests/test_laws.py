@@ -15,14 +15,13 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, in_sight, np_dtype
 from oracle import CASES, WEIGHTS, Case, truth, truth_of
 
 import polyloss as pl
-from polyloss import _routes
-from polyloss._block import LOSSES
+from polyloss._call import routes as _routes
+from polyloss._core.block import LOSSES
 
 FLOATS = ("float64", "float32")
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place of 1

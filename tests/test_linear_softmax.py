@@ -13,7 +13,8 @@ import pytest
 from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
 
 import polyloss as pl
-from polyloss import _linear, _linear_jax
+from polyloss import _linear
+from polyloss._adapters import linear_jax as _linear_jax
 
 torch, jax = TORCH.torch, JAX.jax
 nn, F = torch.nn, torch.nn.functional

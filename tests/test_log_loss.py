@@ -10,12 +10,11 @@ from importlib import import_module
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.metrics import log_loss as theirs
 
 import polyloss as pl
-from polyloss import _backends
+from polyloss._core import backends as _backends
 
 SPAM = ["spam", "ham", "ham", "spam"], [[0.1, 0.9], [0.9, 0.1], [0.8, 0.2], [0.35, 0.65]]
 YES = ["no", "no", "no", "yes", "yes", "yes"], [[0.5, 0.5], [0.1, 0.9], [0.01, 0.99], [0.9, 0.1], [0.75, 0.25], [0.001, 0.999]]

@@ -10,8 +10,8 @@ from libraries import NUMPY, TORCH
 from oracle import CASES
 
 import polyloss as pl
-from polyloss import _call, _evaluate, _plan, _prepare, _routes
-from polyloss._block import LOSSES
+from polyloss._call import call as _call, plan as _plan, prepare as _prepare, routes as _routes, run_plan as _evaluate
+from polyloss._core.block import LOSSES
 
 REAL = _call.front
 

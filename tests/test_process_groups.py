@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 import polyloss as pl
 from polyloss import torch as ours
-from polyloss._torch_groups import _largest
+from polyloss._adapters.torch_groups import _largest
 
 N, D, C = 13, 5, 11
 LIMIT = 60  # seconds that a process waits for another

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import polyloss as pl
-from polyloss._cpu import kernels
+from polyloss._call.cpu import kernels
 
 WORK = """
 import os, signal, sys, traceback
@@ -130,7 +130,7 @@ from concurrent.futures import ProcessPoolExecutor
 import multiprocessing
 
 def work():
-    from polyloss import _threads
+    from polyloss._core import threads as _threads
     return *all_of_them(), _threads.alone()
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import polyloss as pl
-from polyloss._block import Elementwise
-from polyloss._params import positive
+from polyloss._core.block import Elementwise
+from polyloss._core.params import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = (ROOT / "docs" / "contributing.md").read_text("utf-8")

@@ -14,8 +14,8 @@ from oracle import CASES
 from test_laws import over
 
 import polyloss as pl
-from polyloss import _cpu, _routes
-from polyloss._block import LOSSES
+from polyloss._call import cpu as _cpu, routes as _routes
+from polyloss._core.block import LOSSES
 
 ROUTES = _routes.ROUTES
 
@@ -231,7 +231,7 @@ def test_one_missing_kernel_leaves_the_other():
 EVERY_LOSS = """
 import warnings
 import numpy as np, polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 warnings.simplefilter("ignore", RuntimeWarning)  # that a kernel is missing
 p, labels = np.full((4, 3), 1 / 3), np.array([0, 2, 1, -1])
 for _ in range(2):  # the second call has a plan at hand
@@ -257,7 +257,7 @@ def test_no_kernel_needs_another(missing):
 def test_no_fallback_is_silent():
     """A kernel that is there takes the call: the routes of this build are those of a full one."""
     assert all(_cpu.kernels(name) is not None for name in ("softmax_xent", "elementwise"))
-    built = {path.name.partition(".")[0] for path in (Path(_routes.__file__).parent / "_kernels" / "cpu").glob("*.so")}
+    built = {path.name.partition(".")[0] for path in (Path(pl.__file__).parent / "_kernels" / "cpu").glob("*.so")}
     assert built >= {"softmax_xent", "elementwise"}
 
 

@@ -6,8 +6,7 @@ import os
 import mpmath
 import numpy as np
 import pytest
-from kernels import OF_LABELS, arranged, every_isa, from_bits, to_bits
-from kernels import ROWWISE as PARAMETERS
+from kernels import OF_LABELS, ROWWISE as PARAMETERS, arranged, every_isa, from_bits, to_bits
 from mpmath import mpf
 
 from polyloss._kernels.cpu import rowwise

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import browser
 import pytest
 
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
 in_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no chromium: apt-get install chromium")

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
 from oracle import normalizer
 

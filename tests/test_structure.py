@@ -19,9 +19,9 @@ from numpydoc.docscrape import FunctionDoc
 from oracle import CASES, Case
 
 import polyloss as pl
-from polyloss._block import LOSSES, Elementwise, public
-from polyloss._call import call
-from polyloss._params import positive
+from polyloss._call.call import call
+from polyloss._core.block import LOSSES, Elementwise, public
+from polyloss._core.params import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,25 +32,51 @@ def test_modules_import_from_their_own_layer_or_below():
     """The modules are those of the table in docs/design.md, and none imports from above, or in a circle."""
     section = (ROOT / "docs/design.md").read_text("utf-8").partition("## Layers")[2].partition("\n## ")[0]
     table = re.findall(r"^\| [\w ]+ \| (`.*?`) \|", section, re.MULTILINE)
-    layer = {module: height for height, modules in enumerate(reversed(table)) for module in re.findall(r"`(\w+)`", modules)}
+    layer = {module: height for height, modules in enumerate(reversed(table)) for module in re.findall(r"`([\w.]+)`", modules)}
     package = Path(pl.__file__).parent
-    assert {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {"__init__"} == set(layer)
-    graph = {module: imported(package, module) & set(layer) for module in layer}
+    assert set(modules_of(package)) == set(layer)
+    graph = {module: imported(path, layer) - {module} for module, path in modules_of(package).items()}
+    assert sum(map(len, graph.values())) > 150
     graphlib.TopologicalSorter(graph).prepare()
     assert not [(module, other) for module, others in graph.items() for other in others if layer[other] > layer[module]]
 
 
-def imported(package, module):
-    """Names that a module of the package imports from the package, at its top or within functions."""
-    path = package / f"{module}.py"
-    path = path if path.exists() else package / module / "__init__.py"
+WHOLE = ("_command", "_demo", "_kernels")  # folders whose modules the table does not name
+
+
+def modules_of(package):
+    """Module, with its folder, -> file."""
+    modules = {}
+    for path in package.rglob("*.py"):
+        folder, *inner = path.relative_to(package).with_suffix("").parts
+        if folder in WHOLE:
+            modules[folder] = package / folder / "__init__.py"
+        elif inner != ["__init__"] or folder == "metrics":
+            modules[".".join([folder, *inner]).removesuffix(".__init__")] = path
+    return {module: path for module, path in modules.items() if module != "__init__"}
+
+
+def imported(path, layer):
+    """Modules of the table that a file imports, at its top or within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "polyloss":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("polyloss."):
-            names.add(node.module.split(".")[1])
-    return names - {module}
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "polyloss":
+            inside = node.module.split(".")[1:]
+            names |= {".".join([*inside, alias.name]) for alias in node.names} | {".".join(inside)} | {*WHOLE} & {*inside[:1]}
+    return names & set(layer)
+
+
+def test_adapters_alone_import_array_libraries():
+    """They, and the two public modules with a library's name. (CuPy needs no adapter; what launches the kernels on a GPU needs CuPy.)"""
+    package, libraries = Path(pl.__file__).parent, ("torch", "jax", "dask", "distributed", "keras")
+    found = set()
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).with_suffix("").as_posix()
+        if not name.startswith(("_adapters/", "_command/", "_demo/")) and name not in ("torch", "keras"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+                found |= {(name, x.partition(".")[0]) for x in names} & {(name, x) for x in libraries}
+    assert found == {("_core/reduce", "jax")}, "which asks whether JAX has float64"
 
 
 # --------------------------------------------------------------------------------------------------------- one table of losses

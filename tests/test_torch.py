@@ -14,9 +14,10 @@ import torch.utils.checkpoint
 from libraries import ran
 
 import polyloss as pl
-from polyloss import _cpu, _torch
-from polyloss._block import LOSSES
-from polyloss._plan import VALUE
+from polyloss._adapters import torch as _torch
+from polyloss._call import cpu as _cpu
+from polyloss._call.plan import VALUE
+from polyloss._core.block import LOSSES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),

@@ -5,8 +5,7 @@ import itertools
 import mpmath
 import numpy as np
 import pytest
-from kernels import VALUES as PARAMETERS
-from kernels import arranged, every_isa, from_bits, to_bits
+from kernels import VALUES as PARAMETERS, arranged, every_isa, from_bits, to_bits
 
 from polyloss._kernels.cpu import values
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 import polyloss as pl
-from polyloss._block import LOSSES, Elementwise
+from polyloss._core.block import LOSSES, Elementwise
 
 
 class Softmax(NamedTuple):

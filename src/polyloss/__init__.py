@@ -17,7 +17,7 @@ Submodules to import by name: `polyloss.torch` (drop-in ``nn.Module`` classes), 
 (objectives for XGBoost and LightGBM). Losses are in nats.
 """
 
-from polyloss._threads import get_num_threads, set_num_threads
+from polyloss._core.threads import get_num_threads, set_num_threads
 from polyloss.classification import (
     binary_crossentropy,
     binary_focal_crossentropy,

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss import _reduce
-from polyloss._backends import to_one_library
-from polyloss._call import called
-from polyloss._evaluate import raise_bad
-from polyloss._formula import Outcome
-from polyloss._plan import BOTH, VALUE, Arrays, Want
-from polyloss._prepare import IN_PLACE, prepare, wide_enough
-from polyloss._shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
+from polyloss._call.call import called
+from polyloss._call.formula import Outcome
+from polyloss._call.plan import BOTH, VALUE, Arrays, Want
+from polyloss._call.prepare import IN_PLACE, prepare, wide_enough
+from polyloss._call.run_plan import raise_bad
+from polyloss._core import reduce as _reduce
+from polyloss._core.backends import to_one_library
+from polyloss._core.shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
 BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: with all else less than 64 MB

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polyloss import registry
-from polyloss._bound import BoundLoss
+from polyloss._core.bound_loss import BoundLoss
 from polyloss.gradients import block_of, grad, grad_and_hess
 
 __all__ = ["Objective", "lightgbm", "xgboost"]

@@ -3,7 +3,8 @@
 import math
 from typing import Literal
 
-from polyloss._block import (
+from polyloss._call.call import call
+from polyloss._core.block import (
     Elementwise,
     OfLogSoftmax,
     OfShares,
@@ -24,8 +25,7 @@ from polyloss._block import (
     times,
     times_log,
 )
-from polyloss._call import call
-from polyloss._params import (
+from polyloss._core.params import (
     clip_bound,
     factors,
     flag,
@@ -39,8 +39,8 @@ from polyloss._params import (
     unit_exponent,
     weights,
 )
-from polyloss._shapes import beside
-from polyloss._types import Array, Reduction
+from polyloss._core.shapes import beside
+from polyloss._core.types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
 
 

@@ -6,10 +6,10 @@ terms cancel; each formula takes the difference from a series there, so that sma
 
 import math
 
-from polyloss._block import Elementwise, evening, nan_where, over_square, public, times
-from polyloss._call import call
-from polyloss._params import flag, tweedie_power
-from polyloss._types import Array, Reduction
+from polyloss._call.call import call
+from polyloss._core.block import Elementwise, evening, nan_where, over_square, public, times
+from polyloss._core.params import flag, tweedie_power
+from polyloss._core.types import Array, Reduction
 from polyloss.regression import MeanSquaredError
 
 

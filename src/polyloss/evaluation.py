@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias, overload
 
 from polyloss import registry
-from polyloss._cluster import Noted, each
-from polyloss._exact import Tally
-from polyloss._positions import Measure
-from polyloss._types import Array, LossAndParameters
+from polyloss._adapters.dask_cluster import Noted, each
+from polyloss._core.types import Array, LossAndParameters
+from polyloss._evaluation.exact_sums import Tally
+from polyloss._evaluation.measure import Measure
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # Python's own has no defaults before 3.13
@@ -189,7 +189,7 @@ class Accumulator(Generic[F, N]):
         RuntimeError
             If there is no process group.
         """
-        from polyloss import _processes
+        from polyloss._adapters import torch_processes as _processes
 
         losses = json.dumps([[key, m.name, m.parameters, m.divisor] for key, m in self._measures.items()])
         if not _processes.alike(zlib.crc32(losses.encode()) >> 8, group):

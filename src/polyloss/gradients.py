@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
 from polyloss import registry
-from polyloss._block import LOSSES
-from polyloss._bound import BoundLoss
-from polyloss._call import called
-from polyloss._plan import Want
-from polyloss._types import Array, Derivative
+from polyloss._call.call import called
+from polyloss._call.plan import Want
+from polyloss._core.block import LOSSES
+from polyloss._core.bound_loss import BoundLoss
+from polyloss._core.types import Array, Derivative
 from polyloss.linear_softmax import DerivedOfHead, linear_softmax_loss
 
 WANTS = {

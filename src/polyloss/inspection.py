@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, overload
 
-from polyloss import _routes
-from polyloss._plan import VALUE
-from polyloss._prepare import prepare
-from polyloss._types import Array
+from polyloss._call import routes as _routes
+from polyloss._call.plan import VALUE
+from polyloss._call.prepare import prepare
+from polyloss._core.types import Array
 from polyloss.gradients import block_of
 
 

@@ -17,10 +17,10 @@ from keras.src.backend import get_keras_mask  # where a layer's mask travels; Ke
 from keras.src.losses.loss import reduce_weighted_values
 
 from polyloss import registry
-from polyloss._block import LOSSES
-from polyloss._bound import BoundLoss
-from polyloss._params import integers
-from polyloss._types import Array, Reduction
+from polyloss._core.block import LOSSES
+from polyloss._core.bound_loss import BoundLoss
+from polyloss._core.params import integers
+from polyloss._core.types import Array, Reduction
 
 __all__ = [
     "BinaryCrossentropy",

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from polyloss._backends import backend_of
+from polyloss._call.plan import BOTH, VALUE, Want
+from polyloss._core.backends import backend_of
+from polyloss._core.types import Array
 from polyloss._linear import prepared, results, run
-from polyloss._plan import BOTH, VALUE, Want
-from polyloss._types import Array
 from polyloss.softmax import Normalization
 
 WANTS = {"value_and_grad": BOTH, "grad": Want(value=False, gradient=True)}
@@ -147,7 +147,7 @@ def evaluated(want, y_true, features, weight, bias, arguments):
     """What `want` asks for, by the way of the arrays' library."""
     library = type(features).__module__.partition(".")[0]
     if library == "torch":
-        from polyloss import _linear_torch
+        from polyloss._adapters import linear_torch as _linear_torch
 
         return _linear_torch.call(want, y_true, features, weight, bias, arguments)
     current = None if library == "numpy" else getattr(backend_of(features), "current", None)
@@ -158,7 +158,7 @@ def evaluated(want, y_true, features, weight, bias, arguments):
 def _on_its_device(library, want, y_true, features, weight, bias, arguments):
     head = prepared(want, y_true, features, weight, bias, arguments)
     if library in ("jax", "jaxlib"):
-        from polyloss import _linear_jax
+        from polyloss._adapters import linear_jax as _linear_jax
 
         return _linear_jax.call(head)
     return results(head, *run(head))

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, overload
 
-from polyloss import metrics
-from polyloss._block import LOSSES
-from polyloss._bound import BoundLoss
+from polyloss._core.block import LOSSES
+from polyloss._core.bound_loss import BoundLoss
+from polyloss.metrics import log_loss
 
 F = TypeVar("F", bound=Callable[..., Any])
-METRICS: dict[str, Callable[..., Any]] = {"log_loss": metrics.log_loss}  # canonical name -> function; of losses, `LOSSES`
+METRICS: dict[str, Callable[..., Any]] = {"log_loss": log_loss}  # canonical name -> function; of losses, `LOSSES`
 # What other libraries call a loss, without case and underscores -> what it is here.
 ELSEWHERE = {
     "l1": "'mean_absolute_error'",

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from polyloss._block import (
+from polyloss._call.call import call
+from polyloss._core.block import (
     Elementwise,
     Rowwise,
     clipped,
@@ -16,10 +17,9 @@ from polyloss._block import (
     times,
     times_log,
 )
-from polyloss._call import call
-from polyloss._params import flag, fractions, nonnegative, positive
-from polyloss._shapes import beside
-from polyloss._types import Array, Reduction
+from polyloss._core.params import flag, fractions, nonnegative, positive
+from polyloss._core.shapes import beside
+from polyloss._core.types import Array, Reduction
 
 
 class MeanSquaredError(Elementwise):

@@ -3,10 +3,10 @@
 A set is all that lies along `axis`, one axis or several. A `mask` takes elements out of it, as if they were not there.
 """
 
-from polyloss._block import Rowwise, public
-from polyloss._call import call
-from polyloss._params import nonnegative
-from polyloss._types import Array, Reduction
+from polyloss._call.call import call
+from polyloss._core.block import Rowwise, public
+from polyloss._core.params import nonnegative
+from polyloss._core.types import Array, Reduction
 
 
 class Overlap(Rowwise):

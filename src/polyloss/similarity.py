@@ -2,10 +2,10 @@
 
 import math
 
-from polyloss._block import Elementwise, Rowwise, clipped, evening, over, over_square, public, times
-from polyloss._call import call
-from polyloss._params import clip_bound
-from polyloss._types import Array, Reduction
+from polyloss._call.call import call
+from polyloss._core.block import Elementwise, Rowwise, clipped, evening, over, over_square, public, times
+from polyloss._core.params import clip_bound
+from polyloss._core.types import Array, Reduction
 
 
 class KLDivergence(Elementwise):

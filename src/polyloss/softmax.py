@@ -5,11 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from polyloss._block import OfLogSoftmax, capped, log_softmax, public, times
-from polyloss._call import call
-from polyloss._params import absent, cap, fraction, integers, nonnegative, traced
-from polyloss._shapes import beside
-from polyloss._types import Array
+from polyloss._call.call import call
+from polyloss._core.block import OfLogSoftmax, capped, log_softmax, public, times
+from polyloss._core.params import absent, cap, fraction, integers, nonnegative, traced
+from polyloss._core.shapes import beside
+from polyloss._core.types import Array
 
 
 class Normalization(enum.IntEnum):

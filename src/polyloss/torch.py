@@ -18,18 +18,16 @@ import torch
 from torch import nn
 from torch.nn.functional import nll_loss
 
-from polyloss import _torch_groups
-from polyloss._block import Elementwise, Rowwise
-from polyloss._call import called
-from polyloss._params import number, positive
-from polyloss._plan import VALUE
-from polyloss._torch import as_numpy, foreign, from_numpy, has_values, observed, tracing_state, transformed
+from polyloss._adapters import torch_groups as _torch_groups
+from polyloss._adapters.torch import as_numpy, foreign, from_numpy, has_values, observed, tracing_state, transformed
+from polyloss._call.call import called
+from polyloss._call.plan import VALUE
+from polyloss._core.block import Elementwise, Rowwise
+from polyloss._core.params import number, positive
 from polyloss.classification import BinaryCrossentropy, Logistic, MulticlassHinge
 from polyloss.linear_softmax import linear_softmax_loss as linear_softmax_alone
 from polyloss.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, SmoothL1
-from polyloss.softmax import Normalization
-from polyloss.softmax import SoftmaxLoss as SoftmaxLossBlock
-from polyloss.softmax import softmax_loss as softmax_alone
+from polyloss.softmax import Normalization, SoftmaxLoss as SoftmaxLossBlock, softmax_loss as softmax_alone
 
 __all__ = [
     "BCELoss",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cpu_module import RawModule, fenced
 
-from polyloss import _backends
+from polyloss._core import backends as _backends
 from polyloss._kernels.gpu import cuda
 
 REAL = os.environ.get("POLYLOSS_TEST_GPU") == "1"
@@ -181,7 +181,8 @@ def torch_as_on_gpu():
         finally:
             torch.set_default_device(None)
         return
-    from polyloss import _call, _torch
+    from polyloss._adapters import torch as _torch
+    from polyloss._call import call as _call
 
     row = next(row for row in _backends.BACKENDS if row.name == "torch")
     there = replace(row.loaded(), as_numpy=lambda x: None, cuda=lambda x: 0, outline=_torch.addresses)

@@ -10,7 +10,7 @@ from cpu_module import KernelError
 
 import polyloss.torch
 from polyloss import classification, deviance, regression, similarity
-from polyloss._block import Elementwise
+from polyloss._core.block import Elementwise
 from polyloss._kernels.gpu import cuda
 
 STORAGE = {"float16": np.dtype("f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4"), "float64": np.dtype("f8")}

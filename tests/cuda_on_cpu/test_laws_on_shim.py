@@ -15,8 +15,8 @@ from cpu_module import RawModule
 from oracle import CASES
 
 import polyloss as pl
-from polyloss import _routes
-from polyloss._block import LOSSES
+from polyloss._call import routes as _routes
+from polyloss._core.block import LOSSES
 from polyloss._kernels.gpu import cuda
 
 

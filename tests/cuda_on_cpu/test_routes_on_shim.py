@@ -9,7 +9,7 @@ import stand_in
 from cpu_module import Function
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 from polyloss._kernels.gpu import cuda
 
 STREAM, GPU, CURRENT = cuda._stream, cuda.gpu, cuda.current  # as they are where nothing stands in

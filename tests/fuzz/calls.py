@@ -131,7 +131,7 @@ class Call:
             if self.route:
                 lines.append(f"import os; os.environ['POLYLOSS_ROUTE'] = {self.route!r}")
             if self.isa:
-                lines.append("from polyloss import _cpu")
+                lines.append("from polyloss._call import cpu as _cpu")
                 lines.append(f"[_cpu.kernels(k).force({self.isa!r}) for k in ('elementwise', 'rowwise', 'softmax_xent')]")
             if self.threads > 1:
                 lines.append(f"pl.set_num_threads({self.threads})")
@@ -310,7 +310,7 @@ class Setting:
 
 
 def kernels():
-    from polyloss import _cpu
+    from polyloss._call import cpu as _cpu
 
     return [k for k in map(_cpu.kernels, ("elementwise", "rowwise", "softmax_xent")) if k is not None]
 

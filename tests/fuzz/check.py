@@ -8,7 +8,7 @@ from ball import FORMATS, LONG, UNKNOWN, Ball, unknown
 from calls import Refused, run
 from truth import computed, expected
 
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 UNITS = 4  # a computation may be so many times as far off as its careful writing
 

@@ -13,8 +13,8 @@ from calls import LAYOUTS, TENSOR_LAYOUTS, Array, Call, isas
 from ml_dtypes import bfloat16
 from truth import TRUTHS
 
-from polyloss import _params
-from polyloss._block import LOSSES
+from polyloss._core import params as _params
+from polyloss._core.block import LOSSES
 
 DTYPES = {"float64": 8, "float32": 8, "float16": 3, "bfloat16": 3, "int64": 1, "uint8": 1, "int16": 1, "bool": 1}
 LABEL_DTYPES = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "float16")
@@ -41,7 +41,7 @@ def chance(rng, share):
 
 
 def parameter(rng, check, default):
-    """A value that a check of _params.py lets through: usually the default."""
+    """A value that a check of _core/params.py lets through: usually the default."""
     if chance(rng, 0.4):
         return default
     if check is _params.flag:

@@ -10,7 +10,7 @@ from calls import MODULES, Array, Call, Refused, Setting, module, run
 from check import Fault, defaults
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 
 @dataclass(frozen=True)

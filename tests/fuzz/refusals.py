@@ -9,8 +9,8 @@ import shrink
 from calls import Array, Call, Refused, run
 from check import Fault, defaults
 
-from polyloss import _params
-from polyloss._block import LOSSES
+from polyloss._core import params as _params
+from polyloss._core.block import LOSSES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from calls import Array
 from check import defaults
 
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 
 def shrink(call, fault, faults, seconds=10.0):

@@ -25,7 +25,7 @@ from calls import Array, Call
 from truth import TRUTHS
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 calls.prepare()
 SEEDS = 4, 7, 20, 21

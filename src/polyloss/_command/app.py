@@ -14,8 +14,8 @@ import click
 
 import polyloss
 from polyloss import registry
-from polyloss._block import LOSSES
 from polyloss._command.problems import ABOVE, BAD_FILE, SCORED, BadFile, put, usage, writing
+from polyloss._core.block import LOSSES
 
 SCORE_HELP = """Score PREDICTIONS against TRUTH.
 

@@ -13,7 +13,7 @@ import numpy as np
 from polyloss._command import arrays
 from polyloss._command.problems import BadFile, usage
 from polyloss._command.scoring import Loss, Score, in_parts, tested
-from polyloss._exact import Tally, tally
+from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss.evaluation import Accumulator
 
 

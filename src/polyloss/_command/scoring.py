@@ -12,12 +12,13 @@ from typing import Any
 import click
 import numpy as np
 
-from polyloss import metrics, registry
-from polyloss._block import LOSSES
+from polyloss import registry
 from polyloss._command.problems import usage
-from polyloss._exact import Tally
-from polyloss._positions import Measure
+from polyloss._core.block import LOSSES
+from polyloss._evaluation.exact_sums import Tally
+from polyloss._evaluation.measure import Measure
 from polyloss.evaluation import Accumulator
+from polyloss.metrics._log_loss import sample_losses
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Loss:
     def losses(self, classes: int | None, y: np.ndarray, p: np.ndarray) -> np.ndarray:
         """One loss for each sample, for paired differences."""
         if self.name == "log_loss":
-            return metrics.sample_losses(y, p, classes=list(range(classes or 2)), **self.parameters)[0]
+            return sample_losses(y, p, classes=list(range(classes or 2)), **self.parameters)[0]
         y, p = (x[:, None] if p.ndim == 1 else x for x in (y, p))  # whose elements are samples
         found = np.asarray(self.block.function(y, p, reduction="none", **self.parameters), np.float64)
         return found.reshape(len(y), -1).mean(axis=1)
@@ -120,7 +121,7 @@ def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client:
     if client is None:
         yield from (function(*part) for part in parts)
         return
-    from polyloss import _cluster
+    from polyloss._adapters import dask_cluster as _cluster
 
     try:
         for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):

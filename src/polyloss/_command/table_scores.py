@@ -11,7 +11,7 @@ import numpy as np
 from polyloss._command.problems import BadFile, listed, usage
 from polyloss._command.scoring import Loss, Score, Settings, tested
 from polyloss._command.tables import BINARY, Predictions, Truth, ending, shown
-from polyloss._exact import tally
+from polyloss._evaluation.exact_sums import tally
 
 KAGGLE = {"epsilon": 1e-15, "rescale": True}
 RESCALING = ("log_loss", "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import polyloss as pl
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 TOLERANCE = 2e-6  # of a value from float32 predictions, relative to float64's; of a gradient, relative to its largest element
 SECONDS = 0.02  # spent on each timing; the best run counts

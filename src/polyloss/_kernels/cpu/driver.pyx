@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from polyloss import _threads
+from polyloss._core import threads as _threads
 
 cnp.import_array()
 

@@ -1,4 +1,4 @@
-"""Exact sums of losses and weights, for `polyloss._exact`: one pass over the positions of a batch, on one thread.
+"""Exact sums of losses and weights, for `polyloss._evaluation.exact_sums`: one pass over the positions of a batch, on one thread.
 
 exact_sum.h says how a sum is kept. On one thread, since a loss of ten classes costs several times what its position costs here.
 """

@@ -2,7 +2,7 @@
 
 `Prepared` is a plan on a CPU kernel with all that a call needs but its data. `Front` builds a call's key from what its plan follows from:
 the options, and of each array its type, dtype, shape and strides. Nothing here decides anything: a call whose key is unknown is planned by
-`_prepare`, which checks it and words every error; so is one whose data are refused, a bad label or an output that lies over an input.
+`_call.prepare`, which checks it and words every error; so is one whose data are refused, a bad label or an output that lies over an input.
 """
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -19,7 +19,7 @@ from enum import Enum
 
 import numpy as np
 
-from polyloss._buffers import FROM, empty
+from polyloss._core.buffers import FROM, empty
 from polyloss._kernels.cpu.driver cimport (
     AT_CLASS_WEIGHT, AT_GRAD, AT_HESS, AT_LOSSES, AT_P, AT_PROB, AT_T, AT_WEIGHT, ARRAYS, Bound, kernel_sums,
 )

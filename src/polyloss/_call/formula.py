@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyloss import _reduce
-from polyloss._block import capped, log_softmax, nan_where
-from polyloss._params import absent
-from polyloss._shapes import beside, one_hot, sort_labels
+from polyloss._core import reduce as _reduce
+from polyloss._core.block import capped, log_softmax, nan_where
+from polyloss._core.params import absent
+from polyloss._core.shapes import beside, one_hot, sort_labels
 
 
 class Outcome(NamedTuple):
@@ -103,7 +103,7 @@ def _run(plan, arrays):
     if block.scan_targets is not None:
         target_options["scanned"] = scanned(plan, arrays, t)
     t = block.prepare_targets(xp, t, lay.c, **target_options)
-    if hasattr(block, "term"):  # the row-wise schemes of _block are shared and are told whose terms to sum
+    if hasattr(block, "term"):  # the row-wise schemes of _core.block are shared and are told whose terms to sum
         params["block"] = block
     if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.has_values):
         # A loss that is infinite or none though its arguments are finite: autograd would multiply its derivative by the weight of 0.

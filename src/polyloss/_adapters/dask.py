@@ -19,15 +19,15 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 
-from polyloss import _routes
-from polyloss._backends import NUMPY, Fact, backend_of
-from polyloss._block import LOSSES
-from polyloss._evaluate import evaluate
-from polyloss._formula import scanned
-from polyloss._plan import GIVEN, VALUE, Want
-from polyloss._prepare import ARRAYS, denominator_of, known, plan_of, prepare
-from polyloss._reduce import total_weight
-from polyloss._shapes import bad_label, dtype_name, has, known_shape, sort_labels
+from polyloss._call import routes as _routes
+from polyloss._call.formula import scanned
+from polyloss._call.plan import GIVEN, VALUE, Want
+from polyloss._call.prepare import ARRAYS, denominator_of, known, plan_of, prepare
+from polyloss._call.run_plan import evaluate
+from polyloss._core.backends import NUMPY, Fact, backend_of
+from polyloss._core.block import LOSSES
+from polyloss._core.reduce import total_weight
+from polyloss._core.shapes import bad_label, dtype_name, has, known_shape, sort_labels
 
 AT_ONCE = 32  # blocks whose shares one task adds up
 # Indices of axes that the predictions don't have; those that they have are 0, 1, 2, …
@@ -178,7 +178,7 @@ class _Graph:
         return self._blockwise(_whole, index, *self.operands, self.p, self.axes, *given, dtype=dtype, recipe=self.recipe, want=wanted)
 
     def results(self):
-        """What is wanted, as `_evaluate.finish` orders it."""
+        """What is wanted, as `run_plan.finish` orders it."""
         plan, want, results = self.plan, self.plan.want, []
         dtype, storage = np.dtype(plan.dtype), self.p.dtype if plan.storage == dtype_name(self.p.dtype) else np.dtype(plan.storage)
         if want.value and plan.reduction == "none":

@@ -7,11 +7,10 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import device as device_of
-from array_api_compat import to_device
+from array_api_compat import device as device_of, to_device
 
-from polyloss._backends import backend_of, convertible, what
-from polyloss._shapes import FLOATS, INTEGERS, dtype_name, place
+from polyloss._core.backends import backend_of, convertible, what
+from polyloss._core.shapes import FLOATS, INTEGERS, dtype_name, place
 
 
 class Column(NamedTuple):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from polyloss import _cpu, _formula, _gpu
+from polyloss._call import cpu as _cpu, formula as _formula, gpu as _gpu
 
 
 @dataclass(frozen=True)

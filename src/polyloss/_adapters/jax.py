@@ -1,4 +1,4 @@
-"""JAX: arrays without a copy, and the CPU's kernels inside traced programs. With `_reduce._narrow` the only code that imports jax.
+"""JAX: arrays without a copy, and the CPU's kernels inside traced programs.
 
 A call on arrays whose values are at hand is evaluated as in every library. One that is being traced becomes, where a CPU kernel holds its
 loss, an operation of the program: on a CPU XLA calls the kernel through its typed foreign function interface, on other devices the
@@ -18,15 +18,15 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polyloss import _formula, _routes
-from polyloss._backends import NUMPY
-from polyloss._buffers import empty
-from polyloss._cpu import kernels
-from polyloss._evaluate import checked, evaluate, finish, reduced
-from polyloss._formula import Outcome
-from polyloss._params import several_traced
-from polyloss._plan import BOTH, GIVEN, VALUE, Arrays
-from polyloss._shapes import FLOATS, dtype_name, layout, sort_labels
+from polyloss._call import formula as _formula, routes as _routes
+from polyloss._call.cpu import kernels
+from polyloss._call.formula import Outcome
+from polyloss._call.plan import BOTH, GIVEN, VALUE, Arrays
+from polyloss._call.run_plan import checked, evaluate, finish, reduced
+from polyloss._core.backends import NUMPY
+from polyloss._core.buffers import empty
+from polyloss._core.params import several_traced
+from polyloss._core.shapes import FLOATS, dtype_name, layout, sort_labels
 
 try:
     from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning

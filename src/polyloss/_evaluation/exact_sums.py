@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from polyloss._cpu import kernels
+from polyloss._call.cpu import kernels
 
 UNIT = 1075  # bits behind the point: the least double above 0 is 2**-1074
 CHUNK = 1 << 14  # entries that the NumPy way takes at once: its arrays stay in the cache

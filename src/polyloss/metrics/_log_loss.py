@@ -9,14 +9,28 @@ from typing import NamedTuple
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss import _reduce, _threads
-from polyloss._backends import backend_of, numpy_array
-from polyloss._block import times
-from polyloss._cpu import kernels
-from polyloss._labels import Column, Indicator, Marks, beside, classes_of, encode, few, first, host, marks_of, read, refuse, sequence
-from polyloss._params import clip_bound, flag
-from polyloss._shapes import FLOATS, dtype_name
-from polyloss._types import Array
+from polyloss._call.cpu import kernels
+from polyloss._core import reduce as _reduce, threads as _threads
+from polyloss._core.backends import backend_of, numpy_array
+from polyloss._core.block import times
+from polyloss._core.params import clip_bound, flag
+from polyloss._core.shapes import FLOATS, dtype_name
+from polyloss._core.types import Array
+from polyloss.metrics._labels import (
+    Column,
+    Indicator,
+    Marks,
+    beside,
+    classes_of,
+    encode,
+    few,
+    first,
+    host,
+    marks_of,
+    read,
+    refuse,
+    sequence,
+)
 
 EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -432,7 +446,7 @@ def _sums(xp, p, marks, weight, rule, into=None):
 
 def _sums_of_blocks(p, marks, weight, rule):
     """The same for a Dask array: a few numbers of each block of rows, put together. Labels and weights go to the blocks in parts."""
-    from polyloss import _dask
+    from polyloss._adapters import dask as _dask
 
     def beside(rows):
         return marks.between(rows.start, rows.stop), None if weight is None else weight[rows]

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyloss._block import LOSSES
+from polyloss._core.block import LOSSES
 
 
 class BoundLoss:

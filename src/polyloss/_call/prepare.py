@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from polyloss import _reduce, _routes
-from polyloss._backends import Fact, backend_of, to_one_library, what
-from polyloss._params import flag, number, traced
-from polyloss._plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
-from polyloss._shapes import (
+from polyloss._call import routes as _routes
+from polyloss._call.plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
+from polyloss._core import reduce as _reduce
+from polyloss._core.backends import Fact, backend_of, to_one_library, what
+from polyloss._core.params import flag, number, traced
+from polyloss._core.shapes import (
     FLOATS,
     INTEGERS,
     dtype_name,

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss import _reduce, metrics, registry
-from polyloss._backends import backend_of, numpy_array
-from polyloss._block import LOSSES
-from polyloss._bound import BoundLoss
-from polyloss._exact import UNIT, Tally, ratio, tally
-from polyloss._labels import host
-from polyloss._params import clip_bound, flag, number
-from polyloss._shapes import FLOATS, dtype_name, known_shape, layout, layout_of_sets, representable, sort_labels, weight_shape
+from polyloss import registry
+from polyloss._core import reduce as _reduce
+from polyloss._core.backends import backend_of, numpy_array
+from polyloss._core.block import LOSSES
+from polyloss._core.bound_loss import BoundLoss
+from polyloss._core.params import clip_bound, flag, number
+from polyloss._core.shapes import FLOATS, dtype_name, known_shape, layout, layout_of_sets, representable, sort_labels, weight_shape
+from polyloss._evaluation.exact_sums import UNIT, Tally, ratio, tally
+from polyloss.metrics._labels import host
+from polyloss.metrics._log_loss import log_loss, sample_losses, sorted_classes
 
 REDUCTIONS = ("mean", "sum", "sum_over_batch_size")
 NOT_PARAMETERS = {  # keywords of losses that have no meaning here, and why
@@ -47,7 +49,7 @@ class Measure:
         if isinstance(function, BoundLoss):
             given = {**function.parameters, **given}
             function = function.function
-        if function is metrics.log_loss:
+        if function is log_loss:
             return _of_log_loss(given, reduction)
         block = LOSSES.get(getattr(function, "__name__", ""))
         if block is None or block.function is not function:
@@ -65,7 +67,7 @@ class Measure:
         """What a batch adds; of Dask arrays, block by block."""
         kind = backend_of(y_pred, "y_pred")
         if not isinstance(kind, str) and kind.name == "dask":
-            from polyloss import _dask
+            from polyloss._adapters import dask as _dask
 
             y_true, sample_weight = _laid_down("y_true", y_true), _laid_down("sample_weight", sample_weight)
             blocks = _dask.by_rows(self.tally, y_true, y_pred, sample_weight, self.parameters.get("axis", 1))
@@ -76,7 +78,7 @@ class Measure:
 
     def _of_samples(self, y_true: Any, y_proba: Any, sample_weight: Any) -> Tally:
         own = dict(self.parameters)
-        losses, weight = metrics.sample_losses(y_true, y_proba, classes=own.pop("labels"), sample_weight=sample_weight, **own)
+        losses, weight = sample_losses(y_true, y_proba, classes=own.pop("labels"), sample_weight=sample_weight, **own)
         return replace(tally(losses, weight, None, None), samples=losses.size)
 
     def _of_positions(self, block: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Tally:
@@ -198,7 +200,7 @@ def _of_block(block: Any, given: dict[str, Any], reduction: Any) -> Measure:
 
 def _of_log_loss(given: dict[str, Any], reduction: Any) -> Measure:
     reduction = _reduction(given, reduction)
-    _refuse("log_loss", given, inspect.signature(metrics.log_loss).parameters)
+    _refuse("log_loss", given, inspect.signature(log_loss).parameters)
     if given.get("labels") is None:
         raise ValueError("labels is missing: a batch may lack a class, so that log_loss must be told all of them")
     if not flag("normalize", given.pop("normalize", True)):
@@ -206,7 +208,7 @@ def _of_log_loss(given: dict[str, Any], reduction: Any) -> Measure:
     epsilon = given.get("epsilon")
     values = {
         "epsilon": None if epsilon is None else clip_bound("epsilon", epsilon),
-        "labels": metrics.sorted_classes(given["labels"]),
+        "labels": sorted_classes(given["labels"]),
         "rescale": flag("rescale", given.get("rescale", False)),
     }
     return Measure("log_loss", values, {"sum": "1", "sum_over_batch_size": "positions"}.get(reduction, "weights"))

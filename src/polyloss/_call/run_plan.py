@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from polyloss import _reduce, _routes
-from polyloss._backends import NUMPY
-from polyloss._plan import shares_memory
-from polyloss._shapes import FLOATS, bad_label, beside, dtype_name
+from polyloss._call import routes as _routes
+from polyloss._call.plan import shares_memory
+from polyloss._core import reduce as _reduce
+from polyloss._core.backends import NUMPY
+from polyloss._core.shapes import FLOATS, bad_label, beside, dtype_name
 
 
 def evaluate(plan, arrays, given=None):

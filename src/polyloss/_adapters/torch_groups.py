@@ -20,19 +20,18 @@ import numpy as np
 import torch
 from torch import distributed
 
-from polyloss import _reduce
-from polyloss._block import capped
-from polyloss._call import called
-from polyloss._evaluate import raise_bad
-from polyloss._formula import Outcome
-from polyloss._linear import FEW, IGNORED, Rows, _default_chunk
-from polyloss._linear import prepared as prepared_head
-from polyloss._linear_torch import ARRAYS, TWICE, Bridge, grow, product
-from polyloss._plan import GIVEN, VALUE, Want
-from polyloss._prepare import prepare
-from polyloss._processes import gathered
-from polyloss._reduce import total_weight
-from polyloss._shapes import sort_labels
+from polyloss._adapters.linear_torch import ARRAYS, TWICE, Bridge, grow, product
+from polyloss._adapters.torch_processes import gathered
+from polyloss._call.call import called
+from polyloss._call.formula import Outcome
+from polyloss._call.plan import GIVEN, VALUE, Want
+from polyloss._call.prepare import prepare
+from polyloss._call.run_plan import raise_bad
+from polyloss._core import reduce as _reduce
+from polyloss._core.block import capped
+from polyloss._core.reduce import total_weight
+from polyloss._core.shapes import sort_labels
+from polyloss._linear import FEW, IGNORED, Rows, _default_chunk, prepared as prepared_head
 from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 

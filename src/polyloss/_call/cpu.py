@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polyloss import _formula, _threads
-from polyloss._block import Elementwise, Rowwise
-from polyloss._buffers import empty
-from polyloss._formula import Outcome
-from polyloss._params import several_traced
-from polyloss._plan import BOTH
-from polyloss._shapes import FLOATS, sort_labels
+from polyloss._call import formula as _formula
+from polyloss._call.formula import Outcome
+from polyloss._call.plan import BOTH
+from polyloss._core import threads as _threads
+from polyloss._core.block import Elementwise, Rowwise
+from polyloss._core.buffers import empty
+from polyloss._core.params import several_traced
+from polyloss._core.shapes import FLOATS, sort_labels
 
 KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise", "values", "sets")}  # routes -> modules
 

@@ -14,7 +14,7 @@ import array_api_compat
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss._shapes import FLOATS, INTEGERS, dtype_name
+from polyloss._core.shapes import FLOATS, INTEGERS, dtype_name
 
 
 class Fact(NamedTuple):
@@ -46,7 +46,7 @@ class Backend:
     namespace: Callable = array_api_compat.array_namespace  # array -> its array-API namespace
     adapter: str | None = None  # module of this package with functions for the fields below, by their names; imported with the first array
     call: Callable | None = None  # (plan, arrays, arrays as given) -> results, instead of evaluate(plan, arrays)
-    prepared: Callable | None = None  # (plan, arrays as given, arrays) -> its kernel for such calls or None, instead of _cpu.prepared
+    prepared: Callable | None = None  # (plan, arrays as given, arrays) -> its kernel for such calls or None, instead of _call.cpu.prepared
     route: Callable | None = None  # plan -> the route it takes and the obstacles, instead of choose(plan)
     has_values: Callable = lambda x: True  # array -> are its values at hand?
     as_numpy: Callable | None = None  # array -> the same memory as a NumPy array (bfloat16 as its bits), or None
@@ -119,9 +119,9 @@ def _numpy_wrap(x, like):
 
 BACKENDS = (
     Backend("numpy", lambda x: isinstance(x, (np.ndarray, np.generic)), lambda x: np, as_numpy=_numpy_memory, from_numpy=_numpy_wrap),
-    Backend("torch", array_api_compat.is_torch_array, adapter="polyloss._torch"),
-    Backend("jax", array_api_compat.is_jax_array, adapter="polyloss._jax", takes_numpy=True, out=False),
-    Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._dask", has_values=lambda x: False, out=False),
+    Backend("torch", array_api_compat.is_torch_array, adapter="polyloss._adapters.torch"),
+    Backend("jax", array_api_compat.is_jax_array, adapter="polyloss._adapters.jax", takes_numpy=True, out=False),
+    Backend("dask", array_api_compat.is_dask_array, adapter="polyloss._adapters.dask", has_values=lambda x: False, out=False),
     Backend(
         "cupy",
         array_api_compat.is_cupy_array,

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import torch
 
+from polyloss._adapters.torch import LIBRARY, _constant, _hooked, _traced_transform, foreign, has_values, traced, transformed
+from polyloss._call.plan import BOTH, GIVEN, VALUE
+from polyloss._core.params import integers
 from polyloss._linear import prepared, results, run
-from polyloss._params import integers
-from polyloss._plan import BOTH, GIVEN, VALUE
-from polyloss._torch import LIBRARY, _constant, _hooked, _traced_transform, foreign, has_values, traced, transformed
 from polyloss.softmax import softmax_loss
 
 TWICE = (

@@ -4,7 +4,7 @@ A formula takes the array namespace ``xp``, targets ``t`` and predictions ``p`` 
 parameters by name. It checks nothing, reduces nothing and never branches on data, so that the same lines run on every array library,
 under JAX's tracing too. Autograd of a value gives the slope and of a slope the curvature, at kinks and clips too: cases are told apart by
 ``where`` on one condition, since libraries disagree on the derivative of a maximum at a tie, and |x| has none of second order at 0. The
-call (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
+call (`_call/`) hands it canonical arrays of shape (n, c, s): the class axis is axis 1.
 
 - `Elementwise`: value, slope and curvature of one element; a call combines the elements of a sample by their mean or sum.
 - `Rowwise`: consumes the class axis: value gives (n, s); slope and curvature give (n, c, s).
@@ -15,8 +15,8 @@ call (`_call`) hands it canonical arrays of shape (n, c, s): the class axis is a
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from polyloss._params import traced
-from polyloss._shapes import beside
+from polyloss._core.params import traced
+from polyloss._core.shapes import beside
 
 F = TypeVar("F", bound=Callable[..., Any])
 LOSSES: dict[str, type["Block"]] = {}  # canonical name -> block, in order of definition; filled by `public`
@@ -42,7 +42,7 @@ class Block:
     name: str | None = None  # canonical name = name of the public function
     function: Callable[..., Any]  # the public function
     aliases: tuple[str, ...] = ()
-    params: dict[str, Callable] = {}  # parameter of the public function -> check (_params.py) that returns the value to use
+    params: dict[str, Callable] = {}  # parameter of the public function -> check (params.py) that returns the value to use
     targets = "dense"  # "dense": shape of y_pred; "labels": without the class axis; "either"; "values": numbers without that axis
     length: Callable | None = None  # of the formulas' parameters: how long `axis` of the predictions must be
     sets = False  # whether `axis` may be several axes, or None for all, and a mask may take elements out

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from polyloss import _cpu, _formula, _reduce, _routes
-from polyloss._backends import backend_of, outlined
-from polyloss._block import LOSSES, capped, log_softmax
-from polyloss._evaluate import checked, evaluate, finish, kept, reduced, restored
-from polyloss._params import integers
-from polyloss._plan import BOTH, GIVEN, GRADIENT, VALUE, Want
-from polyloss._prepare import arrays_of, prepare
+from polyloss._call import cpu as _cpu, formula as _formula, routes as _routes
+from polyloss._call.plan import BOTH, GIVEN, GRADIENT, VALUE, Want
+from polyloss._call.prepare import arrays_of, prepare
+from polyloss._call.run_plan import checked, evaluate, finish, kept, reduced, restored
+from polyloss._core import reduce as _reduce
+from polyloss._core.backends import backend_of, outlined
+from polyloss._core.block import LOSSES, capped, log_softmax
+from polyloss._core.params import integers
 
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 tracing_state, dispatch_mode = torch._C._get_tracing_state, torch._C._get_dispatch_mode  # looked up once: 0.1 µs of a call's 6

@@ -8,14 +8,13 @@ go through all logits at once.
 from functools import partial
 
 import jax
-from jax import lax
-from jax import numpy as jnp
+from jax import lax, numpy as jnp
 
-from polyloss._backends import backend_of
-from polyloss._call import called
+from polyloss._call.call import called
+from polyloss._call.plan import BOTH, VALUE
+from polyloss._core.backends import backend_of
+from polyloss._core.shapes import sort_labels
 from polyloss._linear import SUMMAND, Head, Rows, chunk_options, even, refuse, results
-from polyloss._plan import BOTH, VALUE
-from polyloss._shapes import sort_labels
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
 

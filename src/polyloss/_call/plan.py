@@ -1,7 +1,7 @@
 """What was decided of a call, apart from its data: the plan; and the data of one call: its arrays.
 
 A plan follows from facts that repeat from call to call: the loss, what is wanted, the options, and of each array its library, dtype, shape,
-strides and device. `_prepare.plan_of` makes it and `_call` keeps it. It is hashable, can be pickled and prints as what `explain` says.
+strides and device. `prepare.plan_of` makes it and `call.front` keeps it. It is hashable, can be pickled and prints as what `explain` says.
 """
 
 from dataclasses import dataclass, fields
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyloss._backends import NUMPY, Backend, backend_of
-from polyloss._block import Block
-from polyloss._shapes import Layout
+from polyloss._core.backends import NUMPY, Backend, backend_of
+from polyloss._core.block import Block
+from polyloss._core.shapes import Layout
 
 GIVEN = "given"  # a plan's divisor is the caller's denominator: `Arrays.divisor`
 
@@ -77,7 +77,7 @@ class Plan:
     here: bool  # whether all arrays are in this machine's memory
     tracked: tuple = ()  # names of the arrays that autograd follows
     watched: bool = False  # a function transform, forward-mode differentiation or a tracer looks at an array
-    route: str = ""  # name of the row of `_routes.ROUTES` that evaluates it
+    route: str = ""  # name of the row of `routes.ROUTES` that evaluates it
 
     def __hash__(self):
         kept = self.__dict__.get("_hash")

@@ -1,19 +1,21 @@
 """One call of a loss: its plan, its arrays, their evaluation.
 
 Every public function ends here, and so do the gradients: `want` says which of value, gradient, Hessian diagonal and probabilities is
-asked for. What depends on the array library stands in `_backends.BACKENDS`; what depends on the loss, in its block. The plan of a call on
-arrays in this machine's memory is looked up by `_kernels/cpu/front.pyx`; it is made here where it is not known yet, or a call has no key.
+asked for. What depends on the array library stands in `_core.backends.BACKENDS`; what depends on the loss, in its block. The plan of a
+call on arrays in this machine's memory is looked up by `_kernels/cpu/front.pyx`; it is made here where it is not known yet, or a call has
+no key.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from polyloss import _cpu, _threads
-from polyloss._backends import backend_of
-from polyloss._evaluate import evaluate
-from polyloss._plan import VALUE
-from polyloss._prepare import IN_PLACE, arrays_of, prepare
+from polyloss._call import cpu as _cpu
+from polyloss._call.plan import VALUE
+from polyloss._call.prepare import IN_PLACE, arrays_of, prepare
+from polyloss._call.run_plan import evaluate
+from polyloss._core import threads as _threads
+from polyloss._core.backends import backend_of
 
 _ways: dict[type, Callable] = {}  # type of the predictions -> what takes a call on such
 
@@ -35,15 +37,15 @@ def _way(kind, y_pred):
     """What takes calls on a type. Import statements, since `torch.compile` traces the first call too, and traces no `import_module`."""
     library = kind.__module__.partition(".")[0]
     if library == "torch":
-        from polyloss import _torch
+        from polyloss._adapters import torch as _torch
 
         return _torch.way(front, planned)
     if library in ("jax", "jaxlib"):
-        from polyloss import _jax
+        from polyloss._adapters import jax as _jax
 
         return _jax.way(front or planned, planned)
     if library == "dask":
-        from polyloss import _dask
+        from polyloss._adapters import dask as _dask
 
         return _dask.called
     if library != "numpy" and getattr(backend_of(y_pred), "current", None) is not None:

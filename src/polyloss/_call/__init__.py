@@ -1,0 +1,1 @@
+"""One call of a loss: `call`; `prepare` (checks, a plan); `routes` (which kernel: `cpu`, `gpu`, `formula`); `run_plan` (the result)."""

@@ -1,0 +1,1 @@
+"""Behind `polyloss.evaluation`: what a batch adds to the sums of a loss (`measure`), and sums without rounding (`exact_sums`)."""
