@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import mpmath as mp
@@ -20,6 +21,7 @@ from oracle import CASES, Case
 
 import polyloss as pl
 from polyloss._call.call import call
+from polyloss._core import backends
 from polyloss._core.block import LOSSES, Elementwise, public
 from polyloss._core.params import positive
 
@@ -389,3 +391,20 @@ def test_a_new_loss_is_one_block_and_one_export(monkeypatch):
     said = pl.explain("lorentzian", np.zeros(3), np.ones(3))
     assert said.route == "formula"
     assert JAX.is_array(pl.grad("cauchy")(JAX.array(np.zeros(3)), JAX.array(np.ones(3))))
+
+
+def test_a_library_has_one_row_though_its_adapter_asks_for_it_while_it_is_imported(monkeypatch):
+    """An adapter may ask whose an array is as it is imported: two rows of one library would not be each other's arrays."""
+    module = types.ModuleType("polyloss_test_adapter")
+    row = backends.Backend("test", lambda x: False, adapter=module.__name__)
+    found = []
+
+    def imported(name):
+        assert name == module.__name__
+        monkeypatch.setattr(backends, "import_module", lambda name: module)
+        found.append(row.loaded())
+        return module
+
+    monkeypatch.setattr(backends, "import_module", imported)
+    assert row.loaded() is found[0] is row.loaded()
+    del backends._loaded[row]

@@ -65,7 +65,8 @@ class Backend:
         """This row with its adapter's functions: one object for each library, so that plans compare them by identity."""
         if self not in _loaded:
             module = {} if self.adapter is None else vars(import_module(self.adapter))
-            _loaded[self] = replace(self, adapter=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+            row = replace(self, adapter=None, **{f.name: module[f.name] for f in fields(self) if f.name in module})
+            _loaded.setdefault(self, row)  # the adapter may have asked for it while it was imported
         return _loaded[self]
 
     def fact(self, x):
