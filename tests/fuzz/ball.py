@@ -87,7 +87,8 @@ class Ball:
         v = self.v / other.v
         off = np.maximum(np.abs(other.v) - self.format.unit * other.e, 0)  # the least that the divisor may be
         off = np.maximum(np.where(np.isinf(other.v), np.inf, off), 1 / UNKNOWN)
-        e = np.where(((self.e == 0) & (other.e == 0)) | np.isinf(self.v), 0, (self.e + share(v, other.e)) / off)
+        infinite = np.isinf(self.v) & (self.e < UNKNOWN**0.5)  # and certainly so
+        e = np.where(((self.e == 0) & (other.e == 0)) | infinite, 0, (self.e + share(v, other.e)) / off)
         return self.rounded(v, e)
 
     def __rtruediv__(self, other):

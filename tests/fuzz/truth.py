@@ -459,8 +459,8 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
     of = -(f * y.log())
     yl = times(y, y.log())
-    first = f1 * y.log() - f * (1 / y), f1 * yl - f
-    second = f * (1 / y / y) + f1 * 2 * (1 / y) - f2 * y.log(), f + f1 * 2 * y - f2 * y * yl
+    first = times(f1, y.log()) - times(f, 1 / y), f1 * yl - f  # of a gamma of 0 or 1 there is no f1 or f2, nor a power of an infinity
+    second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, y.log()), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
     parts = of_shares(p, part, times(t * a, of).sum(1), first, second, times(a + zeros(p), of) * factor)
