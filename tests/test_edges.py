@@ -509,3 +509,95 @@ def test_the_log_sum_of_far_logits():
         lse, p = 100 + mp.log(mp.fsum(e)), [x / mp.fsum(e) for x in e]
         right = [float(4 * lse * x + x - (k == 2)) for k, x in enumerate(p)]
     np.testing.assert_allclose(z.grad[0].numpy(), right, rtol=2e-15)
+
+
+def test_the_square_of_a_small_excess_is_0_but_not_its_slope():
+    """Of a margin of 1e-38 a float holds no square."""
+    for road in ROADS:
+        for dtype, gap in (("float32", 1e-38), ("float64", 1e-200)):
+            z = np.array([[-0.0, gap]], dtype)
+            slope, curvature = road(pl.grad_and_hess("multiclass_hinge"), [0], z, margin=0.0, power=2)
+            np.testing.assert_array_equal(slope, [[-2 * z[0, 1], 2 * z[0, 1]]])
+            np.testing.assert_array_equal(curvature, [[2.0, 2.0]])
+
+
+def test_no_shares_are_nan_without_a_target():
+    for road in ROADS:
+        for loss in ("categorical_crossentropy", "categorical_focal_crossentropy"):
+            for gamma in (0.0, 2.0):
+                options = {"gamma": gamma} if "focal" in loss else {}
+                value = road(getattr(pl, loss), np.zeros((2, 2)), np.array([[0.0, 0.0], [1.0, 0.0]]), **options)
+                np.testing.assert_array_equal(value, [np.nan, 0.0])
+
+
+def of_set(t, p, alpha, beta, epsilon, weight):
+    """Slopes and curvatures of a set, in mpmath: both infinite where the weight is."""
+    t, p = [mp.mpf(float(x)) for x in t], [mp.mpf(float(x)) for x in p]
+    alpha, beta, epsilon = mp.mpf(alpha), mp.mpf(beta), mp.mpf(epsilon)
+    common = mp.fdot(t, p)
+    apart = alpha * mp.fsum(x * (1 - y) for x, y in zip(t, p, strict=True)) + beta * mp.fsum(y * (1 - x) for x, y in zip(t, p, strict=True))
+    whole = apart + epsilon + common
+    by_p = [beta * (1 - x) + (1 - alpha) * x for x in t]
+    slopes = [(common / whole * b - x) / whole for x, b in zip(t, by_p, strict=True)]
+    curvatures = [-2 * b * s / whole for s, b in zip(slopes, by_p, strict=True)]
+    return [np.array([float(x * weight) for x in side]) for side in (slopes, curvatures)]
+
+
+@pytest.mark.parametrize("sets", [1, 40])
+def test_slopes_of_sets_beyond_the_range(sets):
+    """Infinite weights and products give the infinity that is right, and what is finite stays so: one set, or many side by side."""
+    cases = [
+        ("float64", [0, 1, 1], [0.25, 0.5, 0.25], np.inf),
+        ("float64", [0.5, 1, 0], [0.25, 0.5, 0.25], np.inf),
+        ("float64", [0.5, 1e154, 0.25], [0.25, 0.5, 1.0], 1.0),
+        ("float32", [3e38, -3e38], [0.0, 0.0], 1.0),
+        ("float32", [3e38, -3e38, 1.0], [0.0, 0.0, 1.0], 1.0),
+        ("float32", [0, 1, 1], [0.25, 0.5, 0.25], 1e38),
+    ]
+    with mp.workdps(400):
+        for loss, alpha, beta, epsilon in (("dice", 0.5, 0.5, 0.5e-7), ("jaccard", 1.0, 1.0, 1e-7), ("tversky", 0.25, 1.0, 1e-7)):
+            options = {"alpha": alpha, "beta": beta} if loss == "tversky" else {}
+            for dtype, targets, predictions, weight in cases:
+                t, p = np.array(targets, dtype), np.array(predictions, dtype)
+                right = of_set(t, p, alpha, beta, epsilon, weight)
+                for road in ROADS:
+                    both = (np.repeat(x[None], sets, 0) for x in (t, p))
+                    got = road(pl.grad_and_hess(loss), *both, axis=1, sample_weight=np.full(sets, weight), **options)
+                    for x, y in zip(got, right, strict=True):
+                        with np.errstate(over="ignore"):
+                            expected = np.repeat(y.astype(dtype)[None], sets, 0)
+                        unit = 1e-5 if dtype == "float32" else 1e-12
+                        near = 1e-14 if np.isfinite(expected).all() else 0.0  # beside slopes of 1 those of sums that cancel
+                        np.testing.assert_allclose(x, expected, rtol=unit, atol=near)
+
+
+def test_targets_of_sets_have_slopes_written_out():
+    """Where 1e154 stands among them, autograd of the quotient would be NaN; alpha and beta change places."""
+    for loss, options in (("dice", {}), ("jaccard", {}), ("tversky", {"alpha": 0.25, "beta": 0.75})):
+        t, p = torch.tensor([[0.5, 1e154, 0.25], [1.0, 0.0, 0.5]], dtype=torch.float64), torch.tensor([[0.25, 0.5, 1.0]] * 2).double()
+        other = {"alpha": 0.75, "beta": 0.25} if options else {}
+        t.requires_grad_()
+        getattr(pl, loss)(t, p, axis=1, reduction="sum", **options).backward()
+        np.testing.assert_array_equal(t.grad, pl.grad(loss)(p, t.detach(), axis=1, reduction="sum", **other))
+        assert torch.isfinite(t.grad).all()
+
+
+def test_a_cosine_near_a_right_angle_keeps_its_shares():
+    """A share of 5e-324 in a vector of length 1e-30: the cosine's own product is no number of the dtype."""
+    for dtype, length, share in (("float64", 1e-30, 5e-324), ("float32", 1e-12, 1e-45)):
+        t, p = np.array([[length, share, -0.0]], dtype), np.array([[0.0, 1.0, 1.0]], dtype)
+        x, y = (mp.mpf(float(v)) for v in t[0, :2])
+        right = [-1 / mp.sqrt(2), -y / x / mp.sqrt(2) / 2, y / x / mp.sqrt(2) / 2]
+        for road in ROADS:
+            np.testing.assert_allclose(road(pl.grad("cosine_similarity"), t, p)[0], [float(v) for v in right], rtol=1e-6)
+
+
+def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
+    """0 times infinity is none: the classes that have no slope are NaN, by kernel as by formula."""
+    for weight in (np.nan, np.inf):
+        for loss, t in (("generalized_crossentropy", [1]), ("multiclass_hinge", [2]), ("categorical_hinge", [[1.0, 0, 0]])):
+            for p in ([0.25, 0.25, 0.5], [3.0, 0.25, 0.5]):
+                ours, right = (road(pl.grad_and_hess(loss), t, np.array([p]), sample_weight=[weight]) for road in ROADS)
+                for x, y in zip(ours, right, strict=True):
+                    np.testing.assert_array_equal(x, y, err_msg=f"{loss} {p}")
+                assert np.isnan(ours[0]).any()

@@ -523,3 +523,22 @@ def test_a_share_above_1_is_clipped_where_1_less_epsilon_rounds_to_1(road):
         assert value[0] == pytest.approx(-0.25 * 0.5 * math.log(epsilon), rel=1e-6 if dtype == "float32" else 1e-14)
         assert not slope.any()
         assert road(pl.categorical_crossentropy, t, p, epsilon=epsilon)[0] == pytest.approx(-0.5 * math.log(epsilon), rel=1e-6)
+
+
+def test_unchecked_bad_labels(lib):
+    """Their loss and gradient are NaN; they count as positions, and add no weight to what the others are divided by."""
+    t, p, w, k = np.array([0, 7, 2, -3]), np.full((4, 3), 0.25), np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 1.0, 2.0])
+    t, p, w, k = map(lib.array, (t, p, w, k))
+    for loss, options in (
+        ("generalized_crossentropy", {}), ("brier", {}), ("multiclass_hinge", {}), ("sparse_categorical_crossentropy", {}),
+        ("poly1_crossentropy", {}), ("softmax_loss", {}), ("softmax_loss", {"class_weight": k}),
+    ):  # fmt: skip
+        reduction = "normalize" if loss == "softmax_loss" else "mean"
+        for weights in (None, w) if not options else (None,):
+            each = lib.numpy(pl.grad(loss)(t, p, reduction="none", sample_weight=weights, validate=False, **options))
+            for function in (pl.grad(loss), lambda *args, loss=loss, **kw: formula(pl.grad(loss), *args, **kw)):
+                mean = lib.numpy(function(t, p, reduction=reduction, sample_weight=weights, validate=False, **options))
+                divisor = 2.5 if options else 4.0  # 0.5 + 2, class weights of the labels; 1 + 3; or so many positions
+                np.testing.assert_allclose(mean, each / divisor, rtol=1e-6)
+                assert np.isnan(mean[[1, 3]]).all()
+                assert np.isfinite(mean[[0, 2]]).all()

@@ -598,3 +598,20 @@ class TestSoftmaxLoss:
         assert loss.class_weight.dtype is torch.float64
         assert list(loss.state_dict()) == ["class_weight"]
         assert "normalization='full'" in repr(loss)
+
+
+def test_gaussian_of_16_bits_is_rounded_once():
+    """Whether autograd follows the target or not: the difference from it is a float32."""
+    mean, variance = torch.tensor([0.1, 257.0, -3.0]), torch.tensor([0.5, 0.5, 2.0])
+    for kind in (torch.bfloat16, torch.float16):
+        for reduction in ("none", "mean"):
+            found = []
+            for tracked in (False, True):
+                input, var = mean.to(kind).requires_grad_(), variance.to(kind)
+                target = torch.tensor([0.3, 1.3, 2.0], dtype=kind, requires_grad=tracked)
+                loss = ours.GaussianNLLLoss(reduction=reduction)(input, target, var)
+                loss.sum().backward()
+                assert loss.dtype is kind
+                assert not tracked or (target.grad == -input.grad).all()
+                found.append((loss.detach(), input.grad))
+            assert all((a == b).all() for a, b in zip(*found, strict=True)), (kind, reduction)

@@ -13,26 +13,37 @@ class Overlap(Rowwise):
     """1 - I / D, I = Σ t p, D = I + alpha Σ t (1 - p) + beta Σ p (1 - t) + epsilon."""
 
     sets = True
+    symmetric = True
     kernel = "overlap"
     domain = "y_true and y_pred: probabilities of belonging to the set; other numbers are taken as they are"
 
-    def parts(xp, t, p, alpha, beta, epsilon):
-        """D - I, D, and D's derivative by each prediction."""
+    def exchanged(params):
+        return {**params, "alpha": params["beta"], "beta": params["alpha"]}
+
+    def sums(xp, t, p, alpha, beta, epsilon):
+        """I and D - I."""
         missed, extra = xp.sum(t * (1 - p), axis=1, keepdims=True), xp.sum(p * (1 - t), axis=1, keepdims=True)
-        apart = alpha * missed + beta * extra + epsilon
-        return apart, apart + xp.sum(t * p, axis=1, keepdims=True), (1 - alpha - beta) * t + beta
+        return xp.sum(t * p, axis=1, keepdims=True), alpha * missed + beta * extra + epsilon
 
     def value(xp, t, p, alpha, beta, epsilon):
-        apart, whole, _ = Overlap.parts(xp, t, p, alpha, beta, epsilon)
-        return xp.sum(apart / whole, axis=1)
+        common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
+        return xp.sum(apart / (apart + common), axis=1)
+
+    def between(xp, t, none, all):
+        """none (1 - t) + all t; of a t far from 0 and 1 by one product, since two may be infinite before their sum is."""
+        return xp.where(xp.abs(t) <= 2, none * (1 - t) + all * t, none + (all - none) * t)
 
     def slope(xp, t, p, alpha, beta, epsilon):
-        apart, whole, by_p = Overlap.parts(xp, t, p, alpha, beta, epsilon)
-        return ((1 - apart / whole) * by_p - t) / whole
+        common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
+        whole = apart + common
+        share = apart / whole
+        overlap = xp.where(share < 0.5, 1 - share, common / whole)  # neither cancels
+        return Overlap.between(xp, t, beta * overlap, -(share + alpha * overlap)) / whole
 
     def curvature(xp, t, p, alpha, beta, epsilon):
-        apart, whole, by_p = Overlap.parts(xp, t, p, alpha, beta, epsilon)
-        return 2 * by_p * ((t - (1 - apart / whole) * by_p) / whole) / whole
+        common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
+        by_p = Overlap.between(xp, t, beta, 1 - alpha)  # of D
+        return -2 * by_p * (Overlap.slope(xp, t, p, alpha, beta, epsilon) / (apart + common))
 
 
 class Dice(Overlap):

@@ -378,11 +378,14 @@ class GaussianNLLLoss(nn.GaussianNLLLoss):
         given = input, target, variances
         if variances is None or transformed(*given) or not all(map(has_values, given)):
             return super().forward(input, target, var)
-        if target.requires_grad:  # by the difference, which is all that both are for
-            input, target = input - target, torch.zeros_like(target)
+        mean = input
+        if target.requires_grad:  # by the difference, which is all that both are for, and is not rounded to 16 bits
+            real = torch.promote_types(input.dtype, torch.float32)
+            mean, variances = input.to(real) - target.to(real), variances.to(real)
+            target = torch.zeros_like(mean)
         options: dict[str, Any] = {"axis": 0, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True}
         options |= {"eps": self.eps, "constant": HALF_LOG_2PI if self.full else 0.0}
-        loss = called(GaussianOfVariance, target, torch.stack((input, variances)), VALUE, None, options)
+        loss = called(GaussianOfVariance, target, torch.stack((mean, variances)), VALUE, None, options)
         # A negative variance makes the loss NaN: that costs no pass over them.
         total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
         return _like(loss, input) if math.isfinite(total.item()) else super().forward(input, target, var)

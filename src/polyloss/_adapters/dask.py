@@ -307,10 +307,10 @@ def _weight(plan, arrays):
     skip = None if w is None else w == 0
     if not plan.labelled:
         return float(total_weight(plan, arrays, arrays.t, skip))
-    labels, ignored, _ = sort_labels(xp, arrays.t, plan.layout.c, plan.ignore)
+    labels, ignored, bad = sort_labels(xp, arrays.t, plan.layout.c, plan.ignore)
     counted = xp.ones(labels.shape) if k is None else k[labels]
     counted = counted if w is None else counted * w
-    for mask in (skip, ignored):
+    for mask in (skip, ignored, bad if plan.divisor == "weights" else None):
         counted = counted if mask is None else xp.where(mask, 0, counted)
     return float(xp.sum(counted, dtype=xp.float64))
 

@@ -300,7 +300,9 @@ def _counted(plan, arrays):
     """What a part adds to the divisor that the plan names: the number of its positions that count, or their weights."""
     t, k, skip = arrays.t, arrays.class_weight, None
     if plan.labelled:
-        labels, skip, _ = sort_labels(jnp, t, arrays.p.shape[1], plan.ignore)
+        labels, skip, bad = sort_labels(jnp, t, arrays.p.shape[1], plan.ignore)
+        if plan.divisor == "weights":  # that of a bad label is in no sum
+            skip = bad if skip is None else skip | bad
     w = jnp.ones((arrays.p.shape[0], arrays.p.shape[2]), plan.real(jnp)) if arrays.weight is None else arrays.weight
     skip = w == 0 if skip is None else skip | (w == 0)
     if k is not None:

@@ -154,7 +154,8 @@ def _found_again(ctx, call, by_p, upstream, upstream_prob):
         wanted.remove("y_true")
         real = plan_dtype(plan)
         exchanged = arrays._replace(t=arrays.p.to(real), p=arrays.t.to(real))
-        by_t = _backward(_routes.changed(plan, storage=plan.dtype, targets=plan.dtype), exchanged, upstream, None)
+        params = tuple(plan.block.exchanged(dict(plan.params)).items())
+        by_t = _backward(_routes.changed(plan, storage=plan.dtype, targets=plan.dtype, params=params), exchanged, upstream, None)
         found["y_true"] = plan.layout.restored(arrays.xp, by_t).to(given["y_true"].dtype)
     if wanted:
         found |= zip(wanted, _by_others(plan, given, divisor, wanted, upstream), strict=True)

@@ -204,8 +204,8 @@ def _part(plan, arrays, world):
         return int((~ignored).sum()) if ignored is not None else lay.n * lay.s
     if not plan.labelled:
         return float(total_weight(plan, arrays, arrays.t, skip))
-    if ignored is not None:
-        skip = ignored if skip is None else skip | ignored
+    for mask in (ignored, bad):  # the weight of a bad label, which was not to be looked for, is in no sum
+        skip = mask if skip is None else skip if mask is None else skip | mask
     counted = torch.ones_like(labels, dtype=torch.float64) if weight is None else weight.double()
     if arrays.class_weight is not None:
         counted = counted * arrays.class_weight[labels.long()]

@@ -98,7 +98,8 @@ def _run(plan, arrays):
     scale = 1.0 if weight is None else weight
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
-    whole, divisor = t, _divisor(plan, arrays, t, skip)
+    unweighted = skip if bad is None else bad if skip is None else skip | bad  # the weight of a bad label is in no sum
+    whole, divisor = t, _divisor(plan, arrays, t, unweighted if mean else skip)
     target_options = dict(plan.target_options)
     if block.scan_targets is not None:
         target_options["scanned"] = scanned(plan, arrays, t)
@@ -129,7 +130,7 @@ def _run(plan, arrays):
         cap = params.get("softcap", 0.0)
         prob = xp.astype(xp.exp(log_softmax(xp, z if absent(cap) else capped(xp, z, cap)[0])[0]), arrays.p.dtype)
     if mean:  # by the weights as they were given, for a backward pass
-        divisor = _reduce.total_weight(plan, given, whole, skip)
+        divisor = _reduce.total_weight(plan, given, whole, unweighted)
     return Outcome(losses, total, divisor, gradient, hessian, prob, bad, value=value)
 
 

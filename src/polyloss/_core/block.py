@@ -49,6 +49,7 @@ class Block:
     ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
     symmetric = False  # targets and predictions may change places: so the derivative by targets is a slope, too
+    exchanged: Callable = staticmethod(lambda params: params)  # the formulas' parameters when they have
     combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
     logits: type | None = None  # the block that takes over when from_logits=True
@@ -70,9 +71,10 @@ class Block:
     form = staticmethod(form)
 
     def __init_subclass__(cls):
-        for formula in ("form", "length", "value", "slope", "curvature", "term", "first", "second", "prepare_targets", "scan_targets"):
-            if formula in cls.__dict__:
-                setattr(cls, formula, staticmethod(cls.__dict__[formula]))
+        formulas = "value", "slope", "curvature", "term", "first", "second"
+        for name in ("form", "length", *formulas, "prepare_targets", "scan_targets", "exchanged"):
+            if name in cls.__dict__:
+                setattr(cls, name, staticmethod(cls.__dict__[name]))
 
 
 class Elementwise(Block):
@@ -131,7 +133,7 @@ class OfShares(Rowwise):
 
     def value(xp, t, p, *, block, epsilon, **params):
         y, _, _ = shares(xp, p, epsilon)
-        return xp.sum(block.term(xp, t, y, **params), axis=1)
+        return xp.sum(block.term(xp, t, y, **params), axis=1) + 0 * y[:, 0, :]  # NaN of no shares, even if every target is 0
 
     def slope(xp, t, p, *, block, epsilon, **params):
         y, inside, total = shares(xp, p, epsilon)

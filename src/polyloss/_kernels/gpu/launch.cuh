@@ -114,7 +114,7 @@ template <class T> struct Position {
     if (job.losses) job.losses[i] = static_cast<A>(loss);
     sums.total += loss;
     sums.weight += y >= 0 && weight != 0 ? weight * targets : 0.0;
-    sums.count += y >= 0;
+    sums.count += y != kIgnored;
     if (y == kBad && i < sums.bad) sums.bad = i;
   }
 };
@@ -166,8 +166,8 @@ template <class A> __global__ void __launch_bounds__(256, 1) position_sums(const
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < job.n * job.s;
        i += static_cast<long long>(gridDim.x) * blockDim.x) {
     const long long c = job.label_kind ? class_of(job, i) : 0;
-    if (c < 0) continue;
-    sums.count += 1;
+    sums.count += c != kIgnored;
+    if (c < 0) continue;  // the weight of a bad label is in no sum
     sums.weight += static_cast<double>(weight_of(job, i / job.s, i % job.s)) * (job.class_weight ? job.class_weight[c] : 1);
   }
   hand_in(job, sums);

@@ -95,7 +95,7 @@ template <class T, bool FOCAL> struct Shares {
   __device__ double conclude(const Terms& terms, A factor) {
     pull = static_cast<A>(terms.first), bend = static_cast<A>(terms.second);
     per_sum = of.per_sum(factor), k = factor;
-    return terms.value;
+    return terms.value + 0 * static_cast<double>(of.high);  // NaN of no shares, even if every target is 0
   }
   __device__ A slope(A t, A p, long long) const {
     const auto s = of.share(p);
@@ -242,7 +242,7 @@ template <class T> struct categorical_hinge {
     first = seen.first;
   }
   __device__ double conclude(const Terms&, A factor) {
-    k = margin > 0 ? factor : A(0);
+    k = margin > 0 ? factor : factor - factor;  // 0, or NaN of a weight that is infinite or NaN
     return margin <= 0 ? 0 : margin;
   }
   __device__ A slope(A t, A, long long c) const { return k == 0 ? A(0) : k * ((c == first ? 1 - t : A(0)) - t); }
@@ -290,8 +290,8 @@ template <class T> struct generalized_crossentropy {
     k = factor;
     return F::generalized_value(own, q);
   }
-  __device__ A slope(A, A, long long c) const { return c == y ? k * F::generalized_slope(own, q) : A(0); }
-  __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : A(0); }
+  __device__ A slope(A, A, long long c) const { return c == y ? k * F::generalized_slope(own, q) : k - k; }
+  __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : k - k; }
 };
 
 // max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong classes,
@@ -356,10 +356,10 @@ template <class T> struct multiclass_hinge {
   }
   __device__ bool counts(long long c) const { return average || c == first || own != own; }
   __device__ A slope(A, A z, long long c) const {
-    return c == y ? label_slope : counts(c) ? factor * first_of(z) : A(0);
+    return c == y ? label_slope : counts(c) ? factor * first_of(z) : factor - factor;
   }
   __device__ A curvature(A, A z, long long c) const {
-    return c == y ? label_curvature : counts(c) ? factor * second_of(z) : A(0);
+    return c == y ? label_curvature : counts(c) ? factor * second_of(z) : factor - factor;
   }
 };
 

@@ -67,7 +67,7 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
             STORE_PART(h + i, FORMULA(share_derivative)(small, R(k), LOAD_PART(h + i, m), others, factor, inverse), m);
         }
     }
-    return total;
+    return total + 0 * (double)FORMULA(usable)(sum.high); /* NaN of no shares, even if every target is 0 */
 }
 static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
                                  one *room)
@@ -194,10 +194,10 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     STORE(lane, top);
     largest = lane[0];
     for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
+    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = k - k; /* 0, or NaN of a weight that is infinite or NaN */
     const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
     if (!(margin > 0)) {
-        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = 0;
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = k - k;
         return margin <= 0 ? 0 : margin;
     }
     if (g) {
@@ -208,9 +208,9 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     return margin;
 }
 
-/* x times a power of two that brings its largest entry near 1, in room, where squares could overflow or, if not floored, underflow; else x
-   itself. */
-static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, one *room, int *exponent)
+/* x times a power of two that brings its largest entry near 1, in room, where that is from a limit on, above which squares could overflow, or,
+   if not floored, down to its reciprocal; else x itself. */
+static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, double limit, one *room, int *exponent)
 {
     real top = R(0);
     one lane[LANES], largest = 0;
@@ -218,7 +218,7 @@ static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, in
     FOR_LANES (i, m, C) top = MAX(top, ABS(LOAD_PART(x + i, m)));
     STORE(lane, top);
     for (int i = 0; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    const double size = (double)largest, limit = sizeof(one) == 4 ? 0x1p40 : 0x1p400;
+    const double size = (double)largest;
     if (largest == 0 || !(size <= DBL_MAX) || (size < limit && (floored || size > 1 / limit))) return x;
     frexp(size, exponent);
     for (ptrdiff_t c = 0; c < C; c++) room[c] = (one)ldexp((double)x[c], -*exponent);
@@ -227,18 +227,26 @@ static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, in
 /* -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)); 0 where a factor is. */
 INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const one *p, one k, one *g, one *h, one *room)
 {
+    const one *const given_t = t, *const given_p = p;
+    const double far = sizeof(one) == 4 ? 0x1p40 : 0x1p400, least = sizeof(one) == 4 ? 0x1p-100 : 0x1p-960;
     int t_exponent, p_exponent;
-    double tt = 0, pp = 0, tp = 0;
-    t = FORMULA(rescale_by_power_of_two)(t, C, epsilon > 0, room, &t_exponent);
-    p = FORMULA(rescale_by_power_of_two)(p, C, epsilon > 0, room + C, &p_exponent);
-    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
-        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
-        real xx = R(0), yy = R(0), xy = R(0);
-        FOR_LANES (i, m, n) {
-            const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
-            xx += x * x, yy += y * y, xy += x * y;
+    double tt, pp, tp;
+    for (double limit = far;; limit = 2) {
+        t = FORMULA(rescale_by_power_of_two)(given_t, C, epsilon > 0, limit, room, &t_exponent);
+        p = FORMULA(rescale_by_power_of_two)(given_p, C, epsilon > 0, limit, room + C, &p_exponent);
+        tt = pp = tp = 0;
+        for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+            const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+            real xx = R(0), yy = R(0), xy = R(0);
+            FOR_LANES (i, m, n) {
+                const real x = LOAD_PART(t + b + i, m), y = LOAD_PART(p + b + i, m);
+                xx += x * x, yy += y * y, xy += x * y;
+            }
+            tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
         }
-        tt += SUM(xx), pp += SUM(yy), tp += SUM(xy);
+        /* Of short vectors nearly at a right angle, products may have gone below the normal numbers: once more near 1. */
+        const int lost = fabs(tp) < least && tt > 0 && pp > 0 && (tt < 0x1p-4 || pp < 0x1p-4);
+        if (!lost || limit == 2 || epsilon > 0) break;
     }
     tt += ldexp(epsilon, -2 * t_exponent), pp += ldexp(epsilon, -2 * p_exponent);
     if ((tt == 0 || pp == 0) && tp == tp) { /* beside a vector with NaN or an infinity 0 is none */
@@ -250,7 +258,7 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
     if (g) {
         int up = 0; /* t times 2^-up is about 1: of a short one, and a small cosine, the ratio would fall below the normal numbers */
         if (t_norm <= DBL_MAX) frexp(t_norm, &up); /* which gives infinities and NaN no exponent */
-        const real ratio = R((one)ldexp(tp / pp, -up)), unit = R((one)ldexp(1, -up)), by_t = R((one)ldexp(1 / t_norm, up));
+        const real ratio = R((one)(ldexp(tp, -up) / pp)), unit = R((one)ldexp(1, -up)), by_t = R((one)ldexp(1 / t_norm, up));
         const int part = p_exponent < 0 ? p_exponent / 2 : 0; /* 1 / ||p|| by halves: of the least numbers it overflows */
         const real by_p = R((one)ldexp((double)k / p_norm, part - p_exponent)), rest = R((one)ldexp(1, -part));
         FOR_LANES (i, m, C) {
@@ -284,9 +292,10 @@ static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, 
 /* Numbers of lanes, and which of them, counted from class i on, is class c. */
 static const one FORMULA(steps)[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 INLINE MASK FORMULA(is_class)(ptrdiff_t i, ptrdiff_t c) { return EQ(LOAD(FORMULA(steps)), R((one)(c - i))); }
-INLINE void FORMULA(zeros)(one *x, ptrdiff_t C)
+/* Derivatives of 0 times k: NaN where k is infinite or NaN. */
+INLINE void FORMULA(none_of)(one *x, ptrdiff_t C, one k)
 {
-    FOR_LANES (i, m, C) STORE_PART(x + i, R(0), m);
+    FOR_LANES (i, m, C) STORE_PART(x + i, R(k - k), m);
 }
 /* Value and slopes of hinge_of_all where a sum left the range: terms are divided by C before they are added. What is infinite or NaN for
    another reason is so here, too. */
@@ -342,8 +351,8 @@ INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label
     const one own = p[label];
     real top = none;
     MASK known = EQ(none, none);
-    if (g) FORMULA(zeros)(g, C);
-    if (h) FORMULA(zeros)(h, C);
+    if (g) FORMULA(none_of)(g, C, k);
+    if (h) FORMULA(none_of)(h, C, k);
     if (C == 1) return own == own ? 0 : (double)NAN;
     FOR_LANES (i, m, C) {
         const real z = LOAD_PART(p + i, m), x = SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), none, z), none);
@@ -354,7 +363,7 @@ INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label
     const one largest = missing ? (one)NAN : FORMULA(top)(top);
     const real x = FORMULA(violation)(R(largest), R(own), R(margin));
     const double value = (double)FORMULA(lane)(FORMULA(violation_value)(square, x));
-    if (!g || value == 0) return value;
+    if (!g || FORMULA(lane)(x) <= 0) return value; /* the square of a small excess is 0, but not its slope */
     ptrdiff_t first = 0;
     FOR_LANES (i, m, C) { /* the first class that is the largest, or else the first that is NaN */
         const real z = LOAD_PART(p + i, m), far = R(-LANES), place = R(0) - LOAD(FORMULA(steps));
@@ -520,8 +529,8 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 looked = k != 0;
                 if (of_own) {
                     value = (double)values[i];
-                    if (looked && g) FORMULA(zeros)(g, C), g[label[i]] = k * own_slopes[i];
-                    if (looked && h) FORMULA(zeros)(h, C), h[label[i]] = k * own_curvatures[i];
+                    if (looked && g) FORMULA(none_of)(g, C, k), g[label[i]] = k * own_slopes[i];
+                    if (looked && h) FORMULA(none_of)(h, C, k), h[label[i]] = k * own_curvatures[i];
                 } else
                     value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
                                      : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);

@@ -27,15 +27,23 @@ static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *s
         sums[0] += SUM(common[0] + common[1]), sums[1] += SUM(missed[0] + missed[1]), sums[2] += SUM(extra[0] + extra[1]);
     }
 }
-/* Slopes of n elements from their targets, and curvatures where h is not NULL; 0 where the set is skipped. */
-static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set /* none, all, bend */, int skipped,
-                                 one *g, one *h)
+/* Both derivatives of one element, where a vector of them has none that is finite. */
+static void FORMULA(derive_again)(const kernel_job *job, one t, const double *set, double w, one *g, one *h)
 {
-    const real none = R((one)set[0]), all = R((one)set[1]);
-    const real at_none = R((one)(set[2] * job->parameters[1])), at_all = R((one)(set[2] * (1 - job->parameters[0])));
+    double slope = 0, curvature = 0;
+    if (w != 0) derive_one(job, set, w, (double)t, &slope, &curvature);
+    if (g) *g = (one)slope;
+    if (h) *h = (one)curvature;
+}
+/* Slopes of n elements from their targets, and curvatures where h is not NULL; 0 where the set is skipped. */
+static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set, double w, one *g, one *h)
+{
+    const set_slopes of = slopes_of(job, set, w);
+    const real none = R((one)of.none), all = R((one)of.all), at_none = R((one)of.at_none), at_all = R((one)of.at_all);
+    real odd = R(0); /* NaN where a derivative is infinite or NaN */
     ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
     const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
-    if (skipped) {
+    if (w == 0) {
         for (; g && i < n; i++) g[i] = 0;
         for (i = 0; h && i < n; i++) h[i] = 0;
         return;
@@ -46,8 +54,15 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
         const real x = m < LANES ? LOAD_PART(t + i, m) : LOAD(t + i), rest = R(1) - x, slope = MAD(none, rest, all * x);
         if (stream && m == LANES) STREAM(g + i, slope);
         else if (g) STORE_PART(g + i, slope, m);
-        if (h) STORE_PART(h + i, MAD(at_none, rest, at_all * x) * slope, m);
+        odd = MAD(R(0), slope, odd);
+        if (!h) continue;
+        const real curvature = MAD(at_none, rest, at_all * x) * slope;
+        STORE_PART(h + i, curvature, m);
+        odd = MAD(R(0), curvature, odd);
     }
+    if (EVERY(EQ(odd, odd))) return;
+    if (stream) fence();
+    for (i = 0; i < n; i++) FORMULA(derive_again)(job, t[i], set, w, g ? g + i : NULL, h ? h + i : NULL);
 }
 
 INLINE const char *FORMULA(place)(const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l)
@@ -81,13 +96,13 @@ static void FORMULA(derive_along)(const kernel_job *job, one *room, ptrdiff_t a,
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
     const int lie = FORMULA(in_place)(t->type, 0, 1, t->c, 0) && g_lies && (h_lies || !hess->at);
     const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
-    const int skipped = weight_at(job, a, b) == 0;
+    const double w = weight_at(job, a, b);
     for (ptrdiff_t l = from, n; l < to; l += n) {
         n = to - l < step ? to - l : step;
         const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room);
         char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_BLOCK, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_BLOCK;
-        FORMULA(derivatives)(job, n, x, set, skipped, g, h);
+        FORMULA(derivatives)(job, n, x, set, w, g, h);
         if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->c, n, g);
         if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->c, n, h);
     }
@@ -136,21 +151,32 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->s, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->s, 0);
     for (ptrdiff_t i = 0; i < SETS_TILE; i++) {
         const double *set = sets + (i < m ? i : 0) * apart;
-        none[i] = (one)set[0], all[i] = (one)set[1], keeps[i] = weight_at(job, a, b + (i < m ? i : 0)) == 0 ? 0 : 1;
-        at_none[i] = (one)(set[2] * job->parameters[1]), at_all[i] = (one)(set[2] * (1 - job->parameters[0]));
+        const double w = weight_at(job, a, b + (i < m ? i : 0));
+        const set_slopes of = slopes_of(job, set, w);
+        none[i] = (one)of.none, all[i] = (one)of.all, keeps[i] = w == 0 ? 0 : 1;
+        at_none[i] = (one)of.at_none, at_all[i] = (one)of.at_all;
     }
     for (ptrdiff_t l = from; l < to; l++) {
         const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->s, m, room);
         char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_TILE, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_TILE;
+        real odd = R(0);
         for (ptrdiff_t i = 0, k; i < m; i += LANES) {
             k = m - i < LANES ? m - i : LANES;
             const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i), rest = R(1) - u;
             const real slope = MAD(LOAD(none + i), rest, LOAD(all + i) * u);
             const MASK skipped = EQ(LOAD(keeps + i), R(0));
-            STORE_PART(g + i, SELECT(skipped, R(0), slope), k);
-            if (h) STORE_PART(h + i, SELECT(skipped, R(0), MAD(LOAD(at_none + i), rest, LOAD(at_all + i) * u) * slope), k);
+            const real kept = SELECT(skipped, R(0), slope);
+            STORE_PART(g + i, kept, k);
+            odd = MAD(R(0), kept, odd);
+            if (!h) continue;
+            const real bend = SELECT(skipped, R(0), MAD(LOAD(at_none + i), rest, LOAD(at_all + i) * u) * slope);
+            STORE_PART(h + i, bend, k);
+            odd = MAD(R(0), bend, odd);
         }
+        if (!EVERY(EQ(odd, odd)))
+            for (ptrdiff_t i = 0; i < m; i++)
+                FORMULA(derive_again)(job, x[i], sets + i * apart, weight_at(job, a, b + i), g + i, h ? h + i : NULL);
         if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->s, m, g);
         if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->s, m, h);
     }
@@ -179,7 +205,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
         FORMULA(sums_of)(job, room, a, b, m, 0, job->c, sums);
         for (ptrdiff_t i = 0; i < m; i++) {
             const found_set set = finish(job, a, b + i, sums[i], found);
-            sums[i][0] = set.none, sums[i][1] = set.all, sums[i][2] = set.bend;
+            sums[i][0] = set.overlap, sums[i][1] = set.apart, sums[i][2] = set.whole;
         }
         if (job->grad.at || job->hess.at) FORMULA(derive)(job, room, a, b, m, 0, job->c, sums[0], SUMS);
     }

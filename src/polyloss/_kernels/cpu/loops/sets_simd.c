@@ -8,9 +8,12 @@
 
 enum { SUMS = 3 }; /* I, M, E */
 
-typedef struct { /* of a set: its loss; slopes where t is 0 and where it is 1; a curvature is bend times slope times D's own */
-    double value, none, all, bend;
+typedef struct { /* of a set: its loss; I / D, A / D and D, which its derivatives are made of */
+    double value, overlap, apart, whole;
 } found_set;
+typedef struct { /* slopes where t is 0 and where it is 1; of D's, times -2 / D: times a slope they are a curvature */
+    double none, all, at_none, at_all;
+} set_slopes;
 
 static double weight_at(const kernel_job *j, ptrdiff_t n, ptrdiff_t s)
 {
@@ -22,9 +25,24 @@ static found_set found_of(const kernel_job *j, const double *sums, double w)
 {
     const double alpha = j->parameters[0], beta = j->parameters[1], common = sums[0];
     const double apart = alpha * sums[1] + beta * sums[2] + j->parameters[2], whole = apart + common, value = apart / whole;
-    const double overlap = value < 0.5 ? 1 - value : common / whole, k = j->scale * w / whole; /* neither cancels */
-    if (w == 0) return (found_set){0};
-    return (found_set){value * w, k * overlap * beta, -k * (value + alpha * overlap), -2 / whole};
+    const double overlap = value < 0.5 ? 1 - value : common / whole; /* neither cancels */
+    return (found_set){w == 0 ? 0 : value * w, overlap, value, whole};
+}
+/* Of a set, I / D, A / D and D, and its weight. */
+static set_slopes slopes_of(const kernel_job *j, const double *set, double w)
+{
+    const double alpha = j->parameters[0], beta = j->parameters[1], k = j->scale * w / set[2], bend = -2 / set[2];
+    return (set_slopes){k * set[0] * beta, -k * (set[1] + alpha * set[0]), bend * beta, bend * (1 - alpha)};
+}
+/* Slope and curvature at a target of any size: whole sums and weights may be infinite, and factors leave the range of their product. */
+static void derive_one(const kernel_job *j, const double *set, double w, double t, double *slope, double *curvature)
+{
+    const long double alpha = j->parameters[0], beta = j->parameters[1], k = (long double)j->scale * w / set[2], x = t;
+    const long double none = set[0] * beta, all = set[1] + alpha * set[0];
+    const int near = fabs(t) <= 2; /* beyond, the two products are infinite before their sum is, and do not cancel */
+    const long double s = k * (near ? none * (1 - x) - all * x : none - (all + none) * x);
+    const long double by = near ? beta * (1 - x) + (1 - alpha) * x : beta + (1 - alpha - beta) * x;
+    *slope = (double)s, *curvature = (double)(by * s / set[2] * -2);
 }
 static void write_loss(const kernel_job *j, ptrdiff_t n, ptrdiff_t s, double value)
 {
@@ -91,7 +109,7 @@ static void join(const kernel_job *job, kernel_sums *sums)
             for (ptrdiff_t k = 0; k < job->segments; k++)
                 for (int i = 0; i < SUMS; i++) all[i] += parts[k * SUMS + i];
             const found_set set = finish(job, n, s, all, sums);
-            parts[0] = set.none, parts[1] = set.all, parts[2] = set.bend;
+            parts[0] = set.overlap, parts[1] = set.apart, parts[2] = set.whole;
         }
 }
 
