@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
-from libraries import ran
+from libraries import formula, ran
 
 import polyloss as pl
 from polyloss._adapters import torch as _torch
 from polyloss._call import cpu as _cpu
 from polyloss._call.plan import VALUE
 from polyloss._core.block import LOSSES
+from polyloss._core.params import clip_bound
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
@@ -66,8 +67,8 @@ def through_backward(loss, z):
     return z.grad
 
 
-def asserted(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+def asserted(found, wanted, **options):
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11, **options)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
@@ -168,11 +169,34 @@ class TestEveryLoss:
             per_sample = torch.func.vmap(torch.func.grad(lambda p, t: loss(t, p, reduction="none", **row)))(p, t)
             asserted(per_sample, gradient)
 
+    def test_transforms_take_the_slope_as_it_is_written(self, name, options):
+        """At the edges, where autograd of the value would be NaN; beside a denominator that is differentiated, too."""
+        t, p = sample(name, n=6, c=4)
+        t = t if LOSSES[name].targets == "values" else t.round()
+        p[0], p[1, :2], p[2, 0], p[3, 1:], p[4, 0], p[5] = 0.0, torch.tensor([0.0, 1.0]), -0.0, 1e-320, 1e300, 1.0
+        options = options | ({"epsilon": 0.0} if LOSSES[name].params.get("epsilon") is clip_bound and "from_logits" not in options else {})
+
+        def loss(p, **more):
+            return pl.get(name)(t, p, **{"reduction": "sum", **options, **more})
+
+        gradient = formula(pl.grad(name), t, p, reduction="sum", **options)
+        asserted(torch.func.grad(loss)(p), gradient, equal_nan=True)
+        direction = torch.zeros_like(p)
+        direction[0, 0] = direction[5, 1] = 1.0
+        _, tangent = torch.func.jvp(loss, (p,), (direction,))
+        asserted(tangent, (gradient * direction).sum(), equal_nan=True)
+        if name == "softmax_loss":
+            p, denominator = p.requires_grad_(), torch.ones((), requires_grad=True)
+            loss(p, reduction="normalize", denominator=denominator).backward()
+            asserted(p.grad, gradient, equal_nan=True)
+
     def test_curvature_by_double_backward(self, name, options):
         t, p = sample(name)
         curvature = torch.func.hessian(lambda p: pl.get(name)(t, p, reduction="sum", **options))(p)
         wanted = pl.grad_and_hess(name)(t, p, reduction="sum", **options)[1]
         asserted(torch.einsum("abab->ab", curvature), wanted)
+        forward_twice = torch.func.jacfwd(torch.func.jacfwd(lambda p: pl.get(name)(t, p, reduction="sum", **options)))(p)
+        asserted(forward_twice, curvature)
         p.requires_grad_()
         (gradient,) = torch.autograd.grad(pl.get(name)(t, p, reduction="sum", **options), p, create_graph=True)
         rows = [torch.autograd.grad(x, p, retain_graph=True)[0].flatten()[i] for i, x in enumerate(gradient.flatten())]

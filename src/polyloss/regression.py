@@ -14,6 +14,7 @@ from polyloss._core.block import (
     over_square,
     positive_part,
     public,
+    sign,
     times,
     times_log,
 )
@@ -108,7 +109,7 @@ class MeanAbsoluteError(Elementwise):
         return magnitude(xp, p - t)
 
     def slope(xp, t, p):
-        return xp.sign(p - t)
+        return sign(xp, p - t)
 
     def curvature(xp, t, p):
         return xp.zeros_like(p)
@@ -185,7 +186,7 @@ class MeanAbsolutePercentageError(Elementwise):
         return 100 * (magnitude(xp, p - t) / floored(xp, xp.abs(t), epsilon))
 
     def slope(xp, t, p, epsilon):
-        return 100 * (xp.sign(p - t) / floored(xp, xp.abs(t), epsilon))
+        return 100 * (sign(xp, p - t) / floored(xp, xp.abs(t), epsilon))
 
     def curvature(xp, t, p, epsilon):
         return xp.zeros_like(p)
@@ -677,7 +678,7 @@ class SmoothL1(Elementwise):
 
     def slope(xp, t, p, beta):
         d = p - t
-        return xp.where(xp.abs(d) < beta, d / (beta + (beta == 0)), xp.sign(d))
+        return xp.where(xp.abs(d) < beta, d / (beta + (beta == 0)), sign(xp, d))
 
     def curvature(xp, t, p, beta):
         return xp.where(xp.abs(p - t) < beta, xp.ones_like(p) / (beta + (beta == 0)), xp.zeros_like(p))
@@ -776,7 +777,7 @@ class PseudoHuber(Elementwise):
     def slope(xp, t, p, delta):
         far, near, _, _, w = PseudoHuber.parts(xp, t, p, delta)
         x = near / delta
-        return xp.where(far, xp.sign(p - t) * (delta / w), near / xp.sqrt(1 + x * x))
+        return xp.where(far, sign(xp, p - t) * (delta / w), near / xp.sqrt(1 + x * x))
 
     def curvature(xp, t, p, delta):
         far, near, _, y, w = PseudoHuber.parts(xp, t, p, delta)

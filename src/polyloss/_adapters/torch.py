@@ -4,14 +4,17 @@ A call whose tensors need no gradient is evaluated as in every library. If the p
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
 keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Derivatives by targets and
 weights are autograd's, of the formula on torch's own operations, which backward evaluates for them. A second derivative is autograd's of
-the formula of the first. A denominator that is differentiated, forward mode and function transforms take the formula as a whole.
+the formula of the first. A denominator that is differentiated, forward mode and function transforms take the formula, in which the
+derivative by the predictions is the slope as it is written, unless they differentiate by targets or weights of classes, too.
 A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
 """
 
 import math
 from ast import literal_eval
+from dataclasses import replace
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
+from types import SimpleNamespace
 
 import array_api_compat.torch
 import numpy as np
@@ -60,7 +63,9 @@ def call(plan, arrays, given):
             arrays = arrays._replace(**{key: getattr(arrays, key).detach() for key in TENSORS if getattr(arrays, key) is not None})
         return evaluate(plan, arrays)
     if plan.watched or "divisor" in plan.tracked:
-        return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
+        whole = traced() or _forward_twice() or any(map(_followed, (arrays.t, arrays.class_weight)))
+        formulas = plan if whole else replace(plan, block=_written(plan.block))
+        return finish(plan, arrays, checked(plan, arrays, _formula.run(formulas, arrays)))
     if not plan.tracked:
         return evaluate(plan, arrays)
     one_pass = plan.name in plan.tracked and _in_one_pass(plan)
@@ -72,6 +77,64 @@ def call(plan, arrays, given):
         divisor = divisor.clone()
     tensors = tuple([given.get(name) for name in _arguments(plan)])
     return _record(plan, tensors, divisor, results, gradient)
+
+
+class Written(torch.autograd.Function):
+    """A block's value, whose derivative by the predictions is its slope: autograd's of the value is NaN at some edges."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(p, t, formulas):
+        return formulas.value(t, p)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        p, t, ctx.formulas = inputs
+        ctx.save_for_backward(p, t)
+        ctx.save_for_forward(p, t)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        p, t = ctx.saved_tensors
+        slope = ctx.formulas.slope(t, p)
+        return (upstream if upstream.ndim == slope.ndim else upstream[:, None, :]) * slope, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        p, t = ctx.saved_tensors
+        product = tangent * ctx.formulas.slope(t, p)
+        return product if ctx.formulas.elementwise else product.sum(1)
+
+
+@lru_cache(maxsize=256)
+def _written(block):
+    """The same block, as `Written` has it."""
+
+    class OfSlopes(block):
+        def value(xp, t, p, **params):  # not as a dictionary, which function transforms take apart
+            formulas = SimpleNamespace(value=partial(block.value, xp, **params), slope=partial(block.slope, xp, **params))
+            formulas.elementwise = bool(block.combine)
+            return Written.apply(p, t, formulas)
+
+    return OfSlopes
+
+
+def _forward_twice():
+    """Whether forward mode is inside forward mode: there the tangent of a tangent that a `Function` gives is 0 (torch 2.13)."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1
+
+
+def _followed(x):
+    """Whether a derivative by a tensor may be asked for: by autograd, in forward mode, or by a function transform of any level."""
+    if x is None or not x.is_floating_point():
+        return False
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        return True
+    while not x.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad
 
 
 def _arguments(plan):

@@ -170,6 +170,11 @@ def magnitude(xp, x):
     return xp.where(x == 0, xp.zeros_like(x), xp.abs(x))
 
 
+def sign(xp, x):
+    """-1, 0 or 1, and NaN of NaN: without the mask that array_api_compat's writes NaN through, which torch cannot take apart in `vmap`."""
+    return xp.where(x > 0, xp.ones_like(x), xp.where(x < 0, -xp.ones_like(x), x - x))
+
+
 def floored(xp, x, low):
     """x, but at least `low`; NaN goes through."""
     return xp.where(x < low, xp.full_like(x, low), x)
