@@ -1,7 +1,10 @@
 """Sets along several axes, masks of elements, and targets of several numbers each: on every library, beside Keras' examples."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from libraries import JAX, LIBRARIES, NUMPY, TORCH
 
 import polyloss as pl
@@ -89,6 +92,60 @@ def test_out_and_weights_of_sets(images):
     right = pl.grad("dice")(t, p, mask=mask, axis=(1, 2, 3))
     assert pl.grad("dice")(t, p, mask=mask, axis=(1, 2, 3), sample_weight=weight, out=out) is out
     np.testing.assert_allclose(out, right * weight[:, None, None, None], rtol=1e-13)
+
+
+MEMORY = {  # how (n, c, h, w) lies
+    "as it is": lambda x: x,
+    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "classes first": lambda x: np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
+    "columns first": np.asfortranarray,
+    "cut": lambda x: np.pad(x, [(0, 1)] * x.ndim)[tuple(slice(n) for n in x.shape)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("memory", MEMORY)
+def test_sets_have_the_same_bits_however_they_lie(memory, dtype):
+    """Along every choice of axes, by the plan's first call and those that follow: as the same sets, each in a row."""
+    rng = np.random.default_rng(1)
+    for shape in ((2, 3, 30, 40), (3, 2, 4, 3, 2)):
+        t, p, lie = rng.integers(0, 2, shape).astype(dtype), rng.random(shape).astype(dtype), MEMORY[memory]
+        if memory == "channels last" and p.ndim > 4:
+            continue
+        function = pl.value_and_grad("dice")
+        for axis in itertools.chain.from_iterable(itertools.combinations(range(p.ndim), k) for k in range(2, p.ndim + 1)):
+            value, gradient = function(rows(t, axis), rows(p, axis), axis=-1)
+            leaf = torch.from_numpy(lie(p)).requires_grad_()
+            for _ in range(3):
+                found, slope = function(lie(t), lie(p), axis=axis)
+                assert np.array_equal(found, value), axis
+                assert np.array_equal(rows(slope, axis), gradient), axis
+                out = np.empty_like(p)
+                function(lie(t), lie(p), axis=axis, out=out)
+                assert np.array_equal(out, slope), axis
+                pl.dice(torch.from_numpy(lie(t)), leaf, axis=axis, reduction="sum").backward()
+                assert np.array_equal(leaf.grad, slope), axis
+                leaf.grad = None
+            pl.dice(torch.from_numpy(lie(t)), leaf, axis=axis).sum().backward()
+            assert np.array_equal(leaf.grad, slope), axis
+
+
+def test_second_derivatives_of_sets_whose_axes_lie_apart(images):
+    """By autograd, through a graph of the gradient, and of a batch of upstream gradients."""
+    t, p = (torch.from_numpy(np.nan_to_num(x, posinf=1)) for x in images[:2])
+    leaf = p.requires_grad_()
+    for reduction in ("sum", "none"):
+
+        def loss(z, reduction=reduction):
+            return pl.dice(t, z, axis=(0, 2, 3), reduction=reduction).sum()
+
+        (slope,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+        (bend,) = torch.autograd.grad(slope[0, 0, 0, 0], leaf)
+        right = pl.grad_and_hess("dice")(t, p.detach(), axis=(0, 2, 3), reduction="sum")[1]
+        torch.testing.assert_close(bend[0, 0, 0, 0], right[0, 0, 0, 0], rtol=1e-12, atol=0)
+    per_set = pl.dice(t, leaf, axis=(0, 2, 3))
+    (jacobian,) = torch.autograd.grad(per_set, leaf, torch.eye(len(per_set), dtype=p.dtype), is_grads_batched=True)
+    torch.testing.assert_close(jacobian.sum(0), slope.detach(), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("lib", [lib for lib in LIBRARIES if lib.quick], ids=repr)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from kernels import SETS, arranged, every_isa, from_bits, to_bits
 
-from polyloss._kernels.cpu import sets
+from polyloss._kernels.cpu import elementwise, sets
 
 isa = every_isa(sets)
 LAYOUTS = ("c", "fortran", "reversed", "strided", "channels last")
@@ -115,6 +115,48 @@ def test_a_set_has_the_same_bits_however_it_lies(isa, c):
             run(t[i : i + 1], p[i : i + 1], losses=one[i])
         assert results[0] == results[1] == results[2]
         assert results[0][0] == b"".join(x.tobytes() for x in one)
+
+
+RUNS = [(3, 2, 1, 1), (2, 3, 9, 3), (3, 5, 3, 1), (2, 40, 3, 21), (21, 2, 700, 1), (2, 3, 512, 2), (2, 7, 100, 70), (2, 3, 33_000, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2"])
+def test_runs_have_the_bits_of_one_axis(isa, dtype):
+    """(n, runs, length, s): shorter and longer than a vector, a block of a sum and a segment, where a view has them on two axes alone."""
+    rng = np.random.default_rng(5)
+    for shape in RUNS:
+        n, runs, length, s = shape
+        one_axis = (n, runs * length, s)
+        t, p = rng.random(shape).astype(("f4", "u1")[n % 2]), rng.random(shape).astype(dtype)
+        weight = rng.integers(0, 3, (n, s)).astype("f4")
+        outputs = [(np.empty((n, s), "f8" if dtype == "f8" else "f4"), np.empty_like(p), np.empty_like(p)) for _ in range(2)]
+        sums = run(t.reshape(one_axis), p.reshape(one_axis), weight=weight, losses=outputs[0][0],
+                   grad=outputs[0][1].reshape(one_axis), hess=outputs[0][2].reshape(one_axis))  # fmt: skip
+        for order in ((0, 1, 2, 3), (1, 0, 2, 3), (1, 2, 0, 3), (3, 1, 0, 2), (2, 0, 1, 3)):  # of the axes in memory
+            back = np.argsort(order)
+            t_, p_, grad, hess = (np.ascontiguousarray(x.transpose(order)).transpose(back) for x in (t, p, *outputs[1][1:]))
+            losses = outputs[1][0]
+            found = run(t_, p_, weight=weight, losses=losses, grad=grad, hess=hess)
+            assert found[0] == pytest.approx(sums[0], rel=1e-13)  # added in the order of memory
+            assert found[1:] == sums[1:], (shape, order)
+            for found, right in zip((losses, grad, hess), outputs[0], strict=True):
+                assert np.array_equal(found, right), (shape, order)
+        wide = np.full((n, runs, length + 1, s), 7, dtype)  # images cut along their rows
+        wide[:, :, :-1] = p
+        run(t, wide[:, :, :-1], weight=weight, grad=wide[:, :, :-1])
+        assert np.array_equal(wide[:, :, :-1], outputs[0][1])
+        assert (wide[:, :, -1] == 7).all()
+
+
+def test_what_lies_in_no_such_runs_is_refused():
+    x = np.ones((2, 6, 1), "f4")
+    fact = sets.facts(x.reshape(2, 2, 3, 1), "nrcs")
+    with pytest.raises(ValueError, match="no 6 elements in 4 runs"):
+        sets.bind("overlap", 2, 6, 1, fact, fact, parameters=SETS["overlap"], runs=4)
+    with pytest.raises(TypeError, match="strides of the axes nrcs"):
+        sets.bind("overlap", 2, 6, 1, fact, sets.facts(x, "ncs"), parameters=SETS["overlap"], runs=2)
+    with pytest.raises(ValueError, match="takes no"):
+        elementwise.bind("mean_squared_error", 2, 6, 1, fact, fact, runs=2)
 
 
 def test_the_same_bits_for_any_number_of_threads():

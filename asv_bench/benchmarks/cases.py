@@ -64,7 +64,7 @@ SETS = (
     Sets((8, 1, 512, 512), (0, 1, 2, 3), "the same as one set, which threads share"),
     Sets((2, 21, 256, 256), (2, 3), "Pascal VOC's classes, 11 MB: a set for each image and class"),
     Sets((2, 256, 256, 21), (1, 2), "the same with the classes last: sets lie beside each other"),
-    Sets((2, 21, 256, 256), (0, 2, 3), "a set for each class of a batch: its axes have another between them, and are copied"),
+    Sets((2, 21, 256, 256), (0, 2, 3), "a set for each class of a batch: its axes have another between them"),
 )
 
 

@@ -307,6 +307,9 @@ def _gradient(plan, arrays, upstream):
     divisor, dtype, p = arrays.divisor, arrays.p.dtype, arrays.p
     factor = upstream.item() if reduced and upstream.is_cpu and not (batch or again) else math.nan
     changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), has_values=True)
+    if lay.runs > 1 and (batch or again):  # which multiply what is (n, c, s)
+        t, p, changes["layout"] = lay.flat(arrays.xp, arrays.t), lay.flat(arrays.xp, p), lay._replace(runs=1)
+        arrays = arrays._replace(t=t, p=p)
     # By the weights of the forward pass, not by those made of `upstream` below.
     arrays = arrays._replace(scanned=_formula.scanned(plan, arrays, arrays.t))
     if again:  # it will be differentiated again, by weights that the divisor is the sum of, too

@@ -218,6 +218,8 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
     if not all(view(x).flags.c_contiguous for x in outputs):
         return None
+    if lay.axes and _canonical(plan, np.empty(lay.shape, np.bool)) is None:  # the predictions lie right for sets, but new outputs would not
+        return None
     return _bound(wider, m, None, plan, inputs, casts, from_numpy, record)
 
 
@@ -252,12 +254,14 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
         settings |= {"alpha": 1.0, "label_smoothing": 0.0}
     of_targets = "ns" if plan.labelled or values(plan) else "ncs"
     axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t=of_targets)
+    if lay.runs > 1:
+        axes = {key: "nrcs" if x == "ncs" else x for key, x in axes.items()}
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()
     facts = (None if x is None else kernel.facts(x, axes[key], key, key in bits) for key, x in m._asdict().items())
     bound = kernel.bind(
         plan.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[plan.kernel]],
         ignore=plan.ignore if plan.targets not in FLOATS else (-1,), combine=block.combine or "sum",
-        planes=lay.cut == 0 and bool(lay.losses), threads=_threads.get_num_threads(),
+        planes=lay.cut == 0 and bool(lay.losses), runs=lay.runs, threads=_threads.get_num_threads(),
     )  # fmt: skip
     if plan.divisor == "weights" and plan.reduction == "mean" and not plan.labelled:
         divide = "position weights"

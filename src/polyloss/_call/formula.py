@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
 
 def run(plan, arrays):
     """Values, slopes and curvatures by the formulas."""
+    arrays = arrays._replace(t=plan.layout.flat(arrays.xp, arrays.t), p=plan.layout.flat(arrays.xp, arrays.p))
     if plan.layout.s > 1 and plan.here and (arrays.xp is np or plan.backend.name == "torch"):
         return _by_position(plan, arrays)
     return _quietly(plan, arrays)

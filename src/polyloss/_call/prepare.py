@@ -135,7 +135,10 @@ def plan_of(block, want, options, xp, facts):
     if loss.targets != "dense" and p.dtype in INTEGERS and t.dtype in FLOATS and len(t.shape) == len(p.shape) + 1:
         raise ValueError(f"y_true has shape {t.shape} and {name} {has(name)} shape {p.shape} and dtype {p.dtype}: targets come first")
     lay = layout_of_sets(p.shape, axis, name) if loss.sets else layout(p.shape, axis, name, block.combine is None)
-    if p.here and len(lay.losses) > 1 and not lay.axes:
+    if lay.axes:
+        if p.here and facts["mask"] is None and p.backend.name in ("numpy", "torch"):  # of which canonical arrays are views
+            lay = lay.viewing_sets(p.strides)
+    elif p.here and len(lay.losses) > 1:
         lay = lay.viewing(p.strides)
     for key, x in values.items():
         if isinstance(x, tuple) and len(x) != lay.c:  # a factor for each class

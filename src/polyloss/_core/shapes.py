@@ -44,33 +44,44 @@ class Layout(NamedTuple):
     s: int
     cut: int  # so many axes of positions make n
     axes: tuple = ()  # those of a set, counted from the front, if they are not `axis` alone
+    runs: int = 1  # a set's elements are cut into so many, where no view has them on one axis but one has them on two
 
     def canonical(self, xp, x, **options):
-        """Predictions, or what has their shape, as (n, c, s)."""
-        if self._apart:
-            x = xp.permute_dims(x, self._places + self.axes)
+        """Predictions, or what has their shape, as (n, c, s); of several runs as (n, runs, c / runs, s)."""
+        if self.axes:
+            order = self._order
+            x = x if order == self._in_order else xp.permute_dims(x, order)
         elif self.cut != self.axis:
             x = xp.moveaxis(x, self.axis, self.cut)
-        return xp.reshape(x, (self.n, self.c, self.s), **options)
+        return xp.reshape(x, (self.n, self.c, self.s) if self.runs == 1 else (self.n, self.runs, self.c // self.runs, self.s), **options)
+
+    def flat(self, xp, x):
+        """What is canonical, with all elements of a set on one axis."""
+        return x if self.runs == 1 or x is None or x.ndim == 2 else xp.reshape(x, (self.n, self.c, self.s))
 
     @property
-    def _apart(self):
-        """Whether the axes of a set have others between them, so that no view has them as one."""
-        return bool(self.axes) and self.axes[-1] - self.axes[0] >= len(self.axes)
+    def _order(self):
+        """The axes of predictions as they become those of sets: positions of n, elements, positions of s."""
+        places = self._places
+        return places[: self.cut] + self.axes + places[self.cut :]
+
+    @property
+    def _in_order(self):
+        return tuple(range(len(self.shape)))
 
     @property
     def _places(self):
         return tuple(i for i in range(len(self.shape)) if i not in self.axes)
 
     def restored(self, xp, x):
-        """What is (n, c, s), or (n, s), in the shape of predictions, or losses."""
+        """What is canonical, flat or not, or (n, s), in the shape of predictions, or losses."""
         if x.ndim == 2:
             return xp.reshape(x, self.losses)
-        if self._apart:
-            order = self._places + self.axes
+        if self.axes:
+            order = self._order
             x = xp.reshape(x, tuple(self.shape[i] for i in order))
-            return xp.permute_dims(x, tuple(order.index(i) for i in range(len(order))))
-        if self.axes or self.cut == self.axis:
+            return x if order == self._in_order else xp.permute_dims(x, tuple(map(order.index, self._in_order)))
+        if self.cut == self.axis:
             return xp.reshape(x, self.shape)
         return xp.moveaxis(xp.reshape(x, (*self.losses[: self.cut], self.c, *self.losses[self.cut :])), self.cut, self.axis)
 
@@ -83,6 +94,21 @@ class Layout(NamedTuple):
             return self
         cut = apart[0][1]
         return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut if self.axis >= 0 else -1)
+
+    def viewing_sets(self, strides):
+        """The same of sets along several axes: (0, 2, 3) of (N, C, H, W) as N runs of H W elements."""
+        (elements, places) = (self._breaks(axes, strides) for axes in (self.axes, self._places))
+        if len(elements) > 1 or len(places) > 1:
+            return self
+        lay = self
+        if places:
+            lay = lay._replace(n=math.prod(self.losses[: places[0]]), s=math.prod(self.losses[places[0] :]), cut=places[0])
+        return lay._replace(runs=math.prod(self.shape[i] for i in self.axes[: elements[0]])) if elements else lay
+
+    def _breaks(self, axes, strides):
+        """Before which of some axes predictions of these strides are not evenly apart along all of them."""
+        long = [k for k, i in enumerate(axes) if self.shape[i] > 1]
+        return [k for j, k in pairwise(long) if strides[axes[j]] != strides[axes[k]] * self.shape[axes[k]]]
 
 
 def layout(shape, axis, name, rowwise):
@@ -131,8 +157,8 @@ def layout_of_sets(shape, axis, name):
         raise ValueError(f"{name} has shape {shape}: axis {axis} is empty, and a loss over nothing is undefined")
     if len(axes) < 2:
         return layout(shape, axes[0] if axes else -1, name, rowwise=False)
-    lay = Layout(shape, axes[0], losses, math.prod(losses), c, 1, axes[0], axes)
-    return lay if lay._apart else lay._replace(n=math.prod(shape[: axes[0]]), s=math.prod(shape[axes[-1] + 1 :]))
+    cut = axes[0] if axes[-1] - axes[0] < len(axes) else len(losses)  # where others are between them the elements come last
+    return Layout(shape, axes[0], losses, math.prod(losses[:cut]), c, math.prod(losses[cut:]), cut, axes)
 
 
 def value_shape(shape, lay, name):

@@ -6,7 +6,7 @@ cdef extern from "simd/storage.h":
         TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
     ctypedef struct strided_array:
         char *at
-        Py_ssize_t n, c, s
+        Py_ssize_t n, c, s, run
         int type
 
 cdef extern from "cpu/loops/kernel.h":
@@ -21,6 +21,7 @@ cdef extern from "cpu/loops/kernel.h":
         int loss, doubles, labelled, soft
         double *parameters
         double low, high, mean, scale
+        Py_ssize_t run
         uint8_t *seen
         int rescale
         uint64_t classes, base

@@ -122,6 +122,7 @@ cdef int strides_of(Py_ssize_t *to, object x, int ndim, element *of_type) except
     cdef const element[:] line
     cdef const element[:, :] plane
     cdef const element[:, :, :] room
+    cdef const element[:, :, :, :] rooms
     cdef int i
     if ndim == 1:
         line = x
@@ -130,10 +131,14 @@ cdef int strides_of(Py_ssize_t *to, object x, int ndim, element *of_type) except
         plane = x
         for i in range(2):
             to[i] = plane.strides[i] if plane.shape[i] > 1 else 0
-    else:
+    elif ndim == 3:
         room = x
         for i in range(3):
             to[i] = room.strides[i] if room.shape[i] > 1 else 0
+    else:
+        rooms = x
+        for i in range(4):
+            to[i] = rooms.strides[i] if rooms.shape[i] > 1 else 0
     return 0
 
 
@@ -154,9 +159,9 @@ cdef str code_of(cnp.ndarray x, bint bf16):
 
 
 def facts(cnp.ndarray x, str axes, str name="array", bint bf16=False):
-    """What `Kernel.bind` wants to know of an array: its type and its strides along axes that are named as in "ncs" or "ns"."""
-    cdef Py_ssize_t[3] steps
-    cdef int ndim = cnp.PyArray_NDIM(x), type
+    """What `Kernel.bind` wants to know of an array: its type and its strides along axes that are named as in "ncs", "ns" or "nrcs"."""
+    cdef Py_ssize_t[4] steps
+    cdef int ndim = cnp.PyArray_NDIM(x), type, i
     cdef str code = code_of(x, bf16)
     if code is None:
         raise TypeError(f"{name} has dtype {(<object>x).dtype}, not {'uint16' if bf16 else 'a number of 1 to 8 bytes'}")
@@ -185,11 +190,7 @@ def facts(cnp.ndarray x, str axes, str name="array", bint bf16=False):
         strides_of(steps, x, ndim, <uint64_t *>NULL)
     else:  # of 16 bits: half precision is looked at as its bits
         strides_of(steps, (<object>x).view(np.uint16) if code == "f2" else x, ndim, <uint16_t *>NULL)
-    if ndim == 1:
-        return code, (steps[0],)
-    if ndim == 2:
-        return code, (steps[0], steps[1])
-    return code, (steps[0], steps[1], steps[2])
+    return code, tuple([steps[i] for i in range(ndim)])
 
 
 cdef bint is_axis(const kernel_job *job, Py_ssize_t outer, Py_ssize_t inner, int which) noexcept nogil:
@@ -233,6 +234,20 @@ cdef void merge_elements(kernel_job *job) noexcept nogil:
             x.c = x.s
         x.s = 0
     job.s, job.c = 1, job.s * job.c
+
+
+cdef void merge_runs(kernel_job *job) noexcept nogil:
+    """One run, if all lie as one."""
+    cdef const strided_array *x
+    cdef int i
+    for i in range(ARRAYS):
+        x = &job.arrays[i]
+        if job.run > 1 and x.type >= 0 and x.run != x.c * job.run:
+            return
+    if job.run == 1:
+        for i in range(ARRAYS):
+            job.arrays[i].c = job.arrays[i].run
+    job.run = job.c
 
 
 cdef void swap_positions(kernel_job *job) noexcept nogil:
@@ -623,7 +638,7 @@ cdef class Kernel:
         return 0
 
     def bind(self, str name, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, t, p, weight=None, class_weight=None, losses=None, grad=None,
-             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, int threads=1):
+             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, Py_ssize_t runs=1, int threads=1):
         """A kernel with all that a call needs but its data.
 
         Parameters
@@ -635,7 +650,8 @@ cdef class Kernel:
         t, p, grad, hess, prob : (type, strides)
             Of arrays (n, c, s), or (n, s) for labels and for one number at each position: the element type, as "f4", "f8", "f2", "bf16",
             "b1", "i8" or "u1", and the strides in bytes. Predictions are floating; float64 is computed in float64, all else in float32.
-            Outputs have the type of `p`, and are optional. Labels are compared as mathematical integers.
+            Outputs have the type of `p`, and are optional. Labels are compared as mathematical integers. Of sets in several runs: of arrays
+            (n, runs, c / runs, s).
         weight : (type, strides), optional
             Of the positions (n, s), "f4" or "f8". Weight 0 skips a position: it adds 0 and its derivatives are 0, whatever lies there.
         class_weight : (type, strides), optional
@@ -652,6 +668,8 @@ cdef class Kernel:
         planes : bool
             Of one position alone, whose strides do not tell: whether the positions of its batch are nearer to each other in memory than its
             classes. The softmax losses add up many classes in one order there, and in another elsewhere.
+        runs : int
+            Of sets alone: their elements are cut into so many runs of one length, and each array has a stride from run to run, too.
         threads : int
             At most so many threads; small work takes one. No result depends on it.
 
@@ -665,7 +683,7 @@ cdef class Kernel:
         cdef int labels = self.labels[name]
         cdef bint apart
         memset(job, 0, sizeof(kernel_job))
-        job.n, job.c, job.s, job.classes = n, c, s, c
+        job.n, job.c, job.s, job.classes, job.run = n, c, s, c, c // runs
         job.flat_n, job.flat_s = s, 1
         job.loss = self.numbers[name]
         bound.name, bound.builds, bound.threads = name, self.builds, threads
@@ -677,8 +695,11 @@ cdef class Kernel:
             raise ValueError(f"{name} takes two predictions for each target, not {c}")
         job.labelled = labels == 1 or labels == 2 and t[0][0] in "iu"
         job.soft = labels == 2 and not job.labelled
+        if runs != 1 and (self.builds[0].join == NULL or job.run * runs != c):
+            raise ValueError(f"{name} takes no {c} elements in {runs} runs")
         for i in range(ARRAYS):
             axes = "ns" if i == AT_T and (job.labelled or labels == 3) else <str>AXES[i]
+            axes = "nrcs" if runs > 1 and axes == "ncs" else axes
             describe(&job.arrays[i], given[i], axes, n, c, s, <str>NAMES[i])
             bound.sizes[i] = c if axes == "c" else n * s * (c if "c" in axes else 1)
         check_types(job, order == KEEP_ORDER, given)
@@ -691,6 +712,8 @@ cdef class Kernel:
             bound.ignore = ignored(job, ignore, t[0])
         bound.one_weight = order == REORDER_ELEMENTS and weight is not None and losses is None and job.weight.n == 0 == job.weight.s
         apart = losses is not None or (weight is not None and not bound.one_weight)
+        if runs > 1:
+            merge_runs(job)
         lay(job, REORDER_POSITIONS if order == REORDER_ELEMENTS and apart else order, AT_P)
         job.columns = job.columns and (apart or order != REORDER_ELEMENTS) or planes and n * s == 1
         bound.isa = isa_used
@@ -704,27 +727,30 @@ cdef class Kernel:
         cdef Bound bound
         cdef char *at[ARRAYS]
         cdef kernel_sums found
-        if cnp.PyArray_NDIM(p) != 3:
+        cdef str all_axes = "nrcs" if cnp.PyArray_NDIM(p) == 4 else "ncs"
+        if cnp.PyArray_NDIM(p) not in (3, 4):
             raise ValueError(f"p has shape {(<object>p).shape}, not (n, c, s)")
         cdef int labels = self.labels[name]
         cdef bint of_positions = labels == 1 or labels == 3 or labels == 2 and (<object>t).dtype.kind != "f"
         cdef tuple given = (t, p, weight, class_weight, losses, grad, hess, prob)
         cdef list known = [None] * ARRAYS
         cdef str axes
-        cdef Py_ssize_t k
+        cdef tuple lengths = (<object>p).shape
+        cdef Py_ssize_t k, runs = 1 if len(lengths) == 3 else lengths[1]
         cdef int i
         for i in range(ARRAYS):
             x = given[i]
             if x is None:
                 continue
             axes = "ns" if i == AT_T and of_positions else <str>AXES[i]
+            axes = all_axes if axes == "ncs" else axes
             known[i] = facts(x, axes, NAMES[i], bf16 and AT_P <= i <= AT_PROB and i not in (AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES))
             for k in range(len(axes)):
-                if cnp.PyArray_DIM(x, k) != cnp.PyArray_DIM(p, 0 if axes[k] == c"n" else 1 if axes[k] == c"c" else 2):
-                    shape = tuple([(<object>p).shape["ncs".index(axis)] for axis in axes])
+                if cnp.PyArray_DIM(x, k) != lengths[all_axes.index(axes[k])]:
+                    shape = tuple([lengths[all_axes.index(axis)] for axis in axes])
                     raise ValueError(f"{NAMES[i]} has shape {x.shape}, not {shape}")
-        bound = self.bind(name, cnp.PyArray_DIM(p, 0), cnp.PyArray_DIM(p, 1), cnp.PyArray_DIM(p, 2), *known, parameters=parameters,
-                          ignore=ignore, combine=combine, planes=planes, threads=threads)
+        bound = self.bind(name, lengths[0], lengths[len(lengths) - 2] * runs, lengths[len(lengths) - 1], *known, parameters=parameters,
+                          ignore=ignore, combine=combine, planes=planes, runs=runs, threads=threads)
         bound.addresses(at, given)
         bound.run(at, scale, &found)
         return found.total, found.weights, found.count, found.bad
@@ -734,7 +760,7 @@ cdef int describe(strided_array *to, object given, str axes, Py_ssize_t n, Py_ss
     """An array from its type and strides."""
     cdef int i
     to.at, to.type = NULL, -1
-    to.n = to.c = to.s = 0
+    to.n = to.c = to.s = to.run = 0
     if given is None:
         return 0
     code, strides = given
@@ -747,6 +773,8 @@ cdef int describe(strided_array *to, object given, str axes, Py_ssize_t n, Py_ss
             to.n = strides[i] if n > 1 else 0
         elif axes[i] == "c":
             to.c = strides[i] if c > 1 else 0
+        elif axes[i] == "r":
+            to.run = strides[i]
         else:
             to.s = strides[i] if s > 1 else 0
     return 0

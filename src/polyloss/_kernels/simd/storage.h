@@ -13,6 +13,7 @@ typedef struct { /* an array with some of the axes (n, c, s) */
     char *at; /* NULL: absent */
     ptrdiff_t n, c, s; /* strides in bytes, 0 for an axis that it lacks or that has one entry */
     int type;
+    ptrdiff_t run; /* likewise: from a run of c to the next, where a set's elements lie in several */
 } strided_array;
 
 /* IEEE half precision and bfloat16, from and to their bits; rounded to the nearest, ties to even. Without branches, so that loops vectorise. */

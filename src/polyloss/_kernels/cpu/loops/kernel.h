@@ -49,6 +49,7 @@ typedef struct {
     uint64_t classes, base; /* class = label - base, in 0 … classes - 1 */
     const int64_t *ignore;  /* labels to skip, that t's type can hold; those of uint64 as the bits of an int64 */
     ptrdiff_t ignored;      /* how many */
+    ptrdiff_t run; /* sets: so many elements lie in one run, evenly apart; c if all do */
     uint8_t *seen; /* log_loss, (classes,): set to 1 where a class occurs; or NULL */
     int rescale;   /* log_loss: divide the picked probability by the sum of its row */
     ptrdiff_t flat_n, flat_s; /* a position's index as the caller counts is n * flat_n + s * flat_s */

@@ -65,9 +65,10 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
     for (i = 0; i < n; i++) FORMULA(derive_again)(job, t[i], set, w, g ? g + i : NULL, h ? h + i : NULL);
 }
 
-INLINE const char *FORMULA(place)(const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l)
+INLINE const char *FORMULA(place)(const kernel_job *job, const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l)
 {
-    return x->at + a * x->n + b * x->s + l * x->c;
+    const char *set = x->at + a * x->n + b * x->s;
+    return l < job->run ? set + l * x->c : set + l / job->run * x->run + l % job->run * x->c;
 }
 /* n numbers where they lie, if they lie right, else copied into room */
 INLINE const one *FORMULA(read)(const strided_array *x, const char *from, ptrdiff_t stride, ptrdiff_t n, one *room)
@@ -76,17 +77,30 @@ INLINE const one *FORMULA(read)(const strided_array *x, const char *from, ptrdif
     FORMULA(read_line)(x->type, from, stride, n, room);
     return room;
 }
+/* The same of the elements of a set from l on, in whatever runs */
+static const one *FORMULA(read_elements)(const kernel_job *job, const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l, ptrdiff_t n,
+                                         one *room)
+{
+    if (n <= job->run - l % job->run) return FORMULA(read)(x, FORMULA(place)(job, x, a, b, l), x->c, n, room);
+    for (ptrdiff_t i = 0, m; i < n; i += m) {
+        const ptrdiff_t left = job->run - (l + i) % job->run;
+        m = n - i < left ? n - i : left;
+        FORMULA(read_line)(x->type, FORMULA(place)(job, x, a, b, l + i), x->c, m, room + i);
+    }
+    return room;
+}
 
-/* Elements of one set, beside each other or not. */
+/* Elements of one set, beside each other or not. What is summed begins at a multiple of SETS_BLOCK, whatever the runs. */
 static void FORMULA(sum_along)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t from, ptrdiff_t to, double *sums)
 {
     const strided_array *t = &job->t, *p = &job->p;
     const int lie = FORMULA(in_place)(t->type, 0, 1, t->c, 0) && FORMULA(in_place)(p->type, 0, 1, p->c, 0);
-    const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
     for (ptrdiff_t l = from, n; l < to; l += n) {
-        n = to - l < step ? to - l : step;
-        FORMULA(add_sums)(n, FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room),
-                          FORMULA(read)(p, FORMULA(place)(p, a, b, l), p->c, n, room + SETS_BLOCK), sums);
+        const ptrdiff_t left = job->run - l % job->run, whole = left / SETS_BLOCK * SETS_BLOCK;
+        n = !lie || (whole == 0 && left < to - l) ? SETS_BLOCK : left < to - l ? whole : to - l;
+        if (n > to - l) n = to - l;
+        FORMULA(add_sums)(n, FORMULA(read_elements)(job, t, a, b, l, n, room),
+                          FORMULA(read_elements)(job, p, a, b, l, n, room + SETS_BLOCK), sums);
     }
 }
 static void FORMULA(derive_along)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t from, ptrdiff_t to,
@@ -98,9 +112,11 @@ static void FORMULA(derive_along)(const kernel_job *job, one *room, ptrdiff_t a,
     const ptrdiff_t step = lie ? to - from : SETS_BLOCK;
     const double w = weight_at(job, a, b);
     for (ptrdiff_t l = from, n; l < to; l += n) {
-        n = to - l < step ? to - l : step;
-        const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->c, n, room);
-        char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
+        const ptrdiff_t left = job->run - l % job->run, most = step < left ? step : left;
+        n = to - l < most ? to - l : most;
+        const one *x = FORMULA(read)(t, FORMULA(place)(job, t, a, b, l), t->c, n, room);
+        char *gg = grad->at ? (char *)FORMULA(place)(job, grad, a, b, l) : NULL;
+        char *hh = hess->at ? (char *)FORMULA(place)(job, hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_BLOCK, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_BLOCK;
         FORMULA(derivatives)(job, n, x, set, w, g, h);
         if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->c, n, g);
@@ -120,8 +136,8 @@ static void FORMULA(sum_across)(const kernel_job *job, one *room, ptrdiff_t a, p
         n = to - l < SETS_BLOCK ? to - l : SETS_BLOCK;
         for (ptrdiff_t i = 0; i < lanes * SUMS * SETS_TILE; i++) lane[i] = 0;
         for (ptrdiff_t e = 0; e < n; e++) {
-            const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l + e), t->s, m, room_t);
-            const one *y = FORMULA(read)(p, FORMULA(place)(p, a, b, l + e), p->s, m, room_p);
+            const one *x = FORMULA(read)(t, FORMULA(place)(job, t, a, b, l + e), t->s, m, room_t);
+            const one *y = FORMULA(read)(p, FORMULA(place)(job, p, a, b, l + e), p->s, m, room_p);
             one *to_lane = lane + (lanes == 1 ? 0 : e < n / lanes * lanes ? e % lanes : e % LANES) * SUMS * SETS_TILE;
             for (ptrdiff_t i = 0, k; i < m; i += LANES) {
                 k = m - i < LANES ? m - i : LANES;
@@ -157,8 +173,9 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
         at_none[i] = (one)of.at_none, at_all[i] = (one)of.at_all;
     }
     for (ptrdiff_t l = from; l < to; l++) {
-        const one *x = FORMULA(read)(t, FORMULA(place)(t, a, b, l), t->s, m, room);
-        char *gg = grad->at ? (char *)FORMULA(place)(grad, a, b, l) : NULL, *hh = hess->at ? (char *)FORMULA(place)(hess, a, b, l) : NULL;
+        const one *x = FORMULA(read)(t, FORMULA(place)(job, t, a, b, l), t->s, m, room);
+        char *gg = grad->at ? (char *)FORMULA(place)(job, grad, a, b, l) : NULL;
+        char *hh = hess->at ? (char *)FORMULA(place)(job, hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_TILE, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_TILE;
         real odd = R(0);
         for (ptrdiff_t i = 0, k; i < m; i += LANES) {
