@@ -1,8 +1,11 @@
 """JAX: every loss under grad, jit, jvp, vmap and a second time, and the formulas' derivatives at kinks, ties and clips."""
 
 import inspect
+import re
 import subprocess
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -37,8 +40,8 @@ def close(found, wanted, atol=1e-11):
 
 @pytest.fixture(params=["kernel", "formula"])
 def way(request, monkeypatch):
-    """Traced calls of any size by the kernels, or by the formula."""
-    monkeypatch.setattr(_jax, "SMALL", 0 if request.param == "kernel" else np.inf)
+    """Traced calls by the kernels, or by the formula."""
+    monkeypatch.setenv("POLYLOSS_ROUTE", "" if request.param == "kernel" else "formula")
     return request.param
 
 
@@ -212,10 +215,6 @@ def same(found, wanted, dtype):
 class TestKernelsInPrograms:
     """Traced calls become operations whose implementation on a CPU is the kernel."""
 
-    @pytest.fixture(autouse=True)
-    def of_any_size(self, monkeypatch):
-        monkeypatch.setattr(_jax, "SMALL", 0)
-
     def test_they_are_called(self, name, options):
         t, p = sample(name)
         expected = pl.explain(name, np.asarray(t), np.asarray(p), **options).route
@@ -250,10 +249,6 @@ class TestPrograms:
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(6, 5, 2)), jnp.float32)
     labels = jnp.asarray(np.random.default_rng(1).integers(0, 5, (6, 2)))
 
-    @pytest.fixture(autouse=True)
-    def of_any_size(self, monkeypatch):
-        monkeypatch.setattr(_jax, "SMALL", 0)
-
     @pytest.mark.parametrize(
         "options",
         [
@@ -285,7 +280,7 @@ class TestPrograms:
 
         found = jax.jit(jax.grad(total, argnums=(0, 1)))(self.logits, arrays)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_jax, "SMALL", np.inf)
+            patch.setenv("POLYLOSS_ROUTE", "formula")
             same(found, jax.jit(jax.grad(total, argnums=(0, 1)))(self.logits, arrays), "float32")
 
     def test_a_divisor_that_is_traced_beside_arrays_that_are_not(self):
@@ -324,7 +319,8 @@ class TestPrograms:
             jax.grad(lambda z: pl.softmax_loss(self.labels.at[1, 0].set(7), z))(self.logits)
 
     def test_an_error_in_a_kernel_is_raised(self, monkeypatch):
-        program = jax.jit(lambda z: pl.softmax_loss(self.labels, z)).lower(self.logits).compile()
+        labels = self.labels.astype("float32")  # which no kernel takes as they lie
+        program = jax.jit(lambda z: pl.softmax_loss(labels, z)).lower(self.logits).compile()
         monkeypatch.setattr(_routes, "run", lambda plan, arrays: {}["a kernel"])
         with pytest.raises(jax.errors.JaxRuntimeError, match="KeyError"):
             jax.block_until_ready(program(self.logits))
@@ -410,18 +406,95 @@ def test_memory_layouts_are_jaxlibs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_plain_formulas_stay_with_xla_for_longer():
-    """Eight times as many predictions as others; `explain` says so of what is being traced."""
-    said = {}
+def test_kernels_take_programs_of_any_size():
+    """`explain` says so of what is being traced; of nothing there is nothing to compute."""
+    routes = []
+    for shape in ((0, 3), (1, 1), (512, 32)):
+        jax.eval_shape(lambda p: routes.append(pl.explain("mse", p, p).route) or p, jnp.zeros(shape))
+    assert routes == ["formula", "elementwise kernel", "elementwise kernel"]
 
-    def trace(name, n):
-        jax.eval_shape(lambda p: said.update({(name, n): pl.explain(name, p, p).route}) or p, jnp.zeros((n, 8)))
 
-    for name in ("mse", "bce"):
-        for n in (512, 1024, 8191, 8192):
-            trace(name, n)
-    assert [said["bce", n] for n in (512, 1024)] == ["formula", "elementwise kernel"]
-    assert [said["mse", n] for n in (1024, 8191, 8192)] == ["formula", "formula", "elementwise kernel"]
+def test_programs_enter_python_once(monkeypatch):
+    """The first call of an operation finds its kernel; others need nothing of Python's, whatever the number of threads was before."""
+    y, z = jnp.arange(64) % 7, jnp.asarray(np.random.default_rng(0).standard_normal((64, 7)), jnp.float32)
+    step = jax.jit(jax.value_and_grad(lambda z: pl.softmax_loss(y, z, z_loss=0.375)))
+    wanted = pl.value_and_grad(pl.softmax_loss)(y, z, z_loss=0.375)
+    same(step(z), wanted, "float32")
+    monkeypatch.setattr(_jax, "bound", lambda plan, m: {}["a second time"])
+    same(step(z), wanted, "float32")
+    threads = pl.get_num_threads()
+    try:
+        pl.set_num_threads(threads + 1)
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="KeyError: 'a second time'"):
+            jax.block_until_ready(step(z))
+    finally:
+        pl.set_num_threads(threads)
+    same(step(z), wanted, "float32")
+
+
+def operation(y, z):
+    """The text of an operation as it stands in a program, which may be stored."""
+    program = jax.jit(pl.softmax_loss).lower(y, z).as_text()
+    return re.search(r'plan = "([^"]+)"', program)[1]
+
+
+def test_operations_take_no_other_buffers_than_their_own():
+    """A text of an operation beside arrays of other lengths or types reads nothing beyond them."""
+    y, z = jnp.arange(64) % 7, jnp.zeros((64, 7), jnp.float32)
+    text, value = operation(y, z), jax.ShapeDtypeStruct((), jnp.float32)
+
+    def call(*buffers):
+        return jax.block_until_ready(jax.jit(lambda *buffers: jax.ffi.ffi_call(_jax.TARGET, value)(*buffers, plan=text))(*buffers))
+
+    np.testing.assert_allclose(call(z[:, :, None], y[:, None]), np.log(7), rtol=1e-6)
+    for others in ((z[:32, :, None], y[:32, None]), (z[:, :, None], y[:32, None]), (z.astype("bfloat16"), y), (z[:, :, None],)):
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="INTERNAL"):
+            call(*others)
+
+
+def test_operations_run_at_once():
+    """From threads of Python's, by the same and by different kernels, each of which is called for the first time meanwhile."""
+    rng = np.random.default_rng(0)
+    t, p = jnp.asarray(rng.integers(0, 2, (300, 40)), jnp.float32), jnp.asarray(rng.random((300, 40)), jnp.float32)
+    names = ["mse", "bce", "kl_divergence", "tversky", "huber", "log_cosh"]
+    wanted = {name: pl.value_and_grad(name)(t, p, reduction="sum") for name in names}
+    steps = {name: jax.jit(lambda p, name=name: pl.value_and_grad(name)(t, p, reduction="sum")) for name in names}
+    with ThreadPoolExecutor(8) as pool:
+        for name, found in pool.map(lambda name: (name, steps[name](p)), names * 40):
+            same(found, wanted[name], "float32")
+
+
+CHILD = """
+import sys
+import jax, numpy as np
+import polyloss as pl
+from polyloss._adapters import jax as _jax
+y, z = np.arange(64, dtype="i4") % 7, np.random.default_rng(0).standard_normal((64, 7)).astype("f4")
+_jax._registered()
+call = jax.ffi.ffi_call(_jax.TARGET, jax.ShapeDtypeStruct((), "f4"))
+stored = jax.jit(lambda y, z: call(z[:, :, None], y[:, None], plan=sys.argv[1]))
+called, run = [], _jax._routes.run
+def check():
+    np.testing.assert_allclose(stored(y, z), wanted, rtol=1e-5)
+wanted = pl.softmax_loss(y, z)
+_jax._routes.run = lambda *x: called.append(1) or run(*x)
+check()
+assert not called
+steps = [jax.jit(lambda z, k=k: pl.softmax_loss(y, z, z_loss=k)).lower(z).compile() for k in (0.5, 0.25, 0.125, 1.0)]
+for threads in range(1, 1025):  # an operation by another number of threads is another one: more than are kept
+    pl.set_num_threads(threads)
+    for step in steps:
+        step(z).block_until_ready()
+assert called  # by Python
+check()
+"""
+
+
+def test_programs_of_another_process_run_and_more_than_are_kept():
+    """What a stored program says is known in a process that has not traced it."""
+    text = operation(jnp.zeros(64, np.int32), jnp.zeros((64, 7), jnp.float32))
+    done = subprocess.run([sys.executable, "-c", CHILD, text], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_export_takes_the_formula_where_it_is_forced(monkeypatch):

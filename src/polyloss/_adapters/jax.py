@@ -12,6 +12,7 @@ import pickle
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from functools import lru_cache, partial
+from hashlib import blake2b
 
 import jax
 import numpy as np
@@ -19,10 +20,11 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from polyloss._call import formula as _formula, routes as _routes
-from polyloss._call.cpu import kernels
+from polyloss._call.cpu import Memory, bound, kernels
 from polyloss._call.formula import Outcome
 from polyloss._call.plan import BOTH, GIVEN, VALUE, Arrays
 from polyloss._call.run_plan import checked, evaluate, finish, reduced
+from polyloss._core import threads as _threads
 from polyloss._core.backends import NUMPY
 from polyloss._core.buffers import empty
 from polyloss._core.params import several_traced
@@ -34,9 +36,7 @@ except ImportError:  # before JAX 0.5: there XLA gathers what is spread over a m
     custom_partitioning = None
 
 TARGET = "polyloss"  # what XLA knows the handler as
-SMALL = 8192  # predictions; below, XLA's own code for the formula takes no longer than the way to a kernel, 35 µs
-# Of a few additions and multiplications XLA's code is as good up to 8 times as many: for 16384 the kernel takes 1.2 to 1.9 times as long.
-PLAIN = ("mean_squared_error", "mean_absolute_error", "huber", "hinge", "squared_hinge")
+DIGEST = 16  # characters
 ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # arguments that may be arrays
 FORMULA = _routes.ROUTES[-1].name
 
@@ -138,13 +138,13 @@ def from_numpy(x, like):
 def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
     why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
-    least, sizes = 8 * SMALL if plan.kernel in PLAIN else SMALL, (plan.layout.n, plan.layout.c, plan.layout.s)
+    sizes = (plan.layout.n, plan.layout.c, plan.layout.s)
     if any(several_traced(value) for _, value in plan.params + plan.target_options):
         why = "a parameter is traced, and kernels take numbers"
     elif not all(isinstance(size, int) for size in sizes):
         why = "a size is not known yet, and kernels take numbers"
-    elif math.prod(sizes) < least:
-        why = f"traced programs call it from {least} predictions on"
+    elif not math.prod(sizes):
+        why = "there is nothing to compute"
     if why:
         return _routes.ROUTES[-1], [(route.name, why) for route in _routes.ROUTES[:-1] if route.holds(plan)]
     return _routes.choose(replace(plan, backend=NUMPY, here=True, has_values=True))
@@ -331,7 +331,8 @@ def _registered():
         kernel = kernels("xla")
         usable = kernel is not None and hasattr(jax, "ffi")
         if usable:
-            jax.ffi.register_ffi_target(TARGET, kernel.handler(_run), platform="cpu")
+            _threads.follow(kernel.allow)
+            jax.ffi.register_ffi_target(TARGET, kernel.handler(_bind, _run), platform="cpu")
         _registration.append(usable)
     return _registration[0]
 
@@ -341,17 +342,32 @@ _registration: list[bool] = []
 
 @lru_cache(maxsize=1024)
 def _encoded(plan):
-    """A plan as a string, which a program that is exported takes along."""
-    return b64encode(pickle.dumps(plan)).decode()
+    """A plan as a text behind its digest: a program that is exported takes it along, and the handler knows it again by it."""
+    text = b64encode(pickle.dumps(plan)).decode()
+    return blake2b(text.encode(), digest_size=DIGEST // 2).hexdigest() + text
 
 
 @lru_cache(maxsize=1024)
 def _decoded(text):
-    return _routes.routed(pickle.loads(b64decode(text)))
+    return _routes.routed(pickle.loads(b64decode(text[DIGEST:])))
+
+
+def _bind(text, operands, results):
+    """The kernel of an operation, bound to such arrays, and what each is to it; None where no kernel takes them as they lie."""
+    plan = _decoded(text)
+    arrays, outputs = _arrays(plan, operands, np), _outcome(plan, results)
+    given = (arrays.t, arrays.p, arrays.weight, arrays.class_weight, outputs.losses, outputs.gradient, outputs.hessian, outputs.prob)
+    kernel = bound(plan, Memory(*given))
+    if kernel is None:
+        return None
+    optional = (("weight", plan.weighted), ("class_weight", plan.class_weighted), ("divisor", plan.divisor == GIVEN))
+    roles = ["p", "t", *(role for role, has in optional if has)]
+    named = ("losses" if plan.reduction == "none" else "value", "gradient", "hessian", "prob")
+    return kernel, roles + [role for role, wanted in zip(named, plan.want, strict=True) if wanted]
 
 
 def _run(text, operands, results):
-    """Fill the results of an operation: all are NumPy arrays over XLA's memory, bfloat16 as its bits."""
+    """Fill the results of an operation by the routes of every call: all are NumPy arrays over XLA's memory, bfloat16 as its bits."""
     plan = _decoded(text)
     outputs = _outcome(plan, results)
     arrays = _arrays(plan, operands, np)._replace(out=outputs.gradient, out_hessian=outputs.hessian)

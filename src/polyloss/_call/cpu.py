@@ -223,6 +223,17 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     return _bound(wider, m, None, plan, inputs, casts, from_numpy, record)
 
 
+def bound(plan, m):
+    """The plan's kernel, bound to arrays that it reads and writes where they lie; None where it takes others than these."""
+    if plan.route not in KERNELS or plan.of_classes or (plan.labelled and m.t.dtype.kind == "f"):
+        return None
+    if softmax_xent(plan) and not plan.labelled and m.t.dtype != plan.dtype:
+        return None
+    if values(plan):
+        m = m._replace(t=_as_losses(plan)(np, m.t))
+    return _bound(plan, m, None)
+
+
 def _address(x):
     return x.__array_interface__["data"][0]
 

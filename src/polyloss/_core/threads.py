@@ -5,11 +5,13 @@ Imported with polyloss, before any kernel: so whichever of them is loaded when, 
 
 import os
 import sys
+from collections.abc import Callable
 
 MOST_THREADS = 1024
 PF_FORKNOEXEC = 0x40  # Linux: forked, and no other program executed since
 
 _threads = None
+_told: list[Callable[[int], object]] = []
 
 
 def _openmp_is_loaded():
@@ -128,3 +130,11 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n.__index__() <= MOST_THREADS:
         raise ValueError(f"n is {n!r}, but must be from 1 to {MOST_THREADS}")
     _threads = n.__index__()
+    for tell in _told:
+        tell(_threads)
+
+
+def follow(tell: Callable[[int], object]) -> None:
+    """Tell a function the number of threads, now and whenever it is set: for code that cannot ask, since it must not enter Python."""
+    _told.append(tell)
+    tell(get_num_threads())

@@ -52,8 +52,9 @@ cdef int isa_in_use() noexcept nogil
 cdef const kernel_loops *label_loops() noexcept nogil
 cdef int describe(strided_array *to, object given, str axes, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, str name) except -1
 cdef void lay(kernel_job *job, int order, int like) noexcept nogil
+cdef bint is_long(const kernel_loops *loops, Py_ssize_t elements) noexcept nogil
 cdef int perform(const kernel_loops *loops, const kernel_job *job, Py_ssize_t elements, int threads, kernel_sums *found,
-                 kernel_sums *each) except -1
+                 kernel_sums *each) noexcept nogil
 
 
 cdef class Bound:
@@ -65,13 +66,16 @@ cdef class Bound:
     cdef int isa, threads
     cdef bint one_weight, ask_labels
     cdef object ignore
-    cdef int run(self, char **at, double scale, kernel_sums *found) except -1
-    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) except -1
-    cdef int label_sums(self, char **at, kernel_sums *found) except -1
-    cdef int not_binary(self, char **at) except -1
-    cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) except -1
-    cdef bint looks_other(self, kernel_job *job) noexcept
-    cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept
+    cdef bint is_long(self) noexcept nogil
+    cdef int run(self, char **at, double scale, kernel_sums *found) noexcept nogil
+    cdef int visit(self, const kernel_loops *loops, const kernel_job *job, kernel_sums *found, kernel_sums *each) noexcept nogil
+    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) noexcept nogil
+    cdef int label_sums(self, char **at, kernel_sums *found) noexcept nogil
+    cdef int is_binary(self, char **at) noexcept nogil
+    cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) noexcept nogil
+    cdef bint looks_other(self, const kernel_job *job) noexcept nogil
+    cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept nogil
+    cdef int call(self, char **at, double scale, kernel_sums *found) except -1
     cdef char *address(self, int i, object x) except? NULL
     cdef int addresses(self, char **at, tuple given) except -1
 

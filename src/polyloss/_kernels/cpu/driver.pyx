@@ -2,7 +2,8 @@
 
 `Kernel.bind` takes all facts of a call but its data, once: loss, lengths, element types and strides, options. What it gives, `Bound`, takes
 the data. Tasks depend on shapes, strides and types alone and their sums are added in their order: the bits are the same for any number of
-threads. Work of microseconds stays on the calling thread, with the interpreter's lock held and scratch on the stack.
+threads. Work of microseconds stays on the calling thread, with scratch on the stack. Nothing that computes needs the interpreter's lock:
+who holds it lets go of it for longer work, and XLA's threads never take it.
 """
 import os
 
@@ -368,23 +369,19 @@ cdef const kernel_loops *label_loops() noexcept nogil:
     return label_builds[isa_used]
 
 
+cdef bint is_long(const kernel_loops *loops, Py_ssize_t elements) noexcept nogil:
+    """Whether work is worth waking threads, and letting others have the interpreter's lock."""
+    return elements * loops.cost >= THREADS_FROM
+
+
 cdef int perform(const kernel_loops *loops, const kernel_job *job, Py_ssize_t elements, int threads, kernel_sums *found,
-                 kernel_sums *each) except -1:
-    """Every task; the sums in the order of the tasks."""
-    cdef int failed
+                 kernel_sums *each) noexcept nogil:
+    """Every task; the sums in the order of the tasks. Not 0 where memory is short."""
     start(found)
-    if elements * loops.cost < THREADS_FROM:
-        failed = alone(loops, job, found, each)
-    else:
-        threads = min(threads, job.tasks)
-        with nogil:
-            if threads > 1 and not in_forked_child:
-                failed = shared(loops, job, threads, found, each)
-            else:
-                failed = alone(loops, job, found, each)
-    if failed:
-        raise MemoryError
-    return 0
+    threads = min(threads, job.tasks)
+    if threads > 1 and is_long(loops, elements) and not in_forked_child:
+        return shared(loops, job, threads, found, each)
+    return alone(loops, job, found, each)
 
 # ------------------------------------------------------------------------------------------------------------------------- calls
 
@@ -396,13 +393,16 @@ cdef double number_at(const strided_array *x, Py_ssize_t n, Py_ssize_t s) noexce
 cdef class Bound:
     """A kernel with all that a call needs but its data; see `Kernel.bind`. It is never written to: threads may share one."""
 
-    cdef int run(self, char **at, double scale, kernel_sums *found) except -1:
-        """Evaluate; at[AT_T] … are the arrays' addresses, NULL where none was bound. They are trusted."""
+    cdef bint is_long(self) noexcept nogil:
+        return is_long(self.builds[isa_used], self.elements)
+
+    cdef int run(self, char **at, double scale, kernel_sums *found) noexcept nogil:
+        """Evaluate; at[AT_T] … are the arrays' addresses, NULL where none was bound. They are trusted. Not 0 where memory is short."""
         cdef kernel_job job = self.job
         cdef const kernel_loops *loops = self.builds[isa_used]
         cdef double weight = 1
         cdef kernel_sums *each = NULL
-        cdef int i
+        cdef int i, binary, failed = 0
         for i in range(ARRAYS):
             job.arrays[i].at = at[i]
         if self.elements == 0 and (self.positions == 0 or loops.order != KEEP_ORDER):
@@ -417,25 +417,24 @@ cdef class Bound:
         if self.ask_labels:
             job.parameters[0] = 2  # taken for granted; the sum is NaN if a target says otherwise
             if job.tasks == 1 or self.looks_other(&job):
-                job.parameters[0] = not self.not_binary(at)
+                binary = self.is_binary(at)
+                if binary < 0:
+                    return 1
+                job.parameters[0] = binary
         if job.between:
-            self.visit_twice(loops, &job, found)
-            return 0
+            return self.visit_twice(loops, &job, found)
         if job.segments > 1:
             each = <kernel_sums *>malloc(job.tasks * sizeof(kernel_sums))
             if each == NULL:
-                raise MemoryError
-        try:
-            perform(loops, &job, self.elements, self.threads, found, each)
-            if each != NULL:
-                join_segments(&job, found, each)
-            if self.ask_labels and job.parameters[0] == 2 and found.total != found.total:
-                job.parameters[0] = not self.not_binary(at)
-                perform(loops, &job, self.elements, self.threads, found, each)
-                if each != NULL:
-                    join_segments(&job, found, each)
-        finally:
-            free(each)
+                return 1
+        failed = self.visit(loops, &job, found, each)
+        if not failed and self.ask_labels and job.parameters[0] == 2 and found.total != found.total:
+            binary = self.is_binary(at)
+            job.parameters[0] = binary
+            failed = binary < 0 or self.visit(loops, &job, found, each)
+        free(each)
+        if failed:
+            return 1
         if loops.order == REORDER_ELEMENTS:
             if self.job.weight.type < 0 or self.one_weight:
                 found.weights = weight * self.positions
@@ -444,22 +443,30 @@ cdef class Bound:
             found.count = self.positions
         return 0
 
-    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) except -1:
-        """Sums over all tasks, before the tasks of derivatives, which depend on them."""
-        cdef kernel_sums none
-        job.kept = malloc(job.between)
-        if job.kept == NULL:
-            raise MemoryError
-        try:
-            perform(loops, job, self.elements, self.threads, found, NULL)
-            loops.join(job, found)
-            if job.grad.at != NULL or job.hess.at != NULL:
-                perform(loops.second, job, self.elements, self.threads, &none, NULL)
-        finally:
-            free(job.kept)
+    cdef int visit(self, const kernel_loops *loops, const kernel_job *job, kernel_sums *found, kernel_sums *each) noexcept nogil:
+        """Every task, and the losses of rows that are cut into segments, of which `each` has the sums."""
+        if perform(loops, job, self.elements, self.threads, found, each):
+            return 1
+        if each != NULL:
+            join_segments(job, found, each)
         return 0
 
-    cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) except -1:
+    cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) noexcept nogil:
+        """Sums over all tasks, before the tasks of derivatives, which depend on them."""
+        cdef kernel_sums none
+        cdef int failed
+        job.kept = malloc(job.between)
+        if job.kept == NULL:
+            return 1
+        failed = perform(loops, job, self.elements, self.threads, found, NULL)
+        if not failed:
+            loops.join(job, found)
+            if job.grad.at != NULL or job.hess.at != NULL:
+                failed = perform(loops.second, job, self.elements, self.threads, &none, NULL)
+        free(job.kept)
+        return failed
+
+    cdef int nothing(self, kernel_job *job, char **at, kernel_sums *found) noexcept nogil:
         """The sums where there is no element: every loss is 0."""
         cdef Py_ssize_t n, s
         if job.losses.at != NULL:
@@ -478,7 +485,7 @@ cdef class Bound:
                     found.weights += number_at(&job.weight, n, s)
         return 0
 
-    cdef int label_sums(self, char **at, kernel_sums *found) except -1:
+    cdef int label_sums(self, char **at, kernel_sums *found) noexcept nogil:
         """Of targets and weights alone: weights, count and bad, as `run` finds them; in total the sum of the positions' weights.
 
         For soft targets of a softmax loss `weights` has the targets and their class weights in it."""
@@ -494,7 +501,7 @@ cdef class Bound:
         label_builds[isa_used].cut(&job)
         return perform(label_builds[isa_used], &job, self.positions * (job.c if job.soft else 1), self.threads, found, NULL)
 
-    cdef bint looks_other(self, kernel_job *job) noexcept:
+    cdef bint looks_other(self, const kernel_job *job) noexcept nogil:
         """Whether a target in the first task is neither 0 nor 1."""
         cdef const kernel_loops *binary = self.builds[isa_used].binary
         cdef kernel_job targets = job[0]
@@ -505,7 +512,7 @@ cdef class Bound:
         binary.task(&targets, 0, NULL, &sums)
         return sums.count > 0
 
-    cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept:
+    cdef void targets_alone(self, kernel_job *job, bint weighted) noexcept nogil:
         """A job that looks at targets, in the dtype of the computation, at positions of weight other than 0 if weighted."""
         cdef int i
         for i in range(ARRAYS):
@@ -515,12 +522,12 @@ cdef class Bound:
         lay(job, REORDER_POSITIONS if weighted else REORDER_ELEMENTS, AT_T)
         job.columns = False
 
-    cdef int not_binary(self, char **at) except -1:
-        """Whether some target at a weight other than 0 is neither 0 nor 1: Keras' rule for the labels of hinge losses."""
+    cdef int is_binary(self, char **at) noexcept nogil:
+        """Whether every target at a weight other than 0 is 0 or 1: Keras' rule for the labels of hinge losses. -1 where memory is short."""
         cdef const kernel_loops *binary = self.builds[isa_used].binary
         cdef kernel_job job
         cdef kernel_sums sums
-        cdef bint weighted
+        cdef int weighted
         for weighted in range(1 + (at[AT_WEIGHT] != NULL)):  # weights only matter where the whole array is not binary
             job = self.job
             job.t.at, job.weight.at = at[AT_T], at[AT_WEIGHT]
@@ -528,11 +535,11 @@ cdef class Bound:
             binary.cut(&job)
             start(&sums)
             binary.task(&job, 0, NULL, &sums)  # most often the first part tells
+            if sums.count == 0 and perform(binary, &job, self.elements, self.threads, &sums, NULL):
+                return -1
             if sums.count == 0:
-                perform(binary, &job, self.elements, self.threads, &sums, NULL)
-            if sums.count == 0:
-                return False
-        return True
+                return 1
+        return 0
 
     cdef int addresses(self, char **at, tuple given) except -1:
         """Where arrays lie that are as they were bound; integers are addresses, and trusted."""
@@ -555,6 +562,18 @@ cdef class Bound:
         if i >= AT_LOSSES and not cnp.PyArray_ISWRITEABLE(array):
             raise ValueError(f"{NAMES[i]} is read-only")
         return <char *>cnp.PyArray_DATA(array)
+
+    cdef int call(self, char **at, double scale, kernel_sums *found) except -1:
+        """`run` for who holds the interpreter's lock."""
+        cdef int failed
+        if self.is_long():
+            with nogil:
+                failed = self.run(at, scale, found)
+        else:
+            failed = self.run(at, scale, found)
+        if failed:
+            raise MemoryError
+        return 0
 
     def __call__(self, t, p, weight=None, class_weight=None, losses=None, grad=None, hess=None, prob=None, double scale=1.0):
         """Evaluate.
@@ -581,17 +600,21 @@ cdef class Bound:
         cdef char *at[ARRAYS]
         cdef kernel_sums found
         self.addresses(at, (t, p, weight, class_weight, losses, grad, hess, prob))
-        self.run(at, scale, &found)
+        self.call(at, scale, &found)
         return found.total, found.weights, found.count, found.bad
 
     def sums(self, t, weight=None, class_weight=None):
         """(weights, count, bad) as calls find them, and Σ w, from targets and weights alone."""
         cdef char *at[ARRAYS]
         cdef kernel_sums found
+        cdef int failed
         memset(at, 0, sizeof(at))
         at[AT_T], at[AT_WEIGHT] = self.address(AT_T, t), self.address(AT_WEIGHT, weight)
         at[AT_CLASS_WEIGHT] = self.address(AT_CLASS_WEIGHT, class_weight)
-        self.label_sums(at, &found)
+        with nogil:
+            failed = self.label_sums(at, &found)
+        if failed:
+            raise MemoryError
         return found.weights, found.count, found.bad, found.total
 
 
@@ -752,7 +775,7 @@ cdef class Kernel:
         bound = self.bind(name, lengths[0], lengths[len(lengths) - 2] * runs, lengths[len(lengths) - 1], *known, parameters=parameters,
                           ignore=ignore, combine=combine, planes=planes, runs=runs, threads=threads)
         bound.addresses(at, given)
-        bound.run(at, scale, &found)
+        bound.call(at, scale, &found)
         return found.total, found.weights, found.count, found.bad
 
 

@@ -44,21 +44,11 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     NUMBER, COUNT, WEIGHTS, GIVEN, POSITION_WEIGHTS  # what the sum is divided by
     KEY = 256  # words of a key
-    AXES = 8  # an array of more has no key
     ORDERS = 8  # of the options of one loss
-    INPUTS = 4
-    FAR_FROM_1 = -2
 
 cdef str OPTION_SAMPLE_WEIGHT = sys.intern("sample_weight")
 cdef str OPTION_CLASS_WEIGHT = sys.intern("class_weight")
 cdef str OPTION_DENOMINATOR = sys.intern("denominator")
-
-cdef struct span:
-    Py_ssize_t low, high  # bytes from an array's first entry to its lowest and behind its highest
-
-cdef struct cast:
-    Py_ssize_t size  # of an input that is converted to the dtype of the computation first; 0: it is read where it lies
-    int number  # of its dtype, as NumPy counts them
 
 ctypedef fused source:
     float
@@ -92,6 +82,10 @@ cdef void convert_to(real *to, const cast *by, const char *x) noexcept nogil:
         convert(<const uint8_t *>x, by.size, to)
 
 
+cdef double quotient(double total, double divisor) noexcept nogil:
+    return total / divisor if divisor != 0 else 0  # nothing counted, nothing lost
+
+
 CASTS = {np.dtype(name).num for name in ("float64", "float32", "int64", "int32", "uint8", "bool")}
 
 cdef class Prepared:
@@ -118,20 +112,6 @@ cdef class Prepared:
     record : callable, optional
         Puts a call into autograd's graph: (plan, y_true, y_pred, sample_weight, class_weight, value, gradient, divisor) -> results.
     """
-
-    cdef readonly object plan
-    cdef readonly Bound bound
-    cdef object from_numpy, record
-    cdef cnp.dtype storage, real
-    cdef int divide, ndim, losses_ndim
-    cdef double divisor, least, most
-    cdef bint single, checks, value, gradient, hessian, prob, losses, scaled
-    cdef cnp.npy_intp shape[AXES]
-    cdef cnp.npy_intp losses_shape[AXES]
-    cdef Py_ssize_t nbytes
-    cdef span spans[INPUTS]
-    cdef cast casts[INPUTS]
-    cdef bint converts
 
     def __init__(self, plan, want, Bound bound, cnp.dtype storage, inputs, casts, str divide, from_numpy=None, record=None):
         cdef int i
@@ -162,15 +142,17 @@ cdef class Prepared:
                 self.spans[i].low = sum([r for r in reach if r < 0])
                 self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
 
-    cdef int64_t fill(self, char **at, object given, double *total, double *divisor) except? -3:
-        """Run the kernel: the sum of the losses and what it is divided by; the first bad label, -1, or FAR: the kernel cannot divide."""
+    cdef int64_t fill(self, char **at, double given, double *total, double *divisor) noexcept nogil:
+        """Run the kernel: the sum of the losses and what it is divided by; the first bad label, DONE, FAR_FROM_1: the kernel cannot divide,
+        or SHORT of memory."""
         cdef kernel_sums found
         cdef double scale = 1
         divisor[0] = self.divisor
         if self.divide == GIVEN:
             divisor[0] = given
         elif self.divide == POSITION_WEIGHTS or self.divide != NUMBER and self.scaled:
-            self.bound.label_sums(at, &found)
+            if self.bound.label_sums(at, &found):
+                return SHORT
             if found.bad >= 0 and self.checks:
                 return found.bad
             self.choose(&found, divisor)
@@ -178,21 +160,48 @@ cdef class Prepared:
             if self.is_far(divisor[0]):
                 return FAR_FROM_1
             scale = 1 / divisor[0] if divisor[0] != 0 else 0
-        self.bound.run(at, scale, &found)
+        if self.bound.run(at, scale, &found):
+            return SHORT
         if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
             self.choose(&found, divisor)
         total[0] = found.total
         if self.checks and found.bad >= 0:
             return found.bad
-        return FAR_FROM_1 if self.is_far(divisor[0]) else -1
+        return FAR_FROM_1 if self.is_far(divisor[0]) else DONE
 
-    cdef bint is_far(self, double divisor) noexcept:
+    cdef int64_t filled(self, char **at, object given, double *total, double *divisor) except? SHORT:
+        """`fill` for who holds the interpreter's lock."""
+        cdef double number = given if self.divide == GIVEN else 0
+        cdef int64_t how
+        if self.bound.is_long():
+            with nogil:
+                how = self.fill(at, number, total, divisor)
+        else:
+            how = self.fill(at, number, total, divisor)
+        if how == SHORT:
+            raise MemoryError
+        return how
+
+    cdef int64_t write(self, char **at, double given, char *value) noexcept nogil:
+        """`fill` for who has memory for the value, in the dtype of the computation, if there is one."""
+        cdef double total = 0, divisor = 1
+        cdef int64_t how = self.fill(at, given, &total, &divisor)
+        total = quotient(total, divisor)
+        if value == NULL:
+            pass
+        elif self.single:
+            (<float *>value)[0] = <float>total
+        else:
+            (<double *>value)[0] = total
+        return how
+
+    cdef bint is_far(self, double divisor) noexcept nogil:
         """Whether a divisor's reciprocal, or what it is multiplied by, may leave the numbers' range. 0 and, given, infinity mean 0."""
         if divisor == 0 or self.divide == GIVEN and (not self.scaled or isinf(divisor)):
             return False
         return not self.least <= fabs(divisor) <= self.most
 
-    cdef void choose(self, const kernel_sums *found, double *divisor) noexcept:
+    cdef void choose(self, const kernel_sums *found, double *divisor) noexcept nogil:
         if self.divide == COUNT:
             divisor[0] = max(found.count, 1)
         else:
@@ -206,7 +215,7 @@ cdef class Prepared:
         cdef double total = 0, divisor = 1
         cdef int64_t bad
         self.bound.addresses(at, (t, p, weight, class_weight, losses, gradient, hessian, prob))
-        bad = self.fill(at, given, &total, &divisor)
+        bad = self.filled(at, given, &total, &divisor)
         return total, divisor, bad
 
     cdef object results(self, char **at, object given, object out, object out_hessian, double *divisor):
@@ -230,12 +239,12 @@ cdef class Prepared:
         if self.prob:
             prob = self.new(self.storage, self.ndim, self.shape)
             at[AT_PROB] = <char *>cnp.PyArray_DATA(prob)
-        if self.fill(at, given, &total, divisor) != -1:
+        if self.filled(at, given, &total, divisor) != DONE:
             return None
         if self.losses:
             value = losses
         elif self.value:
-            total = total / divisor[0] if divisor[0] != 0 else 0
+            total = quotient(total, divisor[0])
             if self.from_numpy is not None:
                 value = cnp.PyArray_EMPTY(0, NULL, cnp.NPY_FLOAT32 if self.single else cnp.NPY_FLOAT64, 0)
                 if self.single:

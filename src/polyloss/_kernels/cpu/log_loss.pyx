@@ -8,7 +8,7 @@ from libc.string cimport memset
 import numpy as np
 
 from polyloss._kernels.cpu.driver cimport (
-    ARRAYS, AT_P, KEEP_ORDER, TYPE_F64, describe, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
+    ARRAYS, AT_P, KEEP_ORDER, TYPE_F64, describe, is_long, isa_in_use, kernel_job, kernel_loops, kernel_sums, lay, perform, strided_array,
 )
 
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
@@ -49,6 +49,7 @@ def fused(
     """
     cdef kernel_job job
     cdef kernel_sums found
+    cdef int failed
     cdef const kernel_loops *loops = log_loss_builds[isa_in_use()]
     cdef Py_ssize_t n = cnp.PyArray_DIM(p, 0), c = cnp.PyArray_DIM(p, 1) if p.ndim == 2 else 1
     if p.ndim not in (1, 2) or not 1 <= c <= 0x7FFFFFFF:
@@ -81,7 +82,13 @@ def fused(
     job.low, job.high, job.rescale = low, 1 - low, rescale and p.ndim == 2
     lay(&job, KEEP_ORDER, AT_P)
     loops.cut(&job)
-    perform(loops, &job, n * c, threads, &found, NULL)
+    if is_long(loops, n * c):
+        with nogil:
+            failed = perform(loops, &job, n * c, threads, &found, NULL)
+    else:
+        failed = perform(loops, &job, n * c, threads, &found, NULL)
+    if failed:
+        raise MemoryError
     return found.total, found.least, found.most, found.off, found.bad
 
 

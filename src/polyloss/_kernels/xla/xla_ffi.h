@@ -114,6 +114,12 @@ static xla_error *xla_fail(xla_frame *frame, const char *message)
     xla_error_arguments arguments = {sizeof arguments, NULL, message, XLA_INTERNAL_ERROR};
     return frame->api->error(&arguments);
 }
+static int64_t xla_size(const xla_buffer *buffer)
+{
+    int64_t size = 1;
+    for (int64_t k = 0; k < buffer->rank; k++) size *= buffer->dims[k];
+    return size;
+}
 /* Ask for huge pages under a result that is about to be written for the first time: XLA takes its memory in pages of 4 KB, and mapping
    those of 131 MB costs 40 ms, five times what writing them does. */
 static void xla_huge_pages(const xla_buffer *buffer, size_t bytes)
