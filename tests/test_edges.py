@@ -580,6 +580,10 @@ def test_targets_of_sets_have_slopes_written_out():
         getattr(pl, loss)(t, p, axis=1, reduction="sum", **options).backward()
         np.testing.assert_array_equal(t.grad, pl.grad(loss)(p, t.detach(), axis=1, reduction="sum", **other))
         assert torch.isfinite(t.grad).all()
+        for both in ((0,), (0, 1)):
+            of_jax = JAX.jax.grad(lambda t, p, name=loss, o=options: pl.get(name)(t, p, axis=1, reduction="sum", **o), both)
+            by_t = of_jax(*(JAX.array(x.detach().numpy()) for x in (t, p)))[0]
+            np.testing.assert_allclose(by_t, t.grad, rtol=1e-12, atol=1e-15)
 
 
 def test_a_cosine_near_a_right_angle_keeps_its_shares():
@@ -601,3 +605,22 @@ def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
                 for x, y in zip(ours, right, strict=True):
                     np.testing.assert_array_equal(x, y, err_msg=f"{loss} {p}")
                 assert np.isnan(ours[0]).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_of_dask_blocks_overflow_in_silence():
+    """Within a block and between them, of losses and of weights; the sum is infinite, the gradient a number."""
+    import dask.array as da
+
+    most = np.finfo(float).max
+    t, p = np.zeros((14, 1)), np.zeros((14, 1))
+    t[[5, 6, 12]] = most
+    for rows in (7, 1):
+        for weight in (None, np.full(14, 1e308)):
+            w = None if weight is None else da.from_array(weight, chunks=rows)
+            for reduction in ("sum", "mean"):
+                function = pl.value_and_grad("mean_absolute_error")
+                y_true, y_pred = (da.from_array(x, chunks=(rows, 1)) for x in (t, p))
+                value, gradient = (x.compute() for x in function(y_true, y_pred, sample_weight=w, reduction=reduction))
+                assert not np.isfinite(value)  # the mean of infinite weights is none
+                assert np.isfinite(gradient).all()

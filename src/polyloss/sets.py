@@ -4,7 +4,7 @@ A set is all that lies along `axis`, one axis or several. A `mask` takes element
 """
 
 from polyloss._call.call import call
-from polyloss._core.block import Rowwise, public
+from polyloss._core.block import Rowwise, public, times
 from polyloss._core.params import nonnegative
 from polyloss._core.types import Array, Reduction
 
@@ -31,7 +31,7 @@ class Overlap(Rowwise):
 
     def between(xp, t, none, all):
         """none (1 - t) + all t; of a t far from 0 and 1 by one product, since two may be infinite before their sum is."""
-        return xp.where(xp.abs(t) <= 2, none * (1 - t) + all * t, none + (all - none) * t)
+        return xp.where(xp.abs(t) <= 2, times(xp, 1 - t, none) + times(xp, t, all), none + (all - none) * t)
 
     def slope(xp, t, p, alpha, beta, epsilon):
         common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)

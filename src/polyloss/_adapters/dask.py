@@ -8,7 +8,7 @@ once (a divisor, what a hinge's targets mean) goes to the blocks as a 0-d array.
 
 import math
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import dask
@@ -247,12 +247,25 @@ class Recipe(NamedTuple):
         return xp.broadcast_to(xp.zeros((), dtype=self.dtype), tuple(shape))
 
 
+def _silent(task):
+    """A task in which NaN and infinities go through in silence: sums of losses may be infinite, and casts of the largest numbers."""
+
+    @wraps(task)
+    def silent(*args, **kwargs):
+        with np.errstate(all="ignore"):
+            return task(*args, **kwargs)
+
+    return silent
+
+
+@_silent
 def _whole(t, where, weight, class_weight, zero_one, p, divisor, *, recipe, want):
     """Losses, derivatives or probabilities of one block."""
     plan, arrays = recipe.of(t, p, weight, class_weight, want, **_meaning(zero_one))
     return _evaluated(plan, arrays, divisor, recipe, where)
 
 
+@_silent
 def _share(t, where, weight, class_weight, zero_one, p, *, recipe):
     """The three numbers of one block."""
     plan, arrays = recipe.of(t, p, weight, class_weight, **_meaning(zero_one))
@@ -260,18 +273,20 @@ def _share(t, where, weight, class_weight, zero_one, p, *, recipe):
     return _numbers(float(arrays.xp.sum(losses, dtype=arrays.xp.float64)), _weight(plan, arrays), losses.shape, where)
 
 
+@_silent
 def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
     """The same of targets and weights alone."""
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight, **_meaning(zero_one))
     return _numbers(0.0, _weight(plan, arrays), plan.layout.losses, where)
 
 
+@_silent
 def _zero_one_of_block(t, where, weight, class_weight, *, recipe):
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight)
-    with np.errstate(over="ignore"):  # of what the dtype of the computation doesn't hold
-        return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
+    return np.full((1,) * t.ndim, bool(scanned(plan, arrays, arrays.t)))
 
 
+@_silent
 def _reduced(reduce, parts, last=None, divisor=None):
     """Blocks of one entry for each axis, but for the last, reduced to one; in the end a function of that and the divisor."""
     whole = reduce(np.stack([part.reshape(-1) for part in parts]), axis=0)
@@ -326,8 +341,7 @@ def _divided_by(sums, divisor, *, kind):
 def _quotient(sums, divisor, *, kind):
     """The loss of all blocks."""
     whole = _divided_by(sums, divisor, kind=np.float64)
-    with np.errstate(all="ignore"):
-        return np.asarray(sums[0] / whole if whole else 0.0).astype(kind)
+    return np.asarray(sums[0] / whole if whole else 0.0).astype(kind)
 
 
 class _Placed:

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Memory, bound, kernels
 from polyloss._call.formula import Outcome
-from polyloss._call.plan import BOTH, GIVEN, VALUE, Arrays
+from polyloss._call.plan import BOTH, GIVEN, GRADIENT, VALUE, Arrays
 from polyloss._call.run_plan import checked, evaluate, finish, reduced
 from polyloss._core import threads as _threads
 from polyloss._core.backends import NUMPY
@@ -192,20 +192,35 @@ def _operation(plan, *operands):
 
 @partial(_operation.defjvp, symbolic_zeros=True)
 def _operation_jvp(plan, operands, tangents):
-    """By the predictions from the slope that is written out, by anything else and where derivatives are differentiated from the formula."""
+    """By the predictions from the slope that is written out, as by targets that may change places with them; by anything else, and where
+    derivatives are differentiated, from the formula.
+    """
     moves = [not isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
-    if plan.want != VALUE or not moves[0]:
+    exchangeable = plan.block.symmetric and moves[1]
+    if plan.want != VALUE or not (moves[0] or exchangeable):
         return _formula_jvp(plan, operands, tangents, moves)
     # Gradients, too, are not in 16 bits, which what comes down from above is yet to scale.
     divisor, real = 1 if plan.reduction == "none" else plan.divisor, plan.real(jnp)
-    both = _changed(plan, storage=plan.dtype, want=BOTH, divisor=divisor)
-    value, gradient = _operation(both, operands[0].astype(real), *operands[1:])
+    p, t, *rest = operands
+    wide = {"storage": plan.dtype, "divisor": divisor}
+    gradients = []
+    if moves[0]:
+        value, gradient = _operation(_changed(plan, want=BOTH, **wide), p.astype(real), t, *rest)
+        gradients.append((gradient, tangents[0]))
+    else:
+        (value,) = _operation(plan, *operands)
+    if exchangeable:
+        params = tuple(plan.block.exchanged(dict(plan.params)).items())
+        exchanged = _changed(plan, want=GRADIENT, targets=plan.dtype, params=params, **wide)
+        (gradient,) = _operation(exchanged, t.astype(real), p.astype(real), *rest)
+        gradients.append((gradient, tangents[1]))
     # Of a loss that is NaN this is NaN also where 0 comes down from above. A rule for what goes forward does not see that, and JAX' way to
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
-    product = gradient * tangents[0].astype(real)
-    tangent = product.sum(axis=1) if plan.reduction == "none" else product.sum()
-    if any(moves[1:]):
-        _, (by_others,) = _formula_jvp(plan, operands, tangents, [False, *moves[1:]])
+    products = [gradient * tangent.astype(real) for gradient, tangent in gradients]
+    tangent = sum(x.sum(axis=1) if plan.reduction == "none" else x.sum() for x in products)
+    moves = [False, moves[1] and not exchangeable, *moves[2:]]
+    if any(moves):
+        _, (by_others,) = _formula_jvp(plan, operands, tangents, moves)
         tangent = tangent + by_others
     return (value,), (tangent,)
 
