@@ -42,7 +42,7 @@ class Overlap(Rowwise):
 
     def curvature(xp, t, p, alpha, beta, epsilon):
         common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
-        by_p = Overlap.between(xp, t, beta, 1 - alpha)  # of D
+        by_p = Overlap.between(xp, t, *(xp.full_like(t, x) for x in (beta, 1 - alpha)))  # of D
         return -2 * by_p * (Overlap.slope(xp, t, p, alpha, beta, epsilon) / (apart + common))
 
 
