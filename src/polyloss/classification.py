@@ -516,7 +516,7 @@ class BinaryFocalCrossentropyFromLogits(Elementwise):
         one = xp.ones_like(e)
         m = mixed(xp, t, xp.where(above, e, one), xp.where(above, one, e))  # u (1 + e)
         r = (1 - 2 * t) * xp.where(m == 0, xp.zeros_like(m), e / xp.where(m == 0, xp.ones_like(m), m)) / (1 + e)
-        return m / (1 + e), r, BinaryCrossentropyFromLogits.value(xp, t, z), up, down
+        return m / (1 + e), r, BinaryCrossentropyFromLogits.value(xp, t, z), up, down  # type: ignore[arg-type]
 
     def value(xp, t, z, apply_class_balancing, alpha, gamma):
         u, _, b, _, _ = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
@@ -565,12 +565,12 @@ class BinaryFocalCrossentropy(Elementwise):
     def value(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
         u = mixed(xp, t, 1 - y, y)
-        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)
+        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)  # type: ignore[arg-type]
 
     def slope(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
         u, u1 = mixed(xp, t, 1 - y, y), 1 - 2 * t
-        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
+        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)  # type: ignore[arg-type]
         # where y nears the end that costs an infinite loss, b is a logarithm, and far below its derivatives
         s = power(xp, u, gamma) * beyond(xp, b1, times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
         return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
@@ -578,8 +578,8 @@ class BinaryFocalCrossentropy(Elementwise):
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
         u, u1 = mixed(xp, t, 1 - y, y), 1 - 2 * t
-        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)
-        b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)
+        b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)  # type: ignore[arg-type]
+        b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)  # type: ignore[arg-type]
         near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
         s = beyond(xp, power(xp, u, gamma) * b2, times(xp, gamma, power(xp, u, gamma - 1) * near))
         return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
@@ -814,7 +814,7 @@ class SparseCategoricalCrossentropy(CategoricalCrossentropy):
     kernel = "sparse_categorical_crossentropy"
     worked = (dict(t=1, p=[0.75, 0.25], from_logits=False, ignore_class=None, epsilon=1e-7, value=math.log(4), slope=[1.0, -3.0]),)
 
-    def prepare_targets(xp, t, c):
+    def prepare_targets(xp, t, c):  # type: ignore[override]
         return t
 
 
@@ -1046,7 +1046,7 @@ class Poly1Crossentropy(OfLogSoftmax):
     domain = "logits: any real numbers"
     worked = (dict(t=0, p=[0.0, 0.0], poly_epsilon=1.0, value=math.log(2) + 0.5, slope=[-0.75, 0.75]),)
 
-    def value(xp, t, z, *, block, poly_epsilon):
+    def value(xp, t, z, *, block, poly_epsilon):  # type: ignore[override]
         return OfLogSoftmax.value(xp, t, z, block=block, poly_epsilon=poly_epsilon) + poly_epsilon * (1 - xp.sum(t, axis=1))
 
     def term(xp, t, l, p, q, poly_epsilon):
@@ -1055,7 +1055,7 @@ class Poly1Crossentropy(OfLogSoftmax):
     def first(xp, t, l, p, q, poly_epsilon):
         return -t - poly_epsilon * t * p
 
-    def curvature(xp, t, z, *, block, poly_epsilon):
+    def curvature(xp, t, z, *, block, poly_epsilon):  # type: ignore[override]
         """p_j (q_j T - ε x_j (q_j - p_j)), x_j = t_j q_j - Σ_{c≠j} t_c p_c and T = Σt; sorted so that for ε = 1 what cancels is exact."""
         _, p, q = log_softmax(xp, z)
         near = q < 0.5

@@ -395,7 +395,7 @@ class TweedieDeviance(Elementwise):
         named = {0.0: MeanSquaredError, 1.0: PoissonDeviance, 2.0: GammaDeviance}.get(values["power"])
         if named is not None and not (named is MeanSquaredError and values["log_input"]):
             del values["power"]
-            block = named
+            block = named  # type: ignore[assignment]
         return Elementwise.form(block, values)
 
     def value(xp, t, p, power):

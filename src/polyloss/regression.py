@@ -859,7 +859,7 @@ class SeveralQuantiles(Rowwise):
     length = staticmethod(lambda params: len(params["quantile"]))
 
     def value(xp, t, p, quantile):
-        return xp.sum(QuantileLoss.value(xp, t, p, quantile), axis=1) / p.shape[1]
+        return xp.sum(QuantileLoss.value(xp, t, p, quantile), axis=1) / p.shape[1]  # type: ignore[arg-type]
 
     def slope(xp, t, p, quantile):
         d = t - p

@@ -13,7 +13,7 @@ call (`_call/`) hands it canonical arrays of shape (n, c, s): the class axis is 
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from polyloss._core.params import traced
 from polyloss._core.shapes import beside
@@ -75,6 +75,10 @@ class Block:
         for name in ("form", "length", *formulas, "prepare_targets", "scan_targets", "exchanged"):
             if name in cls.__dict__:
                 setattr(cls, name, staticmethod(cls.__dict__[name]))
+
+    if TYPE_CHECKING:  # mypy takes a formula's first argument, the array namespace, for an instance of its block
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Elementwise(Block):
