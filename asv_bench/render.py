@@ -11,38 +11,41 @@ DOCS = ROOT / "docs"
 PAGE = """\
 # Benchmarks
 
-`make bench` measures this page and README's table anew, in about ten minutes. Every line is timed in one process: the contenders take
-turns, and the best of many counts. Contenders of a line compute the same number, which is checked before the clock starts; times are
-milliseconds. A ratio is the rival's time over ours, or the memory's limit over our time. Figures of one line belong together; on a shared
-machine those of two lines may not. Where the unit is MB, figures are the most memory that a process had.
+`make bench` measures this page and README's table anew, in about ten minutes. The first cell of a table names its unit. Times, in ms, are
+the best of many runs; memory, in MB, is the most that the process had. All columns of one row are timed in one process, in turns, and
+compute the same number, which is checked first. On a shared machine compare figures within a row only. A ratio is a rival's time over ours,
+or the time that the memory needs at least over ours.
 
 {environment}
 
-*read* and *copy* are what the memory allows: the line's arrays read once by all threads, and read and written once past the caches, by a
-kernel that does nothing else, measured in the same turns. *copy_* is torch's own copy. *out=* writes the gradient to a buffer in hand;
-*fresh* returns a new one: where it is large, in the memory of the one before, if nobody holds that any more, and else in pages that the
-system must map first; *autograd* goes through torch's autograd. torch's rival step is `torch.autograd.grad` of its own loss; optax is
-jitted by XLA, which takes a thread for every CPU.
+The columns:
+
+- *read*, *copy*: what the memory allows. All threads read the arrays of the row once; or read them and write as much, past the caches. The
+  loop does nothing else, and is measured in the same turns. *copy_* is torch's own copy.
+- *out=*: the gradient is written to an array of the caller's. *fresh*: it is returned in a new array. A large one takes the memory of the
+  gradient before it if nobody holds that any more; otherwise the system has to map its pages first.
+- *autograd*: a forward and a backward pass of torch's autograd. *torch* with a gradient is `torch.autograd.grad` of torch's own loss.
+- *optax* is jitted by XLA, which takes a thread for every CPU.
 
 {goals}
-In the charts, bars on the left are times, on a logarithmic scale, ours in red; on the right stands the limit's time over that of our first
-contender, and a black line where that has a goal.
+In the charts, the bars on the left are times, on a logarithmic scale, ours in red. The bars on the right are the memory's limit over the
+time of our first column; a black line marks the goal, where there is one.
 
 {groups}
 ## Two OpenMP runtimes in one process
 
-torch brings an OpenMP runtime of its own. Threads of either spin for work after a call, and a kernel that starts meanwhile on the other
-shares the cores with them. With `OMP_WAIT_POLICY=passive`, set before Python starts, they sleep, and waking them takes time instead. The
-tables above were measured under the policy named there, and a contender is timed {pause} ms after the one before, behind a call that is not
-timed. Median milliseconds of the 4096×1000 value, by what ran just before:
+torch brings an OpenMP runtime of its own. After a call, the threads of a runtime keep spinning for a while, waiting for work. A kernel of
+the other runtime that starts meanwhile shares the cores with them. With `OMP_WAIT_POLICY=passive`, set before Python starts, idle threads
+sleep instead, and waking them takes time. The first table says under which policy this page was measured. Before a column is timed, {pause}
+ms pass, and one call goes untimed. How much the policy matters: median milliseconds of the 4096×1000 value, by what ran just before it:
 
 {interplay}
 
 ## Against an earlier commit
 
 `make bench-compare BASE=main` installs `main` and the working tree side by side and times them in turns, on one thread: the softmax loss at
-the shapes above, every loss of the registry at 512×1024. Two workers run the base; what they differ by is the noise of the machine,
-measured in the same minutes, and the comparison fails where the working tree is slower than 1.15 times that. `make bench-publish
+the shapes above, every loss of the registry at 512×1024. Two processes run `main`: the difference between them is the noise of the machine.
+The comparison fails where the working tree is slower than `main` by more than that noise and 15 %. `make bench-publish
 COMMITS=main~10..main` measures a history with [asv](https://asv.readthedocs.io) and draws it in `asv_bench/html`.
 """
 CHART = """\
@@ -93,7 +96,7 @@ def groups(lines):
             yield CHART.format(group=group)
         yield table([of, *contenders], figures) + "\n"
         whys = {line["name"]: line["why"] for line in members}
-        if len(set(whys.values())) == len(whys):
+        if len(set(whys.values())) > 1:
             yield "".join(f"- {name}: {why}\n" for name, why in whys.items())
         else:
             yield f"Shape: {members[0]['why']}.\n"

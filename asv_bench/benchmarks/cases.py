@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 import polyloss as pl
-from polyloss._core.block import LOSSES, Elementwise
+from polyloss.registry import LOSSES  # public modules: names that a commit to compare with has, too
+from polyloss.regression import Elementwise
 
 
 class Softmax(NamedTuple):
@@ -29,7 +30,7 @@ class Softmax(NamedTuple):
         return rng.integers(0, self.shape[1], (self.shape[0], *self.shape[2:])), logits
 
 
-SMALL = Softmax((32, 10), "a batch so small that only the way to the kernel counts")
+SMALL = Softmax((32, 10), "a batch so small that the overhead of a call decides")
 SOFTMAX = (
     Softmax((65536, 10), "rows shorter than a vector register: ten classes, as digits have"),
     Softmax((4096, 1000), "ImageNet's classes, 16 MB: arithmetic decides where it stays in the cache"),

@@ -2,8 +2,8 @@
 
 Rows of features go through in chunks. The library's own matmul writes a chunk's logits into one buffer, the softmax kernel replaces them
 there by their gradient, and two more matmuls give the gradient with respect to the features of the chunk and add to that with respect to
-the weight. So value and gradient take three matmuls, as the plain way does, and the memory beside inputs and gradients does not depend on
-the number of rows. Rows that are left out are not multiplied at all where the others can be listed.
+the weight. So value and gradient take three matmuls, as if all logits were computed at once, and the memory beside inputs and gradients
+does not depend on the number of rows. Rows that are left out are not multiplied at all where the others can be listed.
 """
 
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
 """Custom objectives for XGBoost and LightGBM, whose trees equal those of the built-in objectives where there is one.
 
-A booster wants the gradient and the diagonal of the Hessian by raw scores. The built-ins do more than differentiate: they halve the squared
-error, scale Hessians, put a floor under them. `RULES` says what each library does; a loss that the library lacks gets a Hessian that is
-positive everywhere, stated in `OWN_RULE` and at `_never_flat`. Nothing here imports either library.
+A booster wants the gradient and the diagonal of the Hessian with respect to raw scores. The built-ins do more than differentiate: they
+halve the squared error, scale Hessians, put a floor under them. `RULES` says what each library does; a loss that the library lacks gets a
+Hessian that is positive everywhere, stated in `OWN_RULE` and at `_never_flat`. Nothing here imports either library.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,11 @@
 """Keras 3's loss classes on polyloss' kernels: Keras' names, constructors and numbers.
 
-A plain function hands Keras one number or one per sample, and Keras weights it afterwards. These classes hand masks, sample weights, class
-weights and the reduction to the loss, which computes value and gradient in one pass, and skips what has weight 0, NaN included. A saved
-model gets *these* classes back, after ``import polyloss.keras``. They run on Keras' torch, JAX and NumPy backends.
+If a loss is a plain function, Keras multiplies its results by masks and weights afterwards. These classes hand masks, sample weights, class
+weights and the reduction to the loss itself, which computes value and gradient in one pass and skips positions of weight 0, even if they
+are NaN. A model that was saved with them gets the same classes back when it is loaded, after ``import polyloss.keras``. They run on Keras'
+torch, JAX and NumPy backends.
 
-Labels are not cast to the dtype of the loss: under bfloat16 Keras would make 256 of 257.
+Integer labels keep their dtype. Keras casts labels to the dtype of the loss: in bfloat16 label 257 becomes 256.
 """
 
 import math
@@ -148,7 +149,11 @@ class Loss(keras.losses.Loss):
         return (*y_pred.shape[:axis], *y_pred.shape[axis + 1 :])
 
     def _weight(self, sample_weight: Any, mask: Any) -> Any:
-        """Mask and sample weights as one: under a mean a mask's weights add up to its length, so that only what it shows counts."""
+        """Mask and sample weights as one array.
+
+        Means divide by the number of all positions. So what the mask shows is scaled up until its weights add up to that number: a mean
+        then is one over the positions that are shown.
+        """
         weight = None if sample_weight is None else ops.convert_to_tensor(sample_weight, dtype=_wide(self.dtype))
         if mask is None:
             return weight
@@ -179,7 +184,7 @@ class _Named(Loss):
 
 @registered
 class MeanSquaredError(_Named):
-    """`polyloss.mean_squared_error` as a Keras loss."""
+    """`polyloss.mean_squared_error` with the arguments of `keras.losses.MeanSquaredError`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "mean_squared_error", dtype: Any = None) -> None:
         super().__init__("mean_squared_error", reduction, name, dtype)
@@ -187,7 +192,7 @@ class MeanSquaredError(_Named):
 
 @registered
 class MeanAbsoluteError(_Named):
-    """`polyloss.mean_absolute_error` as a Keras loss."""
+    """`polyloss.mean_absolute_error` with the arguments of `keras.losses.MeanAbsoluteError`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "mean_absolute_error", dtype: Any = None) -> None:
         super().__init__("mean_absolute_error", reduction, name, dtype)
@@ -195,7 +200,7 @@ class MeanAbsoluteError(_Named):
 
 @registered
 class MeanAbsolutePercentageError(_Named):
-    """`polyloss.mean_absolute_percentage_error` as a Keras loss."""
+    """`polyloss.mean_absolute_percentage_error` with the arguments of `keras.losses.MeanAbsolutePercentageError`."""
 
     def __init__(
         self,
@@ -208,7 +213,7 @@ class MeanAbsolutePercentageError(_Named):
 
 @registered
 class MeanSquaredLogarithmicError(_Named):
-    """`polyloss.mean_squared_logarithmic_error` as a Keras loss."""
+    """`polyloss.mean_squared_logarithmic_error` with the arguments of `keras.losses.MeanSquaredLogarithmicError`."""
 
     def __init__(
         self,
@@ -221,7 +226,7 @@ class MeanSquaredLogarithmicError(_Named):
 
 @registered
 class Huber(_Named):
-    """`polyloss.huber` as a Keras loss."""
+    """`polyloss.huber` with the arguments of `keras.losses.Huber`."""
 
     def __init__(
         self,
@@ -235,7 +240,7 @@ class Huber(_Named):
 
 @registered
 class LogCosh(_Named):
-    """`polyloss.log_cosh` as a Keras loss."""
+    """`polyloss.log_cosh` with the arguments of `keras.losses.LogCosh`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "log_cosh", dtype: Any = None) -> None:
         super().__init__("log_cosh", reduction, name, dtype)
@@ -243,7 +248,7 @@ class LogCosh(_Named):
 
 @registered
 class Poisson(_Named):
-    """`polyloss.poisson` as a Keras loss."""
+    """`polyloss.poisson` with the arguments of `keras.losses.Poisson`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "poisson", dtype: Any = None) -> None:
         super().__init__("poisson", reduction, name, dtype)
@@ -251,7 +256,7 @@ class Poisson(_Named):
 
 @registered
 class KLDivergence(_Named):
-    """`polyloss.kl_divergence` as a Keras loss."""
+    """`polyloss.kl_divergence` with the arguments of `keras.losses.KLDivergence`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "kl_divergence", dtype: Any = None) -> None:
         super().__init__("kl_divergence", reduction, name, dtype)
@@ -259,7 +264,7 @@ class KLDivergence(_Named):
 
 @registered
 class CosineSimilarity(_Named):
-    """`polyloss.cosine_similarity` as a Keras loss."""
+    """`polyloss.cosine_similarity` with the arguments of `keras.losses.CosineSimilarity`."""
 
     def __init__(
         self,
@@ -273,7 +278,7 @@ class CosineSimilarity(_Named):
 
 @registered
 class Hinge(_Named):
-    """`polyloss.hinge` as a Keras loss."""
+    """`polyloss.hinge` with the arguments of `keras.losses.Hinge`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "hinge", dtype: Any = None) -> None:
         super().__init__("hinge", reduction, name, dtype)
@@ -281,7 +286,7 @@ class Hinge(_Named):
 
 @registered
 class SquaredHinge(_Named):
-    """`polyloss.squared_hinge` as a Keras loss."""
+    """`polyloss.squared_hinge` with the arguments of `keras.losses.SquaredHinge`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "squared_hinge", dtype: Any = None) -> None:
         super().__init__("squared_hinge", reduction, name, dtype)
@@ -289,7 +294,7 @@ class SquaredHinge(_Named):
 
 @registered
 class CategoricalHinge(_Named):
-    """`polyloss.categorical_hinge` as a Keras loss."""
+    """`polyloss.categorical_hinge` with the arguments of `keras.losses.CategoricalHinge`."""
 
     def __init__(self, reduction: Reduction = "sum_over_batch_size", name: str = "categorical_hinge", dtype: Any = None) -> None:
         super().__init__("categorical_hinge", reduction, name, dtype)
@@ -297,7 +302,7 @@ class CategoricalHinge(_Named):
 
 @registered
 class BinaryCrossentropy(_Named):
-    """`polyloss.binary_crossentropy` as a Keras loss."""
+    """`polyloss.binary_crossentropy` with the arguments of `keras.losses.BinaryCrossentropy`."""
 
     def __init__(
         self,
@@ -314,7 +319,7 @@ class BinaryCrossentropy(_Named):
 
 @registered
 class BinaryFocalCrossentropy(_Named):
-    """`polyloss.binary_focal_crossentropy` as a Keras loss."""
+    """`polyloss.binary_focal_crossentropy` with the arguments of `keras.losses.BinaryFocalCrossentropy`."""
 
     def __init__(
         self,
@@ -335,7 +340,7 @@ class BinaryFocalCrossentropy(_Named):
 
 @registered
 class CategoricalCrossentropy(_Named):
-    """`polyloss.categorical_crossentropy` as a Keras loss."""
+    """`polyloss.categorical_crossentropy` with the arguments of `keras.losses.CategoricalCrossentropy`."""
 
     def __init__(
         self,
@@ -352,7 +357,7 @@ class CategoricalCrossentropy(_Named):
 
 @registered
 class CategoricalFocalCrossentropy(_Named):
-    """`polyloss.categorical_focal_crossentropy` as a Keras loss."""
+    """`polyloss.categorical_focal_crossentropy` with the arguments of `keras.losses.CategoricalFocalCrossentropy`."""
 
     def __init__(
         self,
@@ -371,7 +376,10 @@ class CategoricalFocalCrossentropy(_Named):
 
 @registered
 class SparseCategoricalCrossentropy(_Named):
-    """`polyloss.sparse_categorical_crossentropy` as a Keras loss; `ignore_class` masks the mean, as in Keras."""
+    """`polyloss.sparse_categorical_crossentropy` with the arguments of `keras.losses.SparseCategoricalCrossentropy`.
+
+    As in Keras, a mean does not count positions of `ignore_class`.
+    """
 
     def __init__(
         self,
@@ -388,7 +396,7 @@ class SparseCategoricalCrossentropy(_Named):
 
 @registered
 class CategoricalGeneralizedCrossEntropy(_Named):
-    """`polyloss.generalized_crossentropy` as a Keras loss."""
+    """`polyloss.generalized_crossentropy` with the arguments of `keras.losses.CategoricalGeneralizedCrossEntropy`."""
 
     def __init__(
         self,
@@ -401,7 +409,7 @@ class CategoricalGeneralizedCrossEntropy(_Named):
 
 
 class _OfSets(_Named):
-    """A loss of sets. A layer's mask takes elements out of the sets, where Keras counts them with weight 0 after they were summed."""
+    """A loss of sets. What a layer's mask hides is taken out of the sets. (Keras multiplies the losses of whole sets.)"""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss, weighted and reduced."""
@@ -425,13 +433,13 @@ class _OfSets(_Named):
 
 
 def _axes(axis):
-    """A list, which a saved model makes of a tuple, as a tuple."""
+    """`axis` as a tuple, also where a saved model has made a list of it."""
     return tuple(axis) if isinstance(axis, list) else axis
 
 
 @registered
 class Dice(_OfSets):
-    """`polyloss.dice` as a Keras loss; what a layer's mask hides is no part of the sets."""
+    """`polyloss.dice` with the arguments of `keras.losses.Dice`; elements that a layer's mask hides are in no set."""
 
     def __init__(
         self,
@@ -445,7 +453,7 @@ class Dice(_OfSets):
 
 @registered
 class Tversky(_OfSets):
-    """`polyloss.tversky` as a Keras loss; what a layer's mask hides is no part of the sets."""
+    """`polyloss.tversky` with the arguments of `keras.losses.Tversky`; elements that a layer's mask hides are in no set."""
 
     def __init__(
         self,
@@ -563,7 +571,7 @@ def get(name: str | Callable[..., Any], /, **parameters: Any) -> Loss:
     return Loss(function, **parameters) if made is None else made(**parameters)
 
 
-# So that a model finds them again when it is loaded: losses with parameters filled in, saved before or after this import, and functions.
+# So that a model that is loaded finds losses which are plain functions, and losses with parameters filled in.
 registered(BoundLoss)
 keras.saving.get_custom_objects()["BoundLoss"] = BoundLoss
 for _block in LOSSES.values():

@@ -1,10 +1,10 @@
 """JAX: arrays without a copy, and the CPU's kernels inside traced programs.
 
-A call on arrays whose values are at hand is evaluated as in every library. One that is being traced becomes, where a CPU kernel holds its
-loss, an operation of the program: on a CPU XLA calls the kernel through its typed foreign function interface, on other devices the
-formula is compiled. Its derivative by the predictions is the kernel's too, found in the same pass as the value; where there is no kernel it
-is the formula of the slope. Whatever more JAX may differentiate (targets, weights, a second time) is JAX's derivative of the formula, which
-`vmap` takes, too.
+A call on arrays whose values are at hand is evaluated as in every library. A call that is being traced becomes an operation of the program
+if a CPU kernel has its loss: on a CPU XLA calls the kernel through its typed foreign function interface, on other devices the formula is
+compiled. The derivative with respect to the predictions is the kernel's too, found in the same pass as the value; without a kernel it is
+the formula of the slope. Whatever else JAX may differentiate (targets, weights, a second time) is JAX's derivative of the formula, and so
+is what `vmap` maps.
 """
 
 import math

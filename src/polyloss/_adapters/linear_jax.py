@@ -1,8 +1,8 @@
 """`linear_softmax_loss` of JAX arrays: chunks in a `lax.scan`, whose backward pass hands over the gradients found with the value.
 
-Under `jax.grad` and `jax.vjp` a scalar loss comes with its gradients, in one visit to the features. Under reduction="none", where what
-comes down is known only later, the backward pass visits the chunks once more. Derivatives with respect to weights of positions or classes
-go through all logits at once.
+Under `jax.grad` and `jax.vjp` a scalar loss is computed together with its gradients. Under reduction="none" these depend on the cotangents,
+which come later: there the backward pass goes through the chunks once more. Derivatives with respect to weights of positions or classes are
+computed from all logits at once.
 """
 
 from functools import partial

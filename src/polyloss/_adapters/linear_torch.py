@@ -1,9 +1,8 @@
 """`linear_softmax_loss` of tensors: its node in autograd's graph, and its operator in graphs that are compiled.
 
-A scalar loss comes with its gradients, in one visit to the features; the node keeps them until the backward pass hands them over, and then
-no more: what it hands over is the receiver's alone, so that autograd takes it as it is where it would copy what another holds. Whatever
-more torch may differentiate (a second time, forward mode, function transforms, a weight of positions that requires grad) goes the plain
-way, through logits and `softmax_loss`.
+A scalar loss is computed together with its gradients. The node keeps them until the backward pass hands them over, and drops its own
+references then: autograd copies a gradient that anything else still holds. Whatever else torch may differentiate (a second time, forward
+mode, function transforms, a weight of positions that requires grad) is computed from all logits at once, by `softmax_loss`.
 """
 
 import math

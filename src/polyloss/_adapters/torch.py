@@ -2,11 +2,11 @@
 
 A call whose tensors need no gradient is evaluated as in every library. If the predictions need one, `Bridge` is its node in the graph. On a
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
-keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Derivatives by targets and
-weights are autograd's, of the formula on torch's own operations, which backward evaluates for them. A second derivative is autograd's of
-the formula of the first. A denominator that is differentiated, forward mode and function transforms take the formula, in which the
-derivative by the predictions is the slope as it is written, unless they differentiate by targets or weights of classes, too.
-A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
+keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Derivatives with respect to
+targets and weights are autograd's, of the formula on torch's own operations, which backward evaluates for them. A second derivative is
+autograd's of the formula of the first. A denominator that is differentiated, forward mode and function transforms use the formula for
+everything; the derivative with respect to the predictions in it is the slope as it is written, unless they differentiate with respect to
+targets or weights of classes, too. A graph that is being compiled or traced gets one operator for the loss and one for its gradient.
 """
 
 import math
@@ -226,7 +226,7 @@ def _found_again(ctx, call, by_p, upstream, upstream_prob):
 
 
 def _by_others(plan, given, divisor, wanted, upstream):
-    """The gradients by targets and weights, those of the formula by autograd."""
+    """The gradients with respect to targets and weights: autograd's, of the formula."""
     again = torch.is_grad_enabled()
     if not again:  # a graph of its own, which ends at these arguments
         given = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in given.items()}

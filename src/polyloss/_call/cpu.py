@@ -1,4 +1,4 @@
-"""Plans on the CPU's compiled kernels: what they can take, and how a plan and arrays become their arguments."""
+"""The CPU's compiled kernels: which plans each can take, and how a plan and its arrays become its arguments."""
 
 import warnings
 from dataclasses import replace

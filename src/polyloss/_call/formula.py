@@ -1,4 +1,4 @@
-"""The route that every array library can take: a block's formulas, over canonical arrays."""
+"""The route that takes every plan, on every array library: the block's formulas on canonical arrays, then weights and sums."""
 
 import dataclasses
 import operator

@@ -1,7 +1,7 @@
-"""Plans on the GPU's kernels: what they can take, and how a plan and arrays become their arguments. Nothing here waits for the
-device but the check of labels.
+"""The GPU's kernels: which plans each can take, and how a plan and its arrays become its arguments.
 
-`_kernels.gpu.cuda` is imported with the first job on a GPU: 8 ms that no other program pays.
+Only the check of labels waits for the device. `_kernels.gpu.cuda` is imported with the first call on a GPU: 8 ms that no other program
+pays.
 """
 
 from functools import wraps

@@ -1,4 +1,4 @@
-"""What was decided of a call, apart from its data: the plan; and the data of one call: its arrays.
+"""`Plan`: all that was decided about a call, apart from its data. `Arrays`: the data of one call.
 
 A plan follows from facts that repeat from call to call: the loss, what is wanted, the options, and of each array its library, dtype, shape,
 strides and device. `prepare.plan_of` makes it and `call.front` keeps it. It is hashable, can be pickled and prints as what `explain` says.

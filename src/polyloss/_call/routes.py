@@ -1,7 +1,7 @@
 """Which kernel takes a call: a table, read from the top.
 
-`ROUTES` lists the ways to evaluate a loss, fastest first. A route says of a plan why it cannot take it, from dtype, layout and device and
-never from data; the formula takes everything.
+`ROUTES` lists what can evaluate a plan, fastest first: the kernels, and the formula, which takes every plan. A route that cannot take a
+plan says why; that depends on dtype, layout and device, never on data.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The evaluation of one call's plan over its arrays: route -> reduction -> the caller's shape and kind. (Of many batches: `evaluation`.)"""
+"""Run the plan of one call on its arrays: the kernel, the reduction, and the result in the caller's shape, array library and device."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which array libraries there are, and whose an array is.
+"""The array libraries: which there are, what a call must know of each, and to which of them an array belongs.
 
 `BACKENDS` says what a call must know of an array library; a library that is not listed runs all the same, by its array namespace. A
 library whose arrays need more (autograd, laziness) names an adapter: the one module that imports it, which fills the row's functions.

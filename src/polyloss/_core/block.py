@@ -48,7 +48,7 @@ class Block:
     sets = False  # whether `axis` may be several axes, or None for all, and a mask may take elements out
     ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
-    symmetric = False  # targets and predictions may change places: so the derivative by targets is a slope, too
+    symmetric = False  # targets and predictions may change places: so the derivative with respect to targets is a slope, too
     exchanged: Callable = staticmethod(lambda params: params)  # the formulas' parameters when they have
     combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
     reductions: tuple[str, ...] = ("none", "sum", "mean", "sum_over_batch_size")
@@ -92,7 +92,7 @@ class Rowwise(Block):
 
 
 class OfLogSoftmax(Rowwise):
-    """Σ_c term(t_c, l_c) with l = log softmax(z), p = exp(l), q = 1 - p. `first` is h, term's derivative by l; `second` is h' q.
+    """Σ_c term(t_c, l_c) with l = log softmax(z), p = exp(l), q = 1 - p. `first` is h = ∂term/∂l; `second` is h' q.
 
     The chain rule gives slope_j = h_j q_j - p_j Σ_{c≠j} h_c and curvature_j = h'_j q_j² + p_j² Σ_{c≠j} h'_c - p_j q_j Σh. Of a class whose
     p nears 1, h' may be huge where q is tiny: its terms stay out of the sums over the others, so that nothing cancels, and p_j / q of it
@@ -127,7 +127,7 @@ def of_others(xp, x, near):
 
 
 class OfShares(Rowwise):
-    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon). `first` is h y, h term's derivative by y, and `second` is h' y².
+    """Σ_c term(t_c, y_c) with y = clip(p / Σp, epsilon, 1 - epsilon). `first` is h y with h = ∂term/∂y, and `second` is h' y².
 
     These stay finite where y is 0. With S = Σp (and 0 for h and h' where y is clipped), A = Σ h y and B = Σ (h' y + 2 h) y:
     slope_j = (h_j (1 - y_j) - (A - h_j y_j)) / S and curvature_j = ((h'_j (1 - y_j) - 2 h_j) (1 - y_j) + B - (h'_j y_j + 2 h_j) y_j) / S².
@@ -185,7 +185,7 @@ def floored(xp, x, low):
 
 
 # Products and quotients that are 0 where their first factor is, whatever the other. The other is replaced where it would spoil that, and
-# nowhere else, so that the derivative by a first factor of 0 is right: the other one, or 0 where that is not finite.
+# nowhere else, so that the derivative with respect to a first factor of 0 is right: the other one, or 0 where that is not finite.
 
 
 def times(xp, a, b):
@@ -224,8 +224,8 @@ def _or_one(xp, a, y, size):
 
 
 def mixed(xp, t, a, b):
-    """t a + (1 - t) b for a, b >= 0, from the nearer of the two. Its derivative by t is one product, which is infinite where a difference
-    of two would be none: what comes down to it may be infinite, and a or b be 0.
+    """t a + (1 - t) b for a, b >= 0, from the nearer of the two. Its derivative with respect to t is one product, which is infinite where a
+    difference of two would be none: what comes down to it may be infinite, and a or b be 0.
     """
     return xp.where(t < 0.5, b + t * (a - b), a + (1 - t) * (b - a))
 

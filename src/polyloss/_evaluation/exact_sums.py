@@ -1,4 +1,4 @@
-"""Sums without rounding, and what is summed of a loss: so that neither batches nor processes show in a mean.
+"""Sums without rounding, so that a mean does not depend on how data are cut into batches or shared out to processes.
 
 A double is an integer times a power of 2, so that a sum of doubles is a Python integer in units of 2**-1075, and so are all its parts.
 """
