@@ -103,7 +103,7 @@ def sources(tmp_path_factory):
     [
         ("loss", "regression", "cauchy", CALLS),
         ("row-wise loss", "classification", "softmax_brier", ROWWISE),
-        ("metric", "metrics", "accuracy", METRIC),
+        ("metric", "metrics._accuracy", "accuracy", METRIC),
     ],
 )
 def test_the_block_and_the_export_are_a_loss_or_a_metric(tmp_path, recipe, module, name, calls):
@@ -111,14 +111,19 @@ def test_the_block_and_the_export_are_a_loss_or_a_metric(tmp_path, recipe, modul
     shutil.copytree(Path(pl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     code = block("python", recipe)
     assert f"def {name}(" in code
-    with open(package / f"{module}.py", "a", encoding="utf-8") as file:
+    with open(package / f"{module.replace('.', '/')}.py", "a", encoding="utf-8") as file:
         file.write("\n\n" + code.replace("import polyloss as pl\n", ""))
+    folder = module.partition(".")[0]
     changes = [
-        ("__init__.py", f"from polyloss.{module} import", f"from polyloss.{module} import {name}\nfrom polyloss.{module} import"),
+        ("__init__.py", f"from polyloss.{folder} import", f"from polyloss.{folder} import {name}\nfrom polyloss.{folder} import"),
         ("__init__.py", "__all__ = [\n", f'__all__ = [\n    "{name}",\n'),
     ]
     if recipe == "metric":
-        changes += [("registry.py", '{"log_loss": metrics.log_loss}', f'{{"log_loss": metrics.log_loss, "{name}": metrics.{name}}}')]
+        changes += [
+            ("metrics/__init__.py", "\n__all__ = [", f'from polyloss.{module} import {name}\n\n__all__ = ["{name}", '),
+            ("registry.py", "import log_loss\n", f"import {name}, log_loss\n"),
+            ("registry.py", '{"log_loss": log_loss}', f'{{"log_loss": log_loss, "{name}": {name}}}'),
+        ]
     for file, old, new in changes:
         text = (package / file).read_text("utf-8")
         assert text.count(old) == 1

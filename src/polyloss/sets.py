@@ -18,7 +18,7 @@ class Overlap(Rowwise):
     domain = "y_true and y_pred: probabilities of belonging to the set; other numbers are taken as they are"
 
     def exchanged(params):
-        return {**params, "alpha": params["beta"], "beta": params["alpha"]}
+        return {**params, "alpha": params["beta"], "beta": params["alpha"]}  # type: ignore[index]
 
     def sums(xp, t, p, alpha, beta, epsilon):
         """I and D - I."""

@@ -80,7 +80,7 @@ def call(plan, arrays, given):
 
 
 class Written(torch.autograd.Function):
-    """A block's value, whose derivative by the predictions is its slope: autograd's of the value is NaN at some edges."""
+    """A block's value, whose derivative with respect to the predictions is its slope: autograd's of the value is NaN at some edges."""
 
     generate_vmap_rule = True
 
@@ -111,7 +111,7 @@ class Written(torch.autograd.Function):
 def _written(block):
     """The same block, as `Written` has it."""
 
-    class OfSlopes(block):
+    class OfSlopes(block):  # type: ignore[valid-type, misc]
         def value(xp, t, p, **params):  # not as a dictionary, which function transforms take apart
             formulas = SimpleNamespace(value=partial(block.value, xp, **params), slope=partial(block.slope, xp, **params))
             formulas.elementwise = bool(block.combine)
