@@ -74,6 +74,26 @@ void three(double t, double p, double a, double *to)
 }
 """
 
+ROWS = """
+#include "cpu/loops/rowwise_simd.c"
+#define NAME(name, parameters, labels) #name,
+static const char *const names[] = {ROWWISE(NAME)};
+int find(const char *name) /* its place in both lists, or -1 */
+{
+    int losses = sizeof names / sizeof *names, found = losses;
+    while (found-- && strcmp(names[found], name));
+    return sizeof rows_d / sizeof *rows_d == losses ? found : -1;
+}
+double row_of_doubles(int loss, ptrdiff_t C, ptrdiff_t label, const double *z, double k, double *g, double *h)
+{
+    return rows_d[loss].of_label(C, label, z, NULL, k, g, h);
+}
+double row_of_floats(int loss, ptrdiff_t C, ptrdiff_t label, const float *z, float k, float *g, float *h)
+{
+    return rows_f[loss].of_label(C, label, z, NULL, k, g, h);
+}
+"""
+
 
 def block(language, recipe="loss"):
     """The first block of a recipe in a language."""
@@ -95,6 +115,18 @@ def sources(tmp_path_factory):
     assert found == 1
     end = text.rindex("#undef LOSS\n")
     header.write_text(text[:end] + losses + text[end:], "utf-8")
+
+    entry, _, code = block("c", "row-wise loss").partition("\n\n")
+    function, _, row = code.rpartition("\n\n")
+    changes = [
+        ("formulas/rowwise.h", r"^(    X\(.*[^\\\s])\n(?=#define ROWWISE_PARAMETERS)", rf"\1 \\\n{entry}\n"),
+        ("cpu/loops/rowwise_loops.h", r"^(?=/\* In the order of ROWWISE)", lambda _: f"{function}\n\n"),
+        ("cpu/loops/rowwise_loops.h", r"^(?=};\n\n/\* Rows of C numbers)", lambda _: row),
+    ]
+    for file, place, to in changes:
+        text, found = re.subn(place, to, (folder / file).read_text("utf-8"), flags=re.MULTILINE)
+        assert found == 1
+        (folder / file).write_text(text, "utf-8")
     return folder
 
 
@@ -162,3 +194,52 @@ def test_the_formulas_compile_for_vectors(sources):
     command = ["gcc", "-fsyntax-only", "-std=gnu11", "-Wall", "-Werror", "-DISA=baseline", f"-I{sources}"]
     done = subprocess.run([*command, loops], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def rows(sources, tmp_path_factory):
+    """The loops of the row-wise losses with the recipe's among them, of the smallest vectors: {dtype: the function of a row}."""
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "rows.c").write_text(ROWS)
+    library = folder / "rows.so"
+    command = ["gcc", "-shared", "-fPIC", "-std=gnu11", "-w", "-DISA=baseline", f"-I{sources}", folder / "rows.c", "-o", library, "-lm"]
+    subprocess.run(command, check=True, timeout=300)
+    library = ctypes.CDLL(str(library))
+    loss = library.find(b"softmax_brier")
+    assert loss > 0
+
+    def row(function, number, dtype):
+        array = ctypes.POINTER(number)
+        function.restype = ctypes.c_double
+        function.argtypes = [ctypes.c_int, ctypes.c_ssize_t, ctypes.c_ssize_t, array, number, array, array]
+
+        def call(label, z, k, g, h):
+            z, (g, h) = z.astype(dtype), (x if x is None else x.ctypes.data_as(array) for x in (g, h))
+            return function(loss, z.size, label, z.ctypes.data_as(array), k, g, h)
+
+        return call
+
+    double, single = (library.row_of_doubles, ctypes.c_double, np.float64), (library.row_of_floats, ctypes.c_float, np.float32)
+    return {np.float64: row(*double), np.float32: row(*single)}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("classes", [1, 3, 50])
+def test_the_row_is_that_of_the_block(rows, classes, dtype):
+    """Value, slopes and curvatures of the recipe's loop in C, beside those of the recipe's block."""
+    names = {}
+    code = block("python", "row-wise loss")
+    exec(code[: code.index("@public")], names)
+    softmax_brier = names["SoftmaxBrier"]
+    z = np.random.default_rng(classes).normal(size=classes)
+    eps = 16 * np.finfo(dtype).eps
+    for label in {0, classes // 2, classes - 1}:
+        t = np.eye(classes)[label]
+        at = np, t[None, :, None], z[None, :, None]
+        value, slope, curvature = (getattr(softmax_brier, f)(*at, block=softmax_brier).ravel() for f in ("value", "slope", "curvature"))
+        g, h = np.full((2, classes + 1), 7, dtype)  # the last number is not theirs
+        found = rows[dtype](label, z, 3, g, h)
+        np.testing.assert_allclose(found, value[0], eps, eps)
+        np.testing.assert_allclose(g, [*3 * slope, 7], 1e-15, 3 * eps)
+        np.testing.assert_allclose(h, [*3 * curvature, 7], 1e-15, 3 * eps)
+        assert rows[dtype](label, z, 3, None, None) == found
