@@ -77,7 +77,7 @@ static void cut(kernel_job *job)
 {
     const ptrdiff_t size = job->doubles ? sizeof(double) : sizeof(float), bytes = job->n * job->c * job->s * size;
     job->stream = ((job->grad.type >= 0) + (job->hess.type >= 0)) * bytes >= SETS_STREAM;
-    job->tile = (job->columns && job->s > 1) || job->c <= SETS_SHORT ? SETS_TILE : 1;
+    job->tile = (job->columns && job->s > SETS_FEW) || job->c <= SETS_SHORT ? SETS_TILE : 1;
     job->tiles = (job->s + job->tile - 1) / job->tile;
     job->segments = job->c > SETS_SEGMENT ? (job->c + SETS_SEGMENT - 1) / SETS_SEGMENT : 1;
     job->tiles_per_task = job->segments > 1 ? 1 : SETS_SEGMENT / ((job->tile < job->s ? job->tile : job->s) * job->c);
