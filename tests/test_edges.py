@@ -228,8 +228,9 @@ def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
     for params in ROWS[loss]:
         shares = "epsilon" in LOSSES[loss].params and not params.get("from_logits")
         entries = numbers(named + ([] if shares else [-2.0, -np.inf]), dtype)
-        if LOSSES[loss].sets:  # whose sums may cancel beyond the numbers that are shares
-            entries = numbers([0.0, 1.0, 0.3, np.inf, np.nan, "tiny"], dtype)
+        if LOSSES[loss].sets:
+            _of_sets(loss, dtype, params)
+            continue
         if shares and params:  # 1 / y of a share near the smallest number is infinite; kernels add in float64
             entries[entries == np.finfo(dtype).max] = 1e30
         p = np.stack([x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij")], axis=1)
@@ -239,6 +240,23 @@ def test_kernel_equals_formula_in_rows_at_the_edges(loss, dtype):
         if LOSSES[loss].targets != "dense":
             for label in (0, 1):
                 agree(loss, np.full(len(p), label), p, dtype, params)
+
+
+def _of_sets(loss, dtype, params):
+    """Shares and other numbers, huge, subnormal and negative ones; not where the sums all but cancel, so that each rounding shows."""
+    limits = np.finfo(dtype)
+    entries = np.array([0.0, -0.0, 1.0, 0.3, -2.0, np.inf, -np.inf, np.nan], dtype)
+    entries = np.append(entries, [limits.max / 8, -limits.max / 8, limits.tiny / 4, limits.smallest_subnormal]).astype(dtype)
+    p = np.stack([x.ravel() for x in np.meshgrid(*[entries] * 3, indexing="ij")], axis=1)
+    alpha, beta = (params.get(key, 1.0 if loss == "jaccard" else 0.5) for key in ("alpha", "beta"))
+    for target in ([1, 0, 0], [0, 0.25, 0.75], [0, 0, 0], [1, 1, 1], [-0.0, 2, -1]):
+        t = np.tile(np.array(target, dtype), (len(p), 1))
+        with np.errstate(all="ignore"):
+            x, y = t.astype(np.longdouble), p.astype(np.longdouble)
+            terms = np.concatenate([x * y, alpha * x * (1 - y), beta * y * (1 - x)], axis=1)
+            cancels = np.abs(terms.sum(axis=1)) < np.abs(terms).sum(axis=1) / 100
+        assert (~cancels).sum() > 900
+        agree(loss, t[~cancels], p[~cancels], dtype, params)
 
 
 def test_sets_whose_sums_are_infinite():
