@@ -259,6 +259,34 @@ LABELS = {
 }
 
 
+def test_axes_of_sets():
+    """One or several, in any order and form; all samples of a batch as one set would depend on the batches."""
+    rng = np.random.default_rng(0)
+    t, p, w = rng.random((4, 3, 5, 6)), rng.random((4, 3, 5, 6)), rng.random((4, 3))
+    for name in ("dice", "tversky", "jaccard"):
+        want = pl.get(name)(t, p, axis=(2, 3))
+        for axis in ((2, 3), [3, 2], (-1, -2)):
+            whole = pl.Accumulator(name, axis=axis).update(t, p)
+            assert whole.result() == pytest.approx(want.mean(), rel=1e-14)
+            assert whole.count == want.size
+            assert pl.Accumulator(name, axis=axis).update(t[:1], p[:1]).update(t[1:], p[1:]) == whole
+            assert pl.Accumulator.from_bytes(whole.to_bytes()) == whole
+        assert pl.Accumulator(name, axis=(2, 3)) == pl.Accumulator(name, axis=[3, 2])
+        weighted = pl.Accumulator(name, axis=(2, 3)).update(t, p, w)
+        assert weighted.result() == pytest.approx(np.average(want, weights=w), rel=1e-14)
+        assert pl.Accumulator(name, axis=(1,)).update(t, p).result() == pytest.approx(pl.get(name)(t, p, axis=1).mean(), rel=1e-14)
+        for axis, said in ((None, "all samples of a batch would be one"), ((), "must hold integers"), ((1, 2.0), "must hold integers")):
+            with pytest.raises(TypeError, match=said):
+                pl.Accumulator(name, axis=axis)
+        with pytest.raises(TypeError, match="must be an integer"):
+            pl.Accumulator("mse", axis=(1, 2))
+        with pytest.raises(ValueError, match="mask is given, but an accumulator has none"):
+            pl.Accumulator(name, axis=1, mask=t > 0.5)
+    dask = pytest.importorskip("dask.array")
+    t_cut, p_cut = dask.from_array(t, chunks=(1, 2, 5, 3)), dask.from_array(p, chunks=(2, 2, 5, 3))
+    assert pl.Accumulator("dice", axis=(2, 3)).update(t_cut, p_cut) == pl.Accumulator("dice", axis=(2, 3)).update(t, p)
+
+
 @pytest.mark.parametrize("kind", LABELS)
 def test_log_loss_of_every_kind_of_labels(kind):
     from sklearn.metrics import log_loss

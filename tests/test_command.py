@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,21 @@ from polyloss._adapters import dask_cluster as _cluster
 from polyloss._command import arrays, tables
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
 from polyloss._command.scoring import in_parts
+from polyloss._core.block import LOSSES
 
 TRUTH = "id,label\n1,cat\n2,dog\n3,bird\n"
 GOOD = "id,bird,cat,dog\n2,0.1,0.2,0.7\n1,0.1,0.8,0.1\n3,0.6,0.2,0.2\n"
 ZSTD = bytes.fromhex(  # what the program zstd makes of GOOD
     "28b52ffd0458b50100c40269642c626972642c6361742c646f670a322c302e312c302e322c302e370a31382c302e310a332c302e36320a02003fb33fb2e904078bc3d0"
 )
+
+
+def zstd(text):
+    """A short text as zstd: a frame with a block that is not compressed."""
+    raw = text.encode()
+    return bytes.fromhex("28b52ffd20") + bytes([len(raw)]) + (len(raw) << 3 | 1).to_bytes(3, "little") + raw
+
+
 SCORE = -np.log([0.8, 0.7, 0.6]).mean()
 
 
@@ -203,7 +213,7 @@ def test_a_segmentation_by_slabs(run, monkeypatch):
     np.save("y.npy", y)
     status, _, err = run("y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 255)
     assert status == 1
-    assert "y_true[17, 3, 4] is 40" in err  # in the whole file, not in its slab
+    assert "y.npy: [17, 3, 4] is 40, but z.npy has 5 classes on axis 1 and --ignore-label" in err  # in the whole file, not in its slab
 
 
 def test_a_gate(run):
@@ -254,6 +264,8 @@ def test_parts_with_one_column_of_probabilities(run):
     Path("b.csv").write_text("id,y,p\n3,0,0.1\n")
     options = "--target", "y", "--parts", "-l", "log_loss"
     assert run("[ab].csv", "[ab].csv", *options)[1][0][2] == repr(float(-np.log([0.9, 0.5, 0.9]).mean()))
+    Path("b.csv").write_text("id,y,p\n3,0,0.1\n2,0,0.1\n")
+    assert run("[ab].csv", "[ab].csv", *options)[2] == "polyloss score: b.csv: id 2 stands in a.csv, too, but must stand once\n"
     Path("b.csv").write_text("id,y,p\n3,9,0.1\n4,8,0.1\n")
     assert "b.csv: column 'y' has the labels '8', '9', but must hold 0 and 1" in run("[ab].csv", "[ab].csv", *options)[2]
 
@@ -377,8 +389,144 @@ def test_probabilities_are_no_logits(run):
         0,
         "polyloss score: warning: good.csv: every row adds up to 1: softmax_loss takes logits, and these look like probabilities\n",
     )
+    assert "poly1_crossentropy takes logits, and these look like probabilities" in run("truth.csv", "good.csv", "-l", "poly1")[2]
+    assert "these look like probabilities" in run("truth.csv", "good.csv", "-l", "scce:from_logits=True")[2]
     Path("z.csv").write_text(GOOD.replace("0.7", "7"))
     assert run("truth.csv", "z.csv", "-l", "softmax_loss")[2] == ""
+
+
+def test_rows_of_arrays_that_do_not_add_up_to_1(run, monkeypatch):
+    """The worst of all parts is named, by its place in the file; by how much rows may be off is a matter of the dtype."""
+    monkeypatch.setattr("polyloss._command.arrays.SLAB", 200)
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 4, (40, 3)), rng.dirichlet(np.ones(4), (40, 3))
+    np.save("y.npy", y), np.save("p.npy", p), np.save("z.npy", np.log(p)), np.save("single.npy", p.astype(np.float32))
+    np.save("flat.npy", p[:, 0]), np.save("y0.npy", y[:, 0])
+    p[31, 1] *= 0.9
+    p[5] *= 0.99
+    np.save("off.npy", p), np.save("off0.npy", p[:, 1]), np.save("half.npy", p[:30].astype(np.float16)), np.save("yhalf.npy", y[:30])
+    for loss, done in (("scce", "each row is divided by its sum"), ("brier", "brier takes them as they are")):
+        assert run("y.npy", "p.npy", "single.npy", "-l", loss)[2] == ""
+        assert run("yhalf.npy", "half.npy", "-l", loss)[2] == ""  # whose own rounding is of that size
+        warning = f"probabilities at [31, 1] add up to 1 within 0.1 only: {done}"
+        assert run("y.npy", "off.npy", "-l", loss)[2] == f"polyloss score: warning: off.npy: {warning}\n"
+        assert in_json(run, "y.npy", "off.npy", "-l", loss, "-q")["scores"][0]["warnings"] == [warning]
+    assert run("y0.npy", "flat.npy", "-l", "log_loss")[2] == ""
+    warning = "[31] add up to 1 within 0.1 only: log_loss takes them as they are; -l log_loss:rescale=True divides rows by their sums\n"
+    assert run("y0.npy", "off0.npy", "-l", "log_loss")[2].endswith(warning)
+    assert "[31] add up to 1 within 0.1 only: each row is divided" in run("y0.npy", "off0.npy", "-l", "log_loss:rescale=True")[2]
+    assert run("y.npy", "z.npy", "-l", "softmax_loss:axis=-1", "-l", "poly1")[2] == ""
+    for loss in ("softmax_loss:axis=-1", "poly1"):
+        assert "these look like probabilities" in run("y.npy", "p.npy", "-l", loss)[2]
+        assert run("y.npy", "off.npy", "-l", loss)[2] == ""
+
+
+def test_numbers_that_a_loss_does_not_take(run, monkeypatch):
+    """Probabilities outside [0, 1], targets of the hinges that are none, in tables and arrays."""
+    monkeypatch.setattr("polyloss._command.arrays.SLAB", 100)
+    y, p = np.arange(30) % 3, np.full((30, 3), 1 / 3)
+    p[17, 2] = 1.25
+    np.save("y.npy", y), np.save("p.npy", p), np.save("hot.npy", np.eye(3)[y])
+    polars.DataFrame({"id": range(30), "label": np.array(["a", "b", "c"])[y]}).write_csv("t.csv")
+    polars.DataFrame({"id": range(30), **dict(zip("abc", p.T, strict=True))}).write_csv("p.csv")
+    for loss in [name for name in pl.names() if name == "log_loss" or LOSSES[name].takes in ("shares", "probabilities", "probability")]:
+        truth = "hot.npy" if loss != "log_loss" and LOSSES[loss].targets == "dense" else "y.npy"
+        said = "polyloss score: p.npy: [17, 2] is 1.25, but probabilities lie in [0, 1]\n"
+        assert run(truth, "p.npy", "-l", loss) == (1, [], said)
+        said = "polyloss score: p.csv: column 'c' at id 17 is 1.25, but probabilities lie in [0, 1]\n"
+        assert run("t.csv", "p.csv", "-l", loss) == (1, [], said)
+    t = np.array([1.0, 0, 1, 25, 1])
+    np.save("t.npy", t), np.save("q.npy", t / 50)
+    Path("t.csv").write_text("".join(["id,y\n", *(f"{k},{v}\n" for k, v in enumerate(t))]))
+    Path("q.csv").write_text("".join(["id,q\n", *(f"{k},{v / 50}\n" for k, v in enumerate(t))]))
+    for loss, rule in (
+        *((name, f"targets of {name} are 0 and 1 or -1 and 1") for name in ("hinge", "squared_hinge", "exponential", "logistic")),
+        ("hinge:labels=01", "targets of hinge are 0 and 1"),
+        ("bce", "targets of binary_crossentropy lie in [0, 1]"),
+    ):
+        assert run("t.npy", "q.npy", "-l", loss) == (1, [], f"polyloss score: t.npy: [3] is 25.0, but {rule}\n")
+        assert run("t.csv", "q.csv", "-l", loss) == (1, [], f"polyloss score: t.csv: column 'y' at id 3 is 25.0, but {rule}\n")
+    np.save("t.npy", t[:3]), np.save("q.npy", t[:3] / 50)
+    assert run("t.npy", "q.npy", "-l", "hinge")[0] == 0
+    assert run("t.npy", "q.npy", "-l", "exponential:labels=01")[1][0][2] == run("t.npy", "q.npy", "-l", "exponential")[1][0][2]
+    np.save("t.npy", np.array([1.0, 0, -1])), np.save("q.npy", t[:3] / 50)
+    assert "t.npy: holds 0 as well as numbers other than 0 and 1" in run("t.npy", "q.npy", "-l", "hinge")[2]
+
+
+def test_nan_in_arrays_is_a_score_of_nan(run):
+    y, p = np.array([0, 1, 1]), np.full((3, 2), 0.5)
+    p[2, 0] = np.nan
+    np.save("y.npy", y), np.save("p.npy", p), np.save("one.npy", p[:, 0])
+    for file in ("p.npy", "one.npy"):
+        for loss in ("log_loss", "scce") if file == "p.npy" else ("log_loss", "bce"):
+            found = in_json(run, "y.npy", file, "-l", loss, status=1)["scores"]
+            assert [(score["score"], score["count"]) for score in found] == [(None, 3)]
+            assert run("y.npy", file, "-l", loss)[2] == f"polyloss score: {file}: the {pl.get(loss).__name__} is NaN\n"
+
+
+def test_signature(run):
+    """What the number depends on beside the data."""
+    np.save("y.npy", np.array([[0, 255], [1, 254], [1, 0]])), np.save("z.npy", np.zeros((3, 2, 3), np.float32))
+    version = f"|polyloss:{pl.__version__}"
+    given = "y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 255, "--ignore-label", 254, "--axis", 2
+    assert in_json(run, *given)["signature"] == "softmax_loss|kaggle:no|ignored:255+254|axis:2" + version
+    np.save("y.npy", np.array([0, 1, 1])), np.save("p.npy", np.full((3, 2), 0.5, np.float32)), np.save("q.npy", np.full((3, 2), 0.5))
+    assert in_json(run, "y.npy", "p.npy", "-l", "log_loss")["signature"] == "log_loss|kaggle:no|clip:1.2e-07|classes:2" + version
+    assert in_json(run, "y.npy", "p.npy", "q.npy", "-l", "log_loss")["signature"].split("|")[2] == "clip:2.2e-16+1.2e-07"
+    assert in_json(run, "y.npy", "p.npy", "-l", "log_loss:epsilon=0.01")["signature"].split("|")[2] == "clip:0.01"
+    Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,2\n3,bird,1\n")
+    found = in_json(run, "truth.csv", "good.csv", "--weight", "w", "--kaggle")["signature"]
+    assert found == "log_loss|kaggle:yes|clip:1e-15|classes:3|weight:w" + version
+
+
+def test_differences_are_those_of_the_scores(run):
+    """With ignored labels, weights of classes and another normalization, too."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, (20, 4))
+    y[:5, 1:] = 255
+    np.save("y.npy", y)
+    for name in "ab":
+        np.save(f"{name}.npy", rng.standard_normal((20, 3, 4)))
+    for loss in ("softmax_loss", "softmax_loss:class_weight=[1,5,2]", "softmax_loss:normalization=batch_size"):
+        first, second = in_json(run, "y.npy", "a.npy", "b.npy", "-l", loss, "--ignore-label", 255, "--paired")["scores"]
+        assert second["difference"] == pytest.approx(second["score"] - first["score"], rel=1e-12)
+    Path("other.csv").write_text("id,bird,cat,dog\n2,1,2,7\n1,1,2,1\n3,6,2,2\n")
+    Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,2\n3,bird,1\n")
+    given = "truth.csv", "good.csv", "other.csv", "-l", "softmax_loss:class_weight=[1,5,2]", "--weight", "w", "--paired", "-q"
+    first, second = in_json(run, *given)["scores"]
+    assert second["difference"] == pytest.approx(second["score"] - first["score"], rel=1e-12)
+
+
+def test_one_bad_file_among_compared_arrays(run):
+    y, z = np.array([0, 1]), np.zeros((2, 2))
+    np.save("y.npy", y), np.save("a.npy", z), np.save("b.npy", z[:1]), np.save("c.npy", z + 2 * np.eye(2))
+    given = "y.npy", "a.npy", "b.npy", "c.npy", "-l", "softmax_loss", "--paired"
+    found = in_json(run, *given, status=1)["scores"]
+    assert [(score["predictions"], "difference" in score) for score in found] == [("a.npy", False), ("c.npy", True)]
+    assert run(*given)[2] == "polyloss score: b.npy: has 1 samples, but y.npy has 2\n"
+    assert "b.npy: nothing can be compared with it" in run("y.npy", "b.npy", "a.npy", "-l", "softmax_loss", "--paired")[2]
+
+
+def test_a_score_for_each_class(run):
+    for options in (("--group-by", "label"), ("--group-by", "label", "--target", "label")):
+        rows = in_json(run, "truth.csv", "good.csv", *options)["scores"]
+        assert [(row["group"], row["score"]) for row in rows] == [
+            *((name, float(-np.log(p))) for name, p in (("bird", 0.6), ("cat", 0.8), ("dog", 0.7))),
+            (None, pytest.approx(SCORE)),
+        ]
+    Path("truth.csv").write_text(TRUTH.replace("cat", "10").replace("dog", "9").replace("bird", "-1"))
+    Path("p.csv").write_text(GOOD.replace("cat", "10").replace("dog", "9").replace("bird", "-1"))
+    assert [line[2] for line in run("truth.csv", "p.csv", "--group-by", "label")[1]] == ["-1", "9", "10", ""]
+
+
+def test_what_kaggle_asks_for(run):
+    Path("t.csv").write_text("id,y,Usage\n1,2,Public\n2,9,Ignored\n")
+    Path("p.csv").write_text("id,y\n1,3\n2,4\n")
+    assert run("t.csv", "p.csv", "-l", "mse", "--kaggle")[1] == [["p.csv", "mean_squared_error", "1.0"]]
+    Path("t.csv").write_text("id,y\n1,2\n2,9\n")
+    status, _, err = run("t.csv", "p.csv", "-l", "mse", "--kaggle")
+    assert status == 2
+    assert "--kaggle changes nothing here" in err
 
 
 def test_text_as_programs_leave_it(run):
@@ -414,7 +562,7 @@ def test_ids_in_no_order_are_told_apart(run):
     """Among the largest and the least integers, too, whose differences are no integers of 64 bits."""
     ids = [5, 2**63 - 1, -(2**63), -(2**62), 0, 5]
     Path("t.csv").write_text("id,label\n" + "".join(f"{k},cat\n" for k in ids))
-    assert run("t.csv", "good.csv")[2] == "polyloss score: t.csv: column 'id' holds 5 2 times over, but ids must be unique\n"
+    assert run("t.csv", "good.csv")[2] == "polyloss score: t.csv: id 5 of column 'id' stands again in data row 6, but must stand once\n"
 
 
 def test_an_arrow_stream(run):
@@ -466,7 +614,7 @@ BAD = {
     "header of the truth only": ({"truth.csv": "id,label\n"}, "truth.csv: no rows below the header"),
     "doubled id of the truth": (
         {"truth.csv": TRUTH.replace("3,", "1,")},
-        "truth.csv: column 'id' holds 1 2 times over, but ids must be unique",
+        "truth.csv: id 1 of column 'id' stands again in data row 3, but must stand once",
     ),
     "missing ids": ({"p.csv": GOOD[:-14]}, "p.csv: 1 of 3 ids are missing, the first 3"),
     "extra ids": ({"p.csv": GOOD + "9,1,0,0\n"}, "p.csv: 1 id not in truth.csv, the first 9; --extra-ids ignore leaves them out"),
@@ -484,8 +632,14 @@ BAD = {
     "no id": ({"truth.csv": TRUTH.replace("2,", ",")}, "truth.csv: column 'id' is empty in data row 2, but every row needs an id"),
     "unreadable bytes": (
         {"p.csv": GOOD.encode().replace(b"0.7", b"\xff")},
-        "p.csv: is no UTF-8 text: invalid start byte near byte 26 of a block",
+        "p.csv: column 'dog' is '\\\\xff' in data row 1 (id 2), which is no UTF-8 text",
     ),
+    "gzip cut short in the header": ({"p.csv.gz": gzip.compress(GOOD.encode())[:16]}, "p.csv.gz: cannot be read: it is cut short"),
+    "a short row in zstd": ({"p.csv.zst": zstd(GOOD[:-9])}, "p.csv.zst: data row 3 (id 3) is too short: 2 cells for 4 columns"),
+    "a long row in zstd": ({"p.csv.zst": zstd(GOOD.replace("0.7", "0.7,0"))}, "p.csv.zst: data row 1 (id 2) is too long: 5 cells for 4"),
+    "text in zstd": ({"p.csv.zst": zstd(GOOD.replace("0.7", "x"))}, "p.csv.zst: column 'dog' is 'x' in data row 1 (id 2), but must hold"),
+    "a short row in gzip": ({"p.csv.gz": gzip.compress(GOOD[:-9].encode())}, "p.csv.gz: data row 3 (id 3) is too short: 2 cells for 4"),
+    "a short row under the name of gzip": ({"p.csv.gz": GOOD[:-9]}, "p.csv.gz: data row 3 (id 3) is too short: 2 cells for 4 columns"),
     "UTF-16": ({"p.csv": GOOD.encode("utf-16")}, "p.csv: is UTF-16 text, but must be UTF-8"),
     "semicolons": ({"p.csv": GOOD.replace(",", ";")}, "p.csv: the header is one cell, 'id;bird;cat;dog': cells are parted by commas"),
     "commas in a .tsv": ({"p.tsv": GOOD}, "p.tsv: the header is one cell, 'id,bird,cat,dog'"),
@@ -498,7 +652,7 @@ BAD = {
     "zstd cut short": ({"p.csv.zst": ZSTD[:-8]}, "p.csv.zst: cannot be read"),
     "gzip cut short": (
         {"p.csv.gz": gzip.compress(GOOD.encode())[:-15]},
-        "p.csv.gz: cannot be read: Compressed file ended before the end-of-stream marker was reached",
+        "p.csv.gz: cannot be read after data row 2: it is cut short",
     ),
     "unknown format": ({"p.dat": GOOD}, "p.dat: its name does not tell the format"),
     "no such file": ({"p.csv": None}, "p.csv: no such file"),
@@ -543,6 +697,9 @@ def test_rows_of_another_length_are_noticed_in_columns_that_nobody_reads(run):
         Path("p.csv").write_text(with_note.replace("label", "w").replace("0.1,x", "0.1" if "short" in kind else "0.1,x,y"))
         said = "short: 4 cells" if "short" in kind else "long: 6 cells"
         assert run(*given)[2] == f"polyloss score: p.csv: data row 2 (id 1) is too {said} for 5 columns\n"
+        packed = head + rows[0] + row + rows[2]
+        Path("t.csv.zst").write_bytes(zstd(packed))
+        assert f"t.csv.zst: data row 2 (id 2) is too {kind}" in run("t.csv.zst", "good.csv", "--target", "label")[2]
         both = {"s": "2,.5,.5\n", "l": "2,.5,.5,dog,1\n"}[kind[0]]
         Path("both.csv").write_text("id,cat,dog,label\n1,.5,.5,cat\n" + both)
         status, _, err = run("both.csv", "both.csv", "--target", "label")
@@ -592,6 +749,12 @@ def test_bad_arrays(run):
     np.savez("several.npz", a=np.zeros(3), b=np.zeros(3))
     Path("cut.npy").write_bytes(Path("z.npy").read_bytes()[:-8])
     np.savez("z.npz", z=np.zeros((3, 3)))
+    Path("empty.npy").touch()
+    Path("text.npy").write_text(TRUTH)
+    Path("pickle.npy").write_bytes(pickle.dumps([1, 2]))
+    Path("zip.npy").write_bytes(Path("several.npz").read_bytes())
+    np.save("none0.npy", np.zeros(0, int))
+    np.save("z0.npy", np.zeros((0, 3)))
     Path("cut.npz").write_bytes(Path("z.npz").read_bytes()[:-30])
     Path("changed.npz").write_bytes(Path("z.npz").read_bytes().replace(bytes(40), bytes(39) + b"1", 1))
     with h5py.File("z.h5", "w") as file:
@@ -601,9 +764,14 @@ def test_bad_arrays(run):
     Path("changed.h5").write_bytes(raw[: offset + 4] + bytes([raw[offset + 4] ^ 255]) + raw[offset + 5 :])
     for truth, predictions, said in (
         ("y.npy", "cut.npy", "cut.npy: cannot be read: it is cut short"),
-        ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are not loaded"),
+        ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are never loaded"),
+        ("empty.npy", "z.npy", "empty.npy: the file is empty"),
+        ("y.npy", "text.npy", "text.npy: is no NPY file"),
+        ("y.npy", "pickle.npy", "pickle.npy: is a pickle, which is never loaded"),
+        ("y.npy", "zip.npy", "zip.npy: is an archive: name it .npz"),
+        ("none0.npy", "z0.npy", "z0.npy: has no samples"),
         ("y.npy", "long.npy", "long.npy: has 4 samples, but y.npy has 3"),
-        ("deep.npy", "z.npy", "z.npy and deep.npy: y_true has shape (3, 2, 2), but labels for logits of shape (3, 3)"),
+        ("deep.npy", "z.npy", "deep.npy: has shape (3, 2, 2), but labels for z.npy of shape (3, 3)"),
         ("y.npy", "several.npz", "several.npz: holds 2 arrays: name one, as several.npz::NAME; it has 'a', 'b'"),
         ("y.npy", "none.npy", "none.npy: no such file"),
         ("y.npy", "cut.npz", "cut.npz: cannot be read: File is not a zip file"),
@@ -622,9 +790,12 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "huber has no parameter 'dleta'"),
         (["truth.csv", "good.csv", "-l", "softmax_loss:normalization=bogus"], "normalization is 'bogus', but must be one of"),
         (["truth.csv", "good.csv", "-l", "log_loss:epsilon=x"], "epsilon is 'x', but must be a number"),
-        (["truth.csv", "good.csv", "-l", "dice"], "--loss dice: axis is None, but must be an integer"),
+        (["truth.csv", "good.csv", "-l", "dice"], "--loss dice: axis is None, but must name the axes of one set"),
         (["truth.csv", "good.csv", "--group-by", "id"], "--id and --group-by both name column 'id' of truth.csv"),
         (["truth.csv", "good.csv", "--weight", "w"], "--weight is 'w', but truth.csv has no such column; it has 'id', 'label'"),
+        (["truth.csv", "good.csv", "--fail-above", "nan"], "--fail-above is NaN, but must be a number"),
+        (["y.npy", "z.npy", "-l", "mse", "--extra-ids", "ignore"], "--extra-ids goes with tables"),
+        (["truth.csv", "good.csv", "-l", "mse:axis=0"], "axis is 0, but that of a table's columns is 1"),
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
         (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),
@@ -743,7 +914,7 @@ def test_cluster(run, monkeypatch):
         for truth in ("deep.npy", Path("deep.npy").resolve()):  # named as it was given, here and there
             asked = truth, "./z.npy", "-l", "softmax_loss"
             assert run(*asked, "--dask", address) == run(*asked)
-            assert f"./z.npy and {truth}: " in run(*asked, "--dask", address)[2]
+            assert f" {truth}: has shape (3, 2, 2), but labels for ./z.npy " in run(*asked, "--dask", address)[2]
 
         def lacking(path, start, stop):
             raise usage(f"{path}: reading it needs h5py: pip install h5py")

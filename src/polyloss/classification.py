@@ -383,6 +383,7 @@ class BinaryCrossentropy(Elementwise):
     logits = BinaryCrossentropyFromLogits
     kernel = "binary_crossentropy"
     domain = "y_pred: probabilities, clipped; with from_logits=True any real numbers"
+    takes = "probability"
     prepare_targets = binary_smoothed
     worked = (
         dict(t=1.0, p=0.25, pos_weight=1.0, from_logits=False, label_smoothing=0.0, epsilon=1e-7, value=math.log(4), slope=-4.0),
@@ -554,6 +555,7 @@ class BinaryFocalCrossentropy(Elementwise):
     logits = BinaryFocalCrossentropyFromLogits
     kernel = "binary_focal_crossentropy"
     domain = BinaryCrossentropy.domain
+    takes = "probability"
     prepare_targets = binary_smoothed
     worked = (
         dict(
@@ -1329,6 +1331,7 @@ class Brier(Elementwise):
     kernel = "mean_squared_error"
     kernel_of_labels = "brier"
     domain = "y_pred: probabilities; other numbers are taken as they are"
+    takes = "probabilities"
     worked = (
         dict(t=0, p=[0.5, 0.25, 0.25], value=0.375, slope=[-1.0, 0.5, 0.5]),
         dict(t=[0.5, 0.5], p=[0.75, 0.25], value=0.125, slope=[0.5, -0.5]),
@@ -1566,6 +1569,7 @@ class GeneralizedCrossentropy(Rowwise):
     params = {"q": unit_exponent}
     kernel = "generalized_crossentropy"
     domain = "y_pred: probabilities, taken as they are"
+    takes = "probabilities"
     worked = (
         dict(t=0, p=[0.25, 0.75], q=0.5, value=1.0, slope=[-2.0, 0.0]),
         dict(t=1, p=[0.25, 0.75], q=1.0, value=0.25, slope=[0.0, -1.0]),

@@ -16,6 +16,7 @@ class KLDivergence(Elementwise):
     combine = "sum"
     kernel = "kl_divergence"
     domain = "y_true and y_pred: probabilities; values outside are clipped"
+    takes = "probabilities"
     worked = (
         dict(t=0.5, p=0.25, epsilon=1e-7, value=0.5 * math.log(2), slope=-2.0),
         dict(t=0.0, p=0.3, epsilon=1e-7, value=0.0, slope=0.0),

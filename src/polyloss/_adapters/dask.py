@@ -385,7 +385,9 @@ def for_rows(function, p, beside, **options):
 
 def by_rows(function, y_true, y_pred, sample_weight, axis):
     """What a function of (y_true, y_pred, sample_weight) gives for each block of rows, one task a block; lengths may be unknown."""
-    p = y_pred.rechunk(dict.fromkeys(range(1, y_pred.ndim), -1) if y_pred.ndim and axis % y_pred.ndim else -1)
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    by_row = y_pred.ndim and all(a % y_pred.ndim for a in axes)
+    p = y_pred.rechunk(dict.fromkeys(range(1, y_pred.ndim), -1) if by_row else -1)
     parts = [_rows("y_true", y_true, p), list(p.to_delayed().ravel()), _rows("sample_weight", sample_weight, p)]
     return dask.compute(*(dask.delayed(function, pure=False)(*part) for part in zip(*parts, strict=True)))
 

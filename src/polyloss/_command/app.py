@@ -98,6 +98,8 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     tables = _import_tables() if not arrays.is_array(truth) else None
     files = [file for pattern in predictions for file in (sorted(glob.glob(pattern)) or [pattern])]
     losses = [scoring.Loss.of(text) for text in options["losses"]]
+    if options["fail_above"] is not None and math.isnan(options["fail_above"]):
+        raise usage("--fail-above is NaN, but must be a number")
     if len({loss.shown for loss in losses}) != len(losses):
         raise usage("--loss names the same loss twice")
     for option, wrong in (("--paired", options["parts"] or len(files) < 2), ("--group-by", tables is None and options["group"])):
@@ -106,7 +108,13 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
                 f"{option} {'compares two submissions or more' if option == '--paired' else 'goes with tables, whose columns have names'}"
             )
     warn = (lambda message: None) if options["quiet"] else report.warn
-    settings = scoring.Settings(losses, options["kaggle"], options["paired"], options["group"] is not None, warn)
+    settings = scoring.Settings(
+        losses, options["kaggle"], options["paired"], options["group"] is not None, options["weight"],
+        options["ignore_label"], options["axis"], warn,
+    )  # fmt: skip
+    for loss in losses:
+        if loss.asked.lower() == "logloss":
+            warn(f"-l {loss.asked} is {loss.name}, clipped at its epsilon of 1e-7; scikit-learn's and Kaggle's is log_loss")
     started = time.perf_counter()
     run = _Run(options["quiet"])
     if tables is None:
@@ -173,11 +181,13 @@ def _score_tables(
     for option in ("ignore_label", "axis"):
         if options[option] not in (None, ()):
             raise usage(f"--{option.replace('_', '-')} goes with arrays")
+    for loss in settings.losses:
+        loss.check()
+        if loss.axis not in (1, -1, (1,), (-1,)):
+            raise usage(f"--loss {loss.shown}: axis is {loss.axis}, but that of a table's columns is 1")
     for file in files:
         if arrays.is_array(file):
             raise usage(f"{truth} is a table, but {file} holds arrays")
-    for loss in settings.losses:
-        loss.check()
     if patterns == (truth,):
         return _score_labelled_tables(run, truth, files, settings, options)
     if options["address"]:
@@ -224,13 +234,14 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
             try:
                 job = LabelledTables(paths, settings.losses, **columns, kaggle=settings.kaggle)
                 advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
-                scores, losses, classes = job.score(name, client, advance)
+                scores, parts = job.score(name, client, advance)
             except BadFile as error:
                 run.bad(error)
                 continue
             for message in scores[0].warnings:
                 settings.warn(f"{name}: {message}")
-            settings.losses = settings.losses or losses
+            settings.losses, classes = settings.losses or parts[0].sums.losses, parts[0].classes
+            settings.clips.update(clip for part in parts for clip in part.clips)
             run.scores += scores
     return classes
 
@@ -240,8 +251,8 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
 
     if not settings.losses:
         raise usage("--loss is missing: arrays have no names that would tell it")
-    for option in ("id_column", "target", "weight", "group", "kaggle", "parts"):
-        if options[option]:
+    for option in ("id_column", "target", "weight", "group", "kaggle", "parts", "extra_ids"):
+        if options[option] and options[option] != "error":
             raise usage(f"--{option.replace('_column', '').replace('_', '-')} goes with tables")
     for file in files:
         if not arrays.is_array(file):
@@ -249,19 +260,45 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
     for loss in settings.losses:
         loss.check()
-    groups = [files] if settings.paired else [[file] for file in files]
     classes = None
     with _cluster(options["address"], settings.warn) as client:
-        for group in groups:
-            try:
-                job = array_scores.ArrayJob(truth, group, settings.losses, paired=settings.paired)
-                classes = job.classes
-                with run.progress(len(job.ranges()), "parts") as bar:
-                    advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
-                    run.scores += array_scores.score_arrays(job, client, advance)
-            except BadFile as error:
-                run.bad(error)
+
+        def scored(group: list[str]) -> list[Any]:
+            nonlocal classes
+            job = array_scores.ArrayJob(truth, group, settings.losses, paired=settings.paired)
+            classes = job.classes
+            with run.progress(len(job.ranges()), "parts") as bar:
+                return array_scores.score_arrays(job, client, (lambda done: None) if bar is None else partial(bar.advance, 0))
+
+        for scores in _of_groups(run, files, settings.paired, scored):
+            for score in scores[:: len(settings.losses)]:
+                for message in score.warnings:
+                    settings.warn(f"{score.predictions}: {message}")
+            run.scores += scores
+    dtypes = {arrays.opened(score.predictions).dtype for score in run.scores}
+    settings.clips = {clip for dtype in dtypes for loss in settings.losses if (clip := loss.clip(dtype)) is not None}
     return classes
+
+
+def _of_groups(run: _Run, files: list[str], paired: bool, scored: Callable[[list[str]], list[Any]]) -> Iterator[list[Any]]:
+    """The scores of arrays: of each file, or of all together if they are compared. If one is bad, the others are compared without it."""
+    good = []
+    for group in [files] if paired else [[file] for file in files]:
+        try:
+            yield scored(group)
+        except BadFile as error:
+            if not paired:
+                run.bad(error)
+                continue
+            for file in files:
+                try:
+                    scored([file])
+                    good.append(file)
+                except BadFile as of_file:
+                    run.bad(of_file)
+                    if not good:
+                        raise BadFile(f"{file}: nothing can be compared with it") from None
+            yield scored(good)
 
 
 @contextlib.contextmanager

@@ -60,14 +60,27 @@ def _said(error: Exception) -> str:
     if "mmap length" in text or "Failed to read all data" in text or "cannot reshape" in text:
         return "it is cut short"
     if "allow_pickle" in text or "Python objects" in text:
-        return "it holds pickled objects, which are not loaded"
+        return "it holds pickled objects, which are never loaded: it must be an array of numbers"
     return text
 
 
 def _npy(file: str, name: str) -> Any:
     if name:
         raise BadFile(f"{file}::{name}: an NPY file holds one array, which has no name")
+    with open(file, "rb") as raw:
+        start = raw.read(6)
+    if start != b"\x93NUMPY":  # which NumPy takes for a pickle, whatever it is
+        raise BadFile(f"{file}: {_unlike_npy(start)}")
     return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _unlike_npy(start: bytes) -> str:
+    """What is said of a file that begins otherwise than NPY does."""
+    if not start:
+        return "the file is empty"
+    kinds = {b"\x80": "a pickle, which is never loaded", b"PK\x03\x04": "an archive: name it .npz, and the array in it by ::NAME"}
+    found = next((what for magic, what in kinds.items() if start.startswith(magic)), "no NPY file")
+    return f"is {found}; np.save writes NPY"
 
 
 def _npz(file: str, name: str) -> Any:

@@ -5,10 +5,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import polars as po
+
 from polyloss._command.problems import BadFile, listed
 from polyloss._command.scoring import Loss, Score, Settings, in_parts
 from polyloss._command.table_scores import Job, Sums, sums_of
-from polyloss._command.tables import Header, Predictions, read_truth
+from polyloss._command.tables import Header, Predictions, as_written, read_truth, shown
+
+
+@dataclass
+class Part:
+    """What one file holds. It is picklable."""
+
+    path: str
+    sums: Sums
+    said: list[str]
+    columns: list[str]  # of predictions
+    classes: int | None
+    clips: set[float]
+    hashes: po.Series | None  # of the ids, eight bytes each
 
 
 @dataclass
@@ -23,8 +38,8 @@ class LabelledTables:
     group: str | None = None
     kaggle: bool = False
 
-    def part(self, path: str) -> tuple[Sums, list[str], list[str], int | None]:
-        """The sums of one file, what is said of it, the names of its predictions, the number of classes."""
+    def part(self, path: str) -> Part:
+        """What one file holds."""
         truth = read_truth(Header.of(path, self.id_column, self.target, self.weight, self.group, self.kaggle), every_cell=False)
         truth.apart.add(self.target)
         job = Job(truth, Predictions.of([path], truth, False), self.losses, self.kaggle)
@@ -37,17 +52,33 @@ class LabelledTables:
                 )
         settings = Settings(self.losses, self.kaggle, by_group=self.group is not None, warn=lambda message: None)
         sums, said, _ = sums_of(job, path, settings)
-        return sums, said, sorted(job.columns), job.classes
+        return Part(path, sums, said, sorted(job.columns), job.classes, settings.clips, truth.hashes() if len(self.paths) > 1 else None)
 
-    def score(self, name: str, client: Any, progress: Callable[[int], None]) -> tuple[list[Score], list[Loss], int | None]:
-        """The scores of all files together, the losses, the number of classes."""
-        found = []
+    def score(self, name: str, client: Any, progress: Callable[[int], None]) -> tuple[list[Score], list[Part]]:
+        """The scores of all files together, and what each of them holds."""
+        found: list[Part] = []
         paths = self.paths if client is None else map(os.path.abspath, self.paths)
         for part in in_parts(self.part, [(path,) for path in paths], client, self.paths):
             found.append(part)
-            if part[2] != found[0][2]:
-                odd = sorted(set(part[2]) ^ set(found[0][2]))[0]
+            if part.columns != found[0].columns:
+                odd = sorted(set(part.columns) ^ set(found[0].columns))[0]
                 raise BadFile(f"{name}: the parts have not the same columns: {odd!r} is in some of them alone")
             progress(1)
-        sums, said = Sums.together([part[0] for part in found]), [text for part in found for text in part[1]]
-        return list(sums.scores(name, self.group is not None, said)), sums.losses, found[0][3]
+        self._check_ids(found)
+        sums = Sums.together([part.sums for part in found])
+        return list(sums.scores(name, self.group is not None, [text for part in found for text in part.said])), found
+
+    def _check_ids(self, parts: list[Part]) -> None:
+        """An error if an id stands in two parts. Where hashes agree the ids themselves are read again."""
+        hashes = [(part, part.hashes) for part in parts if part.hashes is not None]
+        if not hashes or (every := po.concat([own for _, own in hashes])).n_unique() == len(every):
+            return
+        twice = every.filter(every.is_duplicated()).unique()
+        seen: dict[str, str] = {}
+        for part, own in hashes:
+            header = Header.of(part.path, self.id_column, self.target, self.weight, self.group, self.kaggle)
+            ids = as_written(read_truth(header, every_cell=False).ids)
+            for key in ids.filter(own.is_in(twice.implode())):
+                if key in seen:
+                    raise BadFile(f"{part.path}: id {shown(key)} stands in {seen[key]}, too, but must stand once")
+                seen[key] = part.path

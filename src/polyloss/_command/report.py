@@ -60,12 +60,15 @@ def as_table(scores: list[Score], by_group: bool) -> None:
 
 def signature(settings: Settings, classes: int | None, version: str) -> str:
     """What decides the numbers beside the data, as sacrebleu's signatures do."""
-    names = "+".join(loss.shown for loss in settings.losses)
-    parts = [names, f"kaggle:{'yes' if settings.kaggle else 'no'}"]
-    if any(loss.name == "log_loss" for loss in settings.losses):
-        parts.append("clip:1e-15" if settings.kaggle else "clip:2.2e-16")
-    if classes:
-        parts.append(f"classes:{classes}")
+    parts = ["+".join(loss.shown for loss in settings.losses), f"kaggle:{'yes' if settings.kaggle else 'no'}"]
+    for name, values in (
+        ("clip", [f"{clip:.2g}" for clip in sorted(settings.clips)]),
+        ("classes", [str(classes)] if classes else []),
+        ("weight", [settings.weight] if settings.weight else []),
+        ("ignored", [str(label) for label in settings.ignored]),
+        ("axis", [] if settings.axis is None else [str(settings.axis)]),
+    ):
+        parts += [f"{name}:{'+'.join(values)}"] if values else []
     return "|".join([*parts, f"polyloss:{version}"])
 
 

@@ -1,11 +1,14 @@
 """What a score is, of tables and arrays alike: a loss, its exact sums, a line of the result."""
 
 import ast
+import contextlib
+import inspect
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,11 +17,9 @@ import numpy as np
 
 from polyloss import registry
 from polyloss._command.problems import usage
-from polyloss._core.block import LOSSES
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Measure
-from polyloss.evaluation import Accumulator
-from polyloss.metrics._log_loss import sample_losses
+from polyloss.metrics._log_loss import EPSILON
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Loss:
         except (ValueError, TypeError) as error:
             raise usage(f"--loss {text}: {error}") from None
         for key in ("sample_weight", "reduction", "return_prob", "denominator", "labels"):
-            if key in parameters and not (key == "labels" and "hinge" in name):
+            if key in parameters and key not in getattr(LOSSES.get(function.__name__), "params", ()):
                 raise usage(f"--loss {text}: {key} is the command's to decide")
         given = "".join(f"{',' if i else ':'}{key}={value}" for i, (key, value) in enumerate(parameters.items()))
         return cls(function.__name__, parameters, function.__name__ + given, name)
@@ -51,7 +52,7 @@ class Loss:
     def check(self) -> None:
         """An error of the command line if the loss refuses its parameters."""
         try:
-            self.accumulator(None)
+            self.measure(None)
         except (ValueError, TypeError) as error:
             raise usage(f"--loss {self.shown}: {error}") from None
 
@@ -60,19 +61,35 @@ class Loss:
         """The loss in the registry; None of `log_loss`, which is a metric."""
         return LOSSES.get(self.name)
 
-    def accumulator(self, classes: int | None) -> Accumulator:
-        """An empty accumulator of it."""
-        if self.name == "log_loss":
-            return Accumulator("log_loss", labels=list(range(classes or 2)), **self.parameters)
-        return Accumulator(self.name, **self.parameters)
+    def measure(self, classes: int | None) -> Measure:
+        """What it adds of a batch."""
+        labels = {"labels": range(classes or 2)} if self.name == "log_loss" else {}
+        return Measure.of(self.name, {**self.parameters, **labels}, "mean")
 
-    def losses(self, classes: int | None, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-        """One loss for each sample, for paired differences."""
-        if self.name == "log_loss":
-            return sample_losses(y, p, classes=list(range(classes or 2)), **self.parameters)[0]
-        y, p = (x[:, None] if p.ndim == 1 else x for x in (y, p))  # whose elements are samples
-        found = np.asarray(self.block.function(y, p, reduction="none", **self.parameters), np.float64)
-        return found.reshape(len(y), -1).mean(axis=1)
+    @property
+    def takes(self) -> str:
+        """What it takes predictions for, as `Block.takes`."""
+        if self.block is None:
+            return "shares" if self.parameters.get("rescale") else "probabilities"
+        return str((self.block.logits if self.parameters.get("from_logits") else self.block).takes)
+
+    @property
+    def axis(self) -> Any:
+        """The axis of the classes, or the axes of a set."""
+        own = None if self.block is None else inspect.signature(self.block.function).parameters["axis"].default
+        return self.parameters.get("axis", 1 if self.block is None else own)
+
+    @property
+    def signs(self) -> str | None:
+        """How a hinge reads its targets; None of other losses."""
+        return self.parameters.get("labels", "auto") if self.block is not None and "labels" in self.block.params else None
+
+    def clip(self, dtype: Any) -> float | None:
+        """What `log_loss` clips probabilities of this dtype at; None of other losses."""
+        if self.name != "log_loss":
+            return None
+        given = self.parameters.get("epsilon")
+        return EPSILON.get(np.dtype(dtype).name, EPSILON["float64"]) if given is None else float(given)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -99,6 +116,12 @@ class Score:
     warnings: list[str]
     paired: dict[str, float] | None = None
 
+    @classmethod
+    def of(cls, name: str, loss: Loss, measure: Measure, found: Tally, group: str | None, warnings: list[str]) -> "Score":
+        """Of the sums of some positions."""
+        result, error = measure.result(found), measure.standard_error(found)
+        return cls(name, loss.shown, group, result, error, float(found.v), found.count, warnings)
+
 
 @dataclass
 class Settings:
@@ -108,8 +131,37 @@ class Settings:
     kaggle: bool = False
     paired: bool = False
     by_group: bool = False
+    weight: str | None = None
+    ignored: tuple[int, ...] = ()
+    axis: int | None = None
     warn: Callable[[str], None] = print
     progress: Callable[[int], None] = lambda done: None
+    clips: set[float] = field(default_factory=set)  # of log_loss, by the dtypes of the files
+
+
+@contextlib.contextmanager
+def ignoring_warnings() -> Iterator[None]:
+    """Warnings of the losses are worded by the command, of files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def in_words(message: str, truth: str, predictions: str, start: int = 0) -> str:
+    """What a loss says of its arguments, said of these files; places in a part that begins at this row become those in the file."""
+    files = {"y_true": truth, "y_pred": predictions, "y_proba": predictions, "logits": predictions}
+    message = message.replace("labels has no such class:", "the classes are")
+    message = re.sub(r"\bignore_(?:label|class) is None", "--ignore-label is not given", message).replace("logits have", "logits has")
+    message = re.sub(r"\bignore_(?:label|class) is ", "--ignore-label is ", message)
+    argument = re.compile(r"\b(y_true|y_pred|y_proba|logits)\b(?: ?\[(\d+)(?=[],]))?")
+
+    def of_file(found: re.Match[str]) -> str:
+        return files[found[1]] + (f": [{int(found[2]) + start}" if found[2] else "")
+
+    first = argument.match(message)
+    if first:
+        return f"{files[first[1]]}: {argument.sub(of_file, message).removeprefix(files[first[1]]).lstrip(': ')}"
+    return f"{predictions} and {truth}: {argument.sub(of_file, message)}"
 
 
 def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client: Any, paths: Iterable[str]) -> Iterator[Any]:
@@ -144,9 +196,8 @@ def _applied(function: Callable[..., Any], part: tuple[Any, ...]) -> Any:
     return function(*part)
 
 
-def tested(found: Tally) -> dict[str, float]:
-    """Mean, standard error, z and p of summed differences."""
-    measure = Measure("difference", {}, "weights")
+def tested(measure: Measure, found: Tally) -> dict[str, float]:
+    """Mean, standard error, z and p of summed differences, divided as the scores are."""
     mean, error = measure.result(found), measure.standard_error(found)
     z = mean if mean == 0 or math.isnan(mean) else mean / error if error else math.copysign(math.inf, mean)
     return {"difference": mean, "difference_stderr": error, "z": z, "p": math.erfc(abs(z) / math.sqrt(2))}

@@ -1,65 +1,61 @@
 """Scores of tables: which columns are targets and predictions, and the exact sums of each submission."""
 
-import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
+from polyloss._command import values
 from polyloss._command.problems import BadFile, listed, usage
-from polyloss._command.scoring import Loss, Score, Settings, tested
-from polyloss._command.tables import BINARY, Predictions, Truth, ending, shown
-from polyloss._evaluation.exact_sums import tally
+from polyloss._command.scoring import Loss, Score, Settings, ignoring_warnings, in_words, tested
+from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order
+from polyloss._evaluation.exact_sums import Tally, tally
+from polyloss._evaluation.measure import Measure, Positions
 
 KAGGLE = {"epsilon": 1e-15, "rescale": True}
-RESCALING = ("log_loss", "categorical_crossentropy", "sparse_categorical_crossentropy", "categorical_focal_crossentropy")
 
 
 class Sums:
-    """The accumulators of one submission: for each loss, for each group."""
+    """What the losses of one submission add up to: for each loss, for each group. It is picklable."""
 
     def __init__(self, losses: list[Loss], groups: list[str | None], classes: int | None) -> None:
         self.losses, self.groups, self.classes = losses, groups, classes
-        self.each = {loss.shown: [loss.accumulator(classes) for _ in groups] for loss in losses}
+        self.each = {loss.shown: [Tally() for _ in groups] for loss in losses}
 
-    def add(self, loss: Loss, y: np.ndarray, p: np.ndarray, weight: np.ndarray | None, group: np.ndarray | None) -> None:
-        """Add a batch."""
-        found = self.each[loss.shown]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the command words its own
-            if group is None:
-                found[0].update(y, p, weight)
-                return
-            order = np.argsort(group, kind="stable")
-            bounds = np.searchsorted(group[order], np.arange(len(self.groups) + 1))
-            for k, (start, stop) in enumerate(pairwise(bounds)):
-                if start < stop:
-                    rows = order[start:stop]
-                    found[k].update(y[rows], p[rows], None if weight is None else weight[rows])
+    def add(self, loss: Loss, measure: Measure, found: Positions, group: np.ndarray | None) -> None:
+        """Add a batch, whose samples are of these groups."""
+        sums = self.each[loss.shown]
+        if group is None:
+            sums[0] = measure.check(sums[0] + found.tally())
+            return
+        order = np.argsort(group, kind="stable")
+        bounds = np.searchsorted(group[order], np.arange(len(self.groups) + 1))
+        for k, (start, stop) in enumerate(pairwise(bounds)):
+            if start < stop:
+                sums[k] = measure.check(sums[k] + found.some(order[start:stop]).tally())
 
     @classmethod
     def together(cls, parts: "list[Sums]") -> "Sums":
         """The sums of several parts, each of which may lack groups."""
-        groups: list[str | None] = sorted({group for part in parts for group in part.groups}, key=str)
+        groups: list[str | None] = [*in_order({group for part in parts for group in part.groups if group is not None})] or [None]
         made = cls(parts[0].losses, groups, parts[0].classes)
-        for part in parts:
-            for shown_name, found in part.each.items():
-                for group, one in zip(part.groups, found, strict=True):
-                    made.each[shown_name][groups.index(group)].merge(one)
+        for loss in made.losses:
+            measure, sums = loss.measure(made.classes), made.each[loss.shown]
+            for part in parts:
+                for group, one in zip(part.groups, part.each[loss.shown], strict=True):
+                    k = groups.index(group)
+                    sums[k] = measure.check(sums[k] + one)
         return made
 
-    def scores(self, name: str, by_group: bool, said: list[str]) -> Iterator[Score]:
+    def scores(self, name: str, by_group: bool, warnings: list[str]) -> Iterator[Score]:
         """A score for each loss and group, and one for all."""
         for loss in self.losses:
-            found = self.each[loss.shown]
-            whole = loss.accumulator(self.classes)
-            for one in found:
-                whole.merge(one)
+            found, measure = self.each[loss.shown], loss.measure(self.classes)
+            whole = measure.check(sum(found, Tally()))
             rows = [*zip(self.groups, found, strict=True), (None, whole)] if by_group else [(None, whole)]
-            for group, a in rows:
-                yield Score(name, loss.shown, group, a.result(), a.standard_error(), a.weight, a.count, said)
+            for group, one in rows:
+                yield Score.of(name, loss, measure, one, group, warnings)
 
 
 class Job:
@@ -88,6 +84,11 @@ class Job:
                     f" {'one column' if len(columns) == 1 else 'dense targets'}, so name the loss"
                 )
             losses = [Loss.of("log_loss")]
+        if kaggle and "Usage" not in truth.apart and all(loss.name != "log_loss" for loss in losses):
+            raise usage(
+                f"--kaggle changes nothing here: it rescales and clips for log_loss alone, and {truth.path} has no column 'Usage', whose"
+                " ignored rows would be left out"
+            )
         self.losses = [replace(x, parameters={**KAGGLE, **x.parameters}) if kaggle and x.name == "log_loss" else x for x in losses]
         self.classes: int | None = None
         self._targets: dict[str, np.ndarray] = {}
@@ -101,16 +102,16 @@ class Job:
             if block is not None and block.targets == "labels":
                 raise usage(f"--loss {loss.shown} takes labels, but {truth.path} has a column for each of {self.predictions.paths[0]}")
             self.classes = len(columns)
-            return truth.numbers(columns)
+            return self._numbers(loss, columns)
         assert self.target is not None
         if len(columns) == 1:
             if loss.name == "log_loss":
                 return self._second_class()
             if block.combine is None and block.targets != "values":
                 raise usage(f"--loss {loss.shown} takes a column for each class, but {self.predictions.paths[0]} has {columns[0]!r} alone")
-            return truth.numbers([self.target])
+            return self._numbers(loss, [self.target])
         if loss.asked.lower() == "logloss":
-            raise usage(f"--loss {loss.asked} is {loss.name}, of each column by itself: the log loss of classes is log_loss")
+            raise usage(f"--loss {loss.asked} is {loss.name}, of each column by itself; did you mean log_loss, the log loss of classes?")
         places, present = truth.labels(self.target)
         missing = [label for label in present if label not in columns]
         if missing:
@@ -125,6 +126,15 @@ class Job:
         if block is None or block.targets in ("labels", "either"):
             return labels
         return np.eye(len(columns), dtype=np.float32)[labels] if len(labels) * len(columns) < 1 << 26 else labels
+
+    def _numbers(self, loss: Loss, names: list[str]) -> np.ndarray:
+        """Columns of the truth as targets of a loss."""
+        y, rows = self.truth.numbers(names), np.flatnonzero(self.truth.kept)
+        fault = values.bad_target(loss, y[rows])
+        if fault is not None:
+            place = self.predictions.place(fault.at[1], int(rows[fault.at[0]]), names)
+            raise BadFile(f"{self.truth.path}: {values.said(fault, place)}")
+        return y
 
     def _second_class(self) -> np.ndarray:
         """0 and 1, 1 where the label is the second of the two."""
@@ -153,89 +163,69 @@ class Job:
         """The predictions as the loss takes them."""
         return p[:, 0] if loss.name == "log_loss" and p.shape[1] == 1 else p
 
-    def check(self, path: str, rows: np.ndarray, p: np.ndarray) -> None:
-        """Probabilities are in [0, 1]; under --kaggle they are not negative and add up to something."""
-        if not any(loss.name == "log_loss" for loss in self.losses) or not p.size:
-            return
-        high = math.inf if self.kaggle and p.shape[1] > 1 else 1.0
-        if not (p.min() >= 0 and p.max() <= high):
-            row, column = np.argwhere(~((p >= 0) & (p <= high)))[0]
-            rule = "probabilities lie in [0, 1]" if high == 1 else "probabilities are not negative"
-            raise BadFile(f"{path}: {self._place(column, rows[row])} is {p[row, column]}, but {rule}")
-        if self.kaggle and p.shape[1] > 1:
-            total = p.sum(axis=1)
-            if not (total > 0).all() or not np.isfinite(total).all():
-                row = int((~((total > 0) & np.isfinite(total))).argmax())
-                raise BadFile(
-                    f"{path}: the row of id {shown(self.truth.ids[int(rows[row])])} adds up to {total[row]}, and cannot be divided by it"
-                )
 
-    def _place(self, column: int, row: int) -> str:
-        return self.predictions.place(int(column), int(row), self.columns)
+class Kept:
+    """The losses of one submission by row of the truth, to be compared, and their part in the mean."""
+
+    def __init__(self, rows: int) -> None:
+        self.losses, self.weight, self.normal = (np.full(rows, start) for start in (np.nan, 0.0, 0.0))
+
+    def put(self, rows: np.ndarray, found: Positions) -> None:
+        """Keep those of a batch."""
+        self.losses[rows] = found.losses
+        weight = 1.0 if found.weight is None else found.weight
+        self.weight[rows] = weight if found.skip is None else np.where(found.skip, 0.0, weight)
+        self.normal[rows] = weight if found.normal is None else found.normal
+
+    def less(self, other: "Kept", kept: np.ndarray) -> Tally:
+        """The sums of the differences to another submission, over some rows."""
+        with np.errstate(invalid="ignore"):
+            return tally((self.losses - other.losses)[kept], self.weight[kept], self.normal[kept], None)
 
 
-def score_table(job: Job, name: str, settings: Settings, first: dict[str, np.ndarray] | None) -> tuple[list[Score], dict[str, np.ndarray]]:
-    """The scores of one submission, and its losses by row of the truth if they are to be compared."""
+def score_table(job: Job, name: str, settings: Settings, first: dict[str, Kept] | None) -> tuple[list[Score], dict[str, Kept]]:
+    """The scores of one submission, and its losses if they are to be compared: with those of the first."""
     truth = job.truth
-    sums, said, kept = sums_of(job, name, settings)
-    scores = list(sums.scores(name, settings.by_group, said))
+    sums, warnings, kept = sums_of(job, name, settings)
+    scores = list(sums.scores(name, settings.by_group, warnings))
     if settings.paired and first is not None:
+        by_name = {loss.shown: loss.measure(job.classes) for loss in job.losses}
         for score in scores:
-            rows_of = None if score.group is None else truth.group == truth.groups.index(score.group)
-            score.paired = difference(
-                first[score.loss], kept[score.loss], truth.weight, truth.kept if rows_of is None else truth.kept & rows_of
-            )
+            rows = truth.kept if score.group is None else truth.kept & (truth.group == truth.groups.index(score.group))
+            score.paired = tested(by_name[score.loss], kept[score.loss].less(first[score.loss], rows))
     return scores, kept
 
 
-def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, np.ndarray]]:
+def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, Kept]]:
     """The sums of one submission, what is said of it, and its losses by row of the truth if they are to be compared."""
-    truth = job.truth
-    groups: list[str | None] = list(truth.groups) if settings.by_group else [None]
-    sums = Sums(job.losses, groups, job.classes)
-    rescaled = len(job.columns) > 1 and any(x.name in RESCALING and not x.parameters.get("from_logits") for x in job.losses)
-    logits = [x.name for x in job.losses if len(job.columns) > 1 and (x.block and x.block.predictions) == "logits"]
-    off, off_id, least = 0.0, None, 0.0
-    kept = {loss.shown: np.full(truth.rows, np.nan) for loss in job.losses} if settings.paired else {}
+    truth, losses = job.truth, [(loss, loss.measure(job.classes)) for loss in job.losses]
+    sums = Sums(job.losses, list(truth.groups) if settings.by_group else [None], job.classes)
+    watched = values.watches(job.losses, (truth.rows, len(job.columns)))
+    kept = {loss.shown: Kept(truth.rows) for loss in job.losses} if settings.paired else {}
+    p = np.empty((0, 0))
     for path, rows, p in job.predictions.batches(job.columns):
-        job.check(path, rows, p)
-        least = min(least, p.min(initial=0.0)) if logits else least
-        if (rescaled or logits) and len(p):
-            far = np.abs(np.einsum("ij->i", p, dtype=np.float64) - 1)  # a fifth of the time of np.sum along rows of ten
-            if far.max() > off:
-                off, off_id = float(far.max()), truth.ids[int(rows[far.argmax()])]
+        for watch in watched:
+            fault = watch.see(p, lambda at, rows=rows: int(rows[at[0]]))  # type: ignore[misc]
+            if fault is not None:
+                row = int(rows[fault.at[0]])
+                place = f"of id {truth.id_at(row)}" if fault.of_row else job.predictions.place(fault.at[1], row, job.columns)
+                raise BadFile(f"{path}: {values.said(fault, place)}")
         weight = None if truth.weight is None else truth.weight[rows]
         group = None if truth.group is None else truth.group[rows]
-        try:
-            for loss in job.losses:
-                y, q = job.targets(loss, rows), job.given(loss, p)
-                sums.add(loss, y, q, weight, group)
-                if settings.paired:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        kept[loss.shown][rows] = loss.losses(job.classes, y, q)
-        except (ValueError, TypeError) as error:
-            raise BadFile(f"{name} and {truth.path}: {error}") from None
+        for loss, measure in losses:
+            try:
+                with ignoring_warnings():  # the command words its own
+                    found = measure.positions(job.targets(loss, rows), job.given(loss, p), weight)
+                    sums.add(loss, measure, found, group)
+            except (ValueError, TypeError) as error:
+                raise BadFile(in_words(str(error), truth.path, path)) from None
+            if settings.paired:
+                kept[loss.shown].put(rows, found)
         settings.progress(len(rows))
-    said = []
-    digits = (
-        1e-4
-        if ending(job.predictions.paths[0]) not in BINARY
-        else math.sqrt(np.finfo(np.float32 if p.dtype == np.float32 else np.float64).eps)
-    )
-    if logits and least >= 0 and off <= 1e-3:
-        said.append(f"every row adds up to 1: {logits[0]} takes logits, and these look like probabilities")
-        settings.warn(f"{name}: {said[0]}")
-    if rescaled and off > digits:
-        whole = not job.kaggle and any(loss.name == "log_loss" for loss in job.losses)  # the others divide by the sum themselves
-        done = "log_loss takes them as they are; --kaggle divides rows by their sums" if whole else "each row is divided by its sum"
-        said.append(f"probabilities of id {shown(off_id)} add up to 1 within {off:.2g} only: {done}")
-        settings.warn(f"{name}: {said[-1]}")
-    return sums, said, kept
-
-
-def difference(first: np.ndarray, other: np.ndarray, weight: np.ndarray | None, kept: np.ndarray) -> dict[str, float]:
-    """Weighted mean of other - first with its standard error, z and two-sided p."""
-    with np.errstate(invalid="ignore"):
-        found = tally((other - first)[kept], None if weight is None else weight[kept], None, None)
-    return tested(found)
+    settings.clips.update(clip for loss in job.losses if (clip := loss.clip(p.dtype)) is not None)
+    digits = 1e-4 if ending(job.predictions.paths[0]) not in BINARY else values.tolerance(p.dtype)
+    said = [watch.warning(digits, lambda row: f"of id {truth.id_at(row)}", "--kaggle divides rows by their sums") for watch in watched]
+    warnings = [text for text in said if text]
+    for text in warnings:
+        settings.warn(f"{name}: {text}")
+    return sums, warnings, kept

@@ -8,13 +8,13 @@ stops at a bad number without its row; `explain_csv` then reads the file once mo
 
 import contextlib
 import csv
-import gzip
 import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as po
@@ -102,8 +102,7 @@ class Truth:
         if bad.any():
             raise BadFile(f"{self.path}: column {name!r} has no label at id {shown(self._id(bad))}, but every row needs one")
         kinds = column.unique()
-        present = (kinds if self.kept.all() else column.filter(po.Series(self.kept)).unique()).to_list()
-        present.sort(key=(lambda v: (int(v), v)) if all(_is_integer(v) for v in present) else None)
+        present = in_order((kinds if self.kept.all() else column.filter(po.Series(self.kept)).unique()).to_list())
         return places_in(column, present, kinds), present
 
     def numbers(self, names: list[str]) -> np.ndarray:
@@ -127,6 +126,14 @@ class Truth:
     def _id(self, where: po.Series) -> Any:
         return self.ids.filter(where)[0]
 
+    def hashes(self) -> po.Series:
+        """A hash of each id as it is written."""
+        return as_written(self.ids).hash()
+
+    def id_at(self, row: int) -> str:
+        """The id of a row, as errors name it."""
+        return shown(self.ids[row])
+
 
 def shown(key: Any) -> str:
     """An id as errors name it: numbers as they are, other text in quotes."""
@@ -137,6 +144,12 @@ def whole(text: po.Expr) -> po.Expr:
     """Text as integers; null where it is not how an integer is written."""
     other = text.str.starts_with("+") | text.str.starts_with("-0") | (text.str.starts_with("0") & (text.str.len_bytes() > 1))
     return po.when(~other).then(text.cast(po.Int64, strict=False))  # which takes a sign and digits, and nothing else
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Labels or groups in order: by value if all are whole numbers."""
+    names = list(names)
+    return sorted(names, key=(lambda v: (int(v), v)) if all(map(_is_integer, names)) else None)
 
 
 def as_written(column: po.Series) -> po.Series:
@@ -184,17 +197,21 @@ class Header:
                 raise usage(f"{option} is {name!r}, but {path} has no such column{unlike(name, names)}")
         id_column = id_column or names[0]
         named: dict[str, str] = {}
-        for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
-            if name is not None and named.setdefault(name, option) != option:
+        for option, name in (("--id", id_column), ("--weight", weight), ("--group-by", group), ("--target", target)):
+            if name is None or (option == "--target" and name == group):  # a score for each class
+                continue
+            if named.setdefault(name, option) != option:
                 raise usage(f"{named[name]} and {option} both name column {name!r} of {path}; --id is the first column by default")
         state = "Usage" if kaggle and "Usage" in names else None
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
+        if not columns and group is not None:  # the one other column is the target, too
+            target, columns = group, [group]
         return cls(path, id_column, columns, target, weight, group, state)
 
     @property
     def apart(self) -> set[str]:
         """Columns that hold no prediction wherever they are."""
-        return {name for name in (self.id_column, self.weight, self.group, self.usage) if name}
+        return {name for name in (self.id_column, self.weight, self.group, self.usage) if name and name not in self.columns}
 
 
 def read_truth(header: Header, every_cell: bool = True) -> Truth:
@@ -203,7 +220,7 @@ def read_truth(header: Header, every_cell: bool = True) -> Truth:
         header.path, header.id_column, header.target, header.weight, header.group, header.usage
     )  # fmt: skip
     columns, apart = header.columns, header.apart
-    column, data = _whole(path, [*apart, *columns], id_column, every_cell)
+    column, data = _whole(path, sorted({*apart, *columns}), id_column, every_cell)
     if column.is_empty():
         raise BadFile(f"{path}: no rows below the header")
     ids = _ids(path, id_column, column)
@@ -212,7 +229,7 @@ def read_truth(header: Header, every_cell: bool = True) -> Truth:
     places = None
     if group is not None:
         text = as_written(data[group]).fill_null("")
-        groups = text.filter(po.Series(kept)).unique().sort().to_list()
+        groups = in_order(text.filter(po.Series(kept)).unique().to_list())
         places = places_in(text, groups, text.unique())
     needed = data.select(list(dict.fromkeys([*columns, *([weight] if weight else [])])))
     truth = Truth(path, id_column, ids, kept, columns, target, needed, None, places, groups, apart)
@@ -243,7 +260,8 @@ def _ids(path: str, name: str, column: po.Series) -> po.Series:
     # Equal ids have equal hashes; unequal strings take long to count.
     if (ids.hash() if ids.dtype == po.String else ids).n_unique() != len(ids) and ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
-        raise BadFile(f"{path}: column {name!r} holds {shown(twice)} {int((ids == twice).sum())} times over, but ids must be unique")
+        again = int((ids == twice).arg_true()[1]) + 1
+        raise BadFile(f"{path}: id {shown(twice)} of column {name!r} stands again in data row {again}, but must stand once")
     return ids
 
 
@@ -535,33 +553,94 @@ class _reading:
 
 def explain_csv(path: str, id_column: str | None, columns: list[str], every: bool = False) -> None:
     """Raise BadFile for the first fault of a text file, if there is one: bytes, length of a row, a number. Slow, for bad files alone."""
-    if path.lower().endswith(".zst"):
-        return
+    number, key = 0, ""
     try:
-        with (gzip.open if path.lower().endswith(".gz") else open)(path, "rb") as raw:
-            rows = csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), delimiter=TEXT[ending(path)])
+        with contextlib.closing(_lines(path)) as lines:
+            rows = csv.reader(lines, delimiter=TEXT[ending(path)])
             header = next(rows, [])
             if len(set(header)) != len(header):
                 twice = next(name for name in header if header.count(name) > 1)
                 raise BadFile(f"{path}: column {twice!r} stands {header.count(twice)} times in the header")
+            at = header.index(id_column) if id_column in header else None
             for number, row in enumerate(rows, 1):
-                if not row:
-                    continue
-                key = f" (id {shown(row[header.index(id_column)])})" if id_column in header and header.index(id_column) < len(row) else ""
-                if len(row) != len(header):
-                    kind = "short" if len(row) < len(header) else "long"
-                    raise BadFile(f"{path}: data row {number}{key} is too {kind}: {counted(len(row), 'cell')} for {len(header)} columns")
-                for name in columns:
-                    cell = row[header.index(name)] if name in header else "0"
-                    what = _cell(cell)
-                    if what:
-                        raise BadFile(f"{path}: column {name!r} is {what} in data row {number}{key}, but must hold a number")
-                if every and id_column in header and not row[header.index(id_column)]:
+                key = f" (id {_printable(shown(row[at]))})" if at is not None and at < len(row) else ""
+                fault = _fault(row, header, columns)
+                if fault:
+                    raise BadFile(f"{path}: {fault.format(f'data row {number}{key}')}")
+                if every and row and at is not None and not row[at]:
                     raise BadFile(f"{path}: column {id_column!r} is empty in data row {number}, but every row needs an id")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path}: is no UTF-8 text: {error.reason} near byte {error.start} of a block") from None
-    except (EOFError, gzip.BadGzipFile, csv.Error) as error:
-        raise BadFile(f"{path}: cannot be read: {error}") from None
+    except (EOFError, zlib.error, csv.Error, po.exceptions.PolarsError, OSError) as error:
+        after = f" after data row {number}{key}" if number else ""
+        raise BadFile(f"{path}: cannot be read{after}: {str(error).splitlines()[0]}") from None
+
+
+def _fault(row: list[str], header: list[str], columns: list[str]) -> str:
+    """What is wrong with a row, of which "{}" is the place; nothing is with a blank line."""
+    if not row:
+        return ""
+    if len(row) != len(header):
+        kind = "short" if len(row) < len(header) else "long"
+        return f"{{}} is too {kind}: {counted(len(row), 'cell')} for {len(header)} columns"
+    for name, cell in zip(header, row, strict=True):
+        if not cell.isascii() and _printable(cell) != cell:
+            return _braced(f"column {name!r} is {_printable(cell)!r} in ") + "{}, which is no UTF-8 text"
+    for name in columns:
+        what = _cell(row[header.index(name)] if name in header else "0")
+        if what:
+            return _braced(f"column {name!r} is {what} in ") + "{}, but must hold a number"
+    return ""
+
+
+def _braced(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _printable(text: str) -> str:
+    """Text in which bytes that are none stand as "\\xff"."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _lines(path: str) -> Generator[str, None, None]:
+    """The lines of a text, in which bytes that are no UTF-8 are surrogates."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+        if start == b"\x28\xb5\x2f\xfd":  # zstd, which polars unpacks, but Python only from 3.14 on
+            raw_lines = {"has_header": False, "separator": "\0", "quote_char": None, "encoding": "utf8-lossy"}
+            lines = po.scan_csv(path, infer_schema=False, glob=False, **raw_lines)  # type: ignore[arg-type]
+            for batch in lines.collect_batches(maintain_order=True):
+                yield from (f"{line or ''}\n" for line in batch.to_series())
+            return
+        file.seek(0)
+        raw = io.BufferedReader(_Unpacked(file)) if start[:2] == b"\x1f\x8b" else file
+        with io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as text:
+            yield from text
+
+
+class _Unpacked(io.RawIOBase):
+    """What gzip packed, as far as it goes: then EOFError if it is cut short. Python's own keeps the last block back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.unpack, self.rest = zlib.decompressobj(31), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, space: Any) -> int:
+        while True:
+            if self.unpack.eof:
+                self.rest = (self.unpack.unused_data or self.file.read(1 << 16)).lstrip(b"\0")  # zeros may stand between its members
+                if not self.rest:
+                    return 0
+                self.unpack = zlib.decompressobj(31)
+            data = self.rest or self.file.read(1 << 16)
+            text = self.unpack.decompress(data, len(space))
+            self.rest = self.unpack.unconsumed_tail
+            if text:
+                space[: len(text)] = text
+                return len(text)
+            if not data:
+                raise EOFError("it is cut short")
 
 
 def _cell(cell: str) -> str:

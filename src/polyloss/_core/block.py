@@ -48,6 +48,8 @@ class Block:
     sets = False  # whether `axis` may be several axes, or None for all, and a mask may take elements out
     ignores: str | None = None  # name of the public parameter that names labels to ignore
     predictions = "y_pred"  # what error messages call the second argument
+    takes = "numbers"  # what the predictions are: any "numbers"; "logits", or "probabilities", of the classes of a row; "shares", which are
+    # such probabilities that are divided by their sum; or the "probability" of each element by itself
     symmetric = False  # targets and predictions may change places: so the derivative with respect to targets is a slope, too
     exchanged: Callable = staticmethod(lambda params: params)  # the formulas' parameters when they have
     combine: str | None = "mean"  # how elements of a sample combine: "mean", "sum"; None: the formula did it
@@ -99,6 +101,8 @@ class OfLogSoftmax(Rowwise):
     is a number of its own, so that nothing overflows.
     """
 
+    takes = "logits"
+
     def value(xp, t, z, *, block, **params):
         l, p, q = log_softmax(xp, z)
         return xp.sum(block.term(xp, t, l, p, q, **params), axis=1) + 0 * q[:, 0, :]  # NaN where the row is, even if every target is 0
@@ -134,6 +138,8 @@ class OfShares(Rowwise):
     Of what is not clipped y S is p, by which own terms of small shares are divided: squares of y or S may leave the dtype where those of p
     do not.
     """
+
+    takes = "shares"
 
     def value(xp, t, p, *, block, epsilon, **params):
         y, _, _ = shares(xp, p, epsilon)

@@ -85,7 +85,7 @@ def arguments(name, labels, logits):
     y_true = np.eye(logits.shape[1], dtype=np.float32)[labels] if block and block.targets == "dense" else labels
     if name == "gamma_deviance":  # of targets above 0
         y_true = y_true + np.float32(0.5)
-    if name in DECISIONS or (block and block.domain.startswith("logits")):
+    if name in DECISIONS or (block and block.takes == "logits"):
         return y_true, logits
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return y_true, odds / odds.sum(axis=1, keepdims=True)

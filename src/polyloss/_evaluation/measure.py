@@ -22,6 +22,7 @@ from polyloss.metrics._log_loss import log_loss, sample_losses, sorted_classes
 
 REDUCTIONS = ("mean", "sum", "sum_over_batch_size")
 NOT_PARAMETERS = {  # keywords of losses that have no meaning here, and why
+    "mask": "an accumulator has none for each batch; a set of weight 0 does not count",
     "denominator": "an accumulator divides by what it has counted",
     "return_prob": "an accumulator keeps no probabilities",
     "sample_weight": "weights go with each batch",
@@ -72,16 +73,20 @@ class Measure:
             y_true, sample_weight = _laid_down("y_true", y_true), _laid_down("sample_weight", sample_weight)
             blocks = _dask.by_rows(self.tally, y_true, y_pred, sample_weight, self.parameters.get("axis", 1))
             return sum(blocks, Tally())
+        return self.positions(y_true, y_pred, sample_weight).tally()
+
+    def positions(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> "Positions":
+        """The losses of a batch and what decides their part in the mean, each position by itself."""
         if self.name == "log_loss":
             return self._of_samples(y_true, y_pred, sample_weight)
         return self._of_positions(LOSSES[self.name], y_true, y_pred, sample_weight)
 
-    def _of_samples(self, y_true: Any, y_proba: Any, sample_weight: Any) -> Tally:
+    def _of_samples(self, y_true: Any, y_proba: Any, sample_weight: Any) -> "Positions":
         own = dict(self.parameters)
         losses, weight = sample_losses(y_true, y_proba, classes=own.pop("labels"), sample_weight=sample_weight, **own)
-        return replace(tally(losses, weight, None, None), samples=losses.size)
+        return Positions(losses, weight, samples=losses.size)
 
-    def _of_positions(self, block: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Tally:
+    def _of_positions(self, block: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> "Positions":
         name = block.predictions
         y_true, y_pred = _read("y_true", y_true), _read(name, y_pred)
         own = dict(self.parameters)
@@ -108,8 +113,8 @@ class Measure:
         if "class_weight" in own and (k is not None or (w is not None and not labelled)):
             shares = _shares(host(y_true), lay, labelled, ignore, np.ones(lay.c) if k is None else np.asarray(k))
             normal = shares if w is None else w * shares
-        found = tally(losses, w, normal, skip)
-        return replace(found, samples=math.prod(lay.shape[: max(lay.axis, 0)]), zeros=int(zeros), others=int(others))
+        samples = math.prod(lay.shape[: max(lay.axis, 0)])
+        return Positions(losses, w, normal, skip, samples, int(zeros), int(others))
 
     # -------------------------------------------------------------------------------------------------------- results
 
@@ -151,6 +156,34 @@ class Measure:
         return math.sqrt(ratio((squares << UNIT) * found.count, v * v * divisor * divisor * (found.count - 1)))
 
 
+@dataclass(frozen=True)
+class Positions:
+    """The positions of a batch, as `tally` takes them."""
+
+    losses: np.ndarray
+    weight: np.ndarray | None = None
+    normal: np.ndarray | None = None
+    skip: np.ndarray | None = None
+    samples: int = 0  # these three as a Tally has them
+    zeros: int = 0
+    others: int = 0
+
+    def tally(self) -> Tally:
+        """Their sums."""
+        found = tally(self.losses, self.weight, self.normal, self.skip)
+        return replace(found, samples=self.samples, zeros=self.zeros, others=self.others)
+
+    def less(self, other: "Positions") -> "Positions":
+        """The differences to the losses of other predictions of the same targets."""
+        with np.errstate(invalid="ignore"):  # inf - inf
+            return replace(self, losses=self.losses.astype(np.float64) - other.losses)
+
+    def some(self, rows: np.ndarray) -> "Positions":
+        """These of them, of a batch of one position for each sample."""
+        weight, normal, skip = (None if x is None else x[rows] for x in (self.weight, self.normal, self.skip))
+        return Positions(self.losses[rows], weight, normal, skip, len(rows), self.zeros, self.others)
+
+
 def _joined(given: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     twice = given.keys() & own.keys()
     if twice:
@@ -190,12 +223,22 @@ def _of_block(block: Any, given: dict[str, Any], reduction: Any) -> Measure:
         if values[key] is not None:  # what is not given is given as such to the loss
             values[key] = check(key, values[key])
     values["validate"] = flag("validate", values["validate"])
-    if isinstance(values["axis"], bool) or not hasattr(values["axis"], "__index__"):
-        raise TypeError(f"axis is {values['axis']!r}, but must be an integer")
-    values["axis"] = values["axis"].__index__()
+    values["axis"] = _axes(values["axis"], block.sets)
     if given.get("class_weight") is not None:
         values["class_weight"] = _class_weight(given["class_weight"])
     return Measure(block.name, {key: _plain(values[key]) for key in sorted(values)}, divisor)
+
+
+def _axes(axis: Any, several: bool) -> int | tuple[int, ...]:
+    """A loss's axis, or the axes of a set in one order."""
+    if several and isinstance(axis, (tuple, list)):
+        if not axis or any(isinstance(a, bool) or not hasattr(a, "__index__") for a in axis):
+            raise TypeError(f"axis is {axis!r}, but must hold integers, one or several")
+        return tuple(sorted(a.__index__() for a in axis))
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        what = "name the axes of one set, (1, 2) say: with None, all samples of a batch would be one" if several else "be an integer"
+        raise TypeError(f"axis is {axis!r}, but must {what}")
+    return int(axis.__index__())
 
 
 def _of_log_loss(given: dict[str, Any], reduction: Any) -> Measure:
