@@ -17,6 +17,7 @@ import numpy as np
 
 from polyloss import registry
 from polyloss._command.problems import usage
+from polyloss._core.block import LOSSES
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Measure
 from polyloss.metrics._log_loss import EPSILON
