@@ -370,6 +370,8 @@ CASES = [
      "loss is <built-in function max>, but must be a loss of this library, its name, or (loss, {parameters})"),
     (TypeError, lambda: pl.Accumulator(("huber", 1)), "loss is ('huber', 1), but must be a loss, its name, or (loss, {parameters})"),
     (TypeError, lambda: pl.Accumulator("mse", axis=1.5), "axis is 1.5, but must be an integer"),
+    (TypeError, lambda: pl.Accumulator("dice", axis=(1, 2.0)), "axis is (1, 2.0), but must hold integers, one or several"),
+    (TypeError, lambda: pl.Accumulator("dice"), "axis is None, but must name the axes of one set, (1, 2) say"),
     (TypeError, lambda: pl.Accumulator("mse", axis=True), "axis is True, but must be an integer"),
     (ValueError, lambda: pl.Accumulator("softmax_loss", class_weight=np.ones((2, 2))),
      "class_weight has shape (2, 2), but must have one entry for each class"),
