@@ -327,6 +327,8 @@ def test_written_alike_is_equal_and_nothing_else(run):
     Path("t.csv").write_text("id,label\n007,NA\n7,null\n")
     Path("p.csv").write_text("id,NA,null\n7,0.25,0.75\n007,0.5,0.5\n")
     assert run("t.csv", "p.csv")[1][0][2] == repr(float(-np.log([0.5, 0.75]).mean()))
+    Path("p.csv").write_text("id,NA,null\n07,0.25,0.75\n0007,0.5,0.5\n")
+    assert "2 ids not in t.csv, the first '07'; ids compare as written, and it has '007'\n" in run("t.csv", "p.csv")[2]
 
 
 IDS = {
@@ -751,6 +753,8 @@ def test_bad_arrays(run):
     np.savez("z.npz", z=np.zeros((3, 3)))
     Path("empty.npy").touch()
     Path("text.npy").write_text(TRUTH)
+    Path("text.npz").write_text(TRUTH)
+    Path("empty.npz").touch()
     Path("pickle.npy").write_bytes(pickle.dumps([1, 2]))
     Path("zip.npy").write_bytes(Path("several.npz").read_bytes())
     np.save("none0.npy", np.zeros(0, int))
@@ -767,6 +771,8 @@ def test_bad_arrays(run):
         ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are never loaded"),
         ("empty.npy", "z.npy", "empty.npy: the file is empty"),
         ("y.npy", "text.npy", "text.npy: is no NPY file"),
+        ("y.npy", "text.npz", "text.npz: is no NPZ file"),
+        ("y.npy", "empty.npz", "empty.npz: the file is empty"),
         ("y.npy", "pickle.npy", "pickle.npy: is a pickle, which is never loaded"),
         ("y.npy", "zip.npy", "zip.npy: is an archive: name it .npz"),
         ("none0.npy", "z0.npy", "z0.npy: has no samples"),

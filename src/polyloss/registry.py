@@ -19,7 +19,7 @@ ELSEWHERE = {
     "mseloss": "'mean_squared_error'",
     "nll": "'sparse_categorical_crossentropy' (of probabilities) or 'softmax_loss' (of logits)",
     "nllloss": "'sparse_categorical_crossentropy' (of probabilities) or 'softmax_loss' (of logits)",
-    "ce": "'softmax_loss'",
+    "ce": "'softmax_loss' (of logits), 'categorical_crossentropy' or 'sparse_categorical_crossentropy' (of probabilities)",
     "crossentropy": "'softmax_loss' (of logits), 'categorical_crossentropy' or 'sparse_categorical_crossentropy' (of probabilities)",
     "crossentropyloss": "'softmax_loss'",
     "bcewithlogits": "'binary_crossentropy' with from_logits=True",

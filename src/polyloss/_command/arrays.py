@@ -84,6 +84,10 @@ def _unlike_npy(start: bytes) -> str:
 
 
 def _npz(file: str, name: str) -> Any:
+    with open(file, "rb") as raw:
+        start = raw.read(4)
+    if not start.startswith(b"PK"):
+        raise BadFile(f"{file}: {'is no NPZ file; np.savez writes NPZ' if start else 'the file is empty'}")
     with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as members:
         return members[_member(file, name, list(members))]
 

@@ -154,6 +154,7 @@ def in_words(message: str, truth: str, predictions: str, start: int = 0) -> str:
     message = message.replace("labels has no such class:", "the classes are")
     message = re.sub(r"\bignore_(?:label|class) is None", "--ignore-label is not given", message).replace("logits have", "logits has")
     message = re.sub(r"\bignore_(?:label|class) is ", "--ignore-label is ", message)
+    message = re.sub(r"with classes on axis (-?\d+)", r"with classes on axis \1 (or on that of --axis)", message)
     argument = re.compile(r"\b(y_true|y_pred|y_proba|logits)\b(?: ?\[(\d+)(?=[],]))?")
 
     def of_file(found: re.Match[str]) -> str:

@@ -325,7 +325,8 @@ class Predictions:
         name = " and ".join(self.paths[:2]) if len(self.paths) < 3 else f"{self.paths[0]} and {len(self.paths) - 1} more parts"
         if extra and not self.extra:
             raise BadFile(
-                f"{name}: {counted(extra, 'id')} not in {truth.path}, the first {shown(first)}; --extra-ids ignore leaves them out"
+                f"{name}: {counted(extra, 'id')} not in {truth.path}, the first {shown(first)}; "
+                + ("--extra-ids ignore leaves them out" if given else f"ids compare as written, and it has {truth.id_at(0)}")
             )
         missing = truth.kept & ~seen
         if missing.any():
