@@ -305,6 +305,46 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
         check(formula, NUMPY, 41, 33, dtype)
 
 
+@all_cases
+def test_a_loss_does_not_depend_on_how_the_batch_lies_in_memory(case, every_isa):
+    """Value and gradient of a position have the same bits in C and Fortran order, in images whose channels come first, in a slice of those
+    and in a contiguous copy of it. Of 10, 150 and 300 classes the loops are others; 1100 are more than are added at once."""
+    rows, columns = 6, 11
+
+    def check(sized, t, p):
+        def bits(t, p, axis=-1):
+            losses, slope = sized.of(pl.value_and_grad(sized.target), t, p, axis=axis)
+            values = sized.of(sized.target, t, p, axis=axis)
+            return losses, values, np.moveaxis(slope, axis, -1)
+
+        def image(x):
+            x = x.reshape(rows, columns, *x.shape[1:])
+            return np.ascontiguousarray(np.moveaxis(x, -1, 1) if x.ndim > 2 else x)
+
+        whole = bits(t, p)
+        for part in (slice(None), slice(4, 5), slice(7, 30)):
+            given = [np.asfortranarray(x)[part] for x in (t, p)]
+            for arrays in (given, map(np.ascontiguousarray, given)):
+                for got, want in zip(bits(*arrays), whole, strict=True):
+                    same(NUMPY, got, want[part])
+        if whole[0].shape != (len(p),) or case.loss == "gaussian_nll":
+            return
+        whole = [x.reshape(rows, columns, *x.shape[1:]) for x in whole]
+        for n, s in ((slice(None), slice(None)), (slice(2, 3), slice(5, 6)), (slice(1, 5), slice(2, 9))):
+            given = [image(x)[n, ..., s] for x in (t, p)]
+            for arrays in (given, map(np.ascontiguousarray, given)):
+                for got, want in zip(bits(*arrays, axis=1), whole, strict=True):
+                    same(NUMPY, got, want[n, s])
+
+    for _isa in every_isa:
+        for dtype in (*FLOATS, "float16"):
+            for c in (300,) if dtype == "float16" else (10, 150, 300, 1100):
+                check(*batch(case, rows * columns, c, dtype))
+    for dtype in FLOATS:
+        formula(check, *batch(case, rows * columns, 33, dtype))
+
+
+
 # ------------------------------------------------------------------------------------------------------- arrays in and out
 
 

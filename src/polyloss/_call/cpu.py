@@ -272,7 +272,7 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
     bound = kernel.bind(
         plan.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[plan.kernel]],
         ignore=plan.ignore if plan.targets not in FLOATS else (-1,), combine=block.combine or "sum",
-        planes=lay.cut == 0 and bool(lay.losses), runs=lay.runs, threads=_threads.get_num_threads(),
+        runs=lay.runs, threads=_threads.get_num_threads(),
     )  # fmt: skip
     if plan.divisor == "weights" and plan.reduction == "mean" and not plan.labelled:
         divide = "position weights"

@@ -29,9 +29,15 @@ class Outcome(NamedTuple):
 def run(plan, arrays):
     """Values, slopes and curvatures by the formulas."""
     arrays = arrays._replace(t=plan.layout.flat(arrays.xp, arrays.t), p=plan.layout.flat(arrays.xp, arrays.p))
-    if plan.layout.s > 1 and plan.here and (arrays.xp is np or plan.backend.name == "torch"):
+    xp, ours = arrays.xp, plan.here and (arrays.xp is np or plan.backend.name == "torch")
+    if ours and (plan.layout.s > 1 or not (_lies_beside(xp, arrays.t) and _lies_beside(xp, arrays.p))):
         return _by_position(plan, arrays)
     return _quietly(plan, arrays)
+
+
+def _lies_beside(xp, x):
+    """Whether each position's numbers lie beside each other, one position behind the other."""
+    return x.flags.c_contiguous if xp is np else x.is_contiguous()
 
 
 def _by_position(plan, arrays):

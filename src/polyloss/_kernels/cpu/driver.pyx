@@ -661,7 +661,7 @@ cdef class Kernel:
         return 0
 
     def bind(self, str name, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, t, p, weight=None, class_weight=None, losses=None, grad=None,
-             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint planes=False, Py_ssize_t runs=1, int threads=1):
+             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", Py_ssize_t runs=1, int threads=1):
         """A kernel with all that a call needs but its data.
 
         Parameters
@@ -688,9 +688,6 @@ cdef class Kernel:
             Labels to skip, inside or outside of 0 … c - 1.
         combine : {"mean", "sum"}
             How the elements of a position make its loss, where it is a loss of elements.
-        planes : bool
-            Of one position alone, whose strides do not tell: whether the positions of its batch are nearer to each other in memory than its
-            classes. The softmax losses add up many classes in one order there, and in another elsewhere.
         runs : int
             Of sets alone: their elements are cut into so many runs of one length, and each array has a stride from run to run, too.
         threads : int
@@ -738,14 +735,14 @@ cdef class Kernel:
         if runs > 1:
             merge_runs(job)
         lay(job, REORDER_POSITIONS if order == REORDER_ELEMENTS and apart else order, AT_P)
-        job.columns = job.columns and (apart or order != REORDER_ELEMENTS) or planes and n * s == 1
+        job.columns = job.columns and (apart or order != REORDER_ELEMENTS)
         bound.isa = isa_used
         if bound.elements or order == KEEP_ORDER:
             self.builds[isa_used].cut(job)
         return bound
 
     def run(self, str name, cnp.ndarray t, cnp.ndarray p, parameters=(), *, bint bf16=False, weight=None, class_weight=None, losses=None,
-            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", bint planes=False, int threads=1):
+            grad=None, hess=None, prob=None, double scale=1.0, ignore=(), str combine="mean", int threads=1):
         """Bind to these arrays, and call: see `bind` and `Bound`. bf16: `p`, `grad`, `hess` and `prob` hold bits of bfloat16 as uint16."""
         cdef Bound bound
         cdef char *at[ARRAYS]
@@ -773,7 +770,7 @@ cdef class Kernel:
                     shape = tuple([lengths[all_axes.index(axis)] for axis in axes])
                     raise ValueError(f"{NAMES[i]} has shape {x.shape}, not {shape}")
         bound = self.bind(name, lengths[0], lengths[len(lengths) - 2] * runs, lengths[len(lengths) - 1], *known, parameters=parameters,
-                          ignore=ignore, combine=combine, planes=planes, runs=runs, threads=threads)
+                          ignore=ignore, combine=combine, runs=runs, threads=threads)
         bound.addresses(at, given)
         bound.call(at, scale, &found)
         return found.total, found.weights, found.count, found.bad

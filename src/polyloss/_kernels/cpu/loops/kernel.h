@@ -56,8 +56,8 @@ typedef struct {
     /* What `cut` decides. */
     ptrdiff_t tasks;
     size_t scratch; /* bytes that one thread needs for its tasks, aligned to 64 */
-    int columns;    /* positions are nearer to each other in memory than a position's elements or classes are; see `lay`, and `bind` */
-    int stream;     /* elementwise: outputs are too large for the caches */
+    int columns;    /* positions are nearer to each other in memory than a position's elements or classes are; see `lay` */
+    int stream;     /* elementwise: outputs are too large for the caches; softmax: they are no scratch */
     ptrdiff_t segments; /* elementwise, sets: tasks per row: more than 1 where rows are long */
     ptrdiff_t rows;     /* elementwise: rows per task: more than 1 where they are short; columns: tiles of positions per task */
     size_t between; /* sets: bytes that the first visit keeps for the second, at `kept`; 0: a task makes both */

@@ -6,7 +6,7 @@
    double. */
 #ifndef POLYLOSS_SOFTMAX_COLUMNS_H
 #define POLYLOSS_SOFTMAX_COLUMNS_H
-#include "cpu/softmax/tile.h"
+#include "cpu/softmax/planes_f32.h"
 
 #if defined __SSE2__
 /* Four vectors, whose 128-bit parts hold 4 x 4 numbers each, transposed part by part. */
@@ -171,11 +171,11 @@ INLINE void add_planes(const float *z, ptrdiff_t step, ptrdiff_t c, ptrdiff_t cl
             pick = replace_if(other, v, pick);
             if (smoothed) apart += v - first;
             if (kept) {
-                vf e = exp_over_f(v, &zero, 1);
+                vf e = exp_over_f(v, &zero, 1, 0);
                 part = add_if(other, part, e);
                 store_f(kept + (c + k) * positions + i, e);
             } else
-                add_exp_f(v, &zero, other, &part, &low, 1);
+                part += high_exp_f(v, &zero, other, &low, 1, 0);
         }
         /* K classes in plain sums, those with compensation [Kahan 1965]: one after another, 21 classes are 4 units off */
         const vf after = before + part;
@@ -235,13 +235,14 @@ INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t
 static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_scratch *x)
 {
     const ptrdiff_t classes = j->c;
-    const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j), smoothed = j->smoothing != 0;
+    const int wanted = j->grad.at || j->prob.at, in_place = is_planes(j), many = classes > FEW, smoothed = j->smoothing != 0;
     const int in_place_out = j->grad.at && j->grad.type == TYPE_F32 && j->grad.s == 4 && in_place;
-    if (!x->summed) memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
+    if (!x->summed && !many) memset(x->m, 0, (size_t)(count + CHUNK) * sizeof *x->m);
     for (ptrdiff_t i = 0, step; i < count; i += step) {
         const ptrdiff_t q = first + i, n = q / j->s, s = q % j->s, left = count - i < j->s - s ? count - i : j->s - s;
         int stream = 0, whole = in_place && left >= CHUNK && !x->cap.on;
         step = whole && !wanted ? left / CHUNK * CHUNK : count - i < CHUNK ? count - i : CHUNK;
+        if (many && step > PLANES) step = PLANES;
         if (in_place_out && j->grad.c % 64 == 0) { /* begin at a line of the output: streamed by halves it would cost four times as much */
             const ptrdiff_t off = (ptrdiff_t)((uintptr_t)place(&j->grad, n, s) % 64) / 4;
             if (off && 16 - off < step) step = 16 - off, whole = 0;
@@ -263,7 +264,11 @@ static void columns(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast
             pack(x->columns.given, j, &j->z, q, step);
             cap_columns(x, classes, positions);
         }
-        if (wanted && smoothed)
+        if (many && wanted)
+            many_planes(z, apart, classes, positions, label, x, i, kept, smoothed);
+        else if (many)
+            many_planes(z, apart, classes, positions, label, x, i, 0, smoothed);
+        else if (wanted && smoothed)
             plane_sums(z, apart, classes, positions, label, x->columns.sums, others, target, x->mean + i, kept, 1);
         else if (wanted)
             plane_sums(z, apart, classes, positions, label, x->columns.sums, others, target, 0, kept, 0);

@@ -32,12 +32,14 @@ typedef __mmask16 lanes;
 INLINE lanes other_i(vi a, int32_t b) { return _mm512_cmpneq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
 INLINE vf add_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, m, (__m512)a, (__m512)b); }
 INLINE vf zero_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps((__mmask16)~m, (__m512)v); }
+INLINE vf keep_if(lanes m, vf v) { return (vf)_mm512_maskz_mov_ps(m, (__m512)v); }
 INLINE vf replace_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_mov_ps((__m512)a, m, (__m512)b); }
 #else
 typedef vi lanes;
 INLINE lanes other_i(vi a, int32_t b) { return a != b; }
 INLINE vf add_if(lanes m, vf a, vf b) { return a + (vf)((vi)b & m); }
 INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
+INLINE vf keep_if(lanes m, vf v) { return (vf)((vi)v & m); }
 INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
 #endif
 #define EVERY ((lanes)~(lanes){0})
@@ -55,12 +57,21 @@ INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
 typedef struct {
     vf low; /* below it the result is 0, of 8 lanes summed about 2^-126 */
 #if W == 16
-    vf table[2]; /* KEPT 2^(j/16 - m); or SUMMED 2^(j/32 - m) */
+    vf table[2]; /* KEPT 2^(j/16 - m); or SUMMED 2^(j/32 - m); of references apart without m */
+    vf m; /* of references apart */
 #else
     vf high;
-    vi shift; /* in the exponent's bits: of W = 8 summed -m with the table's, else 64 - m */
+    vi shift; /* in the exponent's bits: of W = 8 summed -m with the table's, of references apart without those; else 64 - m */
 #endif
 } reference;
+#if W == 16
+static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f814a37, 0x3f870399, 0x3f8cfddc, 0x3f933bdf, 0x3f99c0a2,
+    0x3fa08f47, 0x3fa7ab13, 0x3faf1771, 0x3fb6d7f2, 0x3fbef04f, 0x3fc7646d, 0x3fd0385b, 0x3fd97057, 0x3fe310d0, 0x3fed1e65, 0x3ff79deb};
+static const uint32_t halves[32] __attribute__((aligned(64))) = {0x3f804a29, 0x3f83194f, 0x3f85f835, 0x3f88e732, 0x3f8be6a1,
+    0x3f8ef6de, 0x3f921847, 0x3f954b3d, 0x3f989021, 0x3f9be759, 0x3f9f514b, 0x3fa2ce60, 0x3fa65f03, 0x3faa03a2, 0x3fadbcad,
+    0x3fb18a97, 0x3fb56dd4, 0x3fb966dc, 0x3fbd7629, 0x3fc19c38, 0x3fc5d989, 0x3fca2e9d, 0x3fce9bfb, 0x3fd3222a, 0x3fd7c1b5,
+    0x3fdc7b2b, 0x3fe14f1d, 0x3fe63e1f, 0x3feb48c9, 0x3ff06fb6, 0x3ff5b385, 0x3ffb14d7};
+#endif
 #if W == 8
 static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a,
     0x3f7744fd, 0x3f7ac0c7}; /* 2^(j/8), j << 20 taken off */
@@ -69,12 +80,6 @@ INLINE reference reference_of(float m, const int kept)
 {
     reference r = {.low = all_f((m - (W == 8 && !kept ? 126 : 151)) * (float)LN2)};
 #if W == 16
-    static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f814a37, 0x3f870399, 0x3f8cfddc, 0x3f933bdf, 0x3f99c0a2,
-        0x3fa08f47, 0x3fa7ab13, 0x3faf1771, 0x3fb6d7f2, 0x3fbef04f, 0x3fc7646d, 0x3fd0385b, 0x3fd97057, 0x3fe310d0, 0x3fed1e65, 0x3ff79deb};
-    static const uint32_t halves[32] __attribute__((aligned(64))) = {0x3f804a29, 0x3f83194f, 0x3f85f835, 0x3f88e732, 0x3f8be6a1,
-        0x3f8ef6de, 0x3f921847, 0x3f954b3d, 0x3f989021, 0x3f9be759, 0x3f9f514b, 0x3fa2ce60, 0x3fa65f03, 0x3faa03a2, 0x3fadbcad,
-        0x3fb18a97, 0x3fb56dd4, 0x3fb966dc, 0x3fbd7629, 0x3fc19c38, 0x3fc5d989, 0x3fca2e9d, 0x3fce9bfb, 0x3fd3222a, 0x3fd7c1b5,
-        0x3fdc7b2b, 0x3fe14f1d, 0x3fe63e1f, 0x3feb48c9, 0x3ff06fb6, 0x3ff5b385, 0x3ffb14d7};
     for (int i = 0; i < 2; i++)
         r.table[i] = (vf)_mm512_scalef_ps(_mm512_load_ps(kept ? sixteenths : halves + 16 * i), (__m512)all_f(-m));
 #else
@@ -86,7 +91,20 @@ INLINE reference reference_of(float m, const int kept)
 #endif
     return r;
 }
-INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
+/* The same with an m in each lane; the functions below say `apart`. */
+INLINE reference references_of(vf m, const int kept)
+{
+    reference r = {.low = (m - (W == 8 && !kept ? 126.0f : 151.0f)) * (float)LN2};
+#if W == 16
+    r.m = m;
+    for (int i = 0; i < 2; i++) r.table[i] = (vf)_mm512_load_ps(kept ? sixteenths : halves + 16 * i);
+#else
+    r.high = (m + 62.0f) * (float)LN2;
+    r.shift = ((W == 8 && !kept ? 0 : 64) - __builtin_convertvector(m, vi)) * (1 << 23);
+#endif
+    return r;
+}
+INLINE vf exp_over_f(vf x, const reference *ref, const int exact, const int apart)
 {
 #if W == 16 /* as exp16_f in vector_math.h */
     vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
@@ -97,8 +115,9 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
     t = mad_f(t, mad_f(r * r, q, r), t);
     (void)exact;
     __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
-    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)n);
+    return (vf)_mm512_maskz_scalef_ps(kept, (__m512)t, (__m512)(apart ? n - ref->m : n));
 #else
+    (void)apart;
     vf d = min_f(ref->high, max_f(ref->low, x));
 #if W == 8
     vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
@@ -124,18 +143,13 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact)
     return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
 #endif
 }
-/* The same added to high + low where `adds`, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of
+/* The same where `adds`, in two parts, the second of which is added to low, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of
    the result: 2^(k + j/32), with AVX2 2^(k + j/8), goes to one sum, its product with e^r - 1 to the other. ln 2 stands in one part: what
    that lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two
    parts, and one term more of e^r. */
 #define LN2_REST 0x1.05c61p-29
-INLINE double exponent(double x)
-{
-    uint64_t bits;
-    memcpy(&bits, &x, 8);
-    return (double)((int)(bits >> 52 & 0x7ff) - 1023);
-}
-INLINE void add_exp_f(vf x, const reference *ref, lanes adds, vf *high, vf *low, const int whole)
+INLINE vd exponent_d(vd x) { return (vd)((((vul)x >> 52) & 0x7ff) | 0x4330000000000000) - (0x1p52 + 1023); }
+INLINE vf high_exp_f(vf x, const reference *ref, lanes adds, vf *low, const int whole, const int apart)
 {
 #if W == 16
     vf u = mad_f(x, all_f(LOG2E_F), all_f(ROUND_F / 32)), n = u - ROUND_F / 32;
@@ -145,23 +159,25 @@ INLINE void add_exp_f(vf x, const reference *ref, lanes adds, vf *high, vf *low,
     vf q = r * mad_f(r, all_f(0x1.fffffep-2f), all_f(0x1.0000f6p+0f));
     if (whole) q = mad_f(r * r, mad_f(r, all_f(0x1.555556p-3f), all_f(0.5f)), r);
     __mmask16 kept = _mm512_mask_cmp_ps_mask(adds, (__m512)x, (__m512)ref->low, _CMP_NLT_UQ);
-    t = _mm512_maskz_scalef_ps(kept, t, (__m512)n);
-    *high += (vf)t;
+    t = _mm512_maskz_scalef_ps(kept, t, (__m512)(apart ? n - ref->m : n));
     *low = (vf)_mm512_mask3_fmadd_ps(t, (__m512)q, (__m512)*low, kept); /* q is NaN where x is -inf */
+    return (vf)t;
 #elif W == 8
     vf d = min_f(ref->high, max_f(ref->low, x)), u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     if (whole) r = mad_f(n, all_f((float)LN2_REST / 8), r);
-    vf t = (vf)((vu)_mm256_permutevar8x32_epi32((__m256i)ref->shift, (__m256i)u) + ((vu)u << 20));
+    vf t = apart ? (vf)((vu)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u) + ((vu)u << 20)
+                        + (vu)ref->shift)
+                 : (vf)((vu)_mm256_permutevar8x32_epi32((__m256i)ref->shift, (__m256i)u) + ((vu)u << 20));
     vf q = mad_f(r, all_f(0x1.555c86p-3f), all_f(0x1.00087ep-1f));
     if (whole) q = mad_f(mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f)), r, all_f(0.5f));
     q = mad_f(r * r, q, r);
     t = (vf)((vi)t & adds);
-    *high += t;
     *low = mad_f(t, q, *low);
+    return t;
 #else
     (void)low, (void)whole;
-    *high = add_if(adds, *high, exp_over_f(x, ref, 0));
+    return keep_if(adds, exp_over_f(x, ref, 0, apart));
 #endif
 }
 #endif

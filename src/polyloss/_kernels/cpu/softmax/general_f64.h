@@ -16,7 +16,7 @@
 #include "cpu/softmax/arrays.h"
 #include "formulas/softmax.h"
 
-#define FEW_D 128 /* classes up to which rows are transposed: rows of 64 would take twice as long as they lie, of 256 as long */
+#define FEW_D 128 /* classes up to which rows are transposed, and classes added one after another: rows of 64 would take twice as long as they lie, of 256 as long */
 #define TOGETHER 64 /* positions whose labels and weights are read at once, a multiple of WD */
 #define FAR_FROM_0 2048.0
 
@@ -78,6 +78,11 @@ INLINE double across_lanes(const lane_sums *s)
     store_d(high, s->high), store_d(low, s->low);
     for (int i = 0; i < WD; i++) add_to(&sum, high[i]), sum.low += low[i];
     return sum.low - sum.low == 0 ? sum.high + sum.low : sum.high;
+}
+INLINE void join_lanes(lane_sums *to, const lane_sums *s) /* as across_lanes() does */
+{
+    add_lanes(to, s->high);
+    to->low += s->low;
 }
 /* The sum of each position: of a row, across the lanes and again in all of them. */
 INLINE vd sums_of(const lane_sums *s, const int row)
@@ -287,19 +292,22 @@ INLINE vd top_of(const vectors *x, const int row)
     return row ? all_d(top_d(top)) : top;
 }
 
+/* Many classes in columns are added in the order of a row, whose lanes are the classes modulo WD: a position has the same bits however its batch
+   is cut and lies in memory. */
+INLINE int is_many(const vectors *x, const int row) { return !row && x->n > FEW_D * WD; }
 /* What pass 2 adds up: exponentials but those of top classes, and how many; k t, t, and k t' (top - z), where targets are spread. */
 typedef struct {
     lane_sums others, kt, t, losses;
     vd below;
 } class_sums;
-/* G vectors in plain sums, those with compensation. */
-INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, const int row,
+/* G vectors, `step` numbers apart, in plain sums, those with compensation. */
+INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, ptrdiff_t step, const int row,
                         const int soft_targets, const int whole, const int G)
 {
     const vd zero = all_d(0.0);
     const double keep = 1 - j->smoothing, each = j->smoothing / (double)j->c;
     vd others = zero, sum_kt = zero, sum_t = zero, losses = zero;
-    for (int g = 0; g < G; g++, i += WD) {
+    for (int g = 0; g < G; g++, i += step) {
         __builtin_prefetch(x->next_z.at + i / WD * x->next_z.step);
         const vd v = vector_at(x->z, i, x->n, whole, -(double)INFINITY), e = exp_at(p, v);
         const md below = ne_d(v, p->top);
@@ -331,10 +339,27 @@ INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class
     p->m = mad_d(p->top - p->base, all_d(LOG2E_D), all_d(ROUND_D)) - ROUND_D;
     p->low = (p->m - 1077.0) * (LN2_HI_D + LN2_LO_D);
     p->top_e = exp_at(p, p->top);
-    class_sums sums = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}, zero};
+    const class_sums none = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}, zero};
+    class_sums sums = none;
     ptrdiff_t i = 0;
-    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &sums, i, row, soft_targets, 1, 4);
-    for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, row, soft_targets, !row, 1);
+    if (is_many(x, row)) {
+        class_sums lanes[WD];
+        for (int l = 0; l < WD; l++) lanes[l] = none;
+        for (; i + 4 * WD * WD <= x->n; i += 4 * WD * WD)
+            for (int l = 0; l < WD; l++) add_vectors(j, x, p, &lanes[l], i + l * WD, WD * WD, row, soft_targets, 1, 4);
+        for (; i < x->n; i += WD) add_vectors(j, x, p, &lanes[i / WD % WD], i, WD, row, soft_targets, 1, 1);
+        for (int l = 0; l < WD; l++) {
+            join_lanes(&sums.others, &lanes[l].others);
+            join_lanes(&sums.kt, &lanes[l].kt);
+            join_lanes(&sums.t, &lanes[l].t);
+            join_lanes(&sums.losses, &lanes[l].losses);
+            sums.below += lanes[l].below;
+        }
+        *s = sums;
+        return;
+    }
+    for (; i + 4 * WD <= x->n; i += 4 * WD) add_vectors(j, x, p, &sums, i, WD, row, soft_targets, 1, 4);
+    for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, WD, row, soft_targets, !row, 1);
     *s = sums;
 }
 /* All else that there is to know of the positions; sum_k: of all classes. */
@@ -374,12 +399,18 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->met_far = p->met_near = zero;
     if (j->poly != 0) {
         lane_sums miss = {zero, zero}, far = {zero, zero}, near = {zero, zero}; /* miss: of t (1 - p) */
-        for (ptrdiff_t i = 0; i < (x->t ? x->n : WD); i += WD) { /* a label is in every lane */
-            const vd t = x->t ? vector_at(x->t, i, x->n, !row, 0) : one, e = x->t ? vector_at(x->e, i, x->n, !row, 0) : exp_at(p, x->target);
-            const vd not_prob = complement(p, e), met = t * (e * p->inverse);
-            add_lanes(&miss, t * not_prob);
-            add_lanes(&far, select_d(le_d(p->sure, e), zero, met)); /* not by 1 - p < 1/2, which rounding makes of both of a tie */
-            add_lanes(&near, select_d(le_d(p->sure, e), met, zero));
+        const ptrdiff_t n = x->t ? x->n : WD, lanes = x->t && is_many(x, row) ? WD : 1; /* a label is in every lane */
+        for (ptrdiff_t l = 0; l < lanes; l++) {
+            lane_sums miss_of = {zero, zero}, far_of = {zero, zero}, near_of = {zero, zero};
+            for (ptrdiff_t i = l * WD; i < n; i += lanes * WD) {
+                const vd t = x->t ? vector_at(x->t, i, x->n, !row, 0) : one;
+                const vd e = x->t ? vector_at(x->e, i, x->n, !row, 0) : exp_at(p, x->target);
+                const vd not_prob = complement(p, e), met = t * (e * p->inverse);
+                add_lanes(&miss_of, t * not_prob);
+                add_lanes(&far_of, select_d(le_d(p->sure, e), zero, met)); /* not by 1 - p < 1/2, which rounding makes of both of a tie */
+                add_lanes(&near_of, select_d(le_d(p->sure, e), met, zero));
+            }
+            join_lanes(&miss, &miss_of), join_lanes(&far, &far_of), join_lanes(&near, &near_of);
         }
         const int summed = row && x->t;
         p->met_far = sums_of(&far, summed), p->met_near = sums_of(&near, summed);
@@ -657,7 +688,7 @@ static void softmax_f64(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
     general_scratch x;
     general_layout(j, scratch, &x);
     x.sum_k = (double)j->c;
-    x.stream = j->n * j->s * j->c > 1 << 17;
+    x.stream = j->stream && j->n * j->s * j->c > 1 << 17;
     if (x.k) {
         gather_d(x.k, j->class_weight.at, j->class_weight.c, j->class_weight.type, j->c);
         const sum_t sum = sum_row_d(x.k, j->c);

@@ -4,7 +4,7 @@
    cache, and row r is written while row r+1 is read, so that both directions of the memory are busy. */
 #ifndef POLYLOSS_SOFTMAX_ROWS_H
 #define POLYLOSS_SOFTMAX_ROWS_H
-#include "cpu/softmax/tile.h"
+#include "cpu/softmax/planes_f32.h"
 
 /* A row of exponentials on its way to the gradient: out[i] = e[i] * factor + plus. */
 typedef struct {
@@ -31,12 +31,13 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 #endif
 }
 /* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
-   `last` is written, and the logits `ahead` of these are fetched. Where `apart` is given, the sum of x - base is added to it. */
+   `last` is written, and the logits `ahead` of these are fetched. Where `apart` is given, the sum of x - base is added to it. planes_f32.h
+   adds in the same order: four classes W apart before they are added to others. */
 INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahead, const reference *m, float *kept, writing *last,
-                    double *apart, float base)
+                    vd *apart, float base)
 {
-    vf s[4] = {all_f(0.0f), all_f(0.0f), all_f(0.0f), all_f(0.0f)}, low = s[0];
-    vd sum = all_d(0.0), apart_sum = sum; /* of groups: the slopes of a row whose mass lies in few classes would show more roundings */
+    vf high = all_f(0.0f), low = high;
+    vd sum = all_d(0.0); /* of groups: the slopes of a row whose mass lies in few classes would show more roundings */
     const ptrdiff_t special = y >= 0 && y < count ? y / GROUP * GROUP : -1;
     const float *e = 0;
     float *out = 0;
@@ -74,18 +75,20 @@ INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahea
                 if (apart) z[k] = v[k] - base;
             }
         }
+        vf s[4];
         for (int k = 0; k < 4; k++)
             if (kept) {
-                s[k] = exp_over_f(v[k], m, 1);
+                s[k] = exp_over_f(v[k], m, 1, 0);
                 store_f(kept + i + k * W, s[k]);
             } else
-                add_exp_f(v[k], m, EVERY, &s[k], &low, 0);
-        if (kept) sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
-        if (apart) apart_sum += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
+                s[k] = high_exp_f(v[k], m, EVERY, &low, 0, 0);
+        if (kept)
+            sum += as_doubles((s[0] + s[1]) + (s[2] + s[3]));
+        else
+            high += (s[0] + s[1]) + (s[2] + s[3]);
+        if (apart) *apart += as_doubles((z[0] + z[1]) + (z[2] + z[3]));
     }
-    if (apart) *apart += across_d(apart_sum);
-    if (!kept) sum = as_doubles((s[0] + s[1]) + (s[2] + s[3])) + as_doubles(low);
-    return sum;
+    return kept ? sum : as_doubles(high) + as_doubles(low);
 }
 /* What is left of a row on its way. */
 static void write_rest(writing *w)
@@ -107,11 +110,16 @@ static writing begin(char *out, const float *e, double factor, double plus, ptrd
         to[w.done] = e[w.done] * w.factor + (e[w.done] * w.low + w.plus);
     return w;
 }
+/* The same to anywhere, by the same operations. */
 static void write_elsewhere(const softmax_array *a, char *to, const float *e, double factor, double plus, ptrdiff_t classes, float *block)
 {
+    const vf high = all_f((float)factor), low = all_f((float)(factor - (float)factor)), more = all_f((float)plus);
     for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
         const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
-        for (ptrdiff_t c = 0; c < part; c++) block[c] = (float)(e[b + c] * factor + plus);
+        for (ptrdiff_t c = 0; c < part; c += W) { /* e has room for whole vectors */
+            const vf v = load_f(e + b + c);
+            store_f(block + c, mad_f(v, high, mad_f(v, low, more)));
+        }
         scatter_f(to + b * a->c, block, a->c, a->type, part);
     }
 }
@@ -122,17 +130,6 @@ static void skip_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff
     for (ptrdiff_t c = 0; j->grad.at && c < j->c && c < BLOCK; c++) x->rows.block[c] = x->label[i] == BAD ? NAN : 0.0f;
     for (ptrdiff_t b = 0; j->grad.at && b < j->c; b += BLOCK)
         scatter_f(place(&j->grad, n, s) + b * j->grad.c, x->rows.block, j->grad.c, j->grad.type, j->c - b < BLOCK ? j->c - b : BLOCK);
-}
-/* The m of the reference for a row whose logits are about z. */
-INLINE float power_near(float z)
-{
-    const float m = z * LOG2E_F;
-    return m < -1e6f ? 0 : m > -120 ? m < 120 ? (float)(int)m : 120 : -120; /* -1e30: masked */
-}
-INLINE double others_of(vd sum, float m, const int wanted)
-{
-    const double others = across_d(sum) / (wanted ? KEPT : SUMMED);
-    return W >= 8 && !wanted ? others * (1 + (m + exponent(others)) * LN2_REST) : others;
 }
 /* Scratch half a page from the row: a load a page after a store to the same place in it would wait for the store. */
 static float *apart_from(const void *row, float *room)
@@ -162,7 +159,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
 {
     const ptrdiff_t classes = j->c;
     const int smoothed = j->smoothing != 0, wanted = j->grad.at || j->prob.at, direct = j->z.type == TYPE_F32 && j->z.c == 4;
-    const int stream = j->grad.at && j->grad.type == TYPE_F32 && j->grad.c == 4;
+    const int stream = j->stream && j->grad.at && j->grad.type == TYPE_F32 && j->grad.c == 4;
     writing last = {0};
     int turn = 0;
     ptrdiff_t n = first / j->s, s = first % j->s - 1;
@@ -175,22 +172,25 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             continue;
         }
         float target = 0;
-        vf head;
-        if (direct) {
-            target = ((const float *)z)[y];
-            head = load_without((const float *)z, classes, y);
-        } else {
+        const float *at = (const float *)z;
+        if (direct)
+            target = at[y];
+        else {
             gather_f(&target, z + y * j->z.c, 0, j->z.type, 1);
-            gather_f(x->rows.block, z, j->z.c, j->z.type, classes < W ? classes : W);
-            head = load_without(x->rows.block, classes, y);
+            gather_f(x->rows.block, z, j->z.c, j->z.type, W);
+            at = x->rows.block;
         }
-        float highest = peak_f(head);
-        if (x->cap.on) target = capped_one(target, &x->cap.of), highest = capped_one(highest, &x->cap.of);
-        const float base = highest > -1e30f && highest < 1e30f ? highest : 0, m = power_near(highest);
+        if (x->cap.on) {
+            target = capped_one(target, &x->cap.of);
+            cap_floats(&x->cap.of, at, x->rows.block, 0, W);
+            at = x->rows.block;
+        }
+        const vf head = load_without(at, classes, y);
+        const float highest = peak_f(head), base = lane_f(base_near(all_f(highest))), m = lane_f(power_near(all_f(highest)));
         const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->rows.kept[turn]) : 0;
         vd sum = all_d(0.0);
-        double apart = 0;
+        vd apart = all_d(0.0);
         for (ptrdiff_t b = 0; b < classes; b += BLOCK) {
             const ptrdiff_t part = classes - b < BLOCK ? classes - b : BLOCK;
             const float *from = (const float *)z + b;
@@ -207,13 +207,14 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             else
                 sum += block_sum(from, part, y - b, AHEAD, &about, kept + b, &last, 0, 0);
         }
-        x->others[i] = others_of(sum, m, wanted), x->target[i] = (double)target, x->m[i] = (double)m;
-        x->mean[i] = base + apart / (double)classes;
+        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted));
+        x->target[i] = (double)target, x->m[i] = (double)m;
+        x->mean[i] = (double)base + across_d(apart) / (double)classes;
         if (!wanted) continue;
         write_rest(&last);
         if (!finished_row(j, x, i)) continue;
         if (j->prob.at) {
-            kept[y] = (float)(KEPT * exp((double)target - (double)m * LN2));
+            kept[y] = lane_f(exp_over_f(all_f(target), &about, 1, 0));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->rows.block);
         }
         kept[y] = (float)x->grad_at_target[i];

@@ -75,11 +75,11 @@ INLINE void plane_spread_sums(const softmax_job *j, fast_scratch *x, ptrdiff_t f
                 const vf w = mad_f(t, keep, share), kt = weighted ? t * k : t;
                 const lanes other = other_i(a, (int32_t)c);
                 if (kept) {
-                    const vf e = exp_over_f(v, &zero, 1);
+                    const vf e = exp_over_f(v, &zero, 1, 0);
                     e_part = add_if(other, e_part, e);
                     store_f(kept + c * positions + i, e);
                 } else
-                    add_exp_f(v, &zero, other, &e_part, &e_low, 1);
+                    e_part += high_exp_f(v, &zero, other, &e_low, 1, 0);
                 apart_part = mad_unless_0_f(weighted ? w * k : w, highest - v, apart_part);
                 kt_part = add_if(other, kt_part, kt);
                 kt_top = replace_if(other, kt, kt_top);
@@ -291,7 +291,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
         if (x->cap.on) cap_floats(&x->cap.of, z, x->rows.row, x->cap.bent, classes), z = x->rows.row;
         const char *t = soft ? place(&j->y, n, s) : 0;
         const ptrdiff_t a = row_top(z, classes);
-        const float highest = z[a], m = power_near(highest);
+        const float highest = z[a], m = lane_f(power_near(all_f(highest)));
         const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->rows.kept[0]) : 0;
         vd sum = all_d(0.0);
@@ -320,29 +320,30 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
             kt = k_top;
         else
             others_kt = x->soft.k[y], apart += x->soft.keep * x->soft.k[y] * ((double)highest - z[y]);
-        x->others[i] = others_of(sum, m, wanted), x->target[i] = (double)highest, x->m[i] = (double)m;
+        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted)), x->target[i] = (double)highest, x->m[i] = (double)m;
         finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
         if (!wanted || !finished_row(j, x, i)) continue;
         if (j->prob.at) {
-            kept[a] = (float)(KEPT * exp((double)highest - (double)m * LN2));
+            kept[a] = lane_f(exp_over_f(all_f(highest), &about, 1, 0));
             write_elsewhere(&j->prob, place(&j->prob, n, s), kept, x->prob[i], 0, classes, x->rows.block);
         }
         const ptrdiff_t size = direct ? classes : BLOCK;
         for (ptrdiff_t b = 0; j->grad.at && b < classes; b += size) {
             const ptrdiff_t part = classes - b < size ? classes - b : size;
+            const int stream = direct && j->stream;
             char *to = place(&j->grad, n, s) + b * j->grad.c;
             const float *block = (const float *)t + b, *k = x->soft.k ? x->soft.k + b : 0;
             if (!targets_in_place) gather_f(x->rows.block, t + b * j->y.c, j->y.c, j->y.type, part), block = x->rows.block;
             float *slopes = direct ? (float *)to : x->rows.slopes;
             known_slope known[2] = {{a - b, (float)x->grad_at_target[i]}};
             if (soft && k)
-                block_slopes(x, i, slopes, kept + b, block, k, part, known, 1, direct);
+                block_slopes(x, i, slopes, kept + b, block, k, part, known, 1, stream);
             else if (soft)
-                block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1, direct);
+                block_slopes(x, i, slopes, kept + b, block, 0, part, known, 1, stream);
             else {
                 known[1] = known[0]; /* the top class last: it may be the label */
                 known[0] = (known_slope){y - b, (float)(kept[y] * x->grad[i] + x->plus[i] * x->soft.k[y] * (x->soft.keep + x->soft.share))};
-                block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2, direct);
+                block_slopes(x, i, slopes, kept + b, 0, k, part, known, 2, stream);
             }
             if (x->cap.bent) bend_floats(slopes, x->cap.bent + b, 1, 0, part);
             if (!direct) scatter_f(to, slopes, j->grad.c, j->grad.type, part);

@@ -21,7 +21,7 @@
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
 #define FETCHED 192 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
-#define MANY 4096 /* classes up to which less than CHUNK positions are taken for planes */
+#define PLANES (2 * CHUNK) /* positions of many planes taken together */
 #define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
 
 /* What one thread works with: what every path needs, and by path what it alone needs. */
@@ -29,6 +29,7 @@ typedef struct {
     float *given, *targets; /* (C, CHUNK): logits and, on their way elsewhere, slopes; soft targets */
     float *kept; /* the exponentials, (C, positions) of at most CHUNK positions, where derivatives are wanted */
     float *sums; /* (5, positions): what add_planes() leaves; (4, positions) in plane_slopes() */
+    double *many; /* what many_planes() works with */
 } column_scratch;
 typedef struct {
     float *block; /* (BLOCK,) logits, targets or slopes from or to elsewhere */
@@ -76,14 +77,10 @@ INLINE int is_fast(const softmax_job *j)
     const int caps = j->cap == 0 || (j->cap > CAP_LEAST && j->cap < CAP_MOST);
     return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && caps;
 }
-/* However few the positions are, since columns and rows add up in another order; but of a few positions of many classes columns would be
-   too large. */
-INLINE int is_planes(const softmax_job *j)
-{
-    if (!j->columns || j->z.type != TYPE_F32 || (j->s < CHUNK && j->c > MANY)) return 0;
-    return j->z.s == 4 || j->n * j->s == 1;
-}
-INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || is_planes(j); }
+/* Up to FEW classes all go in columns; of more, only planes do, by the loops that add in the order of rows: a position has the same bits however
+   its batch is cut and lies in memory. */
+INLINE int is_planes(const softmax_job *j) { return j->columns && j->z.type == TYPE_F32 && j->z.s == 4; }
+INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || (is_planes(j) && !has_soft_targets(j)); }
 static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
@@ -91,6 +88,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
         &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->soft.more, &x->soft.left, &x->soft.counted};
     const ptrdiff_t most = (softmax_tile(j) < j->n * j->s ? softmax_tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
     for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
+    x->columns.many = d, d += is_columns(j) && j->c > FEW ? (2 * WD + W + 2) * PLANES : 0;
     x->label = (int32_t *)d;
     x->redo.positions = x->label + most;
     x->redo.count = 0;
@@ -152,7 +150,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (x->label[i] == BAD) sums->bad = first + i;
     const softmax_array *k = &j->class_weight;
     x->weighted = k->at || j->weight.at || x->soft_targets;
-    x->summed = is_columns(j) && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0 && j->z_loss == 0;
+    x->summed = j->c <= FEW && !bad && !x->weighted && j->smoothing == 0 && j->poly == 0 && j->z_loss == 0;
     if (j->losses.at || j->grad.at || j->prob.at) x->summed = 0;
     x->total = 0;
     if (!x->weighted) return;
