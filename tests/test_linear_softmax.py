@@ -557,3 +557,20 @@ def test_jax_holds_no_logits():
     program = jax.jit(jax.value_and_grad(lambda y, *rest: pl.linear_softmax_loss(y, *rest, chunk=16), (1, 2))).lower(*given).as_text()
     assert f"tensor<16x{C}xf32>" in program
     assert f"tensor<64x{C}xf32>" not in program
+
+
+@pytest.mark.parametrize("lib", EXACT, ids=repr)
+def test_weights_that_add_up_to_0_and_unchecked_labels(lib):
+    """Nothing counted, nothing lost; the weight of a bad label is in no sum."""
+    y, features, weight, _ = some(dtype="float64")
+    arrays = [lib.array(x) for x in (np.zeros_like(y), features, weight)]
+    value, slopes = value_and_grad(*arrays, class_weight=lib.array(np.arange(float(C))))
+    assert lib.numpy(value) == 0
+    assert not any(lib.numpy(x).any() for x in slopes)
+    k = np.arange(1.0, C + 1)
+    y = np.array(y)
+    y[1] = C + 3
+    arrays, options = [lib.array(x) for x in (y, features, weight)], {"class_weight": lib.array(k), "validate": False}
+    mean, total = (pl.grad(pl.linear_softmax_loss)(*arrays, reduction=reduction, **options)[0] for reduction in ("normalize", "sum"))
+    np.testing.assert_allclose(lib.numpy(mean) * (k[y[y < C]]).sum(), lib.numpy(total), rtol=1e-12)
+    assert np.isnan(lib.numpy(mean)).any(axis=1).tolist() == (y >= C).tolist()

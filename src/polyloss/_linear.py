@@ -211,8 +211,9 @@ class Rows:
         counted = xp.ones_like(self.labels, dtype=head.dtype) if head.sample_weight is None else head.sample_weight
         if head.class_weight is not None:
             counted = counted * xp.take(head.class_weight, xp.clip(self.labels, 0, None), axis=0)
+        counted = xp.where(self.labels == BAD, xp.zeros_like(counted), counted)  # not looked for, if it is there: its weight is in no sum
         counted = counted if self.skip is None else xp.where(self.skip, xp.zeros_like(counted), counted)
-        return xp.astype(_reduce.total(xp, counted), head.dtype)
+        return xp.asarray(xp.astype(_reduce.total(xp, counted), head.dtype))  # of NumPy an array: a number may not be 0
 
 
 def refuse(head, bad):
