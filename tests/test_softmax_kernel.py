@@ -483,6 +483,33 @@ def extremes(c, rng):
     return z
 
 
+@pytest.mark.parametrize(("s", "c"), [(2, 193), (37, 203), (16, 200), (300, 321)])
+def test_slopes_over_logits_that_lie_class_by_class(s, c, isa):
+    """As a model's head makes them, beside other positions in the same rows; what is lost to float32 is done again, and only that."""
+    rng = np.random.default_rng(s)
+    z = np.zeros((1, c, s), np.float32)
+    z[0] = rng.standard_normal((c, s)) * 5
+    z[0, :, 0] *= 100
+    if s > 16:
+        z[0, :, 3:19] = extremes(c, rng).T
+    y = rng.integers(0, c, (1, s))
+    y[0, 1], y[0, s // 2] = -100, y[0, 0]
+    k, w = rng.choice([0.0, 0.5, 2.0], c).astype("f4"), rng.choice([0.0, 1.0, 0.25], (1, s)).astype("f4")
+    weights = {"class_weight": k, "weight": w, "scale": 0.5}
+    for options in ({}, weights, {"smoothing": 0.1, "z_loss": 0.01}, {"softcap": 8.0}, {"poly_epsilon": 0.5}):
+        want = oracle(z, y, (-100,), **options)
+        room = np.full((c, s + 7), 5, np.float32)
+        over = room[None, :, :s]
+        over[...] = z
+        losses = np.zeros((1, s), np.float32)
+        got = softmax_xent.fused(over, y, ignore=(-100,), grad=over, losses=losses, threads=2, **options)
+        assert got[2:] == (want["count"], want["bad"])
+        ulp, scale = 40 if "softcap" in options else 8, options.get("scale", 1.0)
+        assert_close(losses, want["losses"], ulp, "losses")
+        assert_close(over, want["grad"], ulp, "grad", scale if set(options) & {"smoothing", "z_loss", "poly_epsilon"} else 0.0)
+        assert (room[:, s:] == 5).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("c", [2, 10, 200, 2100])
 def test_infinite_and_huge_logits_are_capped(c, dtype, isa):

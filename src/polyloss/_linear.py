@@ -4,6 +4,10 @@ Rows of features go through in chunks. The library's own matmul writes a chunk's
 there by their gradient, and two more matmuls give the gradient with respect to the features of the chunk and add to that with respect to
 the weight. So value and gradient take three matmuls, as if all logits were computed at once, and the memory beside inputs and gradients
 does not depend on the number of rows. Rows that are left out are not multiplied at all where the others can be listed.
+
+The first chunk needs no buffer where its rows are no more than the features are long: its logits lie class by class in the memory of the
+weight's gradient, each class where its gradient is to be, and some classes at a time are moved out for the last matmul, which writes there.
+So it may have more rows than a buffer holds, and adding to the weight's gradient, which costs a tenth of the matmul, is needed less often.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +21,7 @@ from polyloss._call.formula import Outcome
 from polyloss._call.plan import BOTH, VALUE, Arrays, Want
 from polyloss._call.prepare import IN_PLACE, prepare, wide_enough
 from polyloss._call.run_plan import raise_bad
-from polyloss._core import reduce as _reduce
+from polyloss._core import buffers, reduce as _reduce
 from polyloss._core.backends import to_one_library
 from polyloss._core.shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
 from polyloss.softmax import SoftmaxLoss
@@ -34,12 +38,21 @@ IGNORED, BAD = -1, -2  # labels that are no classes
 # ------------------------------------------------------------------------------------------------------------------ one call
 
 
+class Products(NamedTuple):
+    """What a library makes large arrays with."""
+
+    product: object  # (a, b, out): out = a @ b
+    grow: object  # (a, b, out, first): out += a @ b, or where it is the first out = a @ b
+    empty: object  # (shape, dtype, device): an array of arbitrary contents
+
+
 class Rules(NamedTuple):
     """What one call is, but for its arrays: hashable."""
 
     n: int  # rows of features
     c: int  # classes
-    chunk: int  # rows at once
+    chunk: int  # rows at once, at most
+    first: int  # rows of the first chunk at most, where it lies in the memory of the weight's gradient; 0: nowhere
     dtype: str  # of the computation
     reduction: str
     divisor: object  # a number, or "count" or "weights": what is found in the labels; "given": the denominator
@@ -67,7 +80,7 @@ class Head:
     shape: tuple  # of the features as given
     rules: Rules
     plan: object  # of softmax_loss with logits of these shapes
-    products: object = None  # `product` and `grow` of `_products`, where a library has better than its matmul
+    products: object = None  # Products, where a library has better than its matmul
     shard: object = None  # where weight and bias are some classes of those of several processes: finds what a chunk gives to the whole
 
 
@@ -113,12 +126,19 @@ def prepared(want, y_true, features, weight, bias, arguments):
     divisor = plan.divisor_of(checked)
     if denominator is not None:
         denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
-    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, backend.as_numpy is not None and c > FEW)
-    rules = Rules(n, c, chunk, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
+    here = backend.as_numpy is not None
+    first = min(chunk or d, d) if here and c > FEW and wide == "float32" and _by_class(plan, class_weight) else 0
+    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, here and c > FEW)
+    rules = Rules(n, c, chunk, first, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
         denominator, dtype, shapes["features"], rules, plan,
     )  # fmt: skip
+
+
+def _by_class(plan, class_weight):
+    """Whether the kernel replaces logits that lie class by class as fast as others: not where class weights and smoothing meet."""
+    return class_weight is None or plan.settings["label_smoothing"] == 0
 
 
 def _terms(settings):
@@ -262,8 +282,8 @@ def results(head, value, gradients):
 def _written(head, needs, upstream, exact):
     """Where arrays can be written to: one buffer for the logits of every chunk, and gradients that grow in place."""
     xp, n, c, d = head.xp, head.rules.n, *head.weight.shape
-    multiply, grow = head.products or _products(xp)
     rows, here = Rows(head), head.backend.as_numpy is not None and head.backend.as_numpy(head.features) is not None
+    multiply, grow, empty = head.products or _products(xp)
     kept, hidden = _kept(head, rows.skip, here)
     m = n if kept is None else kept.shape[0]
     new = {"dtype": head.dtype, "device": head.device}
@@ -273,29 +293,40 @@ def _written(head, needs, upstream, exact):
 
     panels = [(0, c)]
     if wide(head.weight[:1]).dtype != head.weight.dtype or not _multiplies(head.weight):
-        step = max(1, PANEL // max(1, d * 4))
-        panels = [(a, min(a + step, c)) for a in range(0, c, step)]
+        panels = _panels(c, d * 4)
     derive = any(needs)
-    chunk = even(m, head.rules.chunk)
-    logits = xp.empty((chunk, c), **new)
     in_place = here and c > FEW
-    slopes = xp.empty((chunk, c), **new) if derive and not in_place else None
     make = xp.empty if kept is None else xp.zeros
     by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
-    by_weight = (xp.empty if m else xp.zeros)((c, d), **new) if needs[1] else None
+    by_weight = (empty if m else xp.zeros)((c, d), **new) if needs[1] else None
     by_bias = xp.zeros((c,), **new) if needs[2] else None
     losses = make((n,), **new) if head.rules.reduction == "none" and head.want.value else None
     total = 0.0 if here else xp.zeros((), **new)
+    inside = min(head.rules.first, m) if needs[1] and in_place and head.shard is None else 0
+    inside = inside if inside >= even(m, head.rules.chunk) else 0
+    chunk = even(m - inside, head.rules.chunk)
+    logits = slopes = None
 
-    for start in range(0, m, chunk):
-        part = slice(start, min(start + chunk, m)) if kept is None else kept[start : start + chunk]
+    for start, stop in ((0, inside), *((i, min(i + chunk, m)) for i in range(inside, m, chunk))):
+        if start == stop:
+            continue
+        part = slice(start, stop) if kept is None else kept[start:stop]
         x = wide(head.features[part])
         if hidden is not None:
             x = xp.where(hidden[part][:, None], xp.zeros_like(x), x)
         k = x.shape[0]
-        z = logits[:k]
-        for a, b in panels:
-            multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
+        if stop == inside:
+            classes = by_weight[:, :k]
+            for a, b in panels:
+                multiply(wide(head.weight[a:b]), x.T, classes[a:b])
+            z = classes.T
+        else:
+            if logits is None:
+                logits = empty((chunk, c), **new)
+                slopes = empty((chunk, c), **new) if derive and not in_place else None
+            z = logits[:k]
+            for a, b in panels:
+                multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
         if head.bias is not None:
             z += wide(head.bias)
         out = IN_PLACE if slopes is None else slopes[:k]
@@ -316,10 +347,16 @@ def _written(head, needs, upstream, exact):
                 grow(g[:, a:b], wide(head.weight[a:b]), grown, a == 0)
             if not straight:
                 by_features[part] = xp.astype(grown, by_features.dtype, copy=False)
-        if by_weight is not None:
-            grow(g.T, x, by_weight, start == 0)
         if by_bias is not None:
             by_bias += xp.ones((k,), **new) @ g
+        if stop == inside:
+            moved = None
+            for a, b in _panels(c, k * 4):
+                moved = xp.empty((b - a, k), **new) if moved is None else moved[: b - a]
+                moved[...] = g[:, a:b].T
+                multiply(moved, x, by_weight[a:b])
+        elif by_weight is not None:
+            grow(g.T, x, by_weight, start == 0)
 
     if head.shard is not None and by_features is not None:
         head.shard.joined(by_features)
@@ -347,6 +384,12 @@ def _kept(head, skip, here):
     return head.xp.nonzero(~skip)[0], None
 
 
+def _panels(c, size):
+    """Ranges of classes of which each takes `size` bytes."""
+    step = even(c, max(1, PANEL // max(1, size)))
+    return [(a, min(a + step, c)) for a in range(0, c, step)]
+
+
 def _multiplies(x):
     """Whether a library's matmul takes a matrix as it lies."""
     strides = getattr(x, "strides", None)
@@ -371,13 +414,18 @@ def _products(xp):
             out[...] = part if first else out + part
             return
         step = max(64, SUMMAND // (max(*b.shape, 1) * out.dtype.itemsize))
+        room = None if first else xp.empty((min(step, a.shape[0]), out.shape[1]), dtype=out.dtype)
         for i in range(0, a.shape[0], step):
             if first:
                 xp.matmul(a[i : i + step], b, out=out[i : i + step])
             else:
-                out[i : i + step] += xp.matmul(a[i : i + step], b)
+                part = xp.matmul(a[i : i + step], b, out=room[: a.shape[0] - i])
+                out[i : i + step] += part
 
-    return product, grow
+    def empty(shape, dtype, device):
+        return buffers.empty(shape, dtype) if xp is np else xp.empty(shape, dtype=dtype, device=device)
+
+    return Products(product, grow, empty)
 
 
 def _built(head, needs, upstream, exact):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from polyloss._adapters.linear_torch import ARRAYS, TWICE, Bridge, grow, product
+from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, Bridge
 from polyloss._adapters.torch_processes import gathered
 from polyloss._call.call import called
 from polyloss._call.formula import Outcome
@@ -401,7 +401,7 @@ def _shared(group, call, local):
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))
     n, d = head.rules.n, features.shape[-1]
     return replace(
-        head, features=features.reshape(n, d), weight=weight, bias=bias, shard=shard, products=(product, grow),
+        head, features=features.reshape(n, d), weight=weight, bias=bias, shard=shard, products=PRODUCTS,
         rules=head.rules._replace(chunk=int(chunk)),
     )  # fmt: skip
 

@@ -174,7 +174,7 @@ def run(plan, arrays):
         return Outcome(first_bad=bad)
     kept = plan.__dict__.setdefault("_bound", {})
     scanned = None if arrays.scanned is None else bool(arrays.scanned)
-    key = *(x if x is None else (x.dtype, x.strides) for x in m), _threads.get_num_threads(), scanned
+    key = *(x if x is None else (x.dtype, x.strides) for x in m), _over(m), _threads.get_num_threads(), scanned
     if key not in kept:
         if len(kept) >= 16:
             kept.clear()
@@ -234,6 +234,11 @@ def bound(plan, m):
     return _bound(plan, m, None)
 
 
+def _over(m):
+    """Whether the gradient replaces the predictions."""
+    return m.gradient is not None and _address(m.gradient) == _address(m.p)
+
+
 def _address(x):
     return x.__array_interface__["data"][0]
 
@@ -272,7 +277,7 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
     bound = kernel.bind(
         plan.kernel, lay.n, lay.c, lay.s, *facts, parameters=[settings.get(name, 0.0) for name in kernel.PARAMETERS[plan.kernel]],
         ignore=plan.ignore if plan.targets not in FLOATS else (-1,), combine=block.combine or "sum",
-        runs=lay.runs, threads=_threads.get_num_threads(),
+        over=_over(m), runs=lay.runs, threads=_threads.get_num_threads(),
     )  # fmt: skip
     if plan.divisor == "weights" and plan.reduction == "mean" and not plan.labelled:
         divide = "position weights"

@@ -23,7 +23,7 @@ cdef extern from "cpu/loops/kernel.h":
         double low, high, mean, scale
         Py_ssize_t run
         uint8_t *seen
-        int rescale
+        int rescale, over
         uint64_t classes, base
         const int64_t *ignore
         Py_ssize_t ignored, flat_n, flat_s, tasks

@@ -661,7 +661,7 @@ cdef class Kernel:
         return 0
 
     def bind(self, str name, Py_ssize_t n, Py_ssize_t c, Py_ssize_t s, t, p, weight=None, class_weight=None, losses=None, grad=None,
-             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", Py_ssize_t runs=1, int threads=1):
+             hess=None, prob=None, *, parameters=(), ignore=(), str combine="mean", bint over=False, Py_ssize_t runs=1, int threads=1):
         """A kernel with all that a call needs but its data.
 
         Parameters
@@ -690,6 +690,8 @@ cdef class Kernel:
             How the elements of a position make its loss, where it is a loss of elements.
         runs : int
             Of sets alone: their elements are cut into so many runs of one length, and each array has a stride from run to run, too.
+        over : bool
+            Whether `grad` will be the memory of `p`.
         threads : int
             At most so many threads; small work takes one. No result depends on it.
 
@@ -724,6 +726,7 @@ cdef class Kernel:
             bound.sizes[i] = c if axes == "c" else n * s * (c if "c" in axes else 1)
         check_types(job, order == KEEP_ORDER, given)
         job.doubles = job.p.type == TYPE_F64
+        job.over = over
         job.mean = 1.0 / c if order == REORDER_ELEMENTS and combine == "mean" and c else 1.0
         take_parameters(bound, name, self.parameters[name], tuple(parameters))
         if job.labelled:
@@ -769,8 +772,9 @@ cdef class Kernel:
                 if cnp.PyArray_DIM(x, k) != lengths[all_axes.index(axes[k])]:
                     shape = tuple([lengths[all_axes.index(axis)] for axis in axes])
                     raise ValueError(f"{NAMES[i]} has shape {x.shape}, not {shape}")
+        cdef bint over = grad is not None and cnp.PyArray_DATA(grad) == cnp.PyArray_DATA(p)
         bound = self.bind(name, lengths[0], lengths[len(lengths) - 2] * runs, lengths[len(lengths) - 1], *known, parameters=parameters,
-                          ignore=ignore, combine=combine, runs=runs, threads=threads)
+                          ignore=ignore, combine=combine, over=over, runs=runs, threads=threads)
         bound.addresses(at, given)
         bound.call(at, scale, &found)
         return found.total, found.weights, found.count, found.bad

@@ -43,7 +43,8 @@ def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, dou
         Adds z_loss * lse² to each position's loss, times its weight; logits become softcap * tanh(z / softcap), where that is not 0.
     losses : (N, S) output in the computation's type
     grad, prob, hess : (N, C, S) outputs in the type of `z`
-        May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, if its classes
-        are contiguous float32 or float64 and more than 192.
+        May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, of
+        more than 192 classes, if they are contiguous float32 or float64; or of float32 if the positions are, all of N = 1, and class
+        weights do not meet smoothing.
     """
     return kernel.run("softmax_xent", y, z, (smoothing, poly_epsilon, z_loss, softcap), ignore=ignore, **options)

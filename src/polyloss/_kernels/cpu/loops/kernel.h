@@ -53,6 +53,7 @@ typedef struct {
     uint8_t *seen; /* log_loss, (classes,): set to 1 where a class occurs; or NULL */
     int rescale;   /* log_loss: divide the picked probability by the sum of its row */
     ptrdiff_t flat_n, flat_s; /* a position's index as the caller counts is n * flat_n + s * flat_s */
+    int over;      /* grad is the memory of p */
     /* What `cut` decides. */
     ptrdiff_t tasks;
     size_t scratch; /* bytes that one thread needs for its tasks, aligned to 64 */

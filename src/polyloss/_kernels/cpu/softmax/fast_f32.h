@@ -1,5 +1,5 @@
-/* The usual cases fast: logits of 32 or 16 bits, no second derivative, no poly term but for plain labels. columns_f32.h and
-   rows_f32.h have the loops for labels, soft_targets_f32.h those for soft targets and for class weights with smoothing; tile.h says what
+/* The usual cases fast: logits of 32 or 16 bits, no second derivative, no poly term but for plain labels. columns_f32.h, rows_f32.h and
+   in_place_f32.h have the loops for labels, soft_targets_f32.h those for soft targets and for class weights with smoothing; tile.h says what
    they compute. */
 #ifndef POLYLOSS_SOFTMAX_FAST_H
 #define POLYLOSS_SOFTMAX_FAST_H
@@ -7,6 +7,7 @@
 
 #if W > 1
 #include "cpu/softmax/columns_f32.h"
+#include "cpu/softmax/in_place_f32.h"
 #include "cpu/softmax/rows_f32.h"
 #include "cpu/softmax/soft_targets_f32.h"
 
@@ -34,7 +35,11 @@ static void softmax_f32(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, 
     fast_scratch x;
     fast_layout(j, at, &x);
     read_tile(j, first, count, &x, sums);
-    if (x.soft_targets && is_columns(j))
+    if (softmax_in_place(j)) {
+        sum_in_place(j, first, count, &x);
+        redo_in_f64(j, first, &x);
+        write_in_place(j, first, count, &x);
+    } else if (x.soft_targets && is_columns(j))
         soft_target_columns(j, first, count, &x);
     else if (x.soft_targets)
         soft_target_rows(j, first, count, &x);

@@ -22,13 +22,14 @@
 #define FETCHED 192 /* positions of a plane prefetched ahead */
 #define FEW 192 /* classes up to which rows are transposed */
 #define PLANES (2 * CHUNK) /* positions of many planes taken together */
+#define IN_PLACE_NUMBERS 11 /* of a position, in in_place_f32.h */
 #define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
 
 /* What one thread works with: what every path needs, and by path what it alone needs. */
 typedef struct {
     float *given, *targets; /* (C, CHUNK): logits and, on their way elsewhere, slopes; soft targets */
     float *kept; /* the exponentials, (C, positions) of at most CHUNK positions, where derivatives are wanted */
-    float *sums; /* (5, positions): what add_planes() leaves; (4, positions) in plane_slopes() */
+    float *sums; /* (5, positions): what add_planes() leaves; (4, positions) in plane_slopes(); in place (IN_PLACE_NUMBERS, positions) */
     double *many; /* what many_planes() works with */
 } column_scratch;
 typedef struct {
@@ -95,10 +96,13 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     float *f = (float *)(x->redo.positions + most);
     const int wanted = j->grad.at || j->prob.at;
     const ptrdiff_t row = (j->c + GROUP - 1) / GROUP * GROUP + 2048; /* the 2048: to be laid apart in a page */
-    const ptrdiff_t tile = is_columns(j) ? j->c * CHUNK : 0; /* 0: rows */
+    const int in_place = softmax_in_place(j);
+    const ptrdiff_t tile = is_columns(j) && !in_place ? j->c * CHUNK : 0; /* 0: rows */
     x->soft_targets = has_soft_targets(j);
     x->rows.block = f, f += BLOCK + GROUP;
-    if (tile) {
+    if (in_place)
+        x->columns.sums = f, f += IN_PLACE_NUMBERS * most;
+    else if (tile) {
         x->columns.kept = f, f += wanted ? tile : 0;
         x->columns.given = f, f += tile;
         x->columns.targets = f, f += j->soft ? tile : 0;
@@ -111,7 +115,7 @@ static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
     }
     x->soft.k = x->soft_targets && j->class_weight.at ? f : 0, f += x->soft.k ? j->c : 0;
     x->cap.on = j->cap != 0, x->cap.of = cap_of(x->cap.on ? j->cap : 1);
-    x->cap.bent = x->cap.on && j->grad.at ? f : 0, f += !x->cap.bent ? 0 : tile ? tile : row;
+    x->cap.bent = x->cap.on && j->grad.at && !in_place ? f : 0, f += !x->cap.bent ? 0 : tile ? tile : row;
     f += (f - (float *)at) % 2; /* doubles follow */
     x->redo.scratch = (char *)f;
     return (char *)f - at;
