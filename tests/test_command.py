@@ -314,6 +314,13 @@ def test_two_classes_in_one_column(run):
     assert run("t.csv", "p.csv")[0] == 2
     Path("t.csv").write_text("id,y\n1,spam\n2,ham\n3,ham\n")
     assert run("t.csv", "p.csv", "-l", "log_loss")[1] == lines
+    assert run("t.csv", "p.csv", "-l", "bce")[2].endswith("must hold numbers, none of them NaN; log_loss takes labels as they are\n")
+    Path("p.csv").write_text("id,spam\n1,0.9\n2,0.2\n3,0.5\n")
+    assert run("t.csv", "p.csv", "-l", "log_loss")[1] == lines
+    Path("p.csv").write_text("id,ham\n1,0.1\n2,0.8\n3,0.5\n")  # of the first class, which its name says
+    assert float(run("t.csv", "p.csv", "-l", "log_loss")[1][0][2]) == pytest.approx(float(lines[0][2]))
+    Path("t.csv").write_text("id,y\n1,ham\n2,ham\n3,ham\n")
+    assert float(run("t.csv", "p.csv", "-l", "log_loss")[1][0][2]) == pytest.approx(-np.log([0.1, 0.8, 0.5]).mean())
 
 
 def test_dense_targets(run):

@@ -129,7 +129,11 @@ class Job:
 
     def _numbers(self, loss: Loss, names: list[str]) -> np.ndarray:
         """Columns of the truth as targets of a loss."""
-        y, rows = self.truth.numbers(names), np.flatnonzero(self.truth.kept)
+        try:
+            y, rows = self.truth.numbers(names), np.flatnonzero(self.truth.kept)
+        except BadFile as error:
+            hint = "; log_loss takes labels as they are" if loss.takes == "probability" else ""
+            raise BadFile(error.message + hint) from None
         fault = values.bad_target(loss, y[rows])
         if fault is not None:
             place = self.predictions.place(fault.at[1], int(rows[fault.at[0]]), names)
@@ -137,9 +141,13 @@ class Job:
         return y
 
     def _second_class(self) -> np.ndarray:
-        """0 and 1, 1 where the label is the second of the two."""
+        """0 and 1, 1 where the label is that of the column's name; if it has none, the second of the two."""
         assert self.target is not None
         places, present = self.truth.labels(self.target)
+        column = self.columns[0]
+        if column in present and len(present) < 3:
+            self.classes = 2
+            return (places == present.index(column)).astype(np.int8)
         if len(present) > 2:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has {len(present)} labels, but one column of probabilities is of two classes"
