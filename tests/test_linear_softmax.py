@@ -273,6 +273,18 @@ def test_a_process_takes_less_than_64_megabytes_beside_its_arrays(library):
     subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, library], check=True, timeout=300)
 
 
+def test_programs_of_jax_take_less_than_64_megabytes_beside_their_arrays():
+    """As XLA plans its memory, whatever the rows: one buffer holds a chunk's logits and their gradient. In 16 bits the gradients' sums
+    are float32 until what comes down is known."""
+    jax = pytest.importorskip("jax", minversion="0.10")
+    step = jax.jit(jax.value_and_grad(lambda x, w, y: pl.linear_softmax_loss(y, x, w), (0, 1)))
+    for n, d, dtype in ((400, 64, "float32"), (8192, 64, "float32"), (2000, 1024, "float32"), (2000, 64, "bfloat16")):
+        shapes = ((n, d), dtype), ((32000, d), dtype), ((n,), "int32")
+        memory = step.lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile().memory_analysis()
+        sums = 4 * d * (n + 32000) if dtype == "bfloat16" else 0
+        assert memory.temp_size_in_bytes - sums < 48e6, (n, d, dtype)  # matmuls take some MB of their own
+
+
 def test_errors():
     y, features, weight, bias = some()
     bad = y.copy()

@@ -27,6 +27,7 @@ from polyloss._core.shapes import FLOATS, dtype_name, known_shape, sort_labels, 
 from polyloss.softmax import SoftmaxLoss
 
 BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: with all else less than 64 MB
+XLA = 36_000_000  # bytes of a chunk's logits in a program of XLA's, whose loops and matmuls take 16 to 24 MB beside them
 PACKED = 1_500_000  # numbers that matmuls pack
 PANEL = 8_000_000  # bytes of the weight that are converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
@@ -114,6 +115,8 @@ def prepared(want, y_true, features, weight, bias, arguments):
         )
 
     n, dtype = plan.layout.n, np.dtype(wide) if xp is np else getattr(xp, wide)
+    if chunk is None and backend.name == "jax":
+        chunk = _multiple_of_4(min(ROWS, XLA // (c * np.dtype(wide).itemsize)))
     labels = arrays["y_true"]
     compared = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(dtype_name(labels.dtype))
     labels = xp.reshape(labels if compared is None else xp.astype(labels, getattr(xp, compared)), (n,))
@@ -174,6 +177,10 @@ def _chunk(chunk):
 def _default_chunk(classes, itemsize, in_place):
     """Rows at once: as many as the buffers hold, a multiple of 4."""
     rows = min(ROWS, (BUFFER - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
+    return _multiple_of_4(rows)
+
+
+def _multiple_of_4(rows):
     return max(1, rows if rows < 4 else rows // 4 * 4)
 
 

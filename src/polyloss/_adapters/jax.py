@@ -90,8 +90,10 @@ def call(plan, arrays, given):
         checked(plan, arrays, Outcome(bad=sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2]))
     operands = [x for x in _operands(arrays) if x is not None]
     divisor = plan.divisor if plan.divisor != GIVEN or isinstance(arrays.divisor, jax.Array) else arrays.divisor
-    results = _operation(_changed(plan, divisor=divisor) if plan.route == FORMULA else _static(plan, divisor=divisor), *operands)
-    return finish(plan, arrays, _outcome(plan, results))
+    in_place = arrays.out is not None  # `prepare.IN_PLACE`: the gradient may take the predictions' memory
+    changes = {"divisor": divisor, "out": (in_place, False)}
+    results = _operation(_changed(plan, **changes) if plan.route == FORMULA else _static(plan, **changes), *operands)
+    return finish(plan, arrays._replace(out=None), _outcome(plan, results))
 
 
 def _operands(arrays):
@@ -270,7 +272,22 @@ def _by_kernel(plan, *arrays):
 def _together(plan, *arrays):
     """What a plan asks for of arrays on one device."""
     results = jax.eval_shape(partial(_by_formula, plan), *arrays)
-    return jax.ffi.ffi_call(TARGET, results)(*arrays, plan=_encoded(plan))
+    aliases = {0: int(plan.want.value)} if plan.out[0] else None  # the gradient's place; XLA copies predictions that are read later, too
+    buffers = jax.eval_shape(lambda *results: [x.reshape(_shape_of_buffer(x)) for x in results], *results)
+    operation = jax.ffi.ffi_call(TARGET, buffers, input_output_aliases=aliases)
+    found = operation(*(x.reshape(_shape_of_buffer(x)) for x in arrays), plan=_encoded(plan))
+    return tuple(x.reshape(result.shape) for x, result in zip(found, results, strict=True))
+
+
+def _shape_of_buffer(x):
+    """Without an axis s of one entry: predictions that a reshape has given it XLA (of jaxlib 0.10) copies before they are replaced."""
+    return x.shape[:2] if x.ndim == 3 and x.shape[2] == 1 else x.shape
+
+
+def _canonical(plan, operands, results):
+    """Arrays over such buffers in canonical shape."""
+    sides = zip((operands, results), _axes(plan), strict=True)
+    return [[x[..., None] if len(axes) == 3 > x.ndim else x for x, axes in zip(*side, strict=True)] for side in sides]
 
 
 def _axes(plan):
@@ -370,6 +387,7 @@ def _decoded(text):
 def _bind(text, operands, results):
     """The kernel of an operation, bound to such arrays, and what each is to it; None where no kernel takes them as they lie."""
     plan = _decoded(text)
+    operands, results = _canonical(plan, operands, results)
     arrays, outputs = _arrays(plan, operands, np), _outcome(plan, results)
     given = (arrays.t, arrays.p, arrays.weight, arrays.class_weight, outputs.losses, outputs.gradient, outputs.hessian, outputs.prob)
     kernel = bound(plan, Memory(*given))
@@ -384,6 +402,7 @@ def _bind(text, operands, results):
 def _run(text, operands, results):
     """Fill the results of an operation by the routes of every call: all are NumPy arrays over XLA's memory, bfloat16 as its bits."""
     plan = _decoded(text)
+    operands, results = _canonical(plan, operands, results)
     outputs = _outcome(plan, results)
     arrays = _arrays(plan, operands, np)._replace(out=outputs.gradient, out_hessian=outputs.hessian)
     if plan.divisor == GIVEN:

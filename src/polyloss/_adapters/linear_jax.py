@@ -3,6 +3,9 @@
 Under `jax.grad` and `jax.vjp` a scalar loss is computed together with its gradients. Under reduction="none" these depend on the cotangents,
 which come later: there the backward pass goes through the chunks once more. Derivatives with respect to weights of positions or classes are
 computed from all logits at once.
+
+The kernel replaces a chunk's logits by their gradient where they lie, and the two products with them go some classes at a time: XLA's
+matmul of all classes packs 8 MB for each thread, and the product that is added to the weight's gradient is never there as a whole.
 """
 
 from functools import partial
@@ -12,9 +15,10 @@ from jax import lax, numpy as jnp
 
 from polyloss._call.call import called
 from polyloss._call.plan import BOTH, VALUE
+from polyloss._call.prepare import IN_PLACE
 from polyloss._core.backends import backend_of
 from polyloss._core.shapes import sort_labels
-from polyloss._linear import SUMMAND, Head, Rows, chunk_options, even, refuse, results
+from polyloss._linear import FEW, SUMMAND, Head, Rows, chunk_options, even, refuse, results
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
 
@@ -96,55 +100,75 @@ def _visited(rules, needs, operands, rest, upstream):
     rows, derive = Rows(head), any(needs)
     (n, d), c, chunk = features.shape, rules.c, even(rules.n, rules.chunk)
     each = rules.reduction == "none"
+    panels = partial(_in_turn, n=c, most=max(1, SUMMAND // ((2 * d + chunk) * dtype.itemsize)))
 
-    def visit(start, size, found):
+    def visit(found, start, size):
         """The results so far with those of rows start, start + 1, …"""
         value, by_features, by_weight, by_bias = found
 
         def part(x):
             return x if x is None else lax.dynamic_slice_in_dim(x, start, size)
 
-        x, hidden = part(features), part(rows.skip)
+        x, hidden = _rows(features, start, size, dtype), part(rows.skip)
         if hidden is not None:
             x = jnp.where(hidden[:, None], jnp.zeros_like(x), x)
-        z = jnp.matmul(x, weight.T, preferred_element_type=dtype)
+        if weight.dtype == dtype:
+            z = jnp.matmul(x, weight.T)
+        else:
+            z = panels(lambda z, a, b: _put(z, jnp.matmul(x, _rows(weight, a, b, dtype).T), a, 1), jnp.zeros((size, c), dtype))
         if bias is not None:
             z = z + bias.astype(dtype)
         options = chunk_options(head, rows, slice(None), upstream)
         options["sample_weight"] = part(options["sample_weight"])
-        more = called(SoftmaxLoss, part(rows.labels), z, BOTH if derive else VALUE, None, options)
+        more = called(SoftmaxLoss, part(rows.labels), z, BOTH if derive else VALUE, IN_PLACE if derive and c > FEW else None, options)
         more, g = more if derive else (more, None)
-        value = lax.dynamic_update_slice_in_dim(value, more, start, 0) if each else value + more
+        value = _put(value, more, start) if each else value + more
+
+        def products(found, a, b):
+            slopes, by_weight = found
+            columns = lax.dynamic_slice_in_dim(g, a, b, 1)
+            if needs[0]:
+                slopes = slopes + jnp.matmul(columns, _rows(weight, a, b, dtype))
+            if needs[1]:
+                by_weight = _put(by_weight, jnp.matmul(columns.T, x) + lax.dynamic_slice_in_dim(by_weight, a, b), a)
+            return slopes, by_weight
+
+        if needs[0] or needs[1]:
+            slopes, by_weight = panels(products, (jnp.zeros_like(x) if needs[0] else None, by_weight))
         if needs[0]:
-            slopes = jnp.matmul(g, weight.astype(dtype))
             slopes = slopes if hidden is None else jnp.where(hidden[:, None], jnp.zeros_like(slopes), slopes)
-            by_features = lax.dynamic_update_slice_in_dim(by_features, slopes, start, 0)
-        if needs[1]:
-            by_weight = _with_product(by_weight, g.T, x.astype(dtype))
+            by_features = _put(by_features, slopes, start)
         if needs[2]:
             by_bias = by_bias + g.sum(axis=0)
         return value, by_features, by_weight, by_bias
 
     shapes = (n,) if each else (), *(shape if need else None for need, shape in zip(needs, ((n, d), (c, d), (c,)), strict=True))
     found = tuple(shape if shape is None else jnp.zeros(shape, dtype) for shape in shapes)
-    whole = n // chunk
-    if whole:
-        found, _ = lax.scan(lambda found, i: (visit(i * chunk, chunk, found), None), found, jnp.arange(whole))
-    if whole * chunk < n:
-        found = visit(whole * chunk, n - whole * chunk, found)
+    found = _in_turn(visit, found, n, chunk)
     return found[0], found[1:]
 
 
-def _with_product(total, a, b):
-    """total + a @ b, some rows at a time, so that the product is never there as a whole."""
-    step = max(1, SUMMAND // (max(b.shape[1], 1) * total.dtype.itemsize))
-    whole = total.shape[0] // step
+def _in_turn(visit, found, n, most):
+    """What `visit(found, start, size)` makes of what was found before, for parts of n entries, `most` each but for the first.
 
-    def add(start, size, total):
-        rows = jnp.matmul(lax.dynamic_slice_in_dim(a, start, size), b) + lax.dynamic_slice_in_dim(total, start, size)
-        return lax.dynamic_update_slice_in_dim(total, rows, start, 0)
+    What is left of whole parts comes first: the others wait for it, so that XLA gives them its memory.
+    """
+    rest = n % most
+    if rest:
+        found = visit(found, 0, rest)
+    if n > rest:
+        found, _ = lax.scan(lambda found, i: (visit(found, rest + i * most, most), None), found, jnp.arange(n // most))
+    return found
 
-    if whole > 1:
-        total, _ = lax.scan(lambda total, i: (add(i * step, step, total), None), total, jnp.arange(whole))
-        return add(whole * step, total.shape[0] - whole * step, total) if whole * step < total.shape[0] else total
-    return total + jnp.matmul(a, b)
+
+def _rows(x, start, size, dtype):
+    """Some rows of a matrix, in another dtype: those of 16 bits as integers, since XLA takes slices on a CPU from all of it in float32."""
+    if x.dtype.itemsize != 2:
+        return lax.dynamic_slice_in_dim(x, start, size).astype(dtype)
+    bits = lax.dynamic_slice_in_dim(lax.bitcast_convert_type(x, jnp.uint16), start, size)
+    return lax.bitcast_convert_type(bits, x.dtype).astype(dtype)
+
+
+def _put(x, part, start, axis=0):
+    """x with a part of it replaced."""
+    return lax.dynamic_update_slice_in_dim(x, part, start, axis)
