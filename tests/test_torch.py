@@ -779,3 +779,32 @@ def defaults(name):
     block, parameters = LOSSES[name], inspect.signature(pl.get(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _torch.ARRAYS}
     return options | ({block.ignores: ()} if block.ignores else {})
+
+
+def test_what_comes_down_to_a_kept_gradient():
+    """The ordinary pass, 1, is taken by compiled code; anything else, as torch's own loss takes it."""
+    generator = torch.Generator().manual_seed(0)
+    labels, logits = torch.randint(4, (6,), generator=generator), torch.randn(6, 4, generator=generator).requires_grad_()
+
+    def found(upstream, **options):
+        losses = pl.softmax_loss(labels, logits), torch.nn.functional.cross_entropy(logits, labels)
+        return (torch.autograd.grad(loss, logits, upstream, **options)[0] for loss in losses)
+
+    minus_one = torch.tensor([1 + 1j]).conj().imag[0]  # whose memory holds 1
+    assert minus_one.is_neg()
+    others = torch.tensor([3.0, 1.0])[1], torch.ones((), dtype=torch.float64)
+    for upstream in (None, minus_one, *map(torch.tensor, (1.0, 2.0, 0.0)), *others):
+        torch.testing.assert_close(*found(upstream))
+    for upstreams in (torch.ones(3), torch.arange(3.0)):
+        torch.testing.assert_close(*found(upstreams, is_grads_batched=True))
+    torch.testing.assert_close(*found(None, create_graph=True))
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="this torch does not say in C where a tensor lies")
+def test_an_ordinary_backward_pass_is_compiled(monkeypatch):
+    monkeypatch.setattr("polyloss._adapters.torch._received", None)
+    logits = torch.zeros(2, 3, requires_grad=True)
+    pl.softmax_loss(torch.tensor([0, 1]), logits).backward()
+    assert logits.grad[0, 1] == pytest.approx(1 / 6)
+    with pytest.raises(TypeError):  # the rest is not
+        (2 * pl.softmax_loss(torch.tensor([0, 1]), logits)).backward()

@@ -91,7 +91,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         if soft and mean:
             options["denominator"] = input.numel() // shape[axis]
         loss = called(SoftmaxLossBlock, target, input, VALUE, None, options)
-        if mean and not soft and not _nonzero(loss):
+        if mean and not soft and not _number(loss):
             loss = torch.where(_counted(target, self.ignore_index, weight), loss, float("nan"))
         return loss if loss.dtype is kind else _like(loss, input)
 
@@ -119,7 +119,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
             target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
             reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
         )  # fmt: skip
-        if self.reduction == "mean" and not _nonzero(loss):
+        if self.reduction == "mean" and not _number(loss):
             loss = torch.where(_counted(target, ignore, factor), loss, float("nan"))
         return _like(loss, input)
 
@@ -427,7 +427,8 @@ class MultiMarginLoss(nn.MultiMarginLoss):
             "reduction": REDUCTIONS[self.reduction], "validate": True,
         }  # fmt: skip
         loss = called(MulticlassHinge, target, input, VALUE, None, options)
-        if input.is_cpu and has_values(loss) and math.isnan(loss.item() if loss.ndim == 0 else loss.detach().sum().item()):
+        total = _number(loss if loss.ndim == 0 else loss.detach().sum())
+        if total is not None and math.isnan(total):
             return super().forward(input, target)  # to torch a NaN exceeds nothing
         return loss if loss.dtype is kind else _like(loss, input)
 
@@ -692,11 +693,11 @@ def _single(factor):
     return 0 <= factor.item() < math.inf
 
 
-def _nonzero(loss):
-    """Whether a loss is at hand, and not 0; on a GPU one would have to wait for it."""
+def _number(loss):
+    """A loss of one number, where it is at hand, or None; on a GPU one would have to wait for it."""
     if torch.compiler.is_compiling() or not loss.is_cpu:
-        return False
-    return ((type(loss) is torch.Tensor and not observed()) or has_values(loss)) and loss.item() != 0
+        return None
+    return loss.item() if (type(loss) is torch.Tensor and not observed()) or has_values(loss) else None
 
 
 def _alike(input, target):

@@ -182,6 +182,8 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
+        if kept_gradient is not None and (by_p := kept_gradient(vars(ctx), upstream)) is not None:
+            return None, None, by_p
         kept = ctx.kept
         if kept is None:
             raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
@@ -547,5 +549,8 @@ torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backwa
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
     backend_of(x)
+kept_gradient = None  # of an ordinary backward pass; the rest of them is `Loss.backward`
 if (module := _cpu.kernels("front")) is not None:
-    module.take_tensors((torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()})
+    kept_gradient = module.kept_gradient
+    kinds, recorder = (torch.Tensor, torch.nn.Parameter), partial(dispatch_mode, PROXY)
+    module.take_tensors(kinds, {getattr(torch, name): kind for name, kind in KINDS.items()}, keeps_graph, grad_enabled, recorder)

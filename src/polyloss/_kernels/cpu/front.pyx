@@ -342,12 +342,16 @@ ctypedef struct dl_exchange:
 cdef tuple tensors = ()  # types of tensors that have keys
 cdef const dl_exchange *exchange = NULL
 cdef dict tensor_types = {}  # dtype -> DLPack's code and bits, for a torch without the interface
+cdef object keeps_graph, grad_enabled, recorder  # of torch's engine and modes; see `kept_gradient`
 
 
-def take_tensors(kinds, dtypes):
-    """Let tensors of exactly these types have keys where they are strided and on the CPU; `dtypes`: dtype -> (DLPack's code, bits)."""
-    global tensors, exchange
+def take_tensors(kinds, dtypes, *state):
+    """Let tensors of exactly these types have keys where they are strided and on the CPU; `dtypes`: dtype -> (DLPack's code, bits).
+
+    `state`: what says whether a graph outlives its backward pass, whether that is to be differentiated, and which mode records it."""
+    global tensors, exchange, keeps_graph, grad_enabled, recorder
     tensors = tuple(kinds)
+    keeps_graph, grad_enabled, recorder = state
     tensor_types.update(dtypes)
     offered = getattr(tensors[0], "__dlpack_c_exchange_api__", None)
     if offered is not None and PyCapsule_IsValid(offered, "dlpack_exchange_api"):
@@ -438,6 +442,45 @@ cdef object version(object tensor):
         return tensor._version
     except RuntimeError:
         return None
+
+
+def kept_gradient(dict node, upstream):
+    """The gradient that a node of autograd's graph keeps, which is the receiver's from now on, where it is what autograd asks for.
+
+    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, an array was written to, or the
+    pass is differentiated or recorded. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, and divisor.
+    """
+    cdef dl_tensor tensor
+    cdef tuple given, versions
+    cdef double factor
+    cdef int i
+    kept = node.get("kept")
+    if kept is None or exchange == NULL or type(upstream) is not tensors[0] or upstream.is_neg():
+        return None
+    plan, given, found = (<list>kept)[0], (<list>kept)[1], (<list>kept)[2]
+    if found is None or len(plan.tracked) != 1 or keeps_graph() or grad_enabled() or recorder() is not None:
+        return None
+    versions = found
+    for i in range(len(given)):
+        if given[i] is not None and version(given[i]) != versions[i]:
+            return None
+    if exchange.lend(<void *>upstream, &tensor) != 0:
+        PyErr_Clear()
+        return None
+    if tensor.device != 1 or tensor.ndim != 0 or tensor.lanes != 1 or tensor.code != 2 or tensor.data == NULL:
+        return None
+    if tensor.bits == 32:
+        factor = (<float *>(tensor.data + tensor.offset))[0]
+    elif tensor.bits == 64:
+        factor = (<double *>(tensor.data + tensor.offset))[0]
+    else:
+        return None
+    if factor != 1:
+        return None
+    gradient = node.pop("gradient", None)  # at once: another thread may be here, too
+    if gradient is not None:
+        node["kept"] = None
+    return gradient
 
 
 cdef class Calls:
