@@ -324,7 +324,7 @@ def _written(head, needs, upstream, exact):
         k = x.shape[0]
         if stop == inside:
             classes = by_weight[:, :k]
-            for a, b in panels:
+            for a, b in _panels(c, d * 4):  # OpenBLAS copies all of a long matrix, here the weight, before it multiplies
                 multiply(wide(head.weight[a:b]), x.T, classes[a:b])
             z = classes.T
         else:
@@ -362,6 +362,7 @@ def _written(head, needs, upstream, exact):
                 moved = xp.empty((b - a, k), **new) if moved is None else moved[: b - a]
                 moved[...] = g[:, a:b].T
                 multiply(moved, x, by_weight[a:b])
+            moved = None  # before there is a buffer for the rest
         elif by_weight is not None:
             grow(g.T, x, by_weight, start == 0)
 
