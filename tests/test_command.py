@@ -379,6 +379,17 @@ def test_ids_of_every_kind_find_their_rows(run, kind, monkeypatch):
         assert said in err
 
 
+def test_ids_that_are_floats(run):
+    """Parquet's may be; 1.5 is no 1."""
+    table = polars.read_csv("good.csv").with_columns(polars.col("id").cast(polars.Float64))
+    table.write_parquet("p.parquet")
+    assert run("truth.csv", "p.parquet")[1][0][2] == repr(float(SCORE))
+    table.with_columns(polars.col("id") + 0.5).write_parquet("p.parquet")
+    status, _, err = run("truth.csv", "p.parquet")
+    assert status == 1
+    assert "p.parquet: 3 ids not in truth.csv, the first 2.5" in err
+
+
 def test_losses_of_classes(run):
     p = np.array([[0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
     y = np.array([1, 2, 0])
@@ -745,6 +756,8 @@ def test_bad_weights_and_directories(run):
     assert run("truth.csv", "good.csv", "--weight", "w")[2] == (
         "polyloss score: truth.csv: column 'w' is -1.0 at id 2, but weights are finite and not negative\n"
     )
+    Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,\n3,bird,1\n")
+    assert "truth.csv: column 'w' is empty at id 2" in run("truth.csv", "good.csv", "--weight", "w")[2]
     Path("folder.csv").mkdir()
     assert run("good.csv", "folder.csv", "--target", "cat")[2] == "polyloss score: folder.csv: is a directory, but must be a file\n"
 
@@ -809,6 +822,7 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "--fail-above", "nan"], "--fail-above is NaN, but must be a number"),
         (["y.npy", "z.npy", "-l", "mse", "--extra-ids", "ignore"], "--extra-ids goes with tables"),
         (["truth.csv", "good.csv", "-l", "mse:axis=0"], "axis is 0, but that of a table's columns is 1"),
+        (["truth.csv", "good.csv", "--weight", "label"], "truth.csv has no column left that could be the target"),
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
         (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),

@@ -72,9 +72,9 @@ class Job:
             target = in_truth[0] if len(columns) == 1 and in_truth else others[0] if len(others) == 1 else None
         self.dense = len(columns) > 1 and len(in_truth) == len(columns) and truth.target is None
         if not self.dense and target is None:
+            many = f"{len(truth.columns)} columns that could be the target ({listed(truth.columns)}): name it with --target"
             raise usage(
-                f"{truth.path} has {len(truth.columns)} columns that could be the target ({listed(truth.columns)}): name it with --target;"
-                " the truth is the first file"
+                f"{truth.path} has {many if truth.columns else 'no column left that could be the target'}; the truth is the first file"
             )
         self.target = target
         if not losses:

@@ -117,8 +117,9 @@ class Truth:
             values = column.cast(po.String).str.strip_chars().cast(po.Float64, strict=False)
         bad = (values.is_null() | values.is_nan()) & po.Series(self.kept)
         if bad.any():
+            value = column.filter(bad)[0]
             raise BadFile(
-                f"{self.path}: column {name!r} is {column.filter(bad)[0]!r} at id {shown(self._id(bad))},"
+                f"{self.path}: column {name!r} is {'empty' if value is None else repr(value)} at id {shown(self._id(bad))},"
                 " but must hold numbers, none of them NaN"
             )
         return values.fill_null(np.nan).to_numpy()
@@ -431,6 +432,8 @@ def rows_of(path: str, id_column: str, columns: list[str], integers: bool) -> po
         key = key.cast(po.String)
     elif schema[id_column] == po.String:  # a number that is written otherwise is another id
         key = whole(key)
+    elif schema[id_column].is_float():
+        key = po.when(key == key.round()).then(key.cast(po.Int64, strict=False))
     else:
         key = key.cast(po.Int64, strict=False)
     return frame.with_columns(*floats, key.alias(KEY)).with_row_index(ROW)
