@@ -173,7 +173,7 @@ def _divisor(plan, arrays, t, skip):
         return max(plan.layout.n * plan.layout.s, 1)
     if plan.divisor == "count":
         kept = xp.sum(xp.astype(~skip, plan.real(xp)))
-        return xp.clip(kept, 1.0, None)
+        return xp.maximum(kept, xp.ones_like(kept))
     return xp.astype(_reduce.total_weight(plan, arrays, t, skip), plan.real(xp))
 
 
