@@ -11,7 +11,9 @@ from polyloss._command.scoring import Loss
 
 CLASSES = ("shares", "probabilities")
 PIECE = 1 << 18  # bytes that are looked at together, several times, while they are in the cache
-LONG = 64  # entries of a row that is added pairwise
+LONG = 64  # entries of a row that may be added in float32
+VERY_LONG = 1 << 15  # entries of a row that is added pairwise: one by one in 16 lanes, 2048 roundings of 6e-8 stay below sqrt(eps), 3.5e-4
+BITS = {np.dtype(np.float32): np.dtype(np.uint32), np.dtype(np.float64): np.dtype(np.uint64)}
 FEW = 8  # rows that mostly tell whether numbers are logits
 SIGNS = {  # that targets of a hinge may be, by its parameter `labels`, and in words
     "auto": ((-1.0, 0.0, 1.0), "0 and 1 or -1 and 1"),
@@ -52,7 +54,7 @@ class Watch:
             return None
         high = math.inf if self.rescaled else 1.0
         for start, piece in _pieces(p):
-            if not (piece.min() >= 0 and piece.max() <= high):  # or NaN is among them
+            if not _within(piece, high):
                 outside = np.argwhere((piece < 0) | (piece > high))
                 if len(outside):
                     at, value = tuple(map(int, outside[0])), float(piece[tuple(outside[0])])
@@ -163,13 +165,24 @@ def _growing(p: np.ndarray) -> Iterator[np.ndarray]:
     yield from (piece for _, piece in _pieces(p[FEW:]))
 
 
+def _within(p: np.ndarray, high: float) -> bool:
+    """Whether all numbers lie in [0, high]; NaN does not."""
+    if p.dtype in BITS and p.flags.c_contiguous:  # one pass for two: as bits, numbers without a sign are ordered as they are, NaN above infinity
+        bits = BITS[p.dtype]
+        if p.view(bits).max() <= np.array(high, p.dtype).view(bits):
+            return True  # else -0.0 may be among them
+    return bool(p.min() >= 0 and p.max() <= high)
+
+
 def _sums(p: np.ndarray, axis: int) -> np.ndarray:
     if p.ndim == 2 and axis == 1 and p.shape[1] < LONG:
         return np.einsum("ij->i", p, dtype=np.float64)  # a fifth of the time of np.sum along rows of ten
+    if p.ndim == 2 and axis == 1 and p.dtype == np.float32 and p.shape[1] <= VERY_LONG:
+        return np.einsum("ij->i", p)  # a quarter less time than np.sum along rows of a thousand
     # In float32 a third of the time that float64 takes, and pairs are added, so that no digit is lost that a tolerance asks for.
     return np.asarray(np.sum(p, axis=axis, dtype=np.float32 if p.dtype in (np.float16, np.float32) else np.float64))
 
 
 def _like_probabilities(p: np.ndarray, axis: int) -> bool:
     """Whether every row lies in [0, 1] and adds up to 1, as far as digits of a text tell; NaN does not."""
-    return bool(p.min() >= 0 and p.max() <= 1 and np.abs(_sums(p, axis) - 1).max() <= 1e-3)
+    return bool(_within(p, 1.0) and np.abs(_sums(p, axis) - 1).max() <= 1e-3)
