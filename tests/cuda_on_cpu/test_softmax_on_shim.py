@@ -93,7 +93,7 @@ def truth(z, y, dtype, ignore=(), class_weight=None, weight=None, smoothing=0.0,
         return np.where(at(bad), np.nan, np.where(at(skip), 0, x))
 
     weights = np.where(skip | bad, 0, w * (k[None, :, None] * t).sum(1)).sum()
-    count = (~ignored & ~bad).sum()
+    count = (~ignored).sum()  # a bad label's position, too, though its weight is in no sum
     if isinstance(divisor, str):
         divisor = max(count, 1) if divisor == "count" else weights
     inverse = 1 / np.longdouble(divisor) if divisor else np.longdouble(0)
