@@ -37,7 +37,7 @@ class Overlap(Rowwise):
         common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
         whole = apart + common
         share = apart / whole
-        overlap = xp.where(share < 0.5, 1 - share, common / whole)  # neither cancels
+        overlap = xp.where(share >= 0.5, common / whole, 1 - share)  # neither cancels, and NaN stays NaN
         return Overlap.between(xp, t, beta * overlap, -(share + alpha * overlap)) / whole
 
     def curvature(xp, t, p, alpha, beta, epsilon):
