@@ -420,6 +420,22 @@ def test_layout_of_tensors_does_not_matter(case):
 
 
 @over(CASES, (NUMPY, TORCH))
+def test_later_calls_find_classes_that_lie_between_axes_of_positions(case, lib):
+    """Of (N, C, H, W) that lies as (N, H, C, W), as attention's exchanged axes do: a plan's second call makes its outputs itself."""
+    at = np.arange(12).reshape(2, 2, 3) % case.n
+    t, p = (x[at] for x in case.inputs("float32"))
+    t, p = ([x, x] if x.ndim == 3 else [np.moveaxis(x, -1, 1), np.ascontiguousarray(np.moveaxis(x, -1, 2)).swapaxes(1, 2)] for x in (t, p))
+    straight, between = zip(t, p, strict=True)
+    outputs = {} if lib is TORCH else {"out": np.empty(p[0].shape, np.float32)}
+    for ask, options in ((pl.value_and_grad, {}), (pl.grad_and_hess, {}), (pl.grad, outputs)):
+        right = case.of(ask(case.target), *straight, axis=1)
+        for _ in range(3):
+            found = case.of(ask(case.target), *map(lib.array, between), axis=1, **options)
+            for x, y in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, right)), strict=True):
+                np.testing.assert_allclose(lib.numpy(x), y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+
+
+@over(CASES, (NUMPY, TORCH))
 def test_broadcast_views_are_taken(case, lib):
     """Stride 0, as `broadcast_to` and `expand` make it: one row stands for many."""
     t, p = case.inputs()

@@ -218,7 +218,7 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
     if not all(view(x).flags.c_contiguous for x in outputs):
         return None
-    if lay.axes and _canonical(plan, np.empty(lay.shape, np.bool)) is None:  # the predictions lie right for sets, but new outputs would not
+    if any(wider.want[1:]) and _canonical(plan, np.empty(lay.shape, np.bool)) is None:  # predictions lie right, new outputs would not
         return None
     return _bound(wider, m, None, plan, inputs, casts, from_numpy, record)
 
