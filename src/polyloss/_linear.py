@@ -234,7 +234,10 @@ class Rows:
         if rule == "given":
             return head.denominator
         if rule == "count":
-            return max(n, 1) if ignored is None else xp.clip(xp.sum(xp.astype(~ignored, head.dtype)), 1.0, None)
+            if ignored is None:
+                return max(n, 1)
+            kept = xp.sum(xp.astype(~ignored, head.dtype))
+            return xp.maximum(kept, xp.ones_like(kept))
         counted = xp.ones_like(self.labels, dtype=head.dtype) if head.sample_weight is None else head.sample_weight
         if head.class_weight is not None:
             counted = counted * xp.take(head.class_weight, xp.clip(self.labels, 0, None), axis=0)
