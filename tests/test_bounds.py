@@ -97,6 +97,12 @@ def test_sets(sets_isa):
     for side, (n, c) in itertools.product(SIDES, ((1, (1 << 21) + 3), ((1 << 15) + 1, 65))):  # past the caches
         t, p, grad = (fenced(np.full((n, c, 1), 0.5, np.float32), side) for _ in range(3))
         sets.run("overlap", t, p, SETS["overlap"], grad=grad)
+    runs = (2, 3, 9, 3), (2, 2, 33, 1), (2, 2, 700, 1), (2, 40, 3, 21)
+    for side, shape, order in itertools.product(SIDES, runs, ((0, 1, 2, 3), (1, 0, 2, 3), (1, 2, 0, 3), (2, 0, 1, 3))):
+        t, p, grad, hess = (
+            fenced(np.full([shape[i] for i in order], 0.5, np.float32), side).transpose(np.argsort(order)) for _ in range(4)
+        )
+        sets.run("overlap", t, p, SETS["overlap"], grad=grad, hess=hess)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -124,6 +130,20 @@ def test_softmax(softmax_isa, soft, weighted):
             options["smoothing"] = 0.1
         for names in (asked[k % len(asked)], asked[k % 6]):
             softmax_xent.fused(z, y, **outputs(names, z, order, side, real), **options, **bf16)
+
+
+def test_softmax_of_many_classes_in_planes(softmax_isa):
+    """Positions beside each other: through planes, turned into rows, and with slopes over the logits."""
+    rng = np.random.default_rng(3)
+    for side, (n, c, s) in itertools.product(SIDES, ((1, 193, 2), (2, 203, 37), (1, 321, 300))):
+        z = fenced(rng.normal(size=(n, c, s)).astype("f4"), side)
+        labels, soft = fenced(rng.integers(0, c, (n, s)), side), fenced(rng.random((n, c, s)).astype("f4"), side)
+        for options in ({}, {"smoothing": 0.1}, {"softcap": 8.0}):
+            for targets in (labels, soft):
+                softmax_xent.fused(z, targets, **outputs(("losses", "grad", "prob"), z, (0, 1, 2), side, np.float32), **options)
+                softmax_xent.fused(z, targets, **options)
+            over = fenced(z[:1], side)
+            softmax_xent.fused(over, labels[:1], grad=over, **options)
 
 
 def test_small_softmax(softmax_isa):
