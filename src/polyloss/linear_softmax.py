@@ -55,8 +55,8 @@ def linear_softmax_loss(
     label_smoothing, z_loss, softcap, denominator, reduction, validate : options
         As in `softmax_loss`, too.
     chunk : int, optional
-        Rows of features at once, 1 or more. At most: chunks are made equal. By default as many as keep the logits below 53 MB, 1024 at
-        most; and at first, where the weight's gradient is wanted in float32 on a CPU, as many as features are long, if that is
+        Rows of features at once, 1 or more. At most: chunks are made equal. By default as many as keep the logits below 53 MB (JAX: 36),
+        1024 at most; and at first, where the weight's gradient is wanted in float32 on a CPU, as many as features are long, if that is
         more, since their logits then lie in the memory of the weight's gradient.
 
     Returns

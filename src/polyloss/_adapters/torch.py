@@ -1,6 +1,6 @@
 """PyTorch: views of tensors for the kernels, and what autograd and torch.compile need.
 
-A call whose tensors need no gradient is evaluated as in every library. If the predictions need one, `Bridge` is its node in the graph. On a
+A call whose tensors need no gradient is evaluated as in every library. If the predictions need one, `Loss` is its node in the graph. On a
 CPU a scalar loss comes with its gradient, in one pass over the predictions: forward keeps it and backward hands it over. Elsewhere forward
 keeps nothing of the predictions' size but themselves, and backward takes the gradient from the same kernels. Derivatives with respect to
 targets and weights are autograd's, of the formula on torch's own operations, which backward evaluates for them. A second derivative is

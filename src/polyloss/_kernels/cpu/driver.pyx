@@ -582,7 +582,8 @@ cdef class Bound:
         ----------
         t, p, weight, class_weight, losses, grad, hess, prob : ndarray or int
             The arrays that were bound, of any shape that has the bound strides, or their addresses. `losses`, `grad`, `hess` and `prob` are
-            written to, and must not overlap the inputs; of losses of sets alone `grad` may be the memory of `p`, at its strides.
+            written to, and must not overlap the inputs. `grad` alone may be the memory of `p`, at its strides: of losses of sets, and of
+            the softmax losses that `softmax_xent.fused` names.
         scale : float
             Factor of the derivatives.
 

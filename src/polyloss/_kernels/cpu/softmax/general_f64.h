@@ -16,7 +16,9 @@
 #include "cpu/softmax/arrays.h"
 #include "formulas/softmax.h"
 
-#define FEW_D 128 /* classes up to which rows are transposed, and classes added one after another: rows of 64 would take twice as long as they lie, of 256 as long */
+/* Classes up to which rows are transposed, and those of a position added one after another: rows of 64 would take twice as long as they lie,
+   of 256 as long. */
+#define FEW_D 128
 #define TOGETHER 64 /* positions whose labels and weights are read at once, a multiple of WD */
 #define FAR_FROM_0 2048.0
 
