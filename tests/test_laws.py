@@ -344,7 +344,6 @@ def test_a_loss_does_not_depend_on_how_the_batch_lies_in_memory(case, every_isa)
         formula(check, *batch(case, rows * columns, 33, dtype))
 
 
-
 # ------------------------------------------------------------------------------------------------------- arrays in and out
 
 

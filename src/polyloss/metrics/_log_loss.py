@@ -1,4 +1,4 @@
-"""Metrics: scikit-learn's log loss, and Kaggle's score."""
+"""`log_loss`: scikit-learn's metric, and Kaggle's score."""
 
 import math
 import os

@@ -447,8 +447,8 @@ cdef object version(object tensor):
 def kept_gradient(dict node, upstream):
     """The gradient that a node of autograd's graph keeps, which is the receiver's from now on, where it is what autograd asks for.
 
-    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, an array was written to, or the
-    pass is differentiated or recorded. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, and divisor.
+    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, an array was written to, or
+    the pass is differentiated or recorded. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, divisor.
     """
     cdef dl_tensor tensor
     cdef tuple given, versions

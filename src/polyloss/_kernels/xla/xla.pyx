@@ -1,7 +1,7 @@
 """The way from a program that XLA has compiled to the kernels: one handler of its typed foreign function interface, for every loss.
 
-XLA calls `_handle` with the buffers of a call, from a thread of its own choice and without the interpreter's lock. What the call is stands in
-its one attribute, a text. The first call of a text takes the lock, and Python's `bind` says which kernel it is, bound to arrays of these
+XLA calls `_handle` with the buffers of a call, from a thread of its own choice and without the interpreter's lock. What the call is stands
+in its one attribute, a text. The first call of a text takes the lock, and Python's `bind` says which kernel it is, bound to arrays of these
 types and lengths; that is kept (plans.h), and from then on a call reads the buffers' addresses and runs the kernel, without the lock. What
 no kernel takes as it lies, and a divisor that no kernel can divide by, is for Python's `evaluate`: it fills the results by the routes of
 every call. An exception becomes XLA's error, which jax raises.
@@ -79,7 +79,9 @@ cdef enum:
     ROLE_DIVISOR = ARRAYS  # beside those of the kernel's arrays
     ROLE_VALUE
 
-ROLES = {name: i for i, name in enumerate(("t", "p", "weight", "class_weight", "losses", "gradient", "hessian", "prob", "divisor", "value"))}
+ROLES = {
+    name: i for i, name in enumerate(("t", "p", "weight", "class_weight", "losses", "gradient", "hessian", "prob", "divisor", "value"))
+}
 
 cdef dict _types = {
     XLA_PRED: cnp.NPY_BOOL, XLA_S8: cnp.NPY_INT8, XLA_S16: cnp.NPY_INT16, XLA_S32: cnp.NPY_INT32, XLA_S64: cnp.NPY_INT64,
