@@ -299,6 +299,47 @@ class TestEveryLoss:
         asserted(function(t, p, sample_weight=w, **options), function(dense_t, dense_p, sample_weight=w, **options))
 
 
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch.func.linearize does
+def test_linear_maps_of_torch_func():
+    """`linearize` traces forward mode, in which an operator of ours would have no tangent: the map would be 0."""
+    t, p = torch.tensor([1, 0, 2]), torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    losses = [
+        lambda p: pl.softmax_loss(t, p),
+        lambda p: pl.mean_squared_error(torch.ones_like(p), p),
+        lambda p: pl.dice(torch.ones_like(p), p, axis=1),
+        lambda p: pl.linear_softmax_loss(t, p, torch.eye(5, 4, dtype=torch.float64)),
+    ]
+    for loss in losses:
+        value, push = torch.func.linearize(loss, p)
+        assert push(p + 1).abs().min() > 0.01
+        for found, right in zip((value, push(p + 1)), torch.func.jvp(loss, (p,), (p + 1,)), strict=True):
+            asserted(found, right)
+
+
+def test_class_weights_under_transforms_within_transforms():
+    """torch's own cross-entropy: weights of classes that no transform differentiates by are of its levels all the same."""
+    generator = torch.Generator().manual_seed(0)
+    t, p, w = torch.tensor([1, 0, 2]), torch.randn(3, 4, dtype=torch.float64, generator=generator), torch.tensor([0.5, 2.0, 0.0, 1.0])
+    w = w.double()
+
+    def ours(p, w=w):
+        return pl.softmax_loss(t, p, class_weight=w, reduction="sum")
+
+    def theirs(p, w=w):
+        return torch.nn.functional.cross_entropy(p, t, weight=w, reduction="sum")
+
+    func = torch.func
+    for ask in (
+        lambda loss: func.hessian(loss)(p),
+        lambda loss: func.jacfwd(func.jacfwd(loss))(p),
+        lambda loss: func.jvp(func.grad(loss), (p,), (p,))[1],
+        lambda loss: func.vmap(func.grad(loss))(torch.stack([p, 2 * p])),
+        lambda loss: func.vmap(func.grad(loss))(torch.stack([p, 2 * p]), torch.stack([w, w.flip(0)])),
+        lambda loss: func.vmap(lambda d: func.jvp(loss, (p,), (d,))[1])(torch.stack([p, 2 * p])),
+    ):
+        asserted(ask(ours), ask(theirs))
+
+
 class TestGraph:
     def setup_method(self):
         g = torch.Generator().manual_seed(1)

@@ -85,25 +85,25 @@ class Written(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(p, t, formulas):
-        return formulas.value(t, p)
+    def forward(p, t, formulas, *factors):
+        return formulas.value(t, p, factors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        p, t, ctx.formulas = inputs
-        ctx.save_for_backward(p, t)
-        ctx.save_for_forward(p, t)
+        p, t, ctx.formulas, *factors = inputs
+        ctx.save_for_backward(p, t, *factors)
+        ctx.save_for_forward(p, t, *factors)
 
     @staticmethod
     def backward(ctx, upstream):
-        p, t = ctx.saved_tensors
-        slope = ctx.formulas.slope(t, p)
-        return (upstream if upstream.ndim == slope.ndim else upstream[:, None, :]) * slope, None, None
+        p, t, *factors = ctx.saved_tensors
+        slope = ctx.formulas.slope(t, p, factors)
+        return (upstream if upstream.ndim == slope.ndim else upstream[:, None, :]) * slope, None, None, *[None] * len(factors)
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        p, t = ctx.saved_tensors
-        product = tangent * ctx.formulas.slope(t, p)
+        p, t, *factors = ctx.saved_tensors
+        product = tangent * ctx.formulas.slope(t, p, factors)
         return product if ctx.formulas.elementwise else product.sum(1)
 
 
@@ -112,10 +112,15 @@ def _written(block):
     """The same block, as `Written` has it."""
 
     class OfSlopes(block):  # type: ignore[valid-type, misc]
-        def value(xp, t, p, **params):  # not as a dictionary, which function transforms take apart
-            formulas = SimpleNamespace(value=partial(block.value, xp, **params), slope=partial(block.slope, xp, **params))
-            formulas.elementwise = bool(block.combine)
-            return Written.apply(p, t, formulas)
+        def value(xp, t, p, **params):  # not as a dictionary, which function transforms take apart; but its tensors they must see
+            names = [name for name, x in params.items() if isinstance(x, torch.Tensor)]
+            factors = [params.pop(name) for name in names]
+
+            def given(formula):
+                return lambda t, p, factors: formula(xp, t, p, **params, **dict(zip(names, factors, strict=True)))
+
+            formulas = SimpleNamespace(value=given(block.value), slope=given(block.slope), elementwise=bool(block.combine))
+            return Written.apply(p, t, formulas, *factors)
 
     return OfSlopes
 
@@ -474,8 +479,11 @@ def _operator(block, y_true, y_pred, want, arguments):
 
 
 def _traced_transform():
-    """Whether a function transform is being traced; the type is asked since torch.compile gives None as an object of its own."""
-    return type(torch._C._functorch.peek_interpreter_stack()) is not type(None)
+    """Whether a function transform or forward mode, as `torch.func.linearize` has it, is being traced; operators have no tangents.
+
+    The type is asked since torch.compile gives None as an object of its own.
+    """
+    return type(torch._C._functorch.peek_interpreter_stack()) is not type(None) or forward_ad._current_level >= 0
 
 
 def _constant(x):
