@@ -17,6 +17,7 @@ from hashlib import blake2b
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from polyloss._call import formula as _formula, routes as _routes
@@ -29,11 +30,6 @@ from polyloss._core.backends import NUMPY
 from polyloss._core.buffers import empty
 from polyloss._core.params import several_traced
 from polyloss._core.shapes import FLOATS, dtype_name, layout, sort_labels
-
-try:
-    from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
-except ImportError:  # before JAX 0.5: there XLA gathers what is spread over a mesh
-    custom_partitioning = None
 
 TARGET = "polyloss"  # what XLA knows the handler as
 DIGEST = 16  # characters
@@ -139,7 +135,7 @@ def from_numpy(x, like):
 
 def _kernel(plan):
     """The route of a traced call on a CPU, and the obstacles of the faster ones."""
-    why = None if _registered() else "jax.ffi or the compiled kernel xla is missing"
+    why = None if _registered() else "the compiled kernel xla is missing"
     sizes = (plan.layout.n, plan.layout.c, plan.layout.s)
     if any(several_traced(value) for _, value in plan.params + plan.target_options):
         why = "a parameter is traced, and kernels take numbers"
@@ -253,7 +249,7 @@ def _by_formula(plan, *operands):
 def _by_kernel(plan, *arrays):
     @jax.custom_batching.custom_vmap
     def evaluate(*arrays):
-        return (_together if custom_partitioning is None else _spread)(plan, *arrays)
+        return _spread(plan, *arrays)
 
     @evaluate.def_vmap
     def batched(size, are, *arrays):
@@ -349,9 +345,8 @@ def _apart(plan):
     return plan.block.scan_targets is None or dict(plan.target_options).get("labels") != "auto"
 
 
-if custom_partitioning is not None:
-    _spread = custom_partitioning(_together, static_argnums=(0,))
-    _spread.def_partition(_partition, sharding_rule=_rule)
+_spread = custom_partitioning(_together, static_argnums=(0,))
+_spread.def_partition(_partition, sharding_rule=_rule)
 
 
 # ---------------------------------------------------------------------------------------------------------- calls back from XLA
@@ -361,11 +356,10 @@ def _registered():
     """Whether XLA knows the handler."""
     if not _registration:
         kernel = kernels("xla")
-        usable = kernel is not None and hasattr(jax, "ffi")
-        if usable:
+        if kernel is not None:
             _threads.follow(kernel.allow)
             jax.ffi.register_ffi_target(TARGET, kernel.handler(_bind, _run), platform="cpu")
-        _registration.append(usable)
+        _registration.append(kernel is not None)
     return _registration[0]
 
 
