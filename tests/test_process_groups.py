@@ -356,6 +356,8 @@ def test_without_a_group():
     for function in (ours.softmax_loss, ours.SoftmaxLoss):
         with pytest.raises(ValueError, match="shard is 'classes', but must be one of 'batch', 'vocabulary'"):
             function(*(() if function is ours.SoftmaxLoss else (y, logits)), shard="classes")
+    with pytest.raises(ValueError, match="shard is 'vocabulary', but process_group is None"):
+        ours.softmax_loss(torch.tensor([1]), torch.zeros(1, 3), shard="vocabulary")
     with pytest.raises(ValueError, match="shard is None"):
         ours.linear_softmax_loss(y, features, weight, shard=None)
     with pytest.raises(TypeError, match="unexpected keyword argument 'smoothing'"):

@@ -604,7 +604,7 @@ def softmax_loss(
     y_true, logits : tensor
         This process' part of a batch; or the labels of all positions, and this process' classes of their logits, in the order of the ranks.
     process_group : ProcessGroup, optional
-        None: this process alone.
+        None: this process alone, with the whole batch.
     shard : {"batch", "vocabulary"}, default "batch"
         What each process has a part of. Of a batch: under "normalize" the number that the sum is divided by is that of all processes, and
         the mean over them of what they return is the loss of the whole batch, so that the gradients that
@@ -627,7 +627,7 @@ def softmax_loss(
         If a process of the group is gone.
     """
     if process_group is None:
-        _torch_groups.checked(shard)
+        _torch_groups.alone(shard)
         return softmax_alone(y_true, logits, **options)
     return _torch_groups.softmax(process_group, shard, y_true, logits, options)
 
@@ -666,7 +666,7 @@ def linear_softmax_loss(
         If a process of the group is gone.
     """
     if process_group is None:
-        _torch_groups.checked(shard)
+        _torch_groups.alone(shard)
         return linear_softmax_alone(y_true, features, weight, bias, **options)
     return _torch_groups.linear_softmax(process_group, shard, y_true, features, weight, bias, options)
 

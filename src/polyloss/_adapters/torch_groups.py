@@ -49,6 +49,12 @@ def checked(shard):
     return shard
 
 
+def alone(shard):
+    """That no group is needed: this process has the whole of the batch."""
+    if checked(shard) != "batch":
+        raise ValueError(f"shard is {shard!r}, but process_group is None, as torch.distributed.group.WORLD is before init_process_group")
+
+
 def _defaults(function):
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
