@@ -167,7 +167,8 @@ def _growing(p: np.ndarray) -> Iterator[np.ndarray]:
 
 def _within(p: np.ndarray, high: float) -> bool:
     """Whether all numbers lie in [0, high]; NaN does not."""
-    if p.dtype in BITS and p.flags.c_contiguous:  # one pass for two: as bits, numbers without a sign are ordered as they are, NaN above infinity
+    if p.dtype in BITS and p.flags.c_contiguous:
+        # One pass for two: as bits, numbers without a sign are ordered as they are, and NaN is above infinity.
         bits = BITS[p.dtype]
         if p.view(bits).max() <= np.array(high, p.dtype).view(bits):
             return True  # else -0.0 may be among them
