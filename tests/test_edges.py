@@ -8,7 +8,7 @@ from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula
 from oracle import DEFINITIONS
 
 import polyloss as pl
-from polyloss._core.block import LOSSES
+from polyloss._core.block import LOSSES, Elementwise
 from polyloss._core.params import clip_bound
 
 
@@ -642,3 +642,48 @@ def test_sums_of_dask_blocks_overflow_in_silence():
                 value, gradient = (x.compute() for x in function(y_true, y_pred, sample_weight=w, reduction=reduction))
                 assert not np.isfinite(value)  # the mean of infinite weights is none
                 assert np.isfinite(gradient).all()
+
+
+def test_a_loss_that_is_nan_has_no_slope_by_its_target():
+    """Whatever the target: a formula that leaves out what a factor of 0 hides would give a number."""
+    elementwise = {name: block for name, block in LOSSES.items() if issubclass(block, Elementwise) and block.targets == "dense"}
+    settings = [(name, {key: True}) for name, b in elementwise.items() for key in ("from_logits", "log_input") if key in b.params]
+    settings += [(name, {}) for name in elementwise]
+    settings += [("binary_crossentropy", {"pos_weight": 0.0, "from_logits": way}) for way in (False, True)]
+    settings += [("tweedie_deviance", {"power": power, "log_input": way}) for power in (0.0, -0.5, 1.2) for way in (False, True)]
+    t, p = np.array([[0.0, 1.0, 0.5]]), np.full((1, 3), np.nan)
+    for loss, options in settings:
+        ours = torch.tensor(t, requires_grad=True)
+        getattr(pl, loss)(ours, torch.tensor(p), **options).backward()
+        of_jax = JAX.jax.grad(lambda t, p, name=loss, o=options: pl.get(name)(t, p, reduction="sum", **o))(JAX.array(t), JAX.array(p))
+        for found in (ours.grad.numpy(), np.asarray(of_jax)):
+            held = (t == 0) & (loss in ("mean_squared_logarithmic_error", "kl_divergence"))  # clipped, or exactly without a loss
+            np.testing.assert_array_equal(np.isnan(found), ~held, err_msg=f"{loss} {options}")
+
+
+def test_an_impossible_class_outweighs_what_overflows_beside_it():
+    """-Σ t log p is infinite, and above any poly_epsilon (1 - Σ t p)."""
+    for road in ROADS:
+        for t in ([np.finfo(float).max, 1.0], [1e308, 1.0], [1.0, 1.0]):
+            assert road(pl.poly1_crossentropy, np.array([t]), np.array([[0.0, -np.inf]]), poly_epsilon=2.3) == np.inf
+
+
+def test_the_slope_of_a_cosine_may_be_below_the_normal_numbers():
+    """(cos p / |p| - t / |t|) / |p|, by hand of right angles all but exactly."""
+    for road in ROADS:
+        for t, p, at, right in (
+            ([0.0, 1.0], [1e154, 0.5], 0, 5e-309),
+            ([25.0, 0.0], [1e154, 0.05], 1, 5e-310),
+            ([0.0, 1.0], [700.0, 1e154], 0, 7e-306),
+        ):
+            slope = road(pl.grad("cosine_similarity"), np.array([t]), np.array([p]))[0, at]
+            np.testing.assert_allclose(slope, right, rtol=1e-12, atol=1e-322)
+            for n in (-900, -300, 300):  # of whatever length
+                slope = road(pl.grad("cosine_similarity"), np.array([[1.0, 0.0]]), np.array([[2.0**n, 2.0**n]]))[0]
+                np.testing.assert_allclose(slope * 2.0**n, [-(0.5**1.5), 0.5**1.5], rtol=1e-12)
+
+
+def test_squared_errors_of_logarithms_have_slopes_by_targets_where_the_mean_overflows():
+    t = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    pl.tweedie_deviance(t, torch.tensor([[800.0, 0.0]], dtype=torch.float64), power=0.0, log_input=True, reduction="sum").backward()
+    np.testing.assert_array_equal(t.grad, [[-np.inf, 1.0]])

@@ -326,7 +326,8 @@ class BinaryCrossentropyFromLogits(Elementwise):
 
     def value(xp, t, z):
         zero, up = xp.zeros_like(z), z >= 0
-        cost = times(xp, 1 - t, xp.where(up, z, zero)) + times(xp, t, xp.where(up, zero, -z))
+        # NaN in both, one of whose factors is not 0: the derivative with respect to t is NaN, too.
+        cost = times(xp, 1 - t, xp.where(z < 0, zero, z)) + times(xp, t, xp.where(up, zero, -z))
         return cost + xp.log1p(xp.exp(xp.where(up, -z, z)))
 
     def slope(xp, t, z):
@@ -1049,10 +1050,11 @@ class Poly1Crossentropy(OfLogSoftmax):
     worked = (dict(t=0, p=[0.0, 0.0], poly_epsilon=1.0, value=math.log(2) + 0.5, slope=[-0.75, 0.75]),)
 
     def value(xp, t, z, *, block, poly_epsilon):  # type: ignore[override]
-        return OfLogSoftmax.value(xp, t, z, block=block, poly_epsilon=poly_epsilon) + poly_epsilon * (1 - xp.sum(t, axis=1))
+        value, rest = OfLogSoftmax.value(xp, t, z, block=block, poly_epsilon=poly_epsilon), poly_epsilon * (1 - xp.sum(t, axis=1))
+        return value + xp.where(xp.isinf(value) & xp.isinf(rest), xp.zeros_like(rest), rest)  # that of an impossible class is far above it
 
     def term(xp, t, l, p, q, poly_epsilon):
-        return poly_epsilon * t * q - times(xp, t, l)
+        return t * (poly_epsilon * q) - times(xp, t, l)
 
     def first(xp, t, l, p, q, poly_epsilon):
         return -t - poly_epsilon * t * p

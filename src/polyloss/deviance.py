@@ -7,7 +7,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 import math
 
 from polyloss._call.call import call
-from polyloss._core.block import Elementwise, evening, nan_where, over_square, public, times
+from polyloss._core.block import Elementwise, evening, nan_where, over_square, public, times, whole
 from polyloss._core.params import flag, tweedie_power
 from polyloss._core.types import Array, Reduction
 from polyloss.regression import MeanSquaredError
@@ -344,9 +344,11 @@ class TweedieDevianceFromLogarithms(Elementwise):
 
     def value(xp, t, z, power):
         a, b = 2 - power, 1 - power
+        m = xp.exp(z)
+        if power == 0:  # t² counts whatever its sign
+            return (m - t) * (m - t)
         up = t > 0
         u = xp.where(up, t, xp.ones_like(t))
-        m = xp.exp(z)
         l, near = log_near(xp, m, u)
         l = xp.where(near, l, z - xp.log(u))
         to_a, to_b = xp.exp(a * z), xp.exp(b * z)
@@ -367,11 +369,10 @@ class TweedieDevianceFromLogarithms(Elementwise):
 
 
 def without_positive(xp, t, power, to_a, to_b):
-    """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers of 0 and less."""
+    """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
     a, b = 2 - power, 1 - power
-    if power == 0:  # t² counts whatever its sign
-        return (to_b - t) * (to_b - t)
     here = to_a / a - times(xp, t, to_b) / b if a > 0 else math.inf + to_a
+    here = whole(xp, here)
     return 2 * (here if power < 0 else xp.where(t == 0, here, to_a * nan_where(xp, ~(t >= 0), t)))  # NaN too
 
 

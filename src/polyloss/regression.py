@@ -17,6 +17,7 @@ from polyloss._core.block import (
     sign,
     times,
     times_log,
+    whole,
 )
 from polyloss._core.params import flag, fractions, nonnegative, positive
 from polyloss._core.shapes import beside
@@ -183,7 +184,7 @@ class MeanAbsolutePercentageError(Elementwise):
     worked = (dict(t=2.0, p=3.0, value=50.0, slope=50.0), dict(t=-4.0, p=-5.0, value=25.0, slope=-25.0))
 
     def value(xp, t, p, epsilon):
-        return 100 * (magnitude(xp, p - t) / floored(xp, xp.abs(t), epsilon))
+        return 100 * (magnitude(xp, whole(xp, p - t)) / floored(xp, xp.abs(t), epsilon))
 
     def slope(xp, t, p, epsilon):
         return 100 * (sign(xp, p - t) / floored(xp, xp.abs(t), epsilon))
@@ -546,7 +547,7 @@ class PoissonFromLogarithms(Elementwise):
     def value(xp, t, z, full):
         m, product = xp.exp(z), times(xp, t, z)
         product = xp.where(xp.isinf(m) & xp.isinf(product), xp.zeros_like(product), product)  # t z is far below e^z
-        return m - product + of_count(xp, t, full)
+        return whole(xp, m - product + of_count(xp, t, full))
 
     def slope(xp, t, z, full):
         return xp.exp(z) - t
@@ -881,7 +882,7 @@ class QuantileLoss(Elementwise):
         return SeveralQuantiles if isinstance(values["quantile"], tuple) else block
 
     def value(xp, t, p, quantile):
-        d = t - p
+        d = whole(xp, t - p)
         q = quantile + xp.zeros_like(d)
         return times(xp, q, positive_part(xp, d)) + times(xp, 1 - q, positive_part(xp, -d))
 

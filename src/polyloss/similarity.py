@@ -138,7 +138,9 @@ class CosineSimilarity(Rowwise):
 
     def slope(xp, t, p):
         t, (p, s, norm) = CosineSimilarity.unit(xp, t)[0], CosineSimilarity.unit(xp, p)
-        return times(xp, p * xp.sum(t * p, axis=1, keepdims=True) - t, s) / norm
+        x = p * xp.sum(t * p, axis=1, keepdims=True) - t
+        x = xp.where(s > 1, times(xp, x, s), x) / norm  # upwards before the quotient, down after it: none goes below the normal numbers
+        return xp.where(s < 1, times(xp, x, s), x)
 
     def curvature(xp, t, p):
         t, (p, s, norm) = CosineSimilarity.unit(xp, t)[0], CosineSimilarity.unit(xp, p)

@@ -208,9 +208,14 @@ def nan_where(xp, bad, x):
     return xp.where(bad, xp.full_like(x, float("inf")), one) * xp.where(bad, xp.zeros_like(x), one)
 
 
+def whole(xp, x):
+    """x, whose derivative is NaN, too, where x is: steps behind it that leave something out would give a number."""
+    return x * nan_where(xp, xp.isnan(x), x)
+
+
 def times_log(xp, a, y):
-    """a·log y, and 0 where a is 0, whatever y."""
-    return a * xp.log(_or_one(xp, a, y, y))
+    """a·log y, and 0 where a is 0, whatever y but NaN."""
+    return a * xp.log(xp.where(xp.isnan(y), y, _or_one(xp, a, y, y)))
 
 
 def over(xp, a, b):
