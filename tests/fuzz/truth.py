@@ -382,7 +382,8 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     near = times(f2 * u1 * u1, b) + (times(f1 * u2, b) + times(f1 * u1, b1) * 2)
     beside = lambda x, infinite: where(np.isinf(infinite.v), zeros(x), x)  # noqa: E731  # b, a logarithm, is far below its derivatives
     slope, curvature = f * b1 + beside(times(f1 * u1, b), b1), beside(near, b2) + f * b2
-    by_target = w * (times(f1 * ut, b) + f * bt) + wt * f * b
+    by_target = w * (times(f1 * ut, b) + f * bt)
+    by_target = by_target + wt * f * b if apply_class_balancing else by_target
     out = u.v < 0  # targets beyond 0 and 1 have no power
     parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_target * factor)
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
@@ -460,7 +461,8 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     of = -(f * y.log())
     yl = times(y, y.log())
     first = times(f1, y.log()) - times(f, 1 / y), f1 * yl - f  # of a gamma of 0 or 1 there is no f1 or f2, nor a power of an infinity
-    second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, y.log()), f + f1 * 2 * y - f2 * y * yl
+    slow = where(y.v == 0, zeros(y), y.log())  # beside 1 / y², which is infinite faster
+    second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, slow), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
     parts = of_shares(p, part, times(t * a, of).sum(1), first, second, times(a + zeros(p), of) * factor)
