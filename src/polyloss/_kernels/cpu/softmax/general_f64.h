@@ -440,11 +440,25 @@ INLINE vd met_by_others(const positions_d *p, vd e, vd prob, vd t)
     return select_d(le_d(p->sure, e), p->met_far, (p->met_far - t * prob) + p->met_near);
 }
 enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE, CAPPED, CAPPED_SLOPE = SLOPE + CAPPED, CAPPED_CURVATURE = CURVATURE + CAPPED };
+/* A number rounded as it is: compilers that make one instruction of a product and a sum do so here or there, by what surrounds them. */
+INLINE vd rounded_d(vd x)
+{
+#if defined(__GNUC__) && defined(__x86_64__)
+#if W == 16
+    __asm__("" : "+v"(x));
+#else
+    __asm__("" : "+x"(x));
+#endif
+#endif
+    return x;
+}
 /* The slopes of some classes, from their exponentials, class weights and targets, before they are scaled. */
 INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd not_prob, vd k, vd t)
 {
-    const vd kt = k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c);
-    vd d = select_d(le_d(p->sure, e), softmax_slope_top(p->rest, kt, p->sum_kt), softmax_slope(prob, kt, p->sum_kt));
+    const vd kt = rounded_d(k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c));
+    /* softmax_slope_top; its product is taken out of loops, and is then rounded by itself, but not where a row's last classes are alone. */
+    const vd top = (p->sum_kt - kt) - rounded_d(p->sum_kt * p->rest);
+    vd d = select_d(le_d(p->sure, e), top, softmax_slope(prob, kt, p->sum_kt));
     if (j->z_loss != 0) d += times_d(prob, p->pull);
     if (j->poly != 0) d -= j->poly * prob * poly_excess(t, not_prob, met_by_others(p, e, prob, t));
     return d;
