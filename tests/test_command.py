@@ -6,8 +6,10 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -952,6 +954,32 @@ def test_cluster(run, monkeypatch):
     status, _, err = run("truth.csv", "good.csv", "--dask", address)
     assert status == 2
     assert "ids are joined on this machine" in err
+
+
+def answering(answer):
+    """A server that takes connections and sends this to each at once: its port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        held = []
+        while True:
+            held.append(server.accept()[0])
+            held[-1].sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1]
+
+
+def test_an_address_of_another_server(run):
+    """One that says nothing is not waited for, and what one says is no matter."""
+    pytest.importorskip("distributed")
+    np.save("y.npy", np.array([0, 2, 1]))
+    np.save("z.npy", np.zeros((3, 3)))
+    for answer in (b"", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"):
+        address = f"tcp://127.0.0.1:{answering(answer)}"
+        status, lines, err = run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", address)
+        assert (status, lines, err.count("\n")) == (1, [], 1)
+        assert err.startswith(f"polyloss score: --dask {address}: cannot be reached: ")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,33 @@
 """Tasks on a cluster of dask.distributed. Each opens its data itself or carries them, and returns some hundred bytes."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+PATIENCE = 3  # seconds for a scheduler to answer
+
+
+def client_of(address: str) -> Any:
+    """A client of the scheduler at this address; ConnectionError with the reason within seconds if none answers.
+
+    `Client` waits without end for the first answer of a server that accepts connections, and whatever else is served there may answer
+    anything, so the greeting is tried alone before, with a limit of time.
+    """
+    from distributed import Client
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def greeting() -> None:
+        secured = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(address, timeout=PATIENCE, **secured), PATIENCE + 1)
+        comm.abort()
+
+    try:
+        asyncio.run(greeting())
+        return Client(address, timeout=f"{PATIENCE}s")
+    except Exception as error:
+        told = isinstance(error, (OSError, ValueError)) and str(error).strip()
+        raise ConnectionError(told.splitlines()[0] if told else "what answers there is no Dask scheduler") from error
 
 
 class Noted:

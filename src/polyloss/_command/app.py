@@ -310,16 +310,18 @@ def _cluster(address: str | None, warn: Callable[[str], None]) -> Iterator[Any]:
     import logging
 
     try:
-        from distributed import CancelledError, Client
+        from distributed import CancelledError
         from distributed.comm import CommClosedError
     except ModuleNotFoundError as error:
         raise usage(f"--dask needs {error.name}: pip install distributed") from None
+    from polyloss._adapters import dask_cluster
+
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # some of them have levels of their own
     try:
-        client = Client(address, timeout="3s")
-    except (OSError, ValueError, TimeoutError) as error:
-        raise BadFile(f"--dask {address}: cannot be reached: {str(error).splitlines()[0]}") from None
+        client = dask_cluster.client_of(address)
+    except ConnectionError as error:
+        raise BadFile(f"--dask {address}: cannot be reached: {error}") from None
     with client:
         if not client.nthreads():
             warn(f"--dask {address}: the cluster has no workers, and is waited for until it has")
