@@ -526,7 +526,20 @@ def test_one_bad_file_among_compared_arrays(run):
     found = in_json(run, *given, status=1)["scores"]
     assert [(score["predictions"], "difference" in score) for score in found] == [("a.npy", False), ("c.npy", True)]
     assert run(*given)[2] == "polyloss score: b.npy: has 1 samples, but y.npy has 2\n"
-    assert "b.npy: nothing can be compared with it" in run("y.npy", "b.npy", "a.npy", "-l", "softmax_loss", "--paired")[2]
+    given = "y.npy", "b.npy", "a.npy", "-l", "softmax_loss", "--paired"
+    assert "b.npy: nothing can be compared with it" in run(*given)[2]
+    (found,) = in_json(run, *given, status=1)["scores"]
+    assert (found["predictions"], "difference" in found) == ("a.npy", False)
+
+
+def test_the_first_of_compared_tables_is_bad(run):
+    """The others are scored all the same."""
+    Path("bad.csv").write_text(GOOD.replace("0.7", "x"))
+    given = "truth.csv", "bad.csv", "good.csv", "good.csv", "--paired"
+    status, lines, err = run(*given)
+    assert (status, [file for file, *_ in lines]) == (1, ["good.csv"] * 2)
+    assert "bad.csv: nothing can be compared with it" in err
+    assert not any("difference" in score for score in in_json(run, *given, status=1)["scores"])
 
 
 def test_a_score_for_each_class(run):

@@ -208,7 +208,8 @@ def _score_tables(
             except BadFile as error:
                 run.bad(error)
                 if settings.paired and first is None:
-                    raise BadFile(f"{name}: nothing can be compared with it") from None
+                    run.bad(BadFile(f"{name}: nothing can be compared with it"))
+                    settings.paired = False
                 continue
             first = kept if first is None else first
             settings_losses, classes = job.losses, job.classes
@@ -281,7 +282,10 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
 
 
 def _of_groups(run: _Run, files: list[str], paired: bool, scored: Callable[[list[str]], list[Any]]) -> Iterator[list[Any]]:
-    """The scores of arrays: of each file, or of all together if they are compared. If one is bad, the others are compared without it."""
+    """The scores of arrays: of each file, or of all together if they are compared.
+
+    If one is bad, the others are compared without it; if it is the first, they are scored alone.
+    """
     good = []
     for group in [files] if paired else [[file] for file in files]:
         try:
@@ -296,9 +300,11 @@ def _of_groups(run: _Run, files: list[str], paired: bool, scored: Callable[[list
                     good.append(file)
                 except BadFile as of_file:
                     run.bad(of_file)
-                    if not good:
-                        raise BadFile(f"{file}: nothing can be compared with it") from None
-            yield scored(good)
+            if files[0] in good:
+                yield scored(good)
+            else:
+                run.bad(BadFile(f"{files[0]}: nothing can be compared with it"))
+                yield from (scored([file]) for file in good)
 
 
 @contextlib.contextmanager
