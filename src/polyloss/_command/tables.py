@@ -300,7 +300,7 @@ class Predictions:
         """A file, rows of truth, and the predictions there (rows, columns); every id of the truth once, or an error."""
         truth = self.truth
         seen, given = np.zeros(truth.rows, bool), 0
-        extra, first = 0, None
+        extra, first_path, first, first_row = 0, "", None, 0
         for path in self.paths:
             empty = True
             for batch, at in self._joined(path, columns):
@@ -309,7 +309,9 @@ class Predictions:
                 rows = at
                 unknown = at < 0
                 if unknown.any():
-                    first = batch[truth.id_column].filter(po.Series(unknown))[0] if first is None else first
+                    strange = batch.select(truth.id_column, ROW).filter(po.Series(unknown)).sort(ROW).row(0)
+                    if not extra or (path == first_path and strange[1] < first_row):  # a join keeps no order
+                        first_path, (first, first_row) = path, strange
                     extra += int(unknown.sum())
                     rows, p = at[~unknown], p[~unknown]
                 again = seen[rows]
