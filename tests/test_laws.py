@@ -425,7 +425,7 @@ def test_later_calls_find_classes_that_lie_between_axes_of_positions(case, lib):
     t, p = (x[at] for x in case.inputs("float32"))
     t, p = ([x, x] if x.ndim == 3 else [np.moveaxis(x, -1, 1), np.ascontiguousarray(np.moveaxis(x, -1, 2)).swapaxes(1, 2)] for x in (t, p))
     straight, between = zip(t, p, strict=True)
-    outputs = {} if lib is TORCH else {"out": np.empty(p[0].shape, np.float32)}
+    outputs = {} if lib is TORCH else {"out": lib.array(np.empty(p[0].shape, np.float32))}
     for ask, options in ((pl.value_and_grad, {}), (pl.grad_and_hess, {}), (pl.grad, outputs)):
         right = case.of(ask(case.target), *straight, axis=1)
         for _ in range(3):
