@@ -862,7 +862,13 @@ def test_losses_and_explain(capsys):
     assert main(["losses", "mse"]) == 0
     assert "mse" in capsys.readouterr().out
     assert main(["explain", "softmax_loss", "32", "10"]) == 0
-    assert capsys.readouterr().out.startswith("softmax_loss: ")
+    said = capsys.readouterr().out
+    assert said.startswith("softmax_loss: ")
+    assert "gradient" not in said
+    assert main(["explain", "softmax_loss", "32", "10", "--gradient"]) == 0
+    assert capsys.readouterr().out.strip() == str(pl.explain(pl.value_and_grad("softmax_loss"), np.zeros(32, int), np.zeros((32, 10), "f")))
+    assert main(["explain", "softmax_loss", "32"]) == 2
+    assert "SHAPE has one axis" in capsys.readouterr().err
     assert main(["explain", "nothing"]) == 2
 
 

@@ -137,7 +137,8 @@ class Derived:
         block, parameters = block_of(loss, asker)
         signature = inspect.signature(block.function)
         self._reduced = Derived, (asker, loss)
-        self._block, self._want, self._asker = block, WANTS[asker], asker
+        self.loss, self.want = loss, WANTS[asker]  # which `explain` reads
+        self._block, self._asker = block, asker
         self._parameters = signature
         self._defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY} | parameters
         self.__name__ = self.__qualname__ = f"{asker}({block.name})"
@@ -147,7 +148,7 @@ class Derived:
         )
 
     def __call__(self, *args, out=None, **kwargs):
-        want, defaults = self._want, self._defaults
+        want, defaults = self.want, self._defaults
         if len(args) != 2 or (kwargs and not kwargs.keys() <= defaults.keys()):
             try:
                 bound = self._parameters.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name

@@ -8,7 +8,7 @@ from polyloss._call import routes as _routes
 from polyloss._call.plan import VALUE
 from polyloss._call.prepare import prepare
 from polyloss._core.types import Array
-from polyloss.gradients import block_of
+from polyloss.gradients import Derived, block_of
 
 
 class Explanation(str):
@@ -34,7 +34,7 @@ def explain(loss: Any, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanati
     Parameters
     ----------
     loss : callable or str
-        A loss of this library, or its name.
+        A loss of this library, its name, or what `value_and_grad`, `grad` or `grad_and_hess` made of one.
     y_true, y_pred : array
         As for the loss.
     **kwargs
@@ -52,11 +52,14 @@ def explain(loss: Any, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanati
     >>> pl.explain("mse", np.zeros(3), np.ones(3)).route
     'elementwise kernel'
     """
+    want = VALUE
+    if isinstance(loss, Derived):
+        want, loss = loss.want, loss.loss
     block, parameters = block_of(loss, "explain")
     defaults = inspect.signature(block.function).bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
-    plan, *_ = prepare(block, y_true, y_pred, VALUE, None, defaults.kwargs)
+    plan, *_ = prepare(block, y_true, y_pred, want, None, defaults.kwargs)
     route, obstacles = _routes.chosen(plan)
     note = route.note()
     lines = [

@@ -381,10 +381,12 @@ def explain(loss: str, shape: tuple[int, ...], dtype: str, gradient: bool) -> No
             raise ValueError(f"{function.__name__} is a metric, with one route")
         p = np.zeros(shape or (32, 10), dtype)
         axis = 1 if function.__name__ == "softmax_loss" else -1
+        if axis >= p.ndim:
+            raise ValueError(f"SHAPE has one axis, but {function.__name__} takes logits with classes on axis {axis}")
         dense = block.targets == "dense"
         y = np.zeros_like(p, np.float32) if dense else np.zeros(np.delete(p.shape, axis), np.int64)
-        said = polyloss.explain(function, y, p)
-    except (ValueError, TypeError, IndexError) as error:
+        said = polyloss.explain(polyloss.value_and_grad(function) if gradient else function, y, p)
+    except (ValueError, TypeError) as error:
         raise usage(str(error)) from None
     put(str(said))
 
