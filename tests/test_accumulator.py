@@ -554,3 +554,8 @@ def test_formula_route_gives_the_same_sums(monkeypatch):
         fast = _exact.tally(losses, None, None, None)
         monkeypatch.setenv("POLYLOSS_ROUTE", "formula")
         assert _exact.tally(losses, None, None, None) == fast
+
+
+def test_a_client_is_no_address():
+    with pytest.raises(TypeError, match=r"client is 'tcp://x', but must be a distributed\.Client"):
+        pl.evaluate("mse", [], client="tcp://x")

@@ -392,6 +392,8 @@ def evaluate(losses: Losses, batches: Iterable[Any] | Indexed, *, progress: bool
     >>> pl.evaluate(["mse", "huber"], batches)
     {'mean_squared_error': 0.4166666666666667, 'huber': 0.20833333333333334}
     """
+    if client is not None and not (hasattr(client, "map") and hasattr(client, "gather")):
+        raise TypeError(f"client is {client!r}, but must be a distributed.Client")
     mean = Accumulator(_named(losses))
     turns, total = _in_turn(batches)
     done = _here(mean, turns) if client is None else _on_cluster(mean, turns, client)
