@@ -689,6 +689,7 @@ BAD = {
         {"p.csv.gz": gzip.compress(GOOD.encode())[:-15]},
         "p.csv.gz: cannot be read after data row 2: it is cut short",
     ),
+    "Parquet named as text": ({"p.csv": b"PAR1\x15\x04\x15\xff"}, "p.csv: is a Parquet file, but is named as text"),
     "unknown format": ({"p.dat": GOOD}, "p.dat: its name does not tell the format"),
     "no such file": ({"p.csv": None}, "p.csv: no such file"),
 }

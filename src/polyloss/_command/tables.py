@@ -482,8 +482,11 @@ def columns_of(path: str) -> list[str]:
     if file.stat().st_size == 0:
         raise BadFile(f"{path}: the file is empty")
     with open(path, "rb") as stream:
-        if ending(path) in TEXT and stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
+        start = stream.read(4) if ending(path) in TEXT else b""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
+    if start == b"PAR1":
+        raise BadFile(f"{path}: is a Parquet file, but is named as text: name it .parquet")
     with _reading(path, None, []):
         names = scan(path, {}).collect_schema().names()
     if len(names) == 1 and ending(path) in TEXT and any(mark in names[0] for mark in ",;|\t"):
