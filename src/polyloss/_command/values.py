@@ -13,7 +13,7 @@ CLASSES = ("shares", "probabilities")
 PIECE = 1 << 18  # bytes that are looked at together, several times, while they are in the cache
 LONG = 64  # entries of a row that may be added in float32
 VERY_LONG = 1 << 15  # entries of a row that is added pairwise: one by one in 16 lanes, 2048 roundings of 6e-8 stay below sqrt(eps), 3.5e-4
-BITS = {np.dtype(np.float32): np.dtype(np.uint32), np.dtype(np.float64): np.dtype(np.uint64)}
+BITS: dict[Any, type[np.unsignedinteger[Any]]] = {np.dtype(np.float32): np.uint32, np.dtype(np.float64): np.uint64}
 FEW = 8  # rows that mostly tell whether numbers are logits
 SIGNS = {  # that targets of a hinge may be, by its parameter `labels`, and in words
     "auto": ((-1.0, 0.0, 1.0), "0 and 1 or -1 and 1"),
