@@ -532,6 +532,12 @@ def test_one_bad_file_among_compared_arrays(run):
     assert (found["predictions"], "difference" in found) == ("a.npy", False)
 
 
+def test_the_loss_that_refuses_numbers_is_named(run):
+    np.save("y.npy", [0, 1]), np.save("z.npy", [[-2.0, 1.0], [1.0, 0.0]])
+    err = run("y.npy", "z.npy", "-l", "softmax_loss", "-l", "log_loss")[2]
+    assert err == "polyloss score: z.npy: [0, 0] is -2.0, but probabilities lie in [0, 1], and log_loss takes nothing else\n"
+
+
 def test_the_first_of_compared_tables_is_bad(run):
     """The others are scored all the same."""
     Path("bad.csv").write_text(GOOD.replace("0.7", "x"))

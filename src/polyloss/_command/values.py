@@ -41,6 +41,7 @@ class Watch:
     losses: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)  # those of the losses that divide no row by its sum
     rescaled: bool = True  # whether all of them are log_loss that divides rows
+    named: bool = False  # whether rules name the losses, since there are others
     off: float = 0.0  # by how much a row's sum differs from 1, at most
     place: Any = None  # where
     alike: bool = True  # whether every row so far lies in [0, 1] and adds up to 1
@@ -59,6 +60,7 @@ class Watch:
                 if len(outside):
                     at, value = tuple(map(int, outside[0])), float(piece[tuple(outside[0])])
                     rule = "probabilities are not negative" if self.rescaled else "probabilities lie in [0, 1]"
+                    rule += f", and {' and '.join(self.losses)} takes nothing else" if self.named else ""
                     return Fault((at[0] + start, *at[1:]), value, rule)
             if self.kind in CLASSES:
                 fault = self._see_sums(_sums(piece, self.axis), start, place)
@@ -104,6 +106,7 @@ class Watch:
 def watches(losses: Iterable[Loss], shape: tuple[int, ...]) -> list[Watch]:
     """What must be watched in predictions of this shape, whose first axis may be of any length."""
     made: dict[tuple[str, int], Watch] = {}
+    losses = list(losses)
     for loss in losses:
         kind, axis = loss.takes, loss.axis
         if kind == "numbers":
@@ -114,7 +117,7 @@ def watches(losses: Iterable[Loss], shape: tuple[int, ...]) -> list[Watch]:
                 continue
             kind, axis = "probability", -1
         key = ("classes" if kind in CLASSES else kind, axis % len(shape))
-        watch = made.setdefault(key, Watch(kind, axis % len(shape)))
+        watch = made.setdefault(key, Watch(kind, axis % len(shape), named=len(losses) > 1))
         watch.losses.append(loss.name)
         if loss.takes == "probabilities":
             watch.whole.append(loss.name)
