@@ -538,6 +538,25 @@ def test_the_loss_that_refuses_numbers_is_named(run):
     assert err == "polyloss score: z.npy: [0, 0] is -2.0, but probabilities lie in [0, 1], and log_loss takes nothing else\n"
 
 
+def test_a_regression_table_with_another_column(run):
+    Path("t.csv").write_text("id,price\n1,2.5\n2,4\n")
+    Path("p.csv").write_text("id,predicted,fold\n1,2.5,0\n2,4,1\n")
+    status, _, err = run("t.csv", "p.csv", "-l", "mse")
+    assert status == 1
+    assert "it has 'predicted', 'fold'; of numbers as targets, mean_squared_error takes one column of predictions" in err
+
+
+def test_a_column_that_is_hardly_a_class(run):
+    """Where labels are numbers, a column of another name is warned of; a number may be a class that the truth lacks."""
+    Path("t.csv").write_text("id,digit\n1,0\n2,1\n")
+    Path("p.csv").write_text("id,0,1,2,fold\n1,.7,.2,.1,0\n2,.3,.6,.1,0\n")
+    status, lines, err = run("t.csv", "p.csv")
+    assert (status, len(lines)) == (0, 1)
+    assert err == "polyloss score: warning: p.csv: columns that count as classes, and are labels in no row of t.csv: 'fold'\n"
+    Path("p.csv").write_text("id,0,1,2\n1,.7,.2,.1\n2,.3,.6,.1\n")
+    assert run("t.csv", "p.csv")[2] == ""
+
+
 def test_the_first_of_compared_tables_is_bad(run):
     """The others are scored all the same."""
     Path("bad.csv").write_text(GOOD.replace("0.7", "x"))

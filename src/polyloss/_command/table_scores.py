@@ -9,7 +9,7 @@ import numpy as np
 from polyloss._command import values
 from polyloss._command.problems import BadFile, listed, usage
 from polyloss._command.scoring import Loss, Score, Settings, ignoring_warnings, in_words, tested
-from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order
+from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer
 from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
 
@@ -91,6 +91,7 @@ class Job:
             )
         self.losses = [replace(x, parameters={**KAGGLE, **x.parameters}) if kaggle and x.name == "log_loss" else x for x in losses]
         self.classes: int | None = None
+        self.odd: list[str] = []  # columns that are classes, and hardly meant to be
         self._targets: dict[str, np.ndarray] = {}
         for loss in self.losses:
             self._targets[loss.shown] = self._of(loss)
@@ -116,9 +117,12 @@ class Job:
         missing = [label for label in present if label not in columns]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            hint = f"; of numbers as targets, {loss.name} takes one column of predictions" if block and block.combine == "mean" else ""
             raise BadFile(
-                f"{self.predictions.paths[0]}: no column for class {missing[0]!r}{more}; it has {', '.join(map(repr, columns[:8]))}"
+                f"{self.predictions.paths[0]}: no column for class {missing[0]!r}{more}; it has {', '.join(map(repr, columns[:8]))}{hint}"
             )
+        if all(map(is_integer, present)):
+            self.odd = [name for name in columns if not is_integer(name)]
         self.classes = len(columns)
         # The last for rows that do not count.
         number = np.array([columns.index(label) for label in present] + [0], np.min_scalar_type(len(columns)))
@@ -234,6 +238,8 @@ def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], d
     digits = 1e-4 if ending(job.predictions.paths[0]) not in BINARY else values.tolerance(p.dtype)
     said = [watch.warning(digits, lambda row: f"of id {truth.id_at(row)}", "--kaggle divides rows by their sums") for watch in watched]
     warnings = [text for text in said if text]
+    if job.odd:
+        warnings.append(f"columns that count as classes, and are labels in no row of {truth.path}: {listed(job.odd)}")
     for text in warnings:
         settings.warn(f"{name}: {text}")
     return sums, warnings, kept

@@ -138,7 +138,7 @@ class Truth:
 
 def shown(key: Any) -> str:
     """An id as errors name it: numbers as they are, other text in quotes."""
-    return str(key) if isinstance(key, int) or _is_integer(str(key)) else repr(key)
+    return str(key) if isinstance(key, int) or is_integer(str(key)) else repr(key)
 
 
 def whole(text: po.Expr) -> po.Expr:
@@ -150,7 +150,7 @@ def whole(text: po.Expr) -> po.Expr:
 def in_order(names: Iterable[str]) -> list[str]:
     """Labels or groups in order: by value if all are whole numbers."""
     names = list(names)
-    return sorted(names, key=(lambda v: (int(v), v)) if all(map(_is_integer, names)) else None)
+    return sorted(names, key=(lambda v: (int(v), v)) if all(map(is_integer, names)) else None)
 
 
 def as_written(column: po.Series) -> po.Series:
@@ -169,7 +169,7 @@ def places_in(column: po.Series, names: list[str], kinds: po.Series) -> np.ndarr
     return table[column.to_physical().fill_null(len(table) - 1).to_numpy()]
 
 
-def _is_integer(text: str) -> bool:
+def is_integer(text: str) -> bool:
     """Whether a text is a whole number as Python writes it."""
     try:
         return str(int(text)) == text
