@@ -801,6 +801,8 @@ def test_bad_weights_and_directories(run):
     assert "truth.csv: column 'w' is empty at id 2" in run("truth.csv", "good.csv", "--weight", "w")[2]
     Path("folder.csv").mkdir()
     assert run("good.csv", "folder.csv", "--target", "cat")[2] == "polyloss score: folder.csv: is a directory, but must be a file\n"
+    Path("folder.csv").rename("folder")
+    assert run("good.csv", "folder", "--target", "cat")[2] == "polyloss score: folder: is a directory, but must be a file\n"
 
 
 def test_bad_arrays(run):

@@ -472,11 +472,11 @@ class Ahead:
 def columns_of(path: str) -> list[str]:
     """The names of a table's columns."""
     file = Path(path)
+    if file.is_dir():
+        raise BadFile(f"{path}: is a directory, but must be a file")
     if ending(path) not in (*TEXT, *BINARY):
         known = ", ".join([*TEXT, *BINARY, ".npy", ".npz", ".zarr", ".h5"])
         raise BadFile(f"{path}: its name does not tell the format; known are {known}, and .gz and .zst behind those of text")
-    if file.is_dir():
-        raise BadFile(f"{path}: is a directory, but must be a file")
     if not file.exists():
         raise BadFile(f"{path}: no such file")
     if file.stat().st_size == 0:
