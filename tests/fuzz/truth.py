@@ -522,7 +522,8 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
     l = unknown(l, (t.v == 0) & np.isnan(s.l.v))  # so may what is none
-    return of_log_softmax(s, -times(kt, s.l).sum(1), -kt, zeros(z), -times(k, l.limited()) * factor)
+    value = unknown(-times(kt, s.l).sum(1), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
+    return of_log_softmax(s, value, -kt, zeros(z), -times(k, l.limited()) * factor)
 
 
 def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
