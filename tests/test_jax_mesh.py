@@ -207,6 +207,92 @@ def parameters_may_be_traced():
             jax.jit(lambda v, loss=loss, key=key: loss(jnp.zeros(2, int), jnp.ones((2, 3)), **{key: v}))(1)
 
 
+@check
+def first_calls_wait_for_no_other_device():
+    """On each device they enter Python, here beside a thread that gives the interpreter up only where it must; later ones do not."""
+    import threading
+
+    import jax
+
+    import polyloss as pl
+
+    rng = np.random.default_rng(0)
+    z, y = spread(rng.standard_normal((64, 10)).astype("f4"), "d"), spread(rng.integers(0, 10, 64), "d")
+    step = jax.jit(jax.value_and_grad(lambda z, y, d: pl.softmax_loss(y, z, denominator=d)))
+    expected = float(step(z, y, 8.0)[0])
+    stop, threads = threading.Event(), pl.get_num_threads()
+
+    def busy():
+        numbers = list(range(20000))
+        while not stop.is_set():
+            numbers.sort(reverse=numbers[0] == 0)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for n in range(1, 25):
+            pl.set_num_threads(n)  # the first call of a text by so many threads
+            here = float(step(z, y, 8.0)[0])
+            scale = 2.0**-90 if n % 2 else 2.0**90  # kernels divide by no such number: Python's turn
+            there = float(step(z, y, 8.0 * scale)[0])
+            assert here == expected, n
+            np.testing.assert_allclose(there * scale, expected, rtol=1e-6)
+    finally:
+        stop.set()
+        thread.join()
+        pl.set_num_threads(threads)
+
+
+@check
+def what_a_device_calls_is_no_operation_of_jax():
+    """One would wait for the threads of XLA that wait for this call."""
+    import threading
+    from unittest import mock
+
+    import jax
+    import jax.numpy as jnp
+    from jax.extend.core import Primitive
+
+    import polyloss as pl
+    from polyloss._adapters import jax as adapter
+    from polyloss._call.cpu import kernels
+
+    inside, used, calls = threading.local(), set(), []
+    bind = Primitive.bind
+
+    def seen(primitive, *arguments, **options):
+        if getattr(inside, "now", False):
+            used.add(primitive.name)
+        return bind(primitive, *arguments, **options)
+
+    def watched(function):
+        def watched(*arguments):
+            inside.now = True
+            calls.append(function.__name__)
+            try:
+                with jax.disable_jit():  # else what is compiled by now is called past `bind`
+                    return function(*arguments)
+            finally:
+                inside.now = False
+
+        return watched
+
+    handler = kernels("xla").handler
+    with mock.patch.object(Primitive, "bind", seen):
+        handler(watched(adapter._bind), watched(adapter._run))
+        try:
+            for dtype in ("float32", "bfloat16"):
+                for _, t, p, loss in cases():
+                    step = jax.jit(jax.value_and_grad(lambda p, t=t[:6], loss=loss: loss(t, p).sum()))
+                    jax.block_until_ready(step(jnp.asarray(p[:6], dtype)))
+                step = jax.jit(jax.value_and_grad(lambda z, d: pl.softmax_loss(np.arange(8), z, denominator=d)))
+                jax.block_until_ready(step(jnp.asarray(p, dtype), 2.0**90))
+        finally:
+            handler(adapter._bind, adapter._run)
+    assert {"_bind", "_run"} <= set(calls), calls
+    assert not used, used
+
+
 if __name__ == "__main__":
     for name, function in CHECKS.items():
         function()

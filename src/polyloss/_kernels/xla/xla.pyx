@@ -5,6 +5,9 @@ in its one attribute, a text. The first call of a text takes the lock, and Pytho
 types and lengths; that is kept (plans.h), and from then on a call reads the buffers' addresses and runs the kernel, without the lock. What
 no kernel takes as it lies, and a divisor that no kernel can divide by, is for Python's `evaluate`: it fills the results by the routes of
 every call. An exception becomes XLA's error, which jax raises.
+
+Devices wait for each other in XLA's collectives, so a call must not wait for a device: no lock but the interpreter's is held or taken here,
+and what Python runs is no operation of JAX.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
