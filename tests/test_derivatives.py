@@ -181,6 +181,21 @@ def test_derivatives_by_targets_at_edges():
             np.testing.assert_allclose(found, [[right]], rtol=1e-12, err_msg=f"{loss} {params} {t}")
 
 
+def test_slopes_by_targets_of_deviances_beside_what_is_huge():
+    """What comes from above is handed down through logarithms: no step of it overflows where the slope does not. Figures by hand."""
+    for loss, params, t, m, right in (
+        ("poisson_deviance", {}, 1.0, 2.0**-32, 64 * np.log(2)),
+        ("gamma_deviance", {}, 1.0, 2.0**-20, 2.0**21 - 2),
+        ("tweedie_deviance", {"power": 1.5}, 1.0, 2.0**-32, 4 * (2.0**16 - 1)),
+        ("tweedie_deviance", {"power": -1.0}, 1.0, 0.0, 1.0),  # whose logarithm of the quotient is infinite
+    ):
+        y_true, p = torch.tensor([[t]], requires_grad=True), torch.tensor([[m]])
+        for weight in (1e29, 0.0):
+            y_true.grad = None
+            getattr(pl, loss)(y_true, p, sample_weight=torch.tensor([weight]), **params).sum().backward()
+            np.testing.assert_allclose(y_true.grad.item(), weight * right, rtol=1e-5)
+
+
 def test_tweedie_deviances_of_tiny_and_negative_targets():
     """Against figures by hand: t^b overflows where t t^b does not, and for power 0 every target is one."""
     for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):

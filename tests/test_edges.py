@@ -312,7 +312,17 @@ def test_the_rules_of_the_edges():
         ("kld", [0.3], [0.3 + 3e-9], {}, (-3e-9, [-0.99999999])),
         ("cosine", [0.0, 0.0], [nan, 1.0], {}, (nan, [nan, nan])),
         ("poisson", [0.0], [-1.0], {}, (-1.0, [1.0])),
+        ("poisson", [0.0], [nan], {}, (nan, [nan])),
+        ("poisson", [1.0], [inf], {}, (inf, [1.0])),  # not ∞ less the logarithm of it
+        ("gamma_deviance", [1.0], [-inf], {"log_input": True}, (inf, [-inf])),
         ("hinge", [inf], [-1.0], {"labels": "pm1"}, (inf, [-inf])),
+        ("tversky", [1e-20], [2e38], {"alpha": 0.3, "beta": 2.0, "dtype": "float32"}, (1.0, [0.0])),  # 4e38 is infinite
+        ("hinge", [1.0], [nan], {"labels": "pm1"}, (nan, [nan])),
+        ("hinge", [0.0], [inf], {"labels": "pm1"}, (1.0, [0.0])),
+        ("squared_hinge", [0.0], [-inf], {"labels": "pm1"}, (1.0, [0.0])),
+        ("exponential", [0.0], [inf], {"labels": "pm1"}, (1.0, [0.0])),
+        ("logistic", [0.0], [-inf], {"labels": "pm1"}, (np.log(2), [0.0])),
+        ("categorical_hinge", [1.0, 0.0], [0.5, nan], {}, (nan, [nan, nan])),
         ("multiclass_hinge", 0, [-inf, -inf, -inf], {}, (nan, [nan, nan, 0.0])),
         ("multiclass_hinge", 1, [-inf, -inf, -inf], {}, (nan, [nan, nan, 0.0])),
     ):

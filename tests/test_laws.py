@@ -678,11 +678,29 @@ def test_nan_goes_through_and_stays_in_its_row(case, lib):
     value, slope = case.of(pl.value_and_grad(case.target), lib.array(t), lib.array(p))
     assert list(np.isnan(lib.numpy(value))) == [k == 2 for k in range(case.n)]
     nan = np.isnan(lib.numpy(slope))
-    assert nan[2, j] or case.loss in CLIPPED
+    assert nan[2, j]
     assert not nan[[0, 1, 3, 4, 5]].any()
 
 
-CLIPPED = ("mean_absolute_error", "categorical_hinge", "hinge")  # slopes that may be a constant beside NaN
+@over(CASES, (NUMPY, TORCH, JAX))
+def test_a_loss_that_is_nan_has_slopes_that_are(case, lib):
+    """Of NaN or an infinity among the predictions, beside targets of 0, too; with torch also with respect to the target."""
+    for spoil in (np.nan, np.inf):
+        for target in (None, 0):
+            t, p = case.inputs()
+            if case.labelled or target == 0:
+                t[2] = 0
+            p[2, 0] = spoil
+            for road in routes_of(lib):
+                value, slope = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p))
+                if np.isnan(lib.numpy(value)[2]):
+                    assert np.isnan(lib.numpy(slope)[2, 0]), (spoil, target, road)
+            if lib is TORCH and not case.labelled:
+                y_true = lib.array(t.astype(float)).requires_grad_()
+                value = case.call(y_true, lib.array(p))
+                value.sum().backward()
+                if value[2].isnan() and case.loss != "mean_squared_logarithmic_error":  # a target of 0 is clipped there
+                    assert y_true.grad[2].reshape(-1)[0].isnan(), (spoil, target)
 
 
 # ----------------------------------------------------------------------------------------------------------------- labels

@@ -18,12 +18,14 @@ from polyloss._core.block import (
     of_others,
     over,
     over_square,
+    part,
     positive_part,
     power,
     public,
     sigmoid,
     times,
     times_log,
+    whole,
 )
 from polyloss._core.params import (
     clip_bound,
@@ -68,10 +70,11 @@ class Hinge(Elementwise):
     worked = (dict(t=1.0, p=0.25, labels="pm1", value=0.75, slope=-1.0), dict(t=-1.0, p=-2.0, labels="pm1", value=0.0, slope=0.0))
 
     def value(xp, t, p):
-        return positive_part(xp, 1 - t * p)
+        return positive_part(xp, 1 - part(xp, t, p))
 
     def slope(xp, t, p):
-        return xp.where(1 - t * p > 0, -t, xp.zeros_like(p))
+        m = 1 - part(xp, t, p)
+        return xp.where(m > 0, -t, positive_part(xp, m))  # NaN goes through
 
     def curvature(xp, t, p):
         return xp.zeros_like(p)
@@ -148,14 +151,14 @@ class SquaredHinge(Elementwise):
     worked = (dict(t=1.0, p=0.5, labels="pm1", value=0.25, slope=-1.0), dict(t=0.0, p=1.0, labels="01", value=4.0, slope=4.0))
 
     def value(xp, t, p):
-        m = positive_part(xp, 1 - t * p)
+        m = positive_part(xp, 1 - part(xp, t, p))
         return m * m
 
     def slope(xp, t, p):
-        return -2 * t * positive_part(xp, 1 - t * p)
+        return -2 * t * positive_part(xp, 1 - part(xp, t, p))
 
     def curvature(xp, t, p):
-        return xp.where(1 - t * p > 0, 2 * t * t, xp.zeros_like(p))
+        return xp.where(1 - part(xp, t, p) > 0, 2 * t * t, xp.zeros_like(p))
 
 
 @public(SquaredHinge)
@@ -235,19 +238,18 @@ class CategoricalHinge(Rowwise):
 
     def margin(xp, t, p):
         """The margin, and the class that is its largest wrong one."""
-        finite = xp.where(xp.isinf(p), xp.zeros_like(p), p)  # what is infinite has no part in a product whose other factor is 0
-        right, wrong = (x * xp.where(x == 0, finite, p) for x in (t, 1 - t))
+        right, wrong = part(xp, t, p), part(xp, 1 - t, p)
         c = xp.arange(p.shape[1], device=beside(p))
         top = c[None, :, None] == xp.argmax(wrong, axis=1, keepdims=True)
         return xp.sum(xp.where(top, wrong, xp.zeros_like(p)), axis=1, keepdims=True) - xp.sum(right, axis=1, keepdims=True) + 1, top
 
     def value(xp, t, p):
         margin, _ = CategoricalHinge.margin(xp, t, p)
-        return positive_part(xp, margin)[:, 0, :]
+        return positive_part(xp, whole(xp, margin))[:, 0, :]
 
     def slope(xp, t, p):
         margin, top = CategoricalHinge.margin(xp, t, p)
-        return xp.where(margin > 0, xp.where(top, 1 - t, xp.zeros_like(t)) - t, xp.zeros_like(p))
+        return xp.where(margin > 0, xp.where(top, 1 - t, xp.zeros_like(t)) - t, positive_part(xp, margin))  # NaN goes through
 
     def curvature(xp, t, p):
         return xp.zeros_like(p)
@@ -911,7 +913,7 @@ class CategoricalFocalCrossentropyFromLogits(OfLogSoftmax):
     prepare_targets = class_smoothed
 
     def term(xp, t, l, p, q, alpha, gamma):
-        return -times(xp, alpha * t * power(xp, q, gamma), l)
+        return -part(xp, alpha * t * power(xp, q, gamma), l)
 
     def first(xp, t, l, p, q, alpha, gamma):
         return -alpha * t * power(xp, q, gamma) * (1 + gamma * times(xp, p, loss_per_miss(xp, -l, q)))
@@ -1054,7 +1056,7 @@ class Poly1Crossentropy(OfLogSoftmax):
         return value + xp.where(xp.isinf(value) & xp.isinf(rest), xp.zeros_like(rest), rest)  # that of an impossible class is far above it
 
     def term(xp, t, l, p, q, poly_epsilon):
-        return t * (poly_epsilon * q) - times(xp, t, l)
+        return t * (poly_epsilon * q) - part(xp, t, l)
 
     def first(xp, t, l, p, q, poly_epsilon):
         return -t - poly_epsilon * t * p
@@ -1154,14 +1156,14 @@ class Exponential(Elementwise):
     )
 
     def value(xp, t, p):
-        return xp.exp(-(t * p))
+        return xp.exp(-part(xp, t, p))
 
     def slope(xp, t, p):
-        half = xp.exp(-0.5 * (t * p))  # of a small target the exponential alone may overflow
+        half = xp.exp(-0.5 * part(xp, t, p))  # of a small target the exponential alone may overflow
         return -(t * half) * half
 
     def curvature(xp, t, p):
-        half = t * xp.exp(-0.5 * (t * p))
+        half = t * xp.exp(-0.5 * part(xp, t, p))
         return half * half
 
 
@@ -1246,15 +1248,15 @@ class Logistic(Elementwise):
     )
 
     def value(xp, t, p):
-        x = t * p
+        x = part(xp, t, p)
         wrong = x < 0
         return xp.where(wrong, -x, xp.zeros_like(x)) + xp.log1p(xp.exp(xp.where(wrong, x, -x)))
 
     def slope(xp, t, p):
-        return -t * sigmoid(xp, -(t * p))
+        return -t * sigmoid(xp, -part(xp, t, p))
 
     def curvature(xp, t, p):
-        x = t * p
+        x = part(xp, t, p)
         return t * (t * (sigmoid(xp, x) * sigmoid(xp, -x)))
 
 

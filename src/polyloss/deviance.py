@@ -7,7 +7,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 import math
 
 from polyloss._call.call import call
-from polyloss._core.block import Elementwise, evening, nan_where, over_square, public, times, whole
+from polyloss._core.block import Elementwise, beyond, evening, nan_where, over_square, public, times, whole
 from polyloss._core.params import flag, tweedie_power
 from polyloss._core.types import Array, Reduction
 from polyloss.regression import MeanSquaredError
@@ -36,13 +36,19 @@ def log_near(xp, m, t):
 
 
 def log_quotient(xp, m, t, most=1e18):
-    """log(m / t), also where m / t overflows or underflows; from `most` on as log m - log t."""
+    """log(m / t), also where m / t overflows or underflows; from `most` on as log m - log t.
+
+    It is the logarithm of the larger by the smaller: autograd divides what comes from above by the quotient first.
+    """
     s = evening(xp, t)  # for derivatives: 1 / t is of a float's size where m / t² is not
-    q = (m * s) / (t * s)
+    m_s, t_s = m * s, t * s
+    q, up = m_s / t_s, m >= t
     near = (q > 1e-18) & (q < most)
     one = xp.ones_like(q)
     far = xp.log(xp.where(near, one, m)) - xp.log(xp.where(near, one, t))
-    return xp.where(near, xp.log(xp.where(near, m * s, one) / xp.where(near, t * s, one)), far)
+    high, low = (xp.where(near, xp.where(up, *pair), one) for pair in ((m_s, t_s), (t_s, m_s)))
+    log = xp.log(high / low)
+    return xp.where(near, xp.where(up, log, -log), far)
 
 
 def mean_of(xp, p):
@@ -195,7 +201,7 @@ class GammaDevianceFromLogarithms(Elementwise):
     def value(xp, t, z):
         v = GammaDevianceFromLogarithms.over_exp(xp, t, z) - 1
         near = (v > -0.4) & (v < 0.8)
-        return 2 * xp.where(near, excess(xp, xp.where(near, v, xp.zeros_like(v))), v + (z - xp.log(t)))
+        return 2 * xp.where(near, excess(xp, xp.where(near, v, xp.zeros_like(v))), beyond(xp, v, z - xp.log(t)))
 
     def slope(xp, t, z):
         return 2 * (1 - GammaDevianceFromLogarithms.over_exp(xp, t, z))
@@ -309,9 +315,9 @@ def gamma_deviance(
 
 def power_difference(xp, start, to, n, l):
     """(to - start) / n, n l = log(to / start). Where n l is small, start l (1 + n l / 2! + (n l)² / 3! + ...)."""
-    y = n * l
-    near = xp.abs(y) < 0.5
-    u = xp.where(near, y, xp.zeros_like(y))
+    near = xp.abs(n * l) < 0.5
+    l = xp.where(near, l, xp.zeros_like(l))  # which may be infinite elsewhere
+    u = n * l
     total = xp.ones_like(u)
     for k in range(15, 1, -1):
         total = total * u / k + 1
@@ -371,7 +377,7 @@ class TweedieDevianceFromLogarithms(Elementwise):
 def without_positive(xp, t, power, to_a, to_b):
     """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
     a, b = 2 - power, 1 - power
-    here = to_a / a - times(xp, t, to_b) / b if a > 0 else math.inf + to_a
+    here = to_a / a - times(xp, t, to_b) / b if a > 0 else math.inf + to_a + 0 * t
     here = whole(xp, here)
     return 2 * (here if power < 0 else xp.where(t == 0, here, to_a * nan_where(xp, ~(t >= 0), t)))  # NaN too
 

@@ -573,10 +573,11 @@ class Poisson(Elementwise):
     epsilon = 1e-7
 
     def value(xp, t, p, full):
-        return p - times_log(xp, t, p + Poisson.epsilon) + of_count(xp, t, full)
+        product = times_log(xp, t, p + Poisson.epsilon)
+        return p - xp.where(p == math.inf, xp.zeros_like(product), product) + of_count(xp, t, full)  # a logarithm is far below p
 
     def slope(xp, t, p, full):
-        return 1 - over(xp, t, p + Poisson.epsilon)
+        return whole(xp, 1 - over(xp, t, p + Poisson.epsilon) + 0 * xp.where(xp.isnan(p), p, xp.zeros_like(p)))
 
     def curvature(xp, t, p, full):
         q = p + Poisson.epsilon

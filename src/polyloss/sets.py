@@ -4,6 +4,7 @@ A set is all that lies along `axis`, one axis or several. A `mask` takes element
 """
 
 from polyloss._call.call import call
+from polyloss._core import reduce as _reduce
 from polyloss._core.block import Rowwise, public, times
 from polyloss._core.params import nonnegative
 from polyloss._core.types import Array, Reduction
@@ -21,13 +22,14 @@ class Overlap(Rowwise):
         return {**params, "alpha": params["beta"], "beta": params["alpha"]}  # type: ignore[index]
 
     def sums(xp, t, p, alpha, beta, epsilon):
-        """I and D - I."""
-        missed, extra = xp.sum(t * (1 - p), axis=1, keepdims=True), xp.sum(p * (1 - t), axis=1, keepdims=True)
-        return xp.sum(t * p, axis=1, keepdims=True), alpha * missed + beta * extra + epsilon
+        """I and D - I, in double precision as the kernel has them: sums that float32 holds, times a weight, may pass its largest number."""
+        parts = t * p, t * (1 - p), p * (1 - t)
+        common, missed, extra = (_reduce.widened(xp, xp.sum(x, axis=1, keepdims=True)) for x in parts)
+        return common, alpha * missed + beta * extra + epsilon
 
     def value(xp, t, p, alpha, beta, epsilon):
         common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
-        return xp.sum(apart / (apart + common), axis=1)
+        return xp.astype(xp.sum(apart / (apart + common), axis=1), t.dtype, copy=False)
 
     def between(xp, t, none, all):
         """none (1 - t) + all t; of a t far from 0 and 1 by one product, since two may be infinite before their sum is."""
@@ -38,12 +40,14 @@ class Overlap(Rowwise):
         whole = apart + common
         share = apart / whole
         overlap = xp.where(share >= 0.5, common / whole, 1 - share)  # neither cancels, and NaN stays NaN
-        return Overlap.between(xp, t, beta * overlap, -(share + alpha * overlap)) / whole
+        all, none = (xp.astype(x, t.dtype, copy=False) for x in (-(share + alpha * overlap), beta * overlap))
+        return xp.astype(Overlap.between(xp, t, none, all) / whole, t.dtype, copy=False)
 
     def curvature(xp, t, p, alpha, beta, epsilon):
         common, apart = Overlap.sums(xp, t, p, alpha, beta, epsilon)
         by_p = Overlap.between(xp, t, *(xp.full_like(t, x) for x in (beta, 1 - alpha)))  # of D
-        return -2 * by_p * (Overlap.slope(xp, t, p, alpha, beta, epsilon) / (apart + common))
+        bend = Overlap.slope(xp, t, p, alpha, beta, epsilon) / (apart + common)
+        return xp.astype(-2 * (by_p * bend), t.dtype, copy=False)
 
 
 class Dice(Overlap):

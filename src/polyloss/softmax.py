@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from polyloss._call.call import call
-from polyloss._core.block import OfLogSoftmax, capped, log_softmax, public, times
+from polyloss._core.block import OfLogSoftmax, capped, log_softmax, part, public, times
 from polyloss._core.params import absent, cap, fraction, integers, nonnegative, traced
 from polyloss._core.shapes import beside
 from polyloss._core.types import Array
@@ -28,7 +28,7 @@ class SoftmaxCrossentropy(OfLogSoftmax):
     predictions = "logits"
 
     def term(xp, t, l, p, q, class_weight=1.0):
-        return -times(xp, class_weight * t, l)
+        return -part(xp, class_weight * t, l)
 
     def first(xp, t, l, p, q, class_weight=1.0):
         return -(class_weight * t)

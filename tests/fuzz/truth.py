@@ -62,6 +62,12 @@ def combined(value, slope, curvature, by_target, mean=True):
     return Parts(of(total), *(of(x.limited()) for x in (slope, curvature, by_target)))
 
 
+def of_classes(terms):
+    """Their sum over the classes; nothing is said where terms of either sign pass the largest number, though their sum need not."""
+    size = np.where(np.isfinite(terms.v), np.abs(terms.v), 0)
+    return unknown(terms.sum(1), (size > terms.format.most / 4).any(1) & (terms.v > 0).any(1) & (terms.v < 0).any(1))
+
+
 def sign(x):
     """Either one where the error hides it."""
     hidden = (x.e > 0) & (np.abs(x.v) <= 4 * x.format.unit * x.e)
@@ -443,7 +449,7 @@ def categorical_crossentropy(t, p, from_logits, label_smoothing, epsilon):
     part = shares(p, epsilon)
     y = part.y
     by_target = -of_target(t, y, y.log()) * factor
-    return of_shares(p, part, times(t, -y.log()).sum(1), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), by_target)
+    return of_shares(p, part, of_classes(times(t, -y.log())), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), by_target)
 
 
 def sparse_categorical_crossentropy(t, p, from_logits, epsilon):
@@ -465,7 +471,7 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, slow), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
-    parts = of_shares(p, part, times(t * a, of).sum(1), first, second, times(a + zeros(p), of) * factor)
+    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, times(a + zeros(p), of) * factor)
     return parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None]))
 
 
@@ -521,9 +527,9 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     k = ones(z) if class_weight is None else class_weight + zeros(z)
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
-    l = unknown(l, (t.v == 0) & np.isnan(s.l.v))  # so may what is none
-    value = unknown(-times(kt, s.l).sum(1), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
-    return of_log_softmax(s, value, -kt, zeros(z), -times(k, l.limited()) * factor)
+    value = unknown(of_classes(-times(kt, s.l)), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
+    by_target = -where(np.isnan(l.v), l, times(k, l.limited())) * factor
+    return of_log_softmax(s, value, -kt, zeros(z), by_target)
 
 
 def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
@@ -560,7 +566,7 @@ def focal_of_logits(t, z, factor, a, gamma):
     of = -times(f, s.l)
     first = -(t * a * (f - f1 * pl))
     second = t * a * (f1 * (s.p * 2 + pl) - f2 * s.p * pl)
-    parts = of_log_softmax(s, times(t * a, of).sum(1), first, second, of * a * factor)
+    parts = of_log_softmax(s, of_classes(times(t * a, of)), first, second, of * a * factor)
     alone = s.q.v == 0  # one possible class
     loose = alone.any(1)[:, None] if gamma < 2 else np.zeros_like(alone)
     return parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose))
@@ -569,7 +575,7 @@ def focal_of_logits(t, z, factor, a, gamma):
 def poly1_crossentropy(t, p, poly_epsilon):
     s, k = softmax(p), p.near(poly_epsilon)
     tp, c = t * s.p * k, p.shape[1]
-    value = times(t, -s.l).sum(1) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
+    value = of_classes(times(t, -s.l)) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(p), s.l)  # infinite, for a target of 0: it counts as 0
     parts = of_log_softmax(s, value, -t - tp, -tp, -l - s.p * k)
     hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
@@ -863,6 +869,11 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         by_target = divided(weighted(parts.by_target), parts.by_target).sum(1).limited().reshape(t.shape)
     elif not labelled and not valued:
         by_target = divided(weighted(parts.by_target), parts.by_target).limited()
+        if loss in ("poisson", "poisson_deviance", "tweedie_deviance"):
+            # Of t log t autograd hands down to the logarithm what comes from above (a weight by a divisor, times 3 at most) times 2 t, and
+            # that may be infinite before it is divided by t.
+            above = np.abs(over(ones(given[:, 0]) if w is None else w).v)[:, None] * np.abs(given.v)
+            by_target = unknown(by_target, above > fmt.most / 32)
         if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
             by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
         by_target = restored(by_target)
@@ -883,7 +894,10 @@ RULED = ("softmax_loss", "poly1_crossentropy", "categorical_crossentropy", "spar
 
 
 def open_at_infinities(loss, t, p, parts, params):
-    """Parts with nothing said where an argument is infinite or NaN, but for the losses from logits, and that NaN goes through."""
+    """Parts with nothing said where an argument is infinite or NaN, but for the losses from logits, and that NaN goes through.
+
+    A loss that is NaN by a prediction has slopes that are, of that element or, where classes are taken together, of the row.
+    """
     ruled = loss in RULED and params.get("from_logits", loss in RULED[:2])
     k = params.get("class_weight")
     ruled = ruled and (k is None or (k.v != 0).all())
@@ -895,8 +909,15 @@ def open_at_infinities(loss, t, p, parts, params):
         odd = row[:, None] & np.ones_like(odd)
     nan = (np.isnan(t.v) | (np.isnan(p.v) & (t.v != 0))).any(1) & (k is None or (k.v != 0).all())
     value = unknown(parts.value, row)
-    value = Ball(np.where(nan, np.nan, value.v), np.where(nan, 0, value.e), value.format)
-    return Parts(value, *(unknown(x, odd) for x in parts[1:]))
+    none = lambda x, mask: Ball(np.where(mask, np.nan, x.v), np.where(mask, 0, x.e), x.format)  # noqa: E731
+    slope, curvature, by_target = (unknown(x, odd) for x in parts[1:])
+    if not ruled:
+        lost = np.isnan(p.v) & ((t.v != 0) | (loss not in ("kl_divergence", *ROWWISE))) & (p.shape[1] > 1 or loss != "multiclass_hinge")
+        if loss in ROWWISE and loss not in ("generalized_crossentropy", "quantile_loss"):
+            lost = lost.any(1)[:, None] & np.ones_like(lost)
+        kept = lost & np.isfinite(t.v) & (loss not in ("mean_squared_logarithmic_error", "kl_divergence"))  # targets may be clipped there
+        slope, by_target = none(slope, lost), none(by_target, kept)
+    return Parts(none(value, nan), slope, curvature, by_target)
 
 
 def divisor(fmt, reduction, normalization, denominator, shape, axis, given, labelled, w, k, skip, ignored, n):

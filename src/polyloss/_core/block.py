@@ -199,6 +199,11 @@ def times(xp, a, b):
     return a * xp.where(~xp.isfinite(b) & (a == 0), xp.zeros_like(b), b)
 
 
+def part(xp, t, x):
+    """t·x, and 0 where t is 0 and x infinite; where x is NaN both are NaN, the product and its derivative with respect to t."""
+    return t * xp.where((t == 0) & xp.isinf(x), xp.zeros_like(x), x)
+
+
 def nan_where(xp, bad, x):
     """1 in the shape of x, and NaN where `bad` is true: a factor, so that autograd's derivative is NaN, too.
 

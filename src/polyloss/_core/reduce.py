@@ -86,9 +86,16 @@ def total_weight(plan, arrays, t, skip):
 
 def total(xp, x, axis=None):
     """The sum of all entries, or along an axis; in float64 where the library has that, so that float32 losses sum to their last bit."""
-    if dtype_name(x.dtype) == "float32" and hasattr(xp, "float64") and not _narrow(xp):
-        return xp.sum(x, dtype=xp.float64, axis=axis)
-    return xp.sum(x, axis=axis)
+    return xp.sum(x, dtype=xp.float64, axis=axis) if _widens(xp, x) else xp.sum(x, axis=axis)
+
+
+def widened(xp, x):
+    """float32 as float64 where the library has that."""
+    return xp.astype(x, xp.float64) if _widens(xp, x) else x
+
+
+def _widens(xp, x):
+    return dtype_name(x.dtype) == "float32" and hasattr(xp, "float64") and not _narrow(xp)
 
 
 def _narrow(xp):

@@ -118,6 +118,8 @@ FORMULA_INLINE real FORMULA(clip)(real x, real low, real high) { return MIN(high
 FORMULA_INLINE real FORMULA(over)(real x, real y) { return SELECT(EQ(x, R(0)), R(0), x / y); } /* 0 where x is 0, whatever y */
 /* x / y², whose square may overflow or vanish where the quotient does not. */
 FORMULA_INLINE real FORMULA(over_square)(real x, real y) { return FORMULA(over)(FORMULA(over)(x, y), y); }
+/* t p, and 0 where t is 0 and p infinite: an infinite prediction that has no share in the loss. NaN goes through. */
+FORMULA_INLINE real FORMULA(part)(real t, real p) { return SELECT(AND(EQ(t, R(0)), EQ(p, p)), R(0), t * p); }
 FORMULA_INLINE real FORMULA(outside)(real x, real low, real high, real y) /* y, or 0 where x was clipped */
 {
     return SELECT(OR(LT(x, low), LT(high, x)), R(0), y);
@@ -163,11 +165,11 @@ FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one)
     real either = SELECT(EQ(t * t - t, R(0)), t + (t - R(1)), R(0) / R(0));
     return SELECT(EQ(zero_one, R(2)), either, SELECT(EQ(zero_one, R(0)), t, t + (t - R(1))));
 }
-LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(plus_minus)(t, a[0]) * p); }
+LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(part)(FORMULA(plus_minus)(t, a[0]), p)); }
 LOSS(hinge, slope)
 {
-    real u = FORMULA(plus_minus)(t, a[0]);
-    return SELECT(LT(R(0), R(1) - u * p), -u, R(0));
+    real u = FORMULA(plus_minus)(t, a[0]), m = R(1) - FORMULA(part)(u, p);
+    return SELECT(LT(R(0), m), -u, MAX(R(0), m)); /* NaN goes through */
 }
 LOSS(hinge, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
@@ -180,7 +182,7 @@ LOSS(squared_hinge, slope) { return R(-2) * FORMULA(plus_minus)(t, a[0]) * FORMU
 LOSS(squared_hinge, curvature)
 {
     real u = FORMULA(plus_minus)(t, a[0]);
-    return SELECT(LT(R(0), R(1) - u * p), R(2) * u * u, R(0));
+    return SELECT(LT(R(0), R(1) - FORMULA(part)(u, p)), R(2) * u * u, R(0));
 }
 
 FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) 
@@ -326,12 +328,17 @@ FORMULA_INLINE real FORMULA(of_count)(real t, const real *a)
     return SELECT(LT(R(1), t), a[0] * (t * LOG(t) - t + R(0.5) * LOG(R(6.283185307179586476925) * t)), R(0));
 }
 /* q = p + 1e-7, Keras' constant. The slope is 1 - t/q, and (q - t)/q where that cancels. */
-LOSS(poisson, value) { return (p - TIMES(t, LOG(p + R(1e-7)))) + FORMULA(of_count)(t, a); }
+LOSS(poisson, value)
+{
+    real product = TIMES(t, LOG(p + R(1e-7)));
+    return (p - SELECT(EQ(p, R(1) / R(0)), R(0), product)) + FORMULA(of_count)(t, a); /* a logarithm is far below p */
+}
 LOSS(poisson, slope)
 {
     real q = p + R(1e-7), half = R(0.5) * q, near = SELECT(AND(LE(half, t), LE(t, R(4) * half)), R(1), R(0));
     real r = SELECT(EQ(near, R(1)), (p - t) + R(1e-7), t) / q; /* elsewhere the difference may overflow */
-    return (void)a, SELECT(EQ(t, R(0)), R(1), SELECT(EQ(near, R(1)), r, R(1) - r));
+    real none = SELECT(EQ(p, p), R(1), p); /* of t = 0 */
+    return (void)a, SELECT(EQ(t, R(0)), none, SELECT(EQ(near, R(1)), r, R(1) - r));
 }
 LOSS(poisson, curvature) { return (void)a, FORMULA(over_square)(t, p + R(1e-7)); }
 
@@ -517,32 +524,32 @@ LOSS(quantile_loss, slope)
 LOSS(quantile_loss, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* x = t p, t -1 or 1. */
-LOSS(exponential, value) { return EXP(-(FORMULA(plus_minus)(t, a[0]) * p)); }
+LOSS(exponential, value) { return EXP(-FORMULA(part)(FORMULA(plus_minus)(t, a[0]), p)); }
 /* By halves: of a small target the exponential alone may overflow. */
 LOSS(exponential, slope)
 {
-    real u = FORMULA(plus_minus)(t, a[0]), half = EXP(R(-0.5) * (u * p));
+    real u = FORMULA(plus_minus)(t, a[0]), half = EXP(R(-0.5) * FORMULA(part)(u, p));
     return -(u * half) * half;
 }
 LOSS(exponential, curvature)
 {
-    real u = FORMULA(plus_minus)(t, a[0]), half = u * EXP(R(-0.5) * (u * p));
+    real u = FORMULA(plus_minus)(t, a[0]), half = u * EXP(R(-0.5) * FORMULA(part)(u, p));
     return half * half;
 }
 LOSS(logistic, value)
 {
-    real x = FORMULA(plus_minus)(t, a[0]) * p;
+    real x = FORMULA(part)(FORMULA(plus_minus)(t, a[0]), p);
     return MAX(R(0), -x) + LOG1P_01(EXP_NEG(MINUS_ABS(x)));
 }
 LOSS(logistic, slope)
 {
-    real u = FORMULA(plus_minus)(t, a[0]), x = u * p, e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e);
+    real u = FORMULA(plus_minus)(t, a[0]), x = FORMULA(part)(u, p), e = EXP_NEG(MINUS_ABS(x)), n = R(1) / (R(1) + e);
     return -u * SELECT(LT(R(0), x), e * n, n);
 }
 LOSS(logistic, curvature)
 {
     real u = FORMULA(plus_minus)(t, a[0]);
-    return u * (u * FORMULA(logit_curvature)(u * p));
+    return u * (u * FORMULA(logit_curvature)(FORMULA(part)(u, p)));
 }
 
 /* torch's hinge_embedding_loss: p where t is 1, what it lacks of the margin where t is -1, the sum elsewhere; slope -1 at the margin itself. */
@@ -619,7 +626,8 @@ FORMULA_INLINE real FORMULA(over_exp)(real t, real p)
 LOSS(gamma_deviance_from_logarithms, value)
 {
     const real v = FORMULA(over_exp)(t, p) - R(1);
-    return (void)a, R(2) * SELECT(AND(LT(R(-0.4), v), LT(v, R(0.8))), FORMULA(excess)(v), v + (p - LOG(t)));
+    const real far = SELECT(EQ(v, R(1) / R(0)), v, v + (p - LOG(t))); /* a logarithm is far below an infinite v */
+    return (void)a, R(2) * SELECT(AND(LT(R(-0.4), v), LT(v, R(0.8))), FORMULA(excess)(v), far);
 }
 LOSS(gamma_deviance_from_logarithms, slope) { return (void)a, R(2) * (R(1) - FORMULA(over_exp)(t, p)); }
 LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA(over_exp)(t, p); }

@@ -141,8 +141,6 @@ FORMULA_INLINE real FORMULA(logits_curvature)(real p, real q, real second, real 
     return SELECT(FORMULA(is_near)(q), own + p * p * far_bend, own + p * p * others + of_near);
 }
 
-/* x * p, and 0 where x is 0 and p infinite: the infinite prediction of a class that has no share in it. NaN goes through. */
-FORMULA_INLINE real FORMULA(part)(real x, real p) { return SELECT(AND(EQ(x, R(0)), EQ(p, p)), R(0), x * p); }
 /* What competes for the largest wrong class of the hinge. */
 FORMULA_INLINE real FORMULA(wrong)(real t, real p) { return FORMULA(part)(R(1) - t, p); }
 

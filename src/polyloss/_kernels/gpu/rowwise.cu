@@ -242,7 +242,7 @@ template <class T> struct categorical_hinge {
     first = seen.first;
   }
   __device__ double conclude(const Terms&, A factor) {
-    k = margin > 0 ? factor : factor - factor;  // 0, or NaN of a weight that is infinite or NaN
+    k = margin > 0 ? factor : margin <= 0 ? factor - factor : A(margin);  // 0, or NaN: also of a weight that is infinite or NaN
     return margin <= 0 ? 0 : margin;
   }
   __device__ A slope(A t, A, long long c) const { return k == 0 ? A(0) : k * ((c == first ? 1 - t : A(0)) - t); }

@@ -197,7 +197,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     for (ptrdiff_t c = 0; h && c < C; c++) h[c] = k - k; /* 0, or NaN of a weight that is infinite or NaN */
     const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
     if (!(margin > 0)) {
-        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = k - k;
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = margin <= 0 ? k - k : (one)margin;
         return margin <= 0 ? 0 : margin;
     }
     if (g) {
