@@ -281,7 +281,8 @@ def test_programs_of_jax_take_less_than_64_megabytes_beside_their_arrays():
     are float32 until what comes down is known."""
     jax = pytest.importorskip("jax", minversion="0.10")
     step = jax.jit(jax.value_and_grad(lambda x, w, y: pl.linear_softmax_loss(y, x, w), (0, 1)))
-    for n, d, dtype in ((400, 64, "float32"), (8192, 64, "float32"), (2000, 1024, "float32"), (2000, 64, "bfloat16")):
+    few, many = ((400, 64, "float32"), (519, 64, "float32")), ((8192, 64, "float32"), (2000, 1024, "float32"), (2000, 64, "bfloat16"))
+    for n, d, dtype in few + many:  # two chunks that are not alike in length, too
         shapes = ((n, d), dtype), ((32000, d), dtype), ((n,), "int32")
         memory = step.lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile().memory_analysis()
         sums = 4 * d * (n + 32000) if dtype == "bfloat16" else 0

@@ -102,8 +102,8 @@ def _visited(rules, needs, operands, rest, upstream):
     each = rules.reduction == "none"
     panels = partial(_in_turn, n=c, most=max(1, SUMMAND // ((2 * d + chunk) * dtype.itemsize)))
 
-    def visit(found, start, size):
-        """The results so far with those of rows start, start + 1, …"""
+    def visit(found, start, size, first):
+        """The results so far with those of rows start, start + 1, …; the first ones write the weight's gradient, and others add to it."""
         value, by_features, by_weight, by_bias = found
 
         def part(x):
@@ -115,7 +115,7 @@ def _visited(rules, needs, operands, rest, upstream):
         if weight.dtype == dtype:
             z = jnp.matmul(x, weight.T)
         else:
-            z = panels(lambda z, a, b: _put(z, jnp.matmul(x, _rows(weight, a, b, dtype).T), a, 1), jnp.zeros((size, c), dtype))
+            z = panels(lambda z, a, b, _: _put(z, jnp.matmul(x, _rows(weight, a, b, dtype).T), a, 1), jnp.zeros((size, c), dtype))
         if bias is not None:
             z = z + bias.astype(dtype)
         options = chunk_options(head, rows, slice(None), upstream)
@@ -124,13 +124,14 @@ def _visited(rules, needs, operands, rest, upstream):
         more, g = more if derive else (more, None)
         value = _put(value, more, start) if each else value + more
 
-        def products(found, a, b):
+        def products(found, a, b, _):
             slopes, by_weight = found
             columns = lax.dynamic_slice_in_dim(g, a, b, 1)
             if needs[0]:
                 slopes = slopes + jnp.matmul(columns, _rows(weight, a, b, dtype))
             if needs[1]:
-                by_weight = _put(by_weight, jnp.matmul(columns.T, x) + lax.dynamic_slice_in_dim(by_weight, a, b), a)
+                more = jnp.matmul(columns.T, x)
+                by_weight = _put(by_weight, more if first else more + lax.dynamic_slice_in_dim(by_weight, a, b), a)
             return slopes, by_weight
 
         if needs[0] or needs[1]:
@@ -149,15 +150,19 @@ def _visited(rules, needs, operands, rest, upstream):
 
 
 def _in_turn(visit, found, n, most):
-    """What `visit(found, start, size)` makes of what was found before, for parts of n entries, `most` each but for the first.
+    """What `visit(found, start, size, first)` makes of what was found before, for parts of n entries, `most` each but for the first.
 
-    What is left of whole parts comes first: the others wait for it, so that XLA gives them its memory.
+    What is left of whole parts comes first: the others wait for it, so that XLA gives them its memory. A loop of one turn XLA takes apart,
+    and then visits both parts at once: there a condition, which it is not told in time, makes the second one wait.
     """
-    rest = n % most
-    if rest:
-        found = visit(found, 0, rest)
-    if n > rest:
-        found, _ = lax.scan(lambda found, i: (visit(found, rest + i * most, most), None), found, jnp.arange(n // most))
+    first = min(n % most or most, n)
+    turns = (n - first) // most
+    if first:
+        found = visit(found, 0, first, True)
+    if turns == 1:
+        found = lax.cond(lax.optimization_barrier(jnp.bool_(True)), lambda x: visit(x, first, most, False), lambda x: x, found)
+    elif turns:
+        found, _ = lax.scan(lambda found, i: (visit(found, first + i * most, most, False), None), found, jnp.arange(turns))
     return found
 
 
