@@ -1,5 +1,6 @@
 """The command: its six jobs, what it prints and exits with, and one line for every bad file."""
 
+import contextlib
 import errno
 import gzip
 import io
@@ -9,6 +10,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from unittest.mock import Mock
@@ -475,15 +477,33 @@ def test_numbers_that_a_loss_does_not_take(run, monkeypatch):
     assert "t.npy: holds 0 as well as numbers other than 0 and 1" in run("t.npy", "q.npy", "-l", "hinge")[2]
 
 
-def test_nan_in_arrays_is_a_score_of_nan(run):
+def test_nan_in_arrays_is_a_score_of_nan(run, monkeypatch):
+    """Of which the first place in the whole file is named, in whatever parts it is read."""
+    monkeypatch.setattr("polyloss._command.arrays.SLAB", 16)
     y, p = np.array([0, 1, 1]), np.full((3, 2), 0.5)
     p[2, 0] = np.nan
-    np.save("y.npy", y), np.save("p.npy", p), np.save("one.npy", p[:, 0])
-    for file in ("p.npy", "one.npy"):
-        for loss in ("log_loss", "scce") if file == "p.npy" else ("log_loss", "bce"):
-            found = in_json(run, "y.npy", file, "-l", loss, status=1)["scores"]
-            assert [(score["score"], score["count"]) for score in found] == [(None, 3)]
-            assert run("y.npy", file, "-l", loss)[2] == f"polyloss score: {file}: the {pl.get(loss).__name__} is NaN\n"
+    np.save("y.npy", y), np.save("p.npy", p), np.save("one.npy", p[:, 0]), np.save("t.npy", p[:, ::-1])
+    np.save("inf.npy", np.array([[0, 1], [2, 3], [np.inf, np.inf]], np.float32))
+    np.save("far.npy", np.array([[0, 0], [3e38, 0], [3e38, 0]], np.float32)), np.save("away.npy", np.float32([[0, 0], [-3e38, 0], [0, 0]]))
+    maps, logits = np.zeros((3, 4, 5), int), np.zeros((3, 2, 4, 5))
+    maps[0], logits[0], logits[2, 1, 3, 2] = 9, np.nan, np.nan
+    np.save("maps.npy", maps), np.save("deep.npy", logits)
+    for truth, file, loss, place in (
+        ("y.npy", "p.npy", "log_loss", "[2, 0] is nan"),
+        ("y.npy", "p.npy", "scce", "[2, 0] is nan"),
+        ("y.npy", "one.npy", "log_loss", "[2] is nan"),
+        ("y.npy", "one.npy", "bce", "[2] is nan"),
+        ("y.npy", "inf.npy", "softmax_loss", "[2, 0] is inf"),
+        ("t.npy", "away.npy", "mse", "[2, 1] of t.npy is nan"),
+        ("maps.npy", "deep.npy", "softmax_loss:ignore_label=9", "[2, 1, 3, 2] is nan"),
+        ("away.npy", "far.npy", "cosine:axis=-1", ""),
+    ):
+        score = in_json(run, truth, file, "-l", loss, status=0 if not place else 1)
+        name = score["scores"][0]["loss"]
+        assert (score["scores"][0]["score"] is None) == bool(place)
+        said = f"{file}: the {name} is NaN: {place}"
+        assert run(truth, file, "-l", loss)[2] == (f"polyloss score: {said}\n" if place else "")
+        assert score.get("errors", []) == ([{"predictions": file, "error": said}] if place else [])
 
 
 def test_signature(run):
@@ -496,6 +516,15 @@ def test_signature(run):
     assert in_json(run, "y.npy", "p.npy", "-l", "log_loss")["signature"] == "log_loss|kaggle:no|clip:1.2e-07|classes:2" + version
     assert in_json(run, "y.npy", "p.npy", "q.npy", "-l", "log_loss")["signature"].split("|")[2] == "clip:2.2e-16+1.2e-07"
     assert in_json(run, "y.npy", "p.npy", "-l", "log_loss:epsilon=0.01")["signature"].split("|")[2] == "clip:0.01"
+    np.save("one.npy", np.full(3, 0.5))
+    assert in_json(run, "y.npy", "one.npy", "-l", "log_loss")["signature"].split("|")[3:5] == ["classes:2", "positive:1"]
+    assert "positive" not in in_json(run, "y.npy", "one.npy", "-l", "mse")["signature"]
+    Path("two.csv").write_text("id,label\n1,spam\n2,ham\n")
+    for column, positive in (("p", "spam"), ("ham", "ham")):
+        Path("one.csv").write_text(f"id,{column}\n1,0.5\n2,0.25\n")
+        assert in_json(run, "two.csv", "one.csv", "-l", "log_loss")["signature"].split("|")[3:5] == ["classes:2", f"positive:{positive}"]
+        Path("both.csv").write_text(f"id,label,{column}\n1,spam,0.5\n2,ham,0.25\n")
+        assert f"|positive:{positive}|" in in_json(run, "both.csv", "both.csv", "--target", "label", "-l", "log_loss")["signature"]
     Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,2\n3,bird,1\n")
     found = in_json(run, "truth.csv", "good.csv", "--weight", "w", "--kaggle")["signature"]
     assert found == "log_loss|kaggle:yes|clip:1e-15|classes:3|weight:w" + version
@@ -519,17 +548,64 @@ def test_differences_are_those_of_the_scores(run):
     assert second["difference"] == pytest.approx(second["score"] - first["score"], rel=1e-12)
 
 
+def test_hints_for_arrays(run):
+    """One number for each sample where classes are asked for; true and false where there are many classes."""
+    np.save("y.npy", np.array([0, 1, 1])), np.save("p.npy", np.array([0.25, 0.5, 0.75])), np.save("z.npy", np.zeros((3, 10)))
+    np.save("bool.npy", np.array([True, False, True])), np.save("two.npy", np.zeros((3, 2)))
+    for loss, hint in (
+        ("brier", "; of one probability for each sample, use -l mse"),
+        ("scce", "; of one probability for each sample, use -l log_loss"),
+        ("softmax_loss", "; of one logit for each sample, use -l bce:from_logits=True"),
+        ("kld", ""),
+    ):
+        status, _, err = run("y.npy", "p.npy", "-l", loss)
+        assert status == 1
+        assert err.endswith(f"but must have one of samples before it{hint}\n")
+    assert run("bool.npy", "z.npy", "-l", "softmax_loss")[2] == (
+        "polyloss score: warning: z.npy: bool.npy holds true and false, which are taken for the labels 1 and 0 of 10 classes\n"
+    )
+    for file, loss in (("two.npy", "softmax_loss"), ("p.npy", "bce"), ("p.npy", "log_loss")):
+        assert run("bool.npy", file, "-l", loss)[::2] == (0, "")
+
+
 def test_one_bad_file_among_compared_arrays(run):
     y, z = np.array([0, 1]), np.zeros((2, 2))
     np.save("y.npy", y), np.save("a.npy", z), np.save("b.npy", z[:1]), np.save("c.npy", z + 2 * np.eye(2))
     given = "y.npy", "a.npy", "b.npy", "c.npy", "-l", "softmax_loss", "--paired"
     found = in_json(run, *given, status=1)["scores"]
     assert [(score["predictions"], "difference" in score) for score in found] == [("a.npy", False), ("c.npy", True)]
-    assert run(*given)[2] == "polyloss score: b.npy: has 1 samples, but y.npy has 2\n"
+    assert run(*given)[2] == "polyloss score: b.npy: has 1 sample, but y.npy has 2\n"
     given = "y.npy", "b.npy", "a.npy", "-l", "softmax_loss", "--paired"
     assert "b.npy: nothing can be compared with it" in run(*given)[2]
     (found,) = in_json(run, *given, status=1)["scores"]
     assert (found["predictions"], "difference" in found) == ("a.npy", False)
+
+
+def test_arrays_are_read_once_where_one_of_them_is_bad(run, monkeypatch):
+    """A number that makes one bad is met in the middle; the others are compared all the same, or scored alone if it is the first."""
+    monkeypatch.setattr("polyloss._command.arrays.SLAB", 160)
+    read, rng = [], np.random.default_rng(0)
+    own = arrays.read
+    monkeypatch.setattr(arrays, "read", lambda path, *rows: read.append((path, *rows)) or own(path, *rows))
+    y, p = rng.integers(0, 2, 50), rng.dirichlet([1, 1], (3, 50))
+    np.save("y.npy", y)
+    for name, one in zip("abc", p, strict=True):
+        np.save(f"{name}.npy", one)
+    want = run("y.npy", "a.npy", "c.npy", "-l", "log_loss")[1]
+    p[1, 37] = 2
+    np.save("b.npy", p[1])
+    for files, compared in ((["a.npy", "b.npy", "c.npy"], [False, True]), (["b.npy", "a.npy", "c.npy"], [False, False])):
+        read.clear()
+        given = "y.npy", *files, "-l", "log_loss", "--paired"
+        status, lines, err = run(*given)
+        assert (status, lines, len(read)) == (1, want, len(set(read)))
+        assert err.splitlines()[0] == "polyloss score: b.npy: [37, 0] is 2.0, but probabilities lie in [0, 1]"
+        found = in_json(run, *given, status=1)
+        assert ["difference" in score for score in found["scores"]] == compared
+        assert [error["predictions"] for error in found["errors"]] == ["b.npy"] * (1 if any(compared) else 2)
+    read.clear()
+    run("y.npy", "b.npy", "-l", "log_loss")
+    assert max(stop for _, _, stop in read) == 40  # what is bad is not read on
 
 
 def test_the_loss_that_refuses_numbers_is_named(run):
@@ -543,7 +619,21 @@ def test_a_regression_table_with_another_column(run):
     Path("p.csv").write_text("id,predicted,fold\n1,2.5,0\n2,4,1\n")
     status, _, err = run("t.csv", "p.csv", "-l", "mse")
     assert status == 1
-    assert "it has 'predicted', 'fold'; of numbers as targets, mean_squared_error takes one column of predictions" in err
+    assert "it has 'predicted', 'fold'; of numbers as targets, mean_squared_error takes one column of predictions: name it" in err
+    assert run("t.csv", "p.csv", "-l", "mse", "--prediction", "predicted") == (0, [["p.csv", "mean_squared_error", "0.0"]], "")
+    Path("both.csv").write_text("id,price,fold,predicted\n1,2,0,3\n2,4,1,4\n")
+    given = "both.csv", "both.csv", "--target", "price", "-l", "mse", "--prediction"
+    assert run(*given, "predicted")[1] == [["both.csv", "mean_squared_error", "0.5"]]
+    status, _, err = run(*given, "predict")
+    assert status == 2
+    assert "--prediction is 'predict', but both.csv has no such column; did you mean 'predicted'?" in err
+    Path("q.csv").write_text("id,guess\n1,2\n2,4\n")
+    status, lines, err = run("t.csv", "p.csv", "q.csv", "-l", "mse", "--prediction", "predicted")
+    assert (status, [line[0] for line in lines]) == (1, ["p.csv"])
+    assert err == "polyloss score: q.csv: no column 'predicted', which --prediction names; it has 'id', 'guess'\n"
+    Path("c.csv").write_text("id,bird,fold,cat,dog\n2,0.1,0,0.2,0.7\n1,0.1,1,0.8,0.1\n3,0.6,2,0.2,0.2\n")
+    named = [word for name in ("dog", "cat", "bird") for word in ("--prediction", name)]
+    assert run("truth.csv", "c.csv", *named) == (0, [["c.csv", "log_loss", repr(float(SCORE))]], "")
 
 
 def test_a_column_that_is_hardly_a_class(run):
@@ -635,8 +725,11 @@ def test_a_narrow_terminal_cuts_no_digits(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     from polyloss._command import report, scoring
 
-    report.as_table([scoring.Score("a/long/path/of/predictions.csv", "log_loss", "Private", 0.123456, 0.0123, 12.0, 12, [])], True)
-    assert "0.123456" in capsys.readouterr().out
+    score = scoring.Score("a/long/path/of/predictions.csv", "log_loss", "Private", 0.123456, 0.0123, 12.0, 12, [])
+    report.as_table([score], True, "log_loss|kaggle:no|clip:2.2e-16|classes:2|positive:spam|polyloss:0.1.0")
+    out = capsys.readouterr().out
+    assert "0.123456" in out
+    assert "|positive:spam|polyloss:0.1.0" in out
 
 
 def test_kaggle_divides_rows(run):
@@ -658,6 +751,82 @@ def test_json(run):
     assert in_json(run, "y.npy", "z.npy", "-l", "softmax_loss", status=1)["scores"][0]["score"] is None
 
 
+def test_json_has_the_bad_files(run):
+    """Under a key that is there if there are any; it is one document even if nothing is scored."""
+    none = "none.csv: no such file"
+    found = in_json(run, "truth.csv", "none.csv", "good.csv", status=1)
+    assert [row["predictions"] for row in found["scores"]] == ["good.csv"]
+    assert found["errors"] == [{"predictions": "none.csv", "error": none}]
+    found = in_json(run, "none.csv", "good.csv", status=1)
+    assert (found["scores"], found["signature"], found["errors"]) == ([], None, [{"predictions": None, "error": none}])
+    Path("truth.csv").write_text(TRUTH.replace("dog", ""))
+    given = "truth.csv", "good.csv", "good.csv"
+    said = "truth.csv: column 'label' has no label at id 2, but every row needs one"
+    assert run(*given) == (1, [], f"polyloss score: {said}\n")  # once
+    assert in_json(run, *given, status=1)["errors"] == [{"predictions": "good.csv", "error": said}] * 2
+
+
+def test_what_is_piped_in(here):
+    """Of every kind that files may have, of which the beginning tells the format; as truth, as predictions, as both."""
+    rng = np.random.default_rng(0)
+    np.save("y.npy", np.array([0, 2, 1])), np.save("z.npy", rng.standard_normal((3, 3)).astype(np.float32))
+    np.savez("both.npz", y=np.load("y.npy"), z=np.load("z.npy"))
+    with h5py.File("both.h5", "w") as file:
+        file["y"], file["z"] = np.load("y.npy"), np.load("z.npy")
+    table = polars.read_csv("good.csv")
+    table.write_csv("good.tsv", separator="\t"), table.write_parquet("good.parquet"), table.write_ipc("good.arrow")
+    table.write_ipc_stream("stream.arrow")
+    for file in ("good.csv", "good.tsv"):
+        Path(f"{file}.gz").write_bytes(gzip.compress(Path(file).read_bytes()))
+    Path("good.csv.zst").write_bytes(ZSTD)
+    polars.read_csv("truth.csv").join(table, on="id").write_parquet("both.parquet")
+    Path("bad.csv").write_text(GOOD.replace("0.7", "high")), Path("empty.csv").touch(), Path("binary.bin").write_bytes(pickle.dumps(SCORE))
+
+    def piped(file, *words):
+        with open(file, "rb") as stream, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream.read())))
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(["score", *words])
+        return status, out.getvalue().split("\t")[-1], err.getvalue()
+
+    tables = ["good.csv", "good.tsv", "good.parquet", "good.arrow", "stream.arrow", "good.csv.gz", "good.tsv.gz", "good.csv.zst"]
+    for file in tables:
+        assert piped(file, "truth.csv", "-") == (0, f"{float(SCORE)!r}\n", ""), file
+    assert piped("truth.csv", "-", "good.csv")[1] == f"{float(SCORE)!r}\n"
+    assert piped("both.parquet", "-", "-", "--target", "label")[1] == f"{float(SCORE)!r}\n"
+    want = piped("z.npy", "y.npy", "z.npy", "-l", "softmax_loss")
+    assert want[0] == 0
+    assert piped("z.npy", "y.npy", "-", "-l", "softmax_loss") == want
+    for file in ("both.npz", "both.h5"):
+        assert piped(file, "-l", "softmax_loss", "--", "-::y", "-::z") == want
+    for file, said in (
+        ("bad.csv", "-: column 'dog' is 'high' in data row 1 (id 2), but must hold a number"),
+        ("empty.csv", "-: the file is empty"),
+        ("binary.bin", "-: holds binary data, but must be text, Parquet, Arrow or an array"),
+        ("both.npz", "-: holds 2 arrays: name one, as /dev/stdin::NAME; it has 'y', 'z'"),
+    ):
+        truth = "y.npy" if "npz" in file else "truth.csv"
+        assert piped(file, truth, "-", *(["-l", "softmax_loss"] if "npz" in file else []))[::2] == (1, f"polyloss score: {said}\n"), file
+    assert "workers cannot read -" in piped("z.npy", "y.npy", "-", "-l", "softmax_loss", "--dask", "tcp://127.0.0.1:9")[2]
+    assert not list(Path(tempfile.gettempdir()).glob("polyloss-*/*.npz"))
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="a device of Unix")
+def test_the_names_of_streams(here):
+    """The system's names of standard input and of pipes; one that is closed."""
+    command = [sys.executable, "-m", "polyloss", "score", "truth.csv"]
+    done = subprocess.run([*command, "/dev/stdin"], input=GOOD, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"/dev/stdin\tlog_loss\t{float(SCORE)!r}\n", "")
+    done = subprocess.run(["sh", "-c", '"$@" - <&-', "sh", *command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "polyloss score: -: standard input is closed\n")
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=(GOOD,))
+    writer.start()
+    assert main(["score", "truth.csv", "pipe"]) == 0
+    writer.join()
+
+
 # ------------------------------------------------------------------------------------------------------------------ bad files
 
 # What is written beside the good files, the arguments, what is said of them.
@@ -666,8 +835,13 @@ BAD = {
     "header only": ({"p.csv": GOOD.partition("\n")[0] + "\n"}, "p.csv: no rows below the header"),
     "missing id column": (
         {"p.csv": GOOD.replace("id,", "Id,")},
-        "p.csv: no column 'id', by which it is joined; it has 'Id', 'bird', 'cat', 'dog'",
+        "p.csv: no column 'id', by which it is joined; it has 'Id', 'bird', 'cat', 'dog'; rename 'Id', since names compare as written",
     ),
+    "class column of another case": (
+        {"p.csv": GOOD.replace("dog", " Dog")},
+        "p.csv: no column for class 'dog'; it has 'bird', 'cat', ' Dog'; rename ' Dog', since names compare as written",
+    ),
+    "a pickle": ({"p.csv": pickle.dumps([1, 2.5])}, "p.csv: holds binary data, but must be text"),
     "missing class column": ({"p.csv": "id,bird,cat\n1,.5,.5\n"}, "p.csv: no column for class 'dog'; it has 'bird', 'cat'"),
     "doubled column": ({"p.csv": GOOD.replace("bird,cat", "cat,cat")}, "p.csv: column 'cat' stands 2 times in the header"),
     "doubled id": ({"p.csv": GOOD.replace("3,0.6", "2,0.6")}, "p.csv: id 2 stands again in data row 3, but must stand once"),
@@ -856,7 +1030,9 @@ def test_bad_arrays(run):
     ("arguments", "said"),
     [
         (["truth.csv", "good.csv", "-l", "hubert"], "there is no loss named 'hubert'; did you mean 'huber'?"),
-        (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "huber has no parameter 'dleta'"),
+        (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "--loss huber:dleta=1: huber has no parameter 'dleta'; did you mean 'delta'?"),
+        (["truth.csv", "good.csv", "-l", "huber:wat=1"], "huber has no parameter 'wat'; it has 'delta', 'axis', 'validate'"),
+        (["truth.csv", "good.csv", "-l", "huber:sample_weight=1"], "sample_weight is the command's to decide"),
         (["truth.csv", "good.csv", "-l", "softmax_loss:normalization=bogus"], "normalization is 'bogus', but must be one of"),
         (["truth.csv", "good.csv", "-l", "log_loss:epsilon=x"], "epsilon is 'x', but must be a number"),
         (["truth.csv", "good.csv", "-l", "dice"], "--loss dice: axis is None, but must name the axes of one set"),

@@ -124,7 +124,7 @@ class Accumulator(Generic[F, N]):
         y_true, y_pred : array
             As for the loss, of any array library. No graph of derivatives is kept.
         sample_weight : array, optional
-            Weights, as for the loss, of any array library.
+            Weights, shaped as for the loss, of any array library: finite and not negative, though a loss by itself takes any number.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class Accumulator(Generic[F, N]):
         Raises
         ------
         ValueError, TypeError
-            As the loss does. Then nothing has been added.
+            As the loss does, or if a weight is negative, NaN or infinite. Then nothing has been added.
         """
         tallies = {}
         for key, measure in self._measures.items():

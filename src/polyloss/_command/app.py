@@ -76,6 +76,12 @@ def app() -> None:
 )
 @click.option("--id", "id_column", metavar="COLUMN", help="Column that joins the files. [default: the truth's first]")
 @click.option("--target", metavar="COLUMN", help="Column of the targets. [default: the truth's one other column]")
+@click.option(
+    "--prediction",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of the predictions; repeat it for several. [default: all but the id and what the truth's options name]",
+)
 @click.option("--weight", metavar="COLUMN", help="Column of weights in the truth.")
 @click.option("--group-by", "group", metavar="COLUMN", help="A score for each value of this column of the truth, and one for all.")
 @click.option(
@@ -93,10 +99,14 @@ def app() -> None:
 @click.pass_context
 def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], **options: Any) -> None:
     """Score files; the text of the help is above."""
-    from polyloss._command import arrays, report, scoring
+    from polyloss._command import arrays, report, scoring, streams
 
+    context.with_resource(streams.keeping())
     tables = _import_tables() if not arrays.is_array(truth) else None
     files = [file for pattern in predictions for file in (sorted(glob.glob(pattern)) or [pattern])]
+    for path in [truth, *files] if options["address"] else ():
+        if streams.is_stream(arrays.split(path)[0]):
+            raise usage(f"--dask: workers cannot read {path}, which is no file")
     losses = [scoring.Loss.of(text) for text in options["losses"]]
     if options["fail_above"] is not None and math.isnan(options["fail_above"]):
         raise usage("--fail-above is NaN, but must be a number")
@@ -112,48 +122,50 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         losses, options["kaggle"], options["paired"], options["group"] is not None, options["weight"],
         options["ignore_label"], options["axis"], warn,
     )  # fmt: skip
-    for loss in losses:
-        if loss.asked.lower() == "logloss":
-            warn(f"-l {loss.asked} is {loss.name}, clipped at its epsilon of 1e-7; scikit-learn's and Kaggle's is log_loss")
     started = time.perf_counter()
     run = _Run(options["quiet"])
-    if tables is None:
-        classes = _score_arrays(run, truth, files, settings, options)
-    else:
-        threads = polyloss.get_num_threads()
-        polyloss.set_num_threads(1)  # parsing takes longest and has all cores; threads of OpenMP would spin on them between batches
-        try:
+    classes = None
+    try:
+        if tables is None:
+            classes = _score_arrays(run, truth, files, settings, options)
+        else:
             classes = _score_tables(run, tables, truth, files, predictions, settings, options)
-        finally:
-            polyloss.set_num_threads(threads)
+    except BadFile as error:
+        run.bad(error)
     seconds = time.perf_counter() - started
 
-    if options["in_json"]:
-        put(report.as_json(run.scores, truth, seconds, report.signature(settings, classes, polyloss.__version__), polyloss.__version__))
-    elif run.scores and sys.stdout.isatty():
-        report.as_table(run.scores, settings.by_group)
-    elif run.scores:
-        put(report.as_lines(run.scores, settings.by_group))
+    for loss in losses if run.scores else ():
+        if loss.asked.lower() == "logloss":
+            warn(f"-l {loss.asked} is {loss.name}, clipped at its epsilon of 1e-7; scikit-learn's and Kaggle's is log_loss")
     for found in run.scores:
         if math.isnan(found.score):
-            run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{'' if found.count else ': nothing counts'}"))
+            why = found.reason if found.count else "nothing counts"
+            run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{why and f': {why}'}"), found.predictions)
+    signature = report.signature(settings, classes, polyloss.__version__) if run.scores else None
+    if options["in_json"]:
+        put(report.as_json(run.scores, run.errors, truth, seconds, signature, polyloss.__version__))
+    elif signature and sys.stdout.isatty():
+        report.as_table(run.scores, settings.by_group, signature)
+    elif signature:
+        put(report.as_lines(run.scores, settings.by_group))
     limit = options["fail_above"]
     above = limit is not None and any(found.score > limit for found in run.scores)
-    context.exit(BAD_FILE if run.failed else ABOVE if above else SCORED)
+    context.exit(BAD_FILE if run.errors else ABOVE if above else SCORED)
 
 
 class _Run:
-    """The scores of a run, and whether a file was bad."""
+    """The scores of a run, and what is wrong with files that have none."""
 
     def __init__(self, quiet: bool) -> None:
         self.scores: list[Any] = []
-        self.failed = False
+        self.errors: list[dict[str, str | None]] = []  # as --json has them
         self.shows = sys.stderr.isatty() and not quiet
 
-    def bad(self, error: BadFile) -> None:
-        """Say what is wrong with a file, and go on."""
-        error.show()
-        self.failed = True
+    def bad(self, error: BadFile, predictions: str | None = None) -> None:
+        """Say what is wrong with a submission, or with the truth, and go on."""
+        if all(known["error"] != error.message for known in self.errors):  # one of the truth may be met with every submission
+            error.show()
+        self.errors.append({"predictions": predictions, "error": error.message})
 
     def progress(self, total: int, unit: str) -> Any:
         """A progress bar, or nothing that looks like one."""
@@ -176,7 +188,7 @@ def _import_tables() -> Any:
 def _score_tables(
     run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
 ) -> int | None:
-    from polyloss._command import arrays, table_scores
+    from polyloss._command import arrays
 
     for option in ("ignore_label", "axis"):
         if options[option] not in (None, ()):
@@ -188,11 +200,25 @@ def _score_tables(
     for file in files:
         if arrays.is_array(file):
             raise usage(f"{truth} is a table, but {file} holds arrays")
-    if patterns == (truth,):
-        return _score_labelled_tables(run, truth, files, settings, options)
-    if options["address"]:
+    tables.check_named(files, options["prediction"])
+    if options["address"] and patterns != (truth,):
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
-    header = tables.Header.of(truth, options["id_column"], options["target"], options["weight"], options["group"], settings.kaggle)
+    threads = polyloss.get_num_threads()
+    polyloss.set_num_threads(1)  # parsing takes longest and has all cores; threads of OpenMP would spin on them between batches
+    try:
+        if patterns == (truth,):
+            return _score_labelled_tables(run, truth, files, settings, options)
+        return _score_joined_tables(run, tables, truth, files, patterns, settings, options)
+    finally:
+        polyloss.set_num_threads(threads)
+
+
+def _score_joined_tables(
+    run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
+) -> int | None:
+    from polyloss._command import table_scores
+
+    header = tables.Header.of(truth, _asked(options))
     ahead = tables.Ahead(files[0], header)
     known = tables.read_truth(header)
     submissions = [(patterns[0], files)] if options["parts"] else [(file, [file]) for file in files]
@@ -206,9 +232,9 @@ def _score_tables(
                 job = table_scores.Job(known, tables.Predictions.of(paths, known, extra, ahead), settings.losses, settings.kaggle)
                 scores, kept = table_scores.score_table(job, name, settings, first)
             except BadFile as error:
-                run.bad(error)
+                run.bad(error, name)
                 if settings.paired and first is None:
-                    run.bad(BadFile(f"{name}: nothing can be compared with it"))
+                    run.bad(BadFile(f"{name}: nothing can be compared with it"), name)
                     settings.paired = False
                 continue
             first = kept if first is None else first
@@ -217,6 +243,13 @@ def _score_tables(
     if run.scores and not settings.losses:
         settings.losses = settings_losses
     return classes
+
+
+def _asked(options: dict[str, Any]) -> Any:
+    """The columns that the options name."""
+    from polyloss._command.tables import Asked
+
+    return Asked(**{key: options[key] for key in ("id_column", "target", "prediction", "weight", "group", "kaggle")})
 
 
 def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> int | None:
@@ -228,21 +261,21 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
         if wrong:
             raise usage(f"{option} goes with a truth and other files")
     classes = None
-    columns = {key: options[key] for key in ("id_column", "target", "weight", "group")}
     submissions = [(pattern, files)] if options["parts"] else [(file, [file]) for file in files]
     with _cluster(options["address"], settings.warn) as client, run.progress(len(files), "files") as bar:
         for name, paths in submissions:
             try:
-                job = LabelledTables(paths, settings.losses, **columns, kaggle=settings.kaggle)
+                job = LabelledTables(paths, settings.losses, _asked(options))
                 advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
                 scores, parts = job.score(name, client, advance)
             except BadFile as error:
-                run.bad(error)
+                run.bad(error, name)
                 continue
             for message in scores[0].warnings:
                 settings.warn(f"{name}: {message}")
             settings.losses, classes = settings.losses or parts[0].sums.losses, parts[0].classes
             settings.clips.update(clip for part in parts for clip in part.clips)
+            settings.positive.update(name for part in parts for name in part.positive)
             run.scores += scores
     return classes
 
@@ -252,7 +285,7 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
 
     if not settings.losses:
         raise usage("--loss is missing: arrays have no names that would tell it")
-    for option in ("id_column", "target", "weight", "group", "kaggle", "parts", "extra_ids"):
+    for option in ("id_column", "target", "prediction", "weight", "group", "kaggle", "parts", "extra_ids"):
         if options[option] and options[option] != "error":
             raise usage(f"--{option.replace('_column', '').replace('_', '-')} goes with tables")
     for file in files:
@@ -263,48 +296,34 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
         loss.check()
     classes = None
     with _cluster(options["address"], settings.warn) as client:
-
-        def scored(group: list[str]) -> list[Any]:
-            nonlocal classes
-            job = array_scores.ArrayJob(truth, group, settings.losses, paired=settings.paired)
-            classes = job.classes
-            with run.progress(len(job.ranges()), "parts") as bar:
-                return array_scores.score_arrays(job, client, (lambda done: None) if bar is None else partial(bar.advance, 0))
-
-        for scores in _of_groups(run, files, settings.paired, scored):
-            for score in scores[:: len(settings.losses)]:
-                for message in score.warnings:
-                    settings.warn(f"{score.predictions}: {message}")
-            run.scores += scores
-    dtypes = {arrays.opened(score.predictions).dtype for score in run.scores}
-    settings.clips = {clip for dtype in dtypes for loss in settings.losses if (clip := loss.clip(dtype)) is not None}
-    return classes
-
-
-def _of_groups(run: _Run, files: list[str], paired: bool, scored: Callable[[list[str]], list[Any]]) -> Iterator[list[Any]]:
-    """The scores of arrays: of each file, or of all together if they are compared.
-
-    If one is bad, the others are compared without it; if it is the first, they are scored alone.
-    """
-    good = []
-    for group in [files] if paired else [[file] for file in files]:
-        try:
-            yield scored(group)
-        except BadFile as error:
-            if not paired:
-                run.bad(error)
-                continue
-            for file in files:
+        for group in [files] if settings.paired else [[file] for file in files]:
+            faults: dict[str, BadFile] = {}
+            for file in group:
                 try:
-                    scored([file])
-                    good.append(file)
-                except BadFile as of_file:
-                    run.bad(of_file)
-            if files[0] in good:
-                yield scored(good)
-            else:
-                run.bad(BadFile(f"{files[0]}: nothing can be compared with it"))
-                yield from (scored([file]) for file in good)
+                    array_scores.check(truth, file, settings.losses)
+                except BadFile as error:
+                    faults[file] = error
+            good = [file for file in group if file not in faults]
+            if good:
+                job = array_scores.ArrayJob(truth, good, settings.losses, paired=settings.paired and good[0] == files[0])
+                classes, ranges = job.classes, job.ranges()
+                with run.progress(len(ranges), "parts") as bar:
+                    seen = job.together(client, (lambda done: None) if bar is None else partial(bar.advance, 0))
+                scores, more = job.results(seen)
+                faults |= more
+                for score in scores[:: len(settings.losses)]:
+                    for message in score.warnings:
+                        settings.warn(f"{score.predictions}: {message}")
+                run.scores += scores
+            for file, fault in faults.items():
+                run.bad(fault, file)
+            if settings.paired and files[0] in faults:
+                run.bad(BadFile(f"{files[0]}: nothing can be compared with it"), files[0])
+    for z in {score.predictions: arrays.opened(score.predictions) for score in run.scores}.values():
+        settings.clips.update(clip for loss in settings.losses if (clip := loss.clip(z.dtype)) is not None)
+        if settings.clips and z.shape[1:] in ((), (1,)):
+            settings.positive = {"1"}
+    return classes
 
 
 @contextlib.contextmanager

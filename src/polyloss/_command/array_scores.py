@@ -1,17 +1,47 @@
 """Scores of files of arrays: part by part, here or on a cluster."""
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from polyloss._command import arrays, values
-from polyloss._command.problems import BadFile, usage
-from polyloss._command.scoring import Loss, Score, ignoring_warnings, in_parts, in_words, tested
+from polyloss._command.problems import BadFile, counted, usage
+from polyloss._command.scoring import Loss, Score, as_given, ignoring_warnings, in_parts, in_words, tested
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Positions
+
+
+@dataclass
+class Seen:
+    """What some rows of one submission hold, or all of them. It is picklable."""
+
+    sums: list[Tally] = field(default_factory=list)  # of each loss
+    differences: list[Tally] = field(default_factory=list)  # to the first submission, of each loss
+    watched: list[values.Watch] = field(default_factory=list)
+    gaps: list["Gap | None"] = field(default_factory=list)  # of each loss: the first position where it is NaN
+    fault: tuple[int, str] | None = None  # what makes the file bad, and the first of the rows in which it was found
+
+    def add(self, other: "Seen") -> None:
+        """Add other rows."""
+        self.fault = min((fault for fault in (self.fault, other.fault) if fault is not None), default=None)
+        if self.fault is not None:
+            return
+        self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
+        self.differences = [a + b for a, b in zip(self.differences, other.differences, strict=False)]  # none if the first file is bad
+        self.gaps = [min((x for x in pair if x is not None), default=None) for pair in zip(self.gaps, other.gaps, strict=True)]
+        for watch, seen in zip(self.watched, other.watched, strict=True):
+            watch.add(seen)
+
+
+@dataclass(order=True)
+class Gap:
+    """A position whose loss is NaN, and the number that makes it so."""
+
+    at: tuple[int, ...]
+    said: str
 
 
 @dataclass
@@ -19,46 +49,39 @@ class ArrayJob:
     """Labels or targets and predictions of the same rows, in files of arrays. It is picklable: workers of a cluster open the files."""
 
     truth: str
-    predictions: list[str]  # several only under --paired, compared with the first
+    predictions: list[str]  # several only if they are compared with the first, or the file they were to be compared with is bad
     losses: list[Loss]
-    classes: int | None = None
     paired: bool = False
-    rows: int = 0
 
-    def __post_init__(self) -> None:
-        y = arrays.opened(self.truth)
-        for path in self.predictions:
-            z = arrays.opened(path)
-            if z.shape[0] != y.shape[0]:
-                raise BadFile(f"{path}: has {z.shape[0]} samples, but {self.truth} has {y.shape[0]}")
-            if not z.shape[0]:
-                raise BadFile(f"{path}: has no samples")
-            if not np.issubdtype(z.dtype, np.number) and np.dtype(z.dtype) != np.bool_ and np.dtype(z.dtype).kind != "V":
-                raise BadFile(f"{path}: holds {z.dtype}, but must hold numbers")
-            for loss in self.losses:
-                _check_axis(loss, path, len(z.shape))
-        self.rows = y.shape[0]
-        if any(loss.name == "log_loss" for loss in self.losses):
-            z = arrays.opened(self.predictions[0])
-            self.classes = z.shape[1] if len(z.shape) == 2 and z.shape[1] > 1 else 2
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, where a loss must know it beforehand."""
+        if all(loss.block is not None for loss in self.losses):
+            return None
+        shape = arrays.opened(self.predictions[0]).shape
+        return int(shape[1]) if len(shape) == 2 and shape[1] > 1 else 2
 
     def ranges(self) -> list[tuple[int, int]]:
         """The parts in which it is read."""
         return arrays.slabs(arrays.opened(self.predictions[0]))
 
-    def part(self, start: int, stop: int) -> "Part":
-        """What some rows hold."""
-        y = arrays.read(self.truth, start, stop)
-        found: Part = Part([], [], [])
+    def part(self, start: int, stop: int) -> list[Seen]:
+        """What some rows of each submission hold."""
+        y, classes = arrays.read(self.truth, start, stop), self.classes
+        found: list[Seen] = []
         first: list[Positions] = []
-        for k, path in enumerate(self.predictions):
-            z = arrays.read(path, start, stop)
-            found.watched.append(self._watched(path, z, start))
-            each = [self._positions(loss, path, y, z, start) for loss in self.losses]
-            found.sums.append([positions.tally() for positions in each])
-            if k:
-                found.differences.append([own.less(other).tally() for own, other in zip(each, first, strict=True)])
-            first = first or each
+        for path in self.predictions:
+            each: list[Positions] = []
+            try:
+                z = arrays.read(path, start, stop)
+                watched = self._watched(path, z, start)
+                each = [self._positions(loss, path, y, z, start, classes) for loss in self.losses]
+                gaps = [self._gap(loss, y, z, one, start) for loss, one in zip(self.losses, each, strict=True)]
+                less = [own.less(other).tally() for own, other in zip(each, first, strict=False)]
+                found.append(Seen([one.tally() for one in each], less, watched, gaps))
+            except BadFile as error:
+                found.append(Seen(fault=(start, error.message)))
+            first = each if self.paired and len(found) == 1 else first
         return found
 
     def _watched(self, path: str, z: np.ndarray, start: int) -> list[values.Watch]:
@@ -72,12 +95,12 @@ class ArrayJob:
                 raise BadFile(f"{path}: {values.said(fault, str(place))}")
         return watched
 
-    def _positions(self, loss: Loss, path: str, y: np.ndarray, z: np.ndarray, start: int) -> Positions:
+    def _positions(self, loss: Loss, path: str, y: np.ndarray, z: np.ndarray, start: int, classes: int | None) -> Positions:
         labelled = loss.block is not None and (loss.block.targets == "labels" or y.shape != z.shape)
         fault = None if loss.block is None or y.dtype.kind not in "fiub" else values.bad_target(loss, y, labelled)
         if fault is not None:
             raise BadFile(f"{self.truth}: {values.said(fault, str([fault.at[0] + start, *fault.at[1:]]))}")
-        measure = loss.measure(self.classes)
+        measure = loss.measure(classes)
         gaps = np.isnan(z).reshape(len(z), -1).any(axis=1) if loss.block is None and z.dtype.kind == "f" else np.zeros(0, bool)
         try:
             with ignoring_warnings():
@@ -90,72 +113,109 @@ class ArrayJob:
         except (ValueError, TypeError) as error:
             raise BadFile(in_words(str(error), self.truth, path, start)) from None
 
-    def together(self, parts: "Iterable[Part]", progress: Callable[[int], None]) -> "Part":
-        """All parts."""
-        whole: Part | None = None
-        for part in parts:
-            if whole is None:
-                whole = part
-            else:
-                whole.add(part)
-            for own in whole.sums:
-                for loss, found in zip(self.losses, own, strict=True):
+    def _gap(self, loss: Loss, y: np.ndarray, z: np.ndarray, found: Positions, start: int) -> Gap | None:
+        """The first position that counts and whose loss is NaN: the entry of predictions or targets there that is no number."""
+        nan = np.isnan(found.losses)
+        nan = nan if found.skip is None or not nan.any() else nan & ~found.skip
+        if not nan.any():
+            return None
+        axes = () if found.losses.size == z.size else loss.axis if isinstance(loss.axis, (tuple, list)) else (loss.axis,)
+        axes = [axis % z.ndim for axis in axes]
+        shape = [size for axis, size in enumerate(z.shape) if axis not in axes]
+        left = iter(np.unravel_index(int(nan.argmax()), shape))
+        at = [slice(None) if axis in axes else int(next(left)) for axis in range(z.ndim)]
+        for x, of in ((z, ""), (y, f" of {self.truth}")):
+            entries = x[tuple(at)] if x.shape == z.shape and x.dtype.kind in "fV" else np.zeros(())
+            odd = np.argwhere(~np.isfinite(entries.astype(np.float64)))
+            if len(odd):
+                inside = iter(odd[0].tolist())
+                place = [next(inside) if isinstance(i, slice) else i for i in at]
+                place[0] += start
+                return Gap(tuple(place), f"{place}{of} is {float(entries[tuple(odd[0])])}")
+        place = [i for i in at if not isinstance(i, slice)]
+        place[0] += start
+        return Gap(tuple(place), f"the first at {place}")
+
+    def together(self, client: Any, progress: Callable[[int], None]) -> list[Seen]:
+        """All parts, read here or on a cluster, or as many as tell that every file is bad."""
+        there, files = self, [self.truth, *self.predictions]
+        if client is not None:
+            there = replace(self, truth=os.path.abspath(self.truth), predictions=[*map(os.path.abspath, self.predictions)])
+        whole: list[Seen] = []
+        classes = self.classes
+        for part in in_parts(there.part, self.ranges(), client, files):
+            for own, more in zip(whole, part, strict=False):
+                own.add(more)
+            whole = whole or part
+            for path, own in zip(self.predictions, whole, strict=True):
+                for loss, found in zip(self.losses, own.sums, strict=False):
                     try:
-                        loss.measure(self.classes).check(found)
+                        loss.measure(classes).check(found)
                     except ValueError as error:
-                        raise BadFile(in_words(str(error), self.truth, self.predictions[0])) from None
+                        own.fault = own.fault or (0, in_words(str(error), self.truth, path))
+            if all(own.fault is not None for own in whole):
+                break
             progress(1)
-        assert whole is not None
+        for own in whole if client is not None else ():  # whose workers know absolute paths
+            own.fault = own.fault and (own.fault[0], as_given(own.fault[1], files))
+            own.gaps = [gap and replace(gap, said=as_given(gap.said, files)) for gap in own.gaps]
         return whole
 
-    def scores(self, whole: "Part") -> list[Score]:
-        """A score for each submission and loss."""
-        scores = []
-        for k, (path, own) in enumerate(zip(self.predictions, whole.sums, strict=True)):
+    def results(self, whole: list[Seen]) -> tuple[list[Score], dict[str, BadFile]]:
+        """Of each submission a score for each loss, or what is wrong with it."""
+        scores, faults = [], {}
+        for k, (path, seen) in enumerate(zip(self.predictions, whole, strict=True)):
+            if seen.fault is not None:
+                faults[path] = BadFile(seen.fault[1])
+                continue
             tolerance = values.tolerance(arrays.opened(path).dtype)
             advice = "-l log_loss:rescale=True divides rows by their sums"
-            said = [watch.warning(tolerance, lambda place: f"at {list(place)}", advice) for watch in whole.watched[k]]
-            for i, (loss, found) in enumerate(zip(self.losses, own, strict=True)):
-                measure = loss.measure(self.classes)
-                score = Score.of(path, loss, measure, found, None, [text for text in said if text])
-                if self.paired and k:
-                    score.paired = tested(measure, whole.differences[k - 1][i])
+            said = [watch.warning(tolerance, lambda place: f"at {list(place)}", advice) for watch in seen.watched]
+            warnings = [text for text in (*said, self._of_truth_values(path)) if text]
+            for i, (loss, found) in enumerate(zip(self.losses, seen.sums, strict=True)):
+                measure, gap = loss.measure(self.classes), seen.gaps[i]
+                score = Score.of(path, loss, measure, found, None, warnings)
+                score.reason = "" if gap is None else gap.said
+                if self.paired and k and whole[0].fault is None:
+                    score.paired = tested(measure, seen.differences[i])
                 scores.append(score)
-        return scores
+        return scores, faults
+
+    def _of_truth_values(self, path: str) -> str | None:
+        """What is said of true and false as labels of more than two classes."""
+        y, shape = arrays.opened(self.truth), arrays.opened(path).shape
+        for loss in self.losses:
+            by_class = y.dtype == np.bool_ and 1 < len(shape) != len(y.shape) and isinstance(loss.axis, int)
+            if by_class and (classes := shape[loss.axis]) > 2:
+                return f"{self.truth} holds true and false, which are taken for the labels 1 and 0 of {classes} classes"
+        return None
 
 
-@dataclass
-class Part:
-    """What some rows, or all, hold. It is picklable."""
-
-    sums: list[list[Tally]]  # of each submission: of each loss
-    differences: list[list[Tally]]  # to the first submission, of each other one: of each loss
-    watched: list[list[values.Watch]]  # of each submission
-
-    def add(self, other: "Part") -> None:
-        """Add other rows."""
-        for own, more in ((self.sums, other.sums), (self.differences, other.differences)):
-            own[:] = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(own, more, strict=True)]
-        for own_watched, others in zip(self.watched, other.watched, strict=True):
-            for watch, seen in zip(own_watched, others, strict=True):
-                watch.add(seen)
-
-
-def score_arrays(job: ArrayJob, client: Any, progress: Callable[[int], None]) -> list[Score]:
-    """The scores of files of arrays, here or on a cluster."""
-    there = job if client is None else replace(job, truth=os.path.abspath(job.truth), predictions=[*map(os.path.abspath, job.predictions)])
-    return job.scores(job.together(in_parts(there.part, job.ranges(), client, [job.truth, *job.predictions]), progress))
+def check(truth: str, path: str, losses: list[Loss]) -> None:
+    """An error if an array cannot hold predictions of this truth."""
+    y, z = arrays.opened(truth), arrays.opened(path)
+    if z.shape[0] != y.shape[0]:
+        raise BadFile(f"{path}: has {counted(z.shape[0], 'sample')}, but {truth} has {y.shape[0]}")
+    if not z.shape[0]:
+        raise BadFile(f"{path}: has no samples")
+    if not np.issubdtype(z.dtype, np.number) and np.dtype(z.dtype) != np.bool_ and np.dtype(z.dtype).kind != "V":
+        raise BadFile(f"{path}: holds {z.dtype}, but must hold numbers")
+    for loss in losses:
+        _check_axis(loss, path, len(z.shape))
 
 
 def _check_axis(loss: Loss, path: str, ndim: int) -> None:
     """Files are read in parts along their first axis, which can therefore not be the loss's own."""
     if loss.block is None or (ndim == 1 and loss.block.combine == "mean"):
         return
-    if ndim == 1 and loss.block.targets != "labels":
-        raise BadFile(f"{path}: has one axis, that of {loss.name}, but must have one of samples before it")
+    if ndim == 1:
+        kind = "logit" if loss.takes == "logits" else "probability" if loss.takes == "shares" or loss.block.targets != "dense" else ""
+        other = "mse" if loss.name == "brier" else "log_loss" if kind == "probability" else "bce:from_logits=True"
+        hint = f"; of one {kind} for each sample, use -l {other}" if kind else ""
+        raise BadFile(f"{path}: has one axis, that of {loss.name}, but must have one of samples before it{hint}")
     axes = loss.axis if isinstance(loss.axis, (tuple, list)) else (loss.axis,)
     for axis in axes:
-        if isinstance(axis, int) and axis in (0, -ndim) and ndim > 1:
+        if isinstance(axis, int) and axis in (0, -ndim):
             raise usage(f"axis is {loss.axis} of {loss.name}, but the first axis of {path} is that of the samples")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from polyloss._command.problems import BadFile, usage
+from polyloss._command.streams import real
 
 ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
 BROKEN = (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what readers raise of broken files
@@ -22,17 +23,21 @@ def split(path: str) -> tuple[str, str]:
 
 def is_array(path: str) -> bool:
     """Whether the name is that of a file of arrays."""
-    return Path(split(path)[0].lower()).suffix in ENDINGS
+    return _suffix(split(path)[0]) in ENDINGS
+
+
+def _suffix(file: str) -> str:
+    return Path(real(file).lower()).suffix
 
 
 def opened(path: str) -> Any:
     """The array: it has shape and dtype, and slices of it are read."""
     file, name = split(path)
-    suffix = Path(file.lower()).suffix
-    if not Path(file).exists():
+    suffix, where = _suffix(file), Path(real(file))
+    if not where.exists():
         raise BadFile(f"{path}: no such file")
-    if Path(file).is_dir() != (suffix == ".zarr"):
-        raise BadFile(f"{path}: is {'a directory, but must be a file' if Path(file).is_dir() else 'a file, but Zarr is a directory'}")
+    if where.is_dir() != (suffix == ".zarr"):
+        raise BadFile(f"{path}: is {'a directory, but must be a file' if where.is_dir() else 'a file, but Zarr is a directory'}")
     try:
         array = _OPEN[suffix](file, name)
     except ModuleNotFoundError as error:
@@ -67,11 +72,11 @@ def _said(error: Exception) -> str:
 def _npy(file: str, name: str) -> Any:
     if name:
         raise BadFile(f"{file}::{name}: an NPY file holds one array, which has no name")
-    with open(file, "rb") as raw:
+    with open(real(file), "rb") as raw:
         start = raw.read(6)
     if start != b"\x93NUMPY":  # which NumPy takes for a pickle, whatever it is
         raise BadFile(f"{file}: {_unlike_npy(start)}")
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+    return np.load(real(file), mmap_mode="r", allow_pickle=False)
 
 
 def _unlike_npy(start: bytes) -> str:
@@ -84,11 +89,11 @@ def _unlike_npy(start: bytes) -> str:
 
 
 def _npz(file: str, name: str) -> Any:
-    with open(file, "rb") as raw:
+    with open(real(file), "rb") as raw:
         start = raw.read(4)
     if not start.startswith(b"PK"):
         raise BadFile(f"{file}: {'is no NPZ file; np.savez writes NPZ' if start else 'the file is empty'}")
-    with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as members:
+    with open(real(file), "rb") as raw, np.load(raw, allow_pickle=False) as members:
         return members[_member(file, name, list(members))]
 
 
@@ -106,7 +111,7 @@ def _zarr(file: str, name: str) -> Any:
 def _hdf5(file: str, name: str) -> Any:
     import h5py
 
-    found = h5py.File(file, "r")
+    found = h5py.File(real(file), "r")
     names: list[str] = []
     found.visititems(lambda key, item: names.append(key) if hasattr(item, "shape") else None)
     return found[_member(file, name, names)]
@@ -119,7 +124,8 @@ def _member(file: str, name: str, names: list[str]) -> str:
     if not name and len(names) == 1:
         return names[0]
     if name not in names:
-        what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {file}::NAME"
+        one = "/dev/stdin" if file == "-" else file  # "-::NAME" would be an option
+        what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {one}::NAME"
         raise BadFile(f"{file}: {what}; it has {', '.join(map(repr, names[:8])) or 'none'}")
     return name
 

@@ -10,7 +10,7 @@ import polars as po
 from polyloss._command.problems import BadFile, listed
 from polyloss._command.scoring import Loss, Score, Settings, in_parts
 from polyloss._command.table_scores import Job, Sums, sums_of
-from polyloss._command.tables import Header, Predictions, as_written, read_truth, shown
+from polyloss._command.tables import Asked, Header, Predictions, as_written, read_truth, shown
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Part:
     columns: list[str]  # of predictions
     classes: int | None
     clips: set[float]
+    positive: set[str]
     hashes: po.Series | None  # of the ids, eight bytes each
 
 
@@ -32,27 +33,25 @@ class LabelledTables:
 
     paths: list[str]
     losses: list[Loss]
-    target: str
-    id_column: str | None = None
-    weight: str | None = None
-    group: str | None = None
-    kaggle: bool = False
+    asked: Asked
 
     def part(self, path: str) -> Part:
         """What one file holds."""
-        truth = read_truth(Header.of(path, self.id_column, self.target, self.weight, self.group, self.kaggle), every_cell=False)
-        truth.apart.add(self.target)
-        job = Job(truth, Predictions.of([path], truth, False), self.losses, self.kaggle)
+        truth = read_truth(Header.of(path, self.asked), every_cell=False)
+        assert truth.target is not None
+        truth.apart.add(truth.target)
+        job = Job(truth, Predictions.of([path], truth, False), self.losses, self.asked.kaggle)
         if len(self.paths) > 1 and len(job.columns) == 1 and any(loss.name == "log_loss" for loss in job.losses):
-            present = truth.labels(self.target)[1]
+            present = truth.labels(truth.target)[1]
             if not {"0", "1"}.issuperset(present):
                 raise BadFile(
-                    f"{path}: column {self.target!r} has the labels {listed(present)}, but must hold 0 and 1: of one column of"
+                    f"{path}: column {truth.target!r} has the labels {listed(present)}, but must hold 0 and 1: of one column of"
                     " probabilities, no part by itself tells the second class"
                 )
-        settings = Settings(self.losses, self.kaggle, by_group=self.group is not None, warn=lambda message: None)
+        settings = Settings(self.losses, self.asked.kaggle, by_group=self.asked.group is not None, warn=lambda message: None)
         sums, said, _ = sums_of(job, path, settings)
-        return Part(path, sums, said, sorted(job.columns), job.classes, settings.clips, truth.hashes() if len(self.paths) > 1 else None)
+        hashes = truth.hashes() if len(self.paths) > 1 else None
+        return Part(path, sums, said, sorted(job.columns), job.classes, settings.clips, settings.positive, hashes)
 
     def score(self, name: str, client: Any, progress: Callable[[int], None]) -> tuple[list[Score], list[Part]]:
         """The scores of all files together, and what each of them holds."""
@@ -66,7 +65,7 @@ class LabelledTables:
             progress(1)
         self._check_ids(found)
         sums = Sums.together([part.sums for part in found])
-        return list(sums.scores(name, self.group is not None, [text for part in found for text in part.said])), found
+        return list(sums.scores(name, self.asked.group is not None, [text for part in found for text in part.said])), found
 
     def _check_ids(self, parts: list[Part]) -> None:
         """An error if an id stands in two parts. Where hashes agree the ids themselves are read again."""
@@ -76,8 +75,7 @@ class LabelledTables:
         twice = every.filter(every.is_duplicated()).unique()
         seen: dict[str, str] = {}
         for part, own in hashes:
-            header = Header.of(part.path, self.id_column, self.target, self.weight, self.group, self.kaggle)
-            ids = as_written(read_truth(header, every_cell=False).ids)
+            ids = as_written(read_truth(Header.of(part.path, self.asked), every_cell=False).ids)
             for key in ids.filter(own.is_in(twice.implode())):
                 if key in seen:
                     raise BadFile(f"{part.path}: id {shown(key)} stands in {seen[key]}, too, but must stand once")

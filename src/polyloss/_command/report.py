@@ -15,8 +15,10 @@ def number(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-def as_json(scores: list[Score], truth: str, seconds: float, signature: str, version: str) -> str:
-    """One JSON object."""
+def as_json(
+    scores: list[Score], errors: list[dict[str, str | None]], truth: str, seconds: float, signature: str | None, version: str
+) -> str:
+    """One JSON object. `errors` stand in it if there are any."""
     rows = []
     for s in scores:
         row: dict[str, Any] = {"predictions": s.predictions, "loss": s.loss, "group": s.group, "score": number(s.score)}
@@ -24,7 +26,7 @@ def as_json(scores: list[Score], truth: str, seconds: float, signature: str, ver
         row |= {key: number(value) for key, value in (s.paired or {}).items()}
         rows.append(row)
     head = {"polyloss": version, "truth": truth, "seconds": round(seconds, 3), "signature": signature}
-    return json.dumps({**head, "scores": rows}, ensure_ascii=False, indent=1)
+    return json.dumps({**head, "scores": rows, **({"errors": errors} if errors else {})}, ensure_ascii=False, indent=1)
 
 
 def as_lines(scores: list[Score], by_group: bool) -> str:
@@ -32,8 +34,8 @@ def as_lines(scores: list[Score], by_group: bool) -> str:
     return "\n".join("\t".join([s.predictions, s.loss, *([s.group or ""] if by_group else []), repr(s.score)]) for s in scores)
 
 
-def as_table(scores: list[Score], by_group: bool) -> None:
-    """A table on the terminal."""
+def as_table(scores: list[Score], by_group: bool, signature: str) -> None:
+    """A table on the terminal, above what decides its numbers."""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
@@ -55,7 +57,9 @@ def as_table(scores: list[Score], by_group: bool) -> None:
     # As wide as it must be, since rich cuts digits off where the terminal is narrower.
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     with writing():
-        Console(width=max(needed, console.width)).print(table)
+        wide = Console(width=max(needed, console.width))
+        wide.print(table, markup=False)
+        wide.print(signature, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def signature(settings: Settings, classes: int | None, version: str) -> str:
@@ -64,6 +68,7 @@ def signature(settings: Settings, classes: int | None, version: str) -> str:
     for name, values in (
         ("clip", [f"{clip:.2g}" for clip in sorted(settings.clips)]),
         ("classes", [str(classes)] if classes else []),
+        ("positive", sorted(settings.positive)),
         ("weight", [settings.weight] if settings.weight else []),
         ("ignored", [str(label) for label in settings.ignored]),
         ("axis", [] if settings.axis is None else [str(settings.axis)]),

@@ -16,11 +16,13 @@ import click
 import numpy as np
 
 from polyloss import registry
-from polyloss._command.problems import usage
+from polyloss._command.problems import unlike, usage
 from polyloss._core.block import LOSSES
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Measure
 from polyloss.metrics._log_loss import EPSILON
+
+DECIDED = {"sample_weight", "mask", "reduction", "return_prob", "denominator", "labels"}  # parameters that files and options decide
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,18 @@ class Loss:
         try:
             function = registry.get(name)
             parameters = dict(_parameter(part) for part in re.split(r",(?![^\[(]*[\])])", rest) if part.strip())
+            known = inspect.signature(function).parameters.values()
+            own = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.name not in DECIDED]
+            own += getattr(LOSSES.get(function.__name__), "params", {}).keys() & DECIDED  # the labels of the hinges
+            for key in parameters:
+                if key in DECIDED and key not in own:
+                    raise usage(f"--loss {text}: {key} is the command's to decide")
+                if key not in own:
+                    raise usage(f"--loss {text}: {function.__name__} has no parameter {key!r}{unlike(key, own)}")
             if parameters:
                 registry.get(name, **parameters)
         except (ValueError, TypeError) as error:
             raise usage(f"--loss {text}: {error}") from None
-        for key in ("sample_weight", "reduction", "return_prob", "denominator", "labels"):
-            if key in parameters and key not in getattr(LOSSES.get(function.__name__), "params", ()):
-                raise usage(f"--loss {text}: {key} is the command's to decide")
         given = "".join(f"{',' if i else ':'}{key}={value}" for i, (key, value) in enumerate(parameters.items()))
         return cls(function.__name__, parameters, function.__name__ + given, name)
 
@@ -116,6 +123,7 @@ class Score:
     count: int
     warnings: list[str]
     paired: dict[str, float] | None = None
+    reason: str = ""  # of a score of NaN
 
     @classmethod
     def of(cls, name: str, loss: Loss, measure: Measure, found: Tally, group: str | None, warnings: list[str]) -> "Score":
@@ -138,6 +146,7 @@ class Settings:
     warn: Callable[[str], None] = print
     progress: Callable[[int], None] = lambda done: None
     clips: set[float] = field(default_factory=set)  # of log_loss, by the dtypes of the files
+    positive: set[str] = field(default_factory=set)  # classes that single columns of probabilities are of
 
 
 @contextlib.contextmanager
@@ -181,10 +190,10 @@ def in_parts(function: Callable[..., Any], parts: list[tuple[Any, ...]], client:
         for _, result in _cluster.each(partial(_applied, function), parts, client, lambda part: 64, "part"):
             yield result
     except click.ClickException as error:
-        raise type(error)(_as_given(error.message, paths)) from None
+        raise type(error)(as_given(error.message, paths)) from None
 
 
-def _as_given(message: str, paths: Iterable[str]) -> str:
+def as_given(message: str, paths: Iterable[str]) -> str:
     """A message in which these paths stand as they were given, instead of absolute; of ``FILE::NAME`` the file alone may stand there."""
     given: dict[str, str] = {}
     for path in paths:

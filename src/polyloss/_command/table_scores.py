@@ -9,7 +9,7 @@ import numpy as np
 from polyloss._command import values
 from polyloss._command.problems import BadFile, listed, usage
 from polyloss._command.scoring import Loss, Score, Settings, ignoring_warnings, in_words, tested
-from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer
+from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer, spelled
 from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
 
@@ -91,6 +91,7 @@ class Job:
             )
         self.losses = [replace(x, parameters={**KAGGLE, **x.parameters}) if kaggle and x.name == "log_loss" else x for x in losses]
         self.classes: int | None = None
+        self.positive: str | None = None  # the class that a single column of probabilities is of
         self.odd: list[str] = []  # columns that are classes, and hardly meant to be
         self._targets: dict[str, np.ndarray] = {}
         for loss in self.losses:
@@ -117,7 +118,9 @@ class Job:
         missing = [label for label in present if label not in columns]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            hint = f"; of numbers as targets, {loss.name} takes one column of predictions" if block and block.combine == "mean" else ""
+            hint = spelled(missing[0], columns)
+            if block and block.combine == "mean":
+                hint = f"; of numbers as targets, {loss.name} takes one column of predictions: name it with --prediction"
             raise BadFile(
                 f"{self.predictions.paths[0]}: no column for class {missing[0]!r}{more}; it has {', '.join(map(repr, columns[:8]))}{hint}"
             )
@@ -149,21 +152,16 @@ class Job:
         assert self.target is not None
         places, present = self.truth.labels(self.target)
         column = self.columns[0]
-        if column in present and len(present) < 3:
-            self.classes = 2
-            return (places == present.index(column)).astype(np.int8)
         if len(present) > 2:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has {len(present)} labels, but one column of probabilities is of two classes"
             )
-        if len(present) == 1:
-            if present[0] not in ("0", "1"):
-                raise BadFile(
-                    f"{self.truth.path}: column {self.target!r} has the label {present[0]!r} alone, which does not tell the second class"
-                )
-            return np.full(len(places), int(present[0]))
-        self.classes = 2
-        return np.maximum(places, 0)
+        if column not in present and len(present) == 1 and present[0] not in ("0", "1"):
+            raise BadFile(
+                f"{self.truth.path}: column {self.target!r} has the label {present[0]!r} alone, which does not tell the second class"
+            )
+        self.classes, self.positive = 2, column if column in present else "1" if len(present) == 1 else present[1]
+        return np.array([label == self.positive for label in [*present, ""]], np.int8)[places]  # the last for rows that do not count
 
     def targets(self, loss: Loss, rows: np.ndarray) -> np.ndarray:
         """The targets of these rows."""
@@ -235,6 +233,7 @@ def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], d
                 kept[loss.shown].put(rows, found)
         settings.progress(len(rows))
     settings.clips.update(clip for loss in job.losses if (clip := loss.clip(p.dtype)) is not None)
+    settings.positive.update([job.positive] if job.positive is not None else [])
     digits = 1e-4 if ending(job.predictions.paths[0]) not in BINARY else values.tolerance(p.dtype)
     said = [watch.warning(digits, lambda row: f"of id {truth.id_at(row)}", "--kaggle divides rows by their sums") for watch in watched]
     warnings = [text for text in said if text]

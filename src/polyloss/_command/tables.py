@@ -20,6 +20,7 @@ import numpy as np
 import polars as po
 
 from polyloss._command.problems import BadFile, counted, listed, unlike, usage
+from polyloss._command.streams import real
 
 TEXT = {".csv": ",", ".tsv": "\t"}
 BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
@@ -32,7 +33,7 @@ FAR = 8  # places of the table for each id, at most: 32 bytes
 
 def ending(path: str) -> str:
     """The ending that tells the format, without that of a compression."""
-    name = path.lower()
+    name = real(path).lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
     return Path(name).suffix
@@ -58,6 +59,7 @@ class Truth:
     group: np.ndarray | None  # place of each row's group in `groups`
     groups: list[str]
     apart: set[str]  # columns that hold no prediction wherever they are: id, weight, group, usage
+    only: tuple[str, ...] = ()  # columns that do, if they are named
     least: int = 0  # id
     table: np.ndarray | None = None  # row of each id from `least` on, -1: none; None where that would be too large
 
@@ -178,6 +180,18 @@ def is_integer(text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The columns that options name; None and nothing: the usual ones."""
+
+    id_column: str | None = None
+    target: str | None = None
+    prediction: tuple[str, ...] = ()
+    weight: str | None = None
+    group: str | None = None
+    kaggle: bool = False  # whether rows whose `Usage` is `Ignored` count
+
+
+@dataclass(frozen=True)
 class Header:
     """What the truth's columns are."""
 
@@ -188,10 +202,12 @@ class Header:
     weight: str | None
     group: str | None
     usage: str | None  # of Kaggle's, where rows may be ignored
+    only: tuple[str, ...]  # columns that hold predictions, if they are named
 
     @classmethod
-    def of(cls, path: str, id_column: str | None, target: str | None, weight: str | None, group: str | None, kaggle: bool) -> "Header":
+    def of(cls, path: str, asked: "Asked") -> "Header":
         """Of these options."""
+        id_column, target, weight, group, kaggle = asked.id_column, asked.target, asked.weight, asked.group, asked.kaggle
         names = columns_of(path)
         for option, name in (("--id", id_column), ("--target", target), ("--weight", weight), ("--group-by", group)):
             if name is not None and name not in names:
@@ -207,7 +223,7 @@ class Header:
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
         if not columns and group is not None:  # the one other column is the target, too
             target, columns = group, [group]
-        return cls(path, id_column, columns, target, weight, group, state)
+        return cls(path, id_column, columns, target, weight, group, state, asked.prediction)
 
     @property
     def apart(self) -> set[str]:
@@ -233,7 +249,7 @@ def read_truth(header: Header, every_cell: bool = True) -> Truth:
         groups = in_order(text.filter(po.Series(kept)).unique().to_list())
         places = places_in(text, groups, text.unique())
     needed = data.select(list(dict.fromkeys([*columns, *([weight] if weight else [])])))
-    truth = Truth(path, id_column, ids, kept, columns, target, needed, None, places, groups, apart)
+    truth = Truth(path, id_column, ids, kept, columns, target, needed, None, places, groups, apart, header.only)
     if weight is not None:
         w = truth.numbers([weight])[:, 0]
         bad = ~((w >= 0) & np.isfinite(w)) & kept
@@ -289,7 +305,7 @@ class Predictions:
         """The predictions in these files, of the first of which some may have been read."""
         columns: list[str] = []
         for path in paths:
-            found = predicted(path, truth.id_column, truth.apart)
+            found = predicted(path, truth.id_column, truth.apart, truth.only)
             columns = columns or found
             missing = [name for name in columns if name not in found] or [name for name in found if name not in columns]
             if missing:
@@ -300,8 +316,8 @@ class Predictions:
         """A file, rows of truth, and the predictions there (rows, columns); every id of the truth once, or an error."""
         truth = self.truth
         seen, given = np.zeros(truth.rows, bool), 0
-        extra, first_path, first, first_row = 0, "", None, 0
-        for path in self.paths:
+        extra, first = 0, (len(self.paths), 0, None)  # part, row and id of the first that the truth lacks; a join keeps no order
+        for part, path in enumerate(self.paths):
             empty = True
             for batch, at in self._joined(path, columns):
                 empty = False
@@ -309,10 +325,9 @@ class Predictions:
                 rows = at
                 unknown = at < 0
                 if unknown.any():
-                    strange = batch.select(truth.id_column, ROW).filter(po.Series(unknown)).sort(ROW).row(0)
-                    if not extra or (path == first_path and strange[1] < first_row):  # a join keeps no order
-                        first_path, (first, first_row) = path, strange
-                    extra += int(unknown.sum())
+                    strange = batch.select(ROW, truth.id_column).filter(po.Series(unknown))
+                    first = min(first, (part, *strange.row(int(strange[ROW].to_numpy().argmin()))))
+                    extra += len(strange)
                     rows, p = at[~unknown], p[~unknown]
                 again = seen[rows]
                 seen[rows] = True
@@ -328,7 +343,7 @@ class Predictions:
         name = " and ".join(self.paths[:2]) if len(self.paths) < 3 else f"{self.paths[0]} and {len(self.paths) - 1} more parts"
         if extra and not self.extra:
             raise BadFile(
-                f"{name}: {counted(extra, 'id')} not in {truth.path}, the first {shown(first)}; "
+                f"{name}: {counted(extra, 'id')} not in {truth.path}, the first {shown(first[2])}; "
                 + ("--extra-ids ignore leaves them out" if given else f"ids compare as written, and it has {truth.id_at(0)}")
             )
         missing = truth.kept & ~seen
@@ -395,12 +410,16 @@ class Predictions:
         return f"column {columns[column]!r} at id {shown(self.truth.ids[row])}"
 
 
-def predicted(path: str, id_column: str, apart: set[str]) -> list[str]:
-    """The columns of predictions in a file."""
+def predicted(path: str, id_column: str, apart: set[str], only: tuple[str, ...] = ()) -> list[str]:
+    """The columns of predictions in a file: those that are named, or all others."""
     names = columns_of(path)
     if id_column not in names:
-        raise BadFile(f"{path}: no column {id_column!r}, by which it is joined; it has {listed(names)}{_index(path, id_column)}")
-    found = [name for name in names if name not in apart]
+        hint = spelled(id_column, names) or _index(path, id_column)
+        raise BadFile(f"{path}: no column {id_column!r}, by which it is joined; it has {listed(names)}{hint}")
+    for name in only:
+        if name not in names:
+            raise BadFile(f"{path}: no column {name!r}, which --prediction names{unlike(name, names)}")
+    found = list(only) or [name for name in names if name not in apart]
     if not found:
         raise BadFile(f"{path}: no column of predictions beside {id_column!r}")
     if "" in found:
@@ -408,12 +427,29 @@ def predicted(path: str, id_column: str, apart: set[str]) -> list[str]:
     return found
 
 
+def check_named(paths: list[str], only: tuple[str, ...]) -> None:
+    """An error of the command line if options name columns of predictions that no file has."""
+    for name in only:
+        known: list[str] = []
+        for path in paths:
+            with contextlib.suppress(BadFile):  # which is said when it is read
+                known += columns_of(path)
+        if known and name not in known:
+            raise usage(f"--prediction is {name!r}, but {paths[0]} has no such column{unlike(name, list(dict.fromkeys(known)))}")
+
+
+def spelled(name: str, names: list[str]) -> str:
+    """What is said of a name that only case or blanks tell from the one looked for."""
+    alike = [other for other in names if other.strip().lower() == name.strip().lower()]
+    return f"; rename {alike[0]!r}, since names compare as written" if alike else ""
+
+
 def _index(path: str, name: str) -> str:
     """What is said of a column that pandas knows as an index, but of which Parquet has no values."""
     if ending(path) not in (".parquet", ".pq"):
         return ""
     with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
-        for index in json.loads(po.read_parquet_metadata(path)["pandas"])["index_columns"]:
+        for index in json.loads(po.read_parquet_metadata(real(path))["pandas"])["index_columns"]:
             if index["name"] == name:
                 return f"; for pandas {name!r} is an index of which it writes no values: df.reset_index() makes it a column"
     return ""
@@ -456,7 +492,7 @@ class Ahead:
         self.path, self.batches = path, None  # type: tuple[str, Any]
         # What is wrong with the file is said when its turn comes.
         with contextlib.suppress(BadFile, po.exceptions.PolarsError, OSError, ValueError):
-            columns = predicted(path, header.id_column, header.apart)
+            columns = predicted(path, header.id_column, header.apart, header.only)
             self.batches = rows_of(path, header.id_column, columns, True).collect_batches(chunk_size=ROWS)
 
     def taken(self, path: str) -> Any:
@@ -471,7 +507,7 @@ class Ahead:
 
 def columns_of(path: str) -> list[str]:
     """The names of a table's columns."""
-    file = Path(path)
+    file = Path(real(path))
     if file.is_dir():
         raise BadFile(f"{path}: is a directory, but must be a file")
     if ending(path) not in (*TEXT, *BINARY):
@@ -481,12 +517,14 @@ def columns_of(path: str) -> list[str]:
         raise BadFile(f"{path}: no such file")
     if file.stat().st_size == 0:
         raise BadFile(f"{path}: the file is empty")
-    with open(path, "rb") as stream:
-        start = stream.read(4) if ending(path) in TEXT else b""
+    with open(file, "rb") as stream:
+        start = stream.read(512) if ending(path) in TEXT else b""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
-    if start == b"PAR1":
+    if start[:4] == b"PAR1":
         raise BadFile(f"{path}: is a Parquet file, but is named as text: name it .parquet")
+    if b"\0" in start and not start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):  # of which gzip and zstd are unpacked
+        raise BadFile(f"{path}: holds binary data, but must be text{', Parquet, Arrow or an array' if real(path) != path else ''}")
     with _reading(path, None, []):
         names = scan(path, {}).collect_schema().names()
     if len(names) == 1 and ending(path) in TEXT and any(mark in names[0] for mark in ",;|\t"):
@@ -502,11 +540,13 @@ def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
     """A table that is read when it is needed; of text, these columns get these types and all others stay text."""
     if ending(path) in TEXT:
         separator = TEXT[ending(path)]
-        return po.scan_csv(path, separator=separator, infer_schema=False, schema_overrides=types, glob=False)
+        return po.scan_csv(real(path), separator=separator, infer_schema=False, schema_overrides=types, glob=False)
     if ending(path) in (".parquet", ".pq"):
-        return po.scan_parquet(path, glob=False)
-    with open(path, "rb") as file:
-        return po.scan_ipc(path) if file.read(6) == b"ARROW1" else po.read_ipc_stream(path).lazy()  # which has no index, to be read in part
+        return po.scan_parquet(real(path), glob=False)
+    with open(real(path), "rb") as file:
+        if file.read(6) == b"ARROW1":
+            return po.scan_ipc(real(path))
+    return po.read_ipc_stream(real(path)).lazy()  # which has no index, to be read in part
 
 
 def _whole(path: str, names: list[str], id_column: str, every_cell: bool) -> tuple[po.Series, po.DataFrame]:
@@ -611,11 +651,11 @@ def _printable(text: str) -> str:
 
 def _lines(path: str) -> Generator[str, None, None]:
     """The lines of a text, in which bytes that are no UTF-8 are surrogates."""
-    with open(path, "rb") as file:
+    with open(real(path), "rb") as file:
         start = file.read(4)
         if start == b"\x28\xb5\x2f\xfd":  # zstd, which polars unpacks, but Python only from 3.14 on
             raw_lines = {"has_header": False, "separator": "\0", "quote_char": None, "encoding": "utf8-lossy"}
-            lines = po.scan_csv(path, infer_schema=False, glob=False, **raw_lines)  # type: ignore[arg-type]
+            lines = po.scan_csv(real(path), infer_schema=False, glob=False, **raw_lines)  # type: ignore[arg-type]
             for batch in lines.collect_batches(maintain_order=True):
                 yield from (f"{line or ''}\n" for line in batch.to_series())
             return

@@ -84,7 +84,7 @@ class Measure:
     def _of_samples(self, y_true: Any, y_proba: Any, sample_weight: Any) -> "Positions":
         own = dict(self.parameters)
         losses, weight = sample_losses(y_true, y_proba, classes=own.pop("labels"), sample_weight=sample_weight, **own)
-        return Positions(losses, weight, samples=losses.size)
+        return Positions(losses, None if weight is None else _checked(weight), samples=losses.size)
 
     def _of_positions(self, block: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> "Positions":
         name = block.predictions
@@ -307,8 +307,16 @@ def _weights(given: Any, lay: Any) -> np.ndarray:
     w = numpy_array("sample_weight", given) if isinstance(kind, str) else host(_read("sample_weight", given))
     if w.dtype.kind not in "fiub" and w.dtype.name != "bfloat16":
         raise TypeError(f"sample_weight has dtype {w.dtype}, but must hold real numbers")
-    w = w.astype(np.float64).reshape(weight_shape(w.shape, lay))
+    w = _checked(w.astype(np.float64)).reshape(weight_shape(w.shape, lay))
     return np.broadcast_to(w, lay.losses).reshape(-1)
+
+
+def _checked(w: np.ndarray) -> np.ndarray:
+    """Weights, or an error: a mean with a negative one may lie outside its losses, and has no standard error."""
+    if not (w.min(initial=0.0) >= 0 and w.max(initial=0.0) < math.inf):  # NaN is neither
+        at = tuple(map(int, np.argwhere(~((w >= 0) & (w < math.inf)))[0]))
+        raise ValueError(f"sample_weight{list(at) or ''} is {w[at]}, but weights of an evaluation are finite and not negative")
+    return w
 
 
 def _hinge_targets(y_true: Any, w: np.ndarray | None, lay: Any) -> tuple[bool, bool]:
