@@ -365,6 +365,8 @@ CASES = [
      "delta is given beside a dict of losses: write (loss, {'delta': …}) in it"),
     (TypeError, lambda: pl.Accumulator(("huber", {"delta": 1.0}), delta=1.0), "delta is given twice: beside the loss and with it"),
     (ValueError, lambda: pl.Accumulator({}), "loss is an empty dict, but must hold losses"),
+    (ValueError, lambda: pl.Accumulator("mse").update([[0.0], [1.0]], [[1.0], [1.0]], [1.0, -1.0]),
+     "sample_weight[1] is -1.0, but weights of an evaluation are finite and not negative"),
     (TypeError, lambda: pl.Accumulator({3: "mse"}), "loss has the key 3, but its keys must be strings"),
     (TypeError, lambda: pl.Accumulator(max),
      "loss is <built-in function max>, but must be a loss of this library, its name, or (loss, {parameters})"),
