@@ -631,6 +631,9 @@ def test_a_regression_table_with_another_column(run):
     status, lines, err = run("t.csv", "p.csv", "q.csv", "-l", "mse", "--prediction", "predicted")
     assert (status, [line[0] for line in lines]) == (1, ["p.csv"])
     assert err == "polyloss score: q.csv: no column 'predicted', which --prediction names; it has 'id', 'guess'\n"
+    Path("q.csv").write_text("id,price,low,high\n1,2.5,2,3\n2,4,3,5\n")  # one named as the target, too
+    assert "name it with --prediction" in run("t.csv", "q.csv", "-l", "mse")[2]
+    assert run("t.csv", "q.csv", "-l", "mse", "--prediction", "price")[1] == [["q.csv", "mean_squared_error", "0.0"]]
     Path("c.csv").write_text("id,bird,fold,cat,dog\n2,0.1,0,0.2,0.7\n1,0.1,1,0.8,0.1\n3,0.6,2,0.2,0.2\n")
     named = [word for name in ("dog", "cat", "bird") for word in ("--prediction", name)]
     assert run("truth.csv", "c.csv", *named) == (0, [["c.csv", "log_loss", repr(float(SCORE))]], "")
@@ -890,6 +893,11 @@ BAD = {
     ),
     "Parquet named as text": ({"p.csv": b"PAR1\x15\x04\x15\xff"}, "p.csv: is a Parquet file, but is named as text"),
     "unknown format": ({"p.dat": GOOD}, "p.dat: its name does not tell the format"),
+    "a loss without -l": (
+        {"mae": None},
+        f"mae: its name does not tell the format; known are {', '.join([*tables.TEXT, *tables.BINARY])}, .npy, .npz, .zarr, .h5,"
+        " and .gz and .zst behind those of text; a loss is named by -l mean_absolute_error",
+    ),
     "no such file": ({"p.csv": None}, "p.csv: no such file"),
 }
 
@@ -950,6 +958,14 @@ def test_an_index_that_pandas_does_not_write(run):
         "polyloss score: p.parquet: no column 'id', by which it is joined; it has 'bird', 'cat', 'dog'; for pandas 'id' is an index of"
         " which it writes no values: df.reset_index() makes it a column\n"
     )
+
+
+def test_an_index_that_pandas_writes_without_a_name(run):
+    """It is an id as any other, if both files have it; else it is said."""
+    Path("t.csv").write_text(TRUTH.replace("id", ""))
+    Path("p.csv").write_text(GOOD.replace("id", ""))
+    assert run("t.csv", "p.csv")[1] == [["p.csv", "log_loss", repr(float(SCORE))]]
+    assert "p.csv: no column 'id', by which it is joined; it has '', 'bird'" in run("truth.csv", "p.csv")[2]
 
 
 def test_a_bad_part_is_named(run):
@@ -1040,12 +1056,16 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "--weight", "w"], "--weight is 'w', but truth.csv has no such column; it has 'id', 'label'"),
         (["truth.csv", "good.csv", "--fail-above", "nan"], "--fail-above is NaN, but must be a number"),
         (["y.npy", "z.npy", "-l", "mse", "--extra-ids", "ignore"], "--extra-ids goes with tables"),
+        (["y.npy", "z.npy", "-l", "mse", "--group-by", "g"], "--group-by goes with tables, whose columns have names"),
+        (["y.npy", "z.npy", "-l", "mse", "--id", "g"], "--id goes with tables, whose columns have names"),
         (["truth.csv", "good.csv", "-l", "mse:axis=0"], "axis is 0, but that of a table's columns is 1"),
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
         (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),
         (["truth.csv", "good.csv", "-l", "logloss"], "logloss is binary_crossentropy, of each column by itself"),
         (["good.csv", "truth.csv"], "good.csv has 3 columns that could be the target"),
+        (["truth.csv", "y.npy"], "truth.csv is a table, but y.npy holds arrays"),
+        (["truth.csv", "good.csv", "--target", "id"], "--id and --target both name column 'id' of truth.csv"),
         (["y.npy", "z.npy"], "--loss is missing"),
         (["truth.csv"], "Missing argument 'PREDICTIONS...'"),
     ],

@@ -114,11 +114,8 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         raise usage("--fail-above is NaN, but must be a number")
     if len({loss.shown for loss in losses}) != len(losses):
         raise usage("--loss names the same loss twice")
-    for option, wrong in (("--paired", options["parts"] or len(files) < 2), ("--group-by", tables is None and options["group"])):
-        if wrong and (option != "--paired" or options["paired"]):
-            raise usage(
-                f"{option} {'compares two submissions or more' if option == '--paired' else 'goes with tables, whose columns have names'}"
-            )
+    if options["paired"] and (options["parts"] or len(files) < 2):
+        raise usage("--paired compares two submissions or more")
     warn = (lambda message: None) if options["quiet"] else report.warn
     settings = scoring.Settings(
         losses, options["kaggle"], options["paired"], options["group"] is not None, options["weight"],
@@ -201,7 +198,7 @@ def _score_tables(
         if loss.axis not in (1, -1, (1,), (-1,)):
             raise usage(f"--loss {loss.shown}: axis is {loss.axis}, but that of a table's columns is 1")
     for file in files:
-        if arrays.is_array(file):
+        if tables.is_table(truth) and arrays.is_array(file):
             raise usage(f"{truth} is a table, but {file} holds arrays")
     tables.check_named(files, options["prediction"])
     if options["address"] and patterns != (truth,):
@@ -288,9 +285,10 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
 
     if not settings.losses:
         raise usage("--loss is missing: arrays have no names that would tell it")
-    for option in ("id_column", "target", "prediction", "weight", "group", "kaggle", "parts", "extra_ids"):
-        if options[option] and options[option] != "error":
-            raise usage(f"--{option.replace('_column', '').replace('_', '-')} goes with tables")
+    for key in ("id_column", "target", "prediction", "weight", "group", "kaggle", "parts", "extra_ids"):
+        if options[key] and options[key] != "error":
+            option = {"id_column": "id", "group": "group-by"}.get(key, key.replace("_", "-"))
+            raise usage(f"--{option} goes with tables, whose columns have names")
     for file in files:
         if not arrays.is_array(file):
             raise usage(f"{truth} holds arrays, but {file} does not look like it: known endings are {', '.join(arrays.ENDINGS)}")

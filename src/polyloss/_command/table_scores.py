@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from polyloss._command import values
-from polyloss._command.problems import BadFile, listed, usage
+from polyloss._command.problems import BadFile, counted, listed, usage
 from polyloss._command.scoring import Loss, Score, Settings, ignoring_warnings, in_words, tested
 from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer, spelled
 from polyloss._evaluation.exact_sums import Tally, tally
@@ -68,11 +68,12 @@ class Job:
         in_truth = [name for name in columns if name in truth.columns]
         target = truth.target
         if target is None:
-            others = [name for name in truth.columns if name not in columns] if len(columns) > 1 else truth.columns
-            target = in_truth[0] if len(columns) == 1 and in_truth else others[0] if len(others) == 1 else None
+            others = [name for name in truth.columns if name not in columns] if len(columns) > 1 else []
+            alone = others if len(others) == 1 else truth.columns
+            target = in_truth[0] if len(columns) == 1 and in_truth else alone[0] if len(alone) == 1 else None
         self.dense = len(columns) > 1 and len(in_truth) == len(columns) and truth.target is None
         if not self.dense and target is None:
-            many = f"{len(truth.columns)} columns that could be the target ({listed(truth.columns)}): name it with --target"
+            many = f"{counted(len(truth.columns), 'column')} that could be the target ({listed(truth.columns)}): name it with --target"
             raise usage(
                 f"{truth.path} has {many if truth.columns else 'no column left that could be the target'}; the truth is the first file"
             )

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as po
 
+from polyloss import registry
 from polyloss._command.problems import BadFile, counted, listed, unlike, usage
 from polyloss._command.streams import real
 
@@ -218,7 +219,10 @@ class Header:
             if name is None or (option == "--target" and name == group):  # a score for each class
                 continue
             if named.setdefault(name, option) != option:
-                raise usage(f"{named[name]} and {option} both name column {name!r} of {path}; --id is the first column by default")
+                raise usage(
+                    f"{named[name]} and {option} both name column {name!r} of {path}; --id is the first column by default, and every table"
+                    " needs one, by which rows are joined"
+                )
         state = "Usage" if kaggle and "Usage" in names else None
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
         if not columns and group is not None:  # the one other column is the target, too
@@ -228,7 +232,7 @@ class Header:
     @property
     def apart(self) -> set[str]:
         """Columns that hold no prediction wherever they are."""
-        return {name for name in (self.id_column, self.weight, self.group, self.usage) if name and name not in self.columns}
+        return {name for name in (self.id_column, self.weight, self.group, self.usage) if name is not None and name not in self.columns}
 
 
 def read_truth(header: Header, every_cell: bool = True) -> Truth:
@@ -512,7 +516,10 @@ def columns_of(path: str) -> list[str]:
         raise BadFile(f"{path}: is a directory, but must be a file")
     if ending(path) not in (*TEXT, *BINARY):
         known = ", ".join([*TEXT, *BINARY, ".npy", ".npz", ".zarr", ".h5"])
-        raise BadFile(f"{path}: its name does not tell the format; known are {known}, and .gz and .zst behind those of text")
+        hint = ""
+        with contextlib.suppress(ValueError):  # which says that it is no loss
+            hint = f"; a loss is named by -l {registry.get(path).__name__}"
+        raise BadFile(f"{path}: its name does not tell the format; known are {known}, and .gz and .zst behind those of text{hint}")
     if not file.exists():
         raise BadFile(f"{path}: no such file")
     if file.stat().st_size == 0:
