@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ MODULES = {
 TRACED = [name for name in MODULES.values() if name != "GaussianNLLLoss"]  # torch looks at the numbers of its variances
 LABELLED = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
 OWN = ("SoftmaxLoss", "LinearCrossEntropyLoss", "softmax_loss", "linear_softmax_loss")  # with tests of their own elsewhere, too
+REAL_CALL = ours.Call
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -289,6 +291,130 @@ def test_cross_entropy_runs_on_the_kernel(monkeypatch, soft):
     input = torch.rand(6, 5, 3, requires_grad=True)
     target = torch.rand(6, 5, 3) if soft else torch.randint(0, 5, (6, 3))
     assert taken(monkeypatch, ours.CrossEntropyLoss(), input, target) == ["softmax_xent kernel"]
+
+
+# Modules whose calls are looked up, with options.
+LOOKED_UP = [
+    ("CrossEntropyLoss", {}), ("CrossEntropyLoss", dict(weight=torch.tensor([1.0, 2, 0, 3]))), ("CrossEntropyLoss", dict(ignore_index=1)),
+    ("CrossEntropyLoss", dict(label_smoothing=0.1)), ("CrossEntropyLoss", dict(reduction="none")), ("MultiMarginLoss", {}),
+    ("MultiMarginLoss", dict(p=2, margin=0.5, weight=torch.tensor([1.0, 2, 0.5, 3]))), ("BCEWithLogitsLoss", {}),
+    ("BCEWithLogitsLoss", dict(pos_weight=torch.tensor([3.0]))), ("BCELoss", {}), ("BCELoss", dict(reduction="none")),
+    ("BCELoss", dict(weight=torch.tensor([1.0, 2, 0, 3]))), ("MSELoss", {}), ("MSELoss", dict(reduction="none")), ("L1Loss", {}),
+    ("HuberLoss", dict(delta=0.3)), ("SmoothL1Loss", dict(beta=0.3)), ("KLDivLoss", dict(reduction="batchmean")),
+    ("KLDivLoss", dict(log_target=True, reduction="sum")), ("SoftMarginLoss", {}), ("MultiLabelSoftMarginLoss", {}),
+    ("PoissonNLLLoss", dict(full=True)), ("HingeEmbeddingLoss", dict(margin=0.5)),
+]  # fmt: skip
+
+
+def batches(name, dtype=torch.float32):
+    """Five batches of one shape."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        input = torch.rand(6, 4, generator=g, dtype=torch.float32).mul_(0.98).add_(0.01).to(dtype)
+        yield input, torch.randint(0, 4, (6,), generator=g) if name in LABELLED else torch.rand(6, 4, generator=g).to(dtype)
+
+
+@pytest.mark.parametrize(("name", "options"), LOOKED_UP, ids=str)
+def test_a_call_that_is_known_gives_torchs_numbers(name, options):
+    """Batch after batch of one shape: with a gradient and without one, under autocast, and after an option has changed."""
+    for dtype in (torch.float32, torch.float64) if name in LABELLED else DTYPES:
+        own = {key: x.to(dtype) if isinstance(x, torch.Tensor) else x for key, x in options.items()}
+        mine, theirs = getattr(ours, name)(**own), getattr(torch.nn, name)(**own)
+        listed = name != "MultiLabelSoftMarginLoss"  # by torch, as a loss that autocast computes in float32
+        for followed, autocast in ((True, False), (False, False), (True, listed)):
+            for input, target in batches(name, dtype):
+                arguments = [input.requires_grad_(followed), target]
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    same(outcome(mine, arguments), outcome(theirs, arguments), widths(outcome(theirs, [*map(widened, arguments)]), dtype))
+        for module in (mine, theirs):
+            module.reduction = "sum" if options.get("reduction") != "sum" else "mean"
+        for arguments in batches(name, dtype):
+            same(outcome(mine, arguments), outcome(theirs, arguments), widths(outcome(theirs, [*map(widened, arguments)]), dtype))
+
+
+def widths(truth, dtype):
+    """The truth, for types of 16 bits alone; an error is no truth: torch has losses that take one dtype at a time."""
+    return None if dtype in (torch.float32, torch.float64) or isinstance(truth, Exception) else truth
+
+
+@pytest.mark.parametrize(("name", "options"), LOOKED_UP, ids=str)
+def test_steps_take_a_kernel_that_is_kept(monkeypatch, name, options):
+    """From the second call on nothing is decided; what is decided by numbers, or for each batch, always is."""
+    module, made = getattr(ours, name)(**options), []
+    monkeypatch.setattr(ours, "Call", lambda *arguments: made.append(arguments) or REAL_CALL(*arguments))
+    for input, target in batches(name):
+        module(input.requires_grad_(), target).sum().backward()
+    by_numbers = "weight" in options and name in ("BCELoss", "MultiMarginLoss")
+    through_sums = options.get("reduction") == "none"  # a loss without one pass has no kernel to keep, for autograd
+    assert len(made) == (5 if by_numbers or through_sums else 1)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "BCELoss", "MultiMarginLoss"])
+def test_what_is_no_number_is_torchs_in_a_call_that_is_known_too(name):
+    """A mean over nothing, a probability that is none, NaN."""
+    module, theirs = getattr(ours, name)(), getattr(torch.nn, name)()
+    for input, target in batches(name):
+        module(input.requires_grad_(), target).backward()
+    with torch.no_grad():
+        if name == "CrossEntropyLoss":
+            target[:] = -100
+        else:
+            input[2, 1] = torch.nan if name == "MultiMarginLoss" else 1.5
+    same(outcome(module, [input, target]), outcome(theirs, [input, target]))
+    perfect = torch.full((6, 4), -200.0).index_put_((torch.arange(6), torch.zeros(6, dtype=torch.long)), torch.tensor(200.0))
+    if name == "CrossEntropyLoss":  # a loss of 0 that is one
+        assert module(perfect, torch.zeros(6, dtype=torch.long)) == 0
+
+
+def test_a_label_that_is_none_is_named_in_a_call_that_is_known_too():
+    module = ours.CrossEntropyLoss()
+    for input, target in batches("CrossEntropyLoss"):
+        module(input.requires_grad_(), target).backward()
+    target[3] = 7
+    with pytest.raises(ValueError, match=r"7"):
+        module(input, target)
+
+
+def test_weights_are_read_anew():
+    """They may change in place, and lie elsewhere."""
+    module, theirs = ours.CrossEntropyLoss(weight=torch.ones(4)), torch.nn.CrossEntropyLoss(weight=torch.ones(4))
+    for k, (input, target) in enumerate(batches("CrossEntropyLoss")):
+        for x in (module, theirs):
+            if k % 2:
+                x.weight[k % 4] = 5.0
+            else:
+                x.weight = torch.linspace(0.5, 1.5 + k, 4)
+        same(outcome(module, [input.requires_grad_(), target]), outcome(theirs, [input, target]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_are_tensors_like_any_other(dtype):
+    """Contiguous, aligned, writable, and memory that goes with them, whatever takes it."""
+    t, p = torch.rand(64, 1024).to(dtype), torch.rand(64, 1024).to(dtype)
+    real = torch.promote_types(dtype, torch.float32)
+    both = pl.value_and_grad(pl.mean_squared_error)
+    before = resident()
+    for _ in range(400):  # 50 to 200 MB in all
+        value, gradient = both(t, p)
+    assert resident() - before < 30_000
+    assert (value.dtype, gradient.dtype, value.shape, gradient.shape) == (real, dtype, (64,), p.shape)
+    for x in (value, gradient, pl.mean_squared_error(t, p, reduction="sum")):
+        assert x.is_contiguous()
+        assert x.data_ptr() % 64 == 0 or dtype.itemsize == 2  # such means over rows are written to NumPy's memory
+        assert x.storage_offset() == 0
+        assert not x.requires_grad
+        assert x.untyped_storage().nbytes() == x.numel() * x.itemsize
+        torch.testing.assert_close(x.clone().add_(1), x + 1)
+    view, wanted = gradient.t()[3], (p - t).t()[3] * 2 / 1024
+    del gradient
+    both(t, 1 - p)
+    torch.testing.assert_close(view, wanted.to(dtype))
+
+
+def resident():
+    """Kilobytes of memory that this process has; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) if status.exists() else 0
 
 
 class TestNLL:

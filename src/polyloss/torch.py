@@ -10,8 +10,9 @@ per position, is polyloss' own: 27 ms for torch's 124, most of which torch spend
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from torch import nn
 from torch.nn.functional import nll_loss
 
 from polyloss._adapters import torch_groups as _torch_groups
-from polyloss._adapters.torch import as_numpy, foreign, from_numpy, has_values, observed, tracing_state, transformed
-from polyloss._call.call import called
+from polyloss._adapters.torch import as_numpy, foreign, from_numpy, has_values, looked_up, observed, tracing_state, transformed
+from polyloss._call.call import called, first, front
+from polyloss._call.cpu import kernels
 from polyloss._call.plan import VALUE
 from polyloss._core.block import Elementwise, Rowwise
 from polyloss._core.params import number, positive
@@ -67,33 +69,88 @@ REDUCTIONS = {"none": "none", "sum": "sum", "mean": "sum_over_batch_size"}  # to
 KL_REDUCTIONS = (*REDUCTIONS.values(), "normalize")  # by the length of the batch
 
 
+class Call(NamedTuple):
+    """The call of ours that gives a module's loss."""
+
+    block: type
+    target: torch.Tensor
+    options: dict[str, Any]
+    gives: str | None = None  # which values are the module's own at once, where not all are: "not zero", "finite"
+    settled: Callable[[torch.Tensor], Any] | None = None  # gives the module's value of any; None where it is for torch to give
+
+
+def _planned(rule, target, input, want, out, options):
+    """A module's loss; None where it is for torch to give."""
+    call = rule(input, target, **options)
+    return None if call is None else _settled(call, input, called(call.block, call.target, input, want, out, call.options))
+
+
+def _settled(call, input, loss):
+    """A call's loss as the module's."""
+    loss = loss if call.settled is None else call.settled(loss)
+    return loss if loss is None or loss.dtype is input.dtype else _like(loss, input)
+
+
+def _first(rule, target, input, want, out, options):
+    """The same for a call that is not known yet, with what calls like it are kept for: the kernel, or nothing but that they were seen."""
+    call = rule(input, target, **options)
+    if call is None:
+        return rule, None
+    kernel, loss = first(call.block, call.target, input, want, out, call.options)
+    given = call.target is target and all(call.options.get(key) is options.get(key) for key in ("sample_weight", "class_weight"))
+    if not given or not isinstance(kernel, Prepared) or (call.gives and loss.ndim):
+        return rule, _settled(call, input, loss)
+    kernel.serve(call.options.get("denominator"), call.gives, None if loss.dtype is input.dtype else _like)
+    return kernel, _settled(call, input, loss)
+
+
+def _again(known, rule, target, input, out, options):
+    """The same where no kernel was kept, or it refused the data."""
+    return _planned(rule, target, input, VALUE, out, options)
+
+
+# The losses of modules: (rule, target, input, VALUE, None, options) -> loss, or None where it is for torch to give. A rule is a function of
+# (input, target, **options) and gives a `Call` or None; it asks for facts, never for numbers, so that the front can keep what it says.
+Prepared = _kernel.Prepared if (_kernel := kernels("front")) else ()
+_evaluated = looked_up(front and front.beside(_first, _again, _planned), _planned, _planned)
+
+
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """torch's `CrossEntropyLoss`: from logits, of labels or soft targets, classes on axis 1 (0 without a batch)."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, C, …) and `target`: labels (N, …) or soft targets like `input`."""
-        if not _usable(input):
-            return super().forward(input, target)
-        shape, kind, weight = input.shape, input.dtype, _buffer(self, "weight")
-        axis = 1 if len(shape) > 1 else 0
-        soft, mean, smoothing = target.dtype is not torch.int64, self.reduction == "mean", self.label_smoothing
-        fits = target.dtype is kind and target.shape == shape if soft else target.shape == shape[:axis] + shape[axis + 1 :]
-        if (
-            not (fits and self.reduction in REDUCTIONS and 0 <= smoothing <= 1)
-            or (weight is not None and (weight.dtype is not kind or weight.shape != shape[axis : axis + 1]))
-            or (soft and self.ignore_index >= 0)
-        ):
-            return super().forward(input, target)
         options = {
-            **_torch_groups.SOFTMAX, "axis": axis, "ignore_label": None if soft else self.ignore_index, "class_weight": weight,
-            "label_smoothing": float(smoothing), "reduction": "normalize" if mean else self.reduction,
+            "reduction": self.reduction, "ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing,
+            "class_weight": _buffer(self, "weight"),
         }  # fmt: skip
-        if soft and mean:
-            options["denominator"] = input.numel() // shape[axis]
-        loss = called(SoftmaxLossBlock, target, input, VALUE, None, options)
-        if mean and not soft and not _number(loss):
-            loss = torch.where(_counted(target, self.ignore_index, weight), loss, float("nan"))
-        return loss if loss.dtype is kind else _like(loss, input)
+        loss = _evaluated(_cross_entropy, target, input, VALUE, None, options)
+        return super().forward(input, target) if loss is None else loss
+
+
+def _cross_entropy(input, target, reduction, ignore_index, label_smoothing, class_weight):
+    """The softmax loss, of which a mean over nothing is NaN."""
+    if not _usable(input):
+        return None
+    shape, kind = input.shape, input.dtype
+    axis = 1 if len(shape) > 1 else 0
+    soft, mean = target.dtype is not torch.int64, reduction == "mean"
+    fits = target.dtype is kind and target.shape == shape if soft else target.shape == shape[:axis] + shape[axis + 1 :]
+    if (
+        not (fits and reduction in REDUCTIONS and 0 <= label_smoothing <= 1)
+        or (class_weight is not None and (class_weight.dtype is not kind or class_weight.shape != shape[axis : axis + 1]))
+        or (soft and ignore_index >= 0)
+    ):
+        return None
+    options = {
+        **_torch_groups.SOFTMAX, "axis": axis, "ignore_label": None if soft else ignore_index, "class_weight": class_weight,
+        "label_smoothing": float(label_smoothing), "reduction": "normalize" if mean else reduction,
+    }  # fmt: skip
+    if soft and mean:
+        options["denominator"] = input.numel() // shape[axis]
+    if soft or not mean:
+        return Call(SoftmaxLossBlock, target, options)
+    return Call(SoftmaxLossBlock, target, options, "not zero", partial(_nan_of_nothing, target, ignore_index, class_weight))
 
 
 class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)):  # type: ignore[misc]  # new in torch 2.13
@@ -119,9 +176,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
             target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
             reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
         )  # fmt: skip
-        if self.reduction == "mean" and not _number(loss):
-            loss = torch.where(_counted(target, ignore, factor), loss, float("nan"))
-        return _like(loss, input)
+        return _like(_nan_of_nothing(target, ignore, factor, loss) if self.reduction == "mean" else loss, input)
 
 
 class NLLLoss(nn.NLLLoss):
@@ -177,21 +232,28 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logits of any shape, and `target`, probabilities of the same shape."""
-        factors = [x for x in (self.weight, self.pos_weight) if x is not None]
+        weight, pos_weight = _buffer(self, "weight"), _buffer(self, "pos_weight")
+        if weight is not None or (pos_weight is not None and not _single(pos_weight, input)):
+            return self._weighted(input, target, weight, pos_weight)
+        options = {"reduction": self.reduction, "pos_weight": None if pos_weight is None else pos_weight.item()}
+        loss = _evaluated(_binary_crossentropy, target, input, VALUE, None, options)
+        return super().forward(input, target) if loss is None else loss
+
+    def _weighted(self, input, target, weight, pos_weight):
+        """The loss under weights of elements, or several of positive targets."""
+        factors = [x for x in (weight, pos_weight) if x is not None]
         fits = _alike(input, target) and all(_broadcasts(x, input) for x in factors)
         if fits and any(x.requires_grad for x in factors):
             return self._differentiable(input, target)
         # Of the other target below derivatives would be lost where its weight is 0.
-        if not fits or (self.pos_weight is not None and target.requires_grad):
+        if not fits or (pos_weight is not None and target.requires_grad) or input.numel() < SMALL:
             return super().forward(input, target)
-        weight, options, single = self.weight, FROM_LOGITS, _single(self.pos_weight)
-        if input.numel() < SMALL and (weight is not None or not (single or self.pos_weight is None)):
-            return super().forward(input, target)
-        if single:
-            options = {**FROM_LOGITS, "pos_weight": self.pos_weight.item()}
-        elif self.pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
+        options = FROM_LOGITS
+        if pos_weight is not None and _single(pos_weight, input):
+            options = {**FROM_LOGITS, "pos_weight": pos_weight.item()}
+        elif pos_weight is not None:  # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight
             target = target.to(torch.promote_types(target.dtype, torch.float32))
-            positive = self.pos_weight * target
+            positive = pos_weight * target
             total = positive + (1 - target)
             target = positive / torch.where(total == 0, 1, total)
             weight = total if weight is None else total * weight
@@ -204,6 +266,13 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         loss = (target if self.pos_weight is None else self.pos_weight * target) * of_1 + (1 - target) * of_0
         loss = loss if self.weight is None else self.weight * loss
         return _like(loss.mean() if self.reduction == "mean" else loss.sum() if self.reduction == "sum" else loss, input)
+
+
+def _binary_crossentropy(input, target, reduction, pos_weight):
+    if not _alike(input, target) or (pos_weight is not None and target.requires_grad):
+        return None
+    options = FROM_LOGITS if pos_weight is None else {**FROM_LOGITS, "pos_weight": pos_weight}
+    return _of_elements(BinaryCrossentropy, input, target, reduction, **options)
 
 
 class FlooredBinaryCrossentropy(Elementwise):
@@ -227,15 +296,23 @@ class BCELoss(nn.BCELoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, probabilities of any shape, and `target`, probabilities of the same shape."""
-        weight = self.weight
-        usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
-        usable = usable and has_values(input) and has_values(target)
-        if not usable or (weight is not None and not bool(((input >= 0) & (input <= 1)).all())):
-            return super().forward(input, target)
-        loss = _elementwise(FlooredBinaryCrossentropy, input, target, self.reduction, weight)
-        # What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions.
-        total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
-        return loss if math.isfinite(total.item()) else super().forward(input, target)
+        weight = _buffer(self, "weight")
+        if weight is None:
+            loss = _evaluated(_floored, target, input, VALUE, None, {"reduction": self.reduction})
+        elif _alike(input, target) and has_values(input) and bool(((input >= 0) & (input <= 1)).all()):
+            loss = _planned(_floored, target, input, VALUE, None, {"reduction": self.reduction, "weight": weight})
+        else:
+            loss = None
+        return super().forward(input, target) if loss is None else loss
+
+
+def _floored(input, target, reduction, weight=None):
+    """What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions."""
+    usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
+    if not usable or not (has_values(input) and has_values(target)):
+        return None
+    call = _of_elements(FlooredBinaryCrossentropy, input, target, reduction, weight)
+    return call._replace(gives="finite", settled=_if_finite)
 
 
 class MSELoss(nn.MSELoss):
@@ -243,9 +320,8 @@ class MSELoss(nn.MSELoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
-        if not _alike(input, target):
-            return super().forward(input, target)
-        return _elementwise(MeanSquaredError, input, target, self.reduction)
+        loss = _evaluated(_squared, target, input, VALUE, None, {"reduction": self.reduction})
+        return super().forward(input, target) if loss is None else loss
 
 
 class L1Loss(nn.L1Loss):
@@ -253,9 +329,8 @@ class L1Loss(nn.L1Loss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
-        if not _alike(input, target):
-            return super().forward(input, target)
-        return _elementwise(MeanAbsoluteError, input, target, self.reduction)
+        loss = _evaluated(_absolute, target, input, VALUE, None, {"reduction": self.reduction})
+        return super().forward(input, target) if loss is None else loss
 
 
 class HuberLoss(nn.HuberLoss):
@@ -263,9 +338,8 @@ class HuberLoss(nn.HuberLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
-        if not _alike(input, target) or not 0 < self.delta < float("inf"):
-            return super().forward(input, target)
-        return _elementwise(Huber, input, target, self.reduction, delta=self.delta)
+        loss = _evaluated(_huber, target, input, VALUE, None, {"reduction": self.reduction, "delta": self.delta})
+        return super().forward(input, target) if loss is None else loss
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
@@ -273,9 +347,8 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
-        if not _alike(input, target) or not 0 <= self.beta < float("inf"):
-            return super().forward(input, target)
-        return _elementwise(SmoothL1, input, target, self.reduction, beta=self.beta)
+        loss = _evaluated(_smooth_l1, target, input, VALUE, None, {"reduction": self.reduction, "beta": self.beta})
+        return super().forward(input, target) if loss is None else loss
 
 
 class SoftMarginLoss(nn.SoftMarginLoss):
@@ -283,9 +356,8 @@ class SoftMarginLoss(nn.SoftMarginLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, decisions of any shape, and `target`, of the same shape."""
-        if not _alike(input, target):
-            return super().forward(input, target)
-        return _elementwise(Logistic, input, target, self.reduction, labels="pm1")
+        loss = _evaluated(_logistic, target, input, VALUE, None, {"reduction": self.reduction})
+        return super().forward(input, target) if loss is None else loss
 
 
 class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
@@ -293,10 +365,17 @@ class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logits (N, C) or (C,), and `target`, 0 or 1 for each class."""
-        if not _alike(input, target) or _buffer(self, "weight") is not None or self.reduction not in REDUCTIONS:
+        if _buffer(self, "weight") is not None:
             return super().forward(input, target)
-        options = {"axis": -1, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True, **FROM_LOGITS}
-        return _like(called(BinaryCrossentropy, target, input, VALUE, None, options), input)
+        loss = _evaluated(_multi_label, target, input, VALUE, None, {"reduction": self.reduction})
+        return super().forward(input, target) if loss is None else loss
+
+
+def _multi_label(input, target, reduction):
+    if not _alike(input, target) or reduction not in REDUCTIONS:
+        return None
+    options = {"axis": -1, "sample_weight": None, "reduction": REDUCTIONS[reduction], "validate": True, **FROM_LOGITS}
+    return Call(BinaryCrossentropy, target, options)
 
 
 class PoissonNLLLoss(nn.PoissonNLLLoss):
@@ -304,9 +383,15 @@ class PoissonNLLLoss(nn.PoissonNLLLoss):
 
     def forward(self, log_input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `log_input`, logarithms of means of any shape, and `target`, counts of the same shape."""
-        if not _alike(log_input, target) or not self.log_input or target.requires_grad:
-            return super().forward(log_input, target)
-        return _elementwise(Poisson, log_input, target, self.reduction, log_input=True, full=self.full)
+        options = {"reduction": self.reduction, "log_input": self.log_input, "full": self.full}
+        loss = _evaluated(_poisson, target, log_input, VALUE, None, options)
+        return super().forward(log_input, target) if loss is None else loss
+
+
+def _poisson(input, target, reduction, log_input, full):
+    if not log_input or not _alike(input, target) or target.requires_grad:
+        return None
+    return _of_elements(Poisson, input, target, reduction, log_input=True, full=full)
 
 
 class HingeEmbedding(Elementwise):
@@ -334,9 +419,14 @@ class HingeEmbeddingLoss(nn.HingeEmbeddingLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, distances of any shape, and `target`, of the same shape: 1 or -1."""
-        if not _alike(input, target) or target.requires_grad or transformed(input, target):
-            return super().forward(input, target)
-        return _elementwise(HingeEmbedding, input, target, self.reduction, margin=float(self.margin))
+        loss = _evaluated(_hinge_embedding, target, input, VALUE, None, {"reduction": self.reduction, "margin": self.margin})
+        return super().forward(input, target) if loss is None else loss
+
+
+def _hinge_embedding(input, target, reduction, margin):
+    if not _alike(input, target) or target.requires_grad or transformed(input, target):
+        return None
+    return _of_elements(HingeEmbedding, input, target, reduction, margin=float(margin))
 
 
 class GaussianOfVariance(Rowwise):
@@ -387,8 +477,8 @@ class GaussianNLLLoss(nn.GaussianNLLLoss):
         options |= {"eps": self.eps, "constant": HALF_LOG_2PI if self.full else 0.0}
         loss = called(GaussianOfVariance, target, torch.stack((mean, variances)), VALUE, None, options)
         # A negative variance makes the loss NaN: that costs no pass over them.
-        total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
-        return _like(loss, input) if math.isfinite(total.item()) else super().forward(input, target, var)
+        loss = _if_finite(loss)
+        return super().forward(input, target, var) if loss is None else _like(loss, input)
 
     def _variances(self, input, var):
         """The variances in the shape of the means, as torch broadcasts them; None for what it promotes or refuses."""
@@ -410,27 +500,30 @@ class MultiMarginLoss(nn.MultiMarginLoss):
         # A step of 128×32 takes 46 µs for torch's 36, most of them autograd's.
         if not _usable(input) or input.numel() < SMALL // 2:
             return super().forward(input, target)
-        shape, kind, weight = input.shape, input.dtype, _buffer(self, "weight")
-        if (
-            (kind not in (torch.float32, torch.float64) and input.is_cpu)  # which torch refuses
-            or len(shape) > 2
-            or target.dtype is not torch.int64
-            or target.shape != shape[:-1]
-            or self.reduction not in REDUCTIONS
-            or not math.isfinite(self.margin)
-            or (weight is not None and (weight.dtype is not kind or weight.shape != shape[-1:] or weight.requires_grad))
-        ):
-            return super().forward(input, target)
-        options = {
-            "margin": float(self.margin), "power": self.p, "average": True, "axis": -1,
-            "sample_weight": None if weight is None else weight[target.clamp(0, shape[-1] - 1)],  # a bad label is named below
-            "reduction": REDUCTIONS[self.reduction], "validate": True,
-        }  # fmt: skip
-        loss = called(MulticlassHinge, target, input, VALUE, None, options)
-        total = _number(loss if loss.ndim == 0 else loss.detach().sum())
-        if total is not None and math.isnan(total):
-            return super().forward(input, target)  # to torch a NaN exceeds nothing
-        return loss if loss.dtype is kind else _like(loss, input)
+        options = {"reduction": self.reduction, "margin": self.margin, "p": self.p, "weight": _buffer(self, "weight")}
+        loss = _evaluated(_multi_margin, target, input, VALUE, None, options)
+        return super().forward(input, target) if loss is None else loss
+
+
+def _multi_margin(input, target, reduction, margin, p, weight):
+    """The hinge of classes, unless it is NaN: to torch a NaN exceeds nothing."""
+    shape, kind = input.shape, input.dtype
+    if (
+        (kind not in (torch.float32, torch.float64) and input.is_cpu)  # which torch refuses
+        or len(shape) > 2
+        or target.dtype is not torch.int64
+        or target.shape != shape[:-1]
+        or reduction not in REDUCTIONS
+        or not math.isfinite(margin)
+        or (weight is not None and (weight.dtype is not kind or weight.shape != shape[-1:] or weight.requires_grad))
+    ):
+        return None
+    options = {
+        "margin": float(margin), "power": p, "average": True, "axis": -1,
+        "sample_weight": None if weight is None else weight[target.clamp(0, shape[-1] - 1)],  # a bad label is named below
+        "reduction": REDUCTIONS[reduction], "validate": True,
+    }  # fmt: skip
+    return Call(MulticlassHinge, target, options, "finite", _unless_nan)
 
 
 class KLFromLogarithms(Elementwise):
@@ -470,10 +563,15 @@ class KLDivLoss(nn.KLDivLoss):
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input`, logarithms of probabilities, and `target`, of one shape."""
-        if not _alike(input, target) or target.requires_grad or transformed(input, target):
-            return super().forward(input, target)
-        rule = {"normalization": None, "normalize": None, "denominator": len(input) if self.reduction == "batchmean" else None}
-        return _elementwise(KLBetweenLogarithms if self.log_target else KLFromLogarithms, input, target, self.reduction, **rule)
+        loss = _evaluated(_divergence, target, input, VALUE, None, {"reduction": self.reduction, "log_target": self.log_target})
+        return super().forward(input, target) if loss is None else loss
+
+
+def _divergence(input, target, reduction, log_target):
+    if not _alike(input, target) or target.requires_grad or transformed(input, target):
+        return None
+    rule = {"normalization": None, "normalize": None, "denominator": len(input) if reduction == "batchmean" else None}
+    return _of_elements(KLBetweenLogarithms if log_target else KLFromLogarithms, input, target, reduction, **rule)
 
 
 class FlooredCosine(Rowwise):
@@ -686,11 +784,11 @@ def _buffer(module, name):
     return buffers[name] if name in buffers else getattr(module, name)
 
 
-def _single(factor):
-    """Whether a factor is one number that is at hand, and that our losses take for a weight."""
-    if factor is None or factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not has_values(factor):
+def _single(factor, input):
+    """Whether a factor of the input's elements is one number that is at hand, and that our losses take for a weight."""
+    if factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not has_values(factor) or factor.requires_grad:
         return False
-    return 0 <= factor.item() < math.inf
+    return isinstance(input, torch.Tensor) and _broadcasts(factor, input) and 0 <= factor.item() < math.inf
 
 
 def _number(loss):
@@ -705,12 +803,26 @@ def _alike(input, target):
     return _usable(input) and input.shape == target.shape and input.dtype is target.dtype and input.device == target.device
 
 
-def _counted(target, ignore_index, weight):
-    """Whether anything is left to divide by."""
+def _nan_of_nothing(target, ignore_index, weight, loss):
+    """A mean of labels' losses, which is NaN where nothing is left to divide by."""
+    if _number(loss):
+        return loss
     kept = target != ignore_index
     if weight is not None:
         kept = kept & (weight[torch.where(kept, target, 0).long()] != 0)
-    return kept.any()
+    return torch.where(kept.any(), loss, float("nan"))
+
+
+def _if_finite(loss):
+    """A loss, or None where it or one of it is not finite."""
+    total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
+    return loss if math.isfinite(total.item()) else None
+
+
+def _unless_nan(loss):
+    """A loss, or None where it is at hand and NaN, or one of it is."""
+    total = _number(loss if loss.ndim == 0 else loss.detach().sum())
+    return None if total is not None and math.isnan(total) else loss
 
 
 def _broadcasts(factor, input):
@@ -719,16 +831,36 @@ def _broadcasts(factor, input):
     return factor.dtype == input.dtype and len(shape) == input.ndim and all(f in (1, n) for f, n in zip(shape, input.shape, strict=True))
 
 
-def _elementwise(block, input, target, reduction, weight=None, **params):
-    """A loss of single elements under torch's reductions: every element is a sample of its own."""
+def _of_elements(block, input, target, reduction, weight=None, **params):
+    """The call of a loss of single elements under torch's reductions: every element is a sample of its own."""
     if weight is not None and weight.shape != input.shape:
         weight = weight.expand(input.shape)
     ours = "normalize" if reduction == "batchmean" and "denominator" in params else REDUCTIONS.get(reduction)
     if ours is None:
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    options = {"axis": (), "sample_weight": weight, "reduction": ours, "validate": True, **params}
-    loss = called(block, target, input, VALUE, None, options)
-    return loss if loss.dtype is input.dtype else _like(loss, input)
+    return Call(block, target, {"axis": (), "sample_weight": weight, "reduction": ours, "validate": True, **params})
+
+
+def _elementwise(block, input, target, reduction, weight=None, **params):
+    """The loss of such a call."""
+    return _planned(partial(_of_elements, block), target, input, VALUE, None, {"reduction": reduction, "weight": weight, **params})
+
+
+def _of_alike(block, input, target, reduction, **params):
+    """The same, where nothing is to be broadcast or promoted."""
+    return _of_elements(block, input, target, reduction, **params) if _alike(input, target) else None
+
+
+_squared, _absolute = partial(_of_alike, MeanSquaredError), partial(_of_alike, MeanAbsoluteError)
+_logistic = partial(_of_alike, Logistic, labels="pm1")
+
+
+def _huber(input, target, reduction, delta):
+    return _of_alike(Huber, input, target, reduction, delta=delta) if 0 < delta < math.inf else None
+
+
+def _smooth_l1(input, target, reduction, beta):
+    return _of_alike(SmoothL1, input, target, reduction, beta=beta) if 0 <= beta < math.inf else None
 
 
 def _like(loss, input):

@@ -42,16 +42,25 @@ KINDS |= {f"float{n}": (2, n) for n in (16, 32, 64)} | {f"int{n}": (0, n) for n 
 
 
 def way(front, planned):
-    """What takes calls on tensors: `front` looks up the plans of those on the CPU, `planned` makes one for a call alone."""
+    """What takes calls of losses on tensors: `front` looks up the plans of those on the CPU, `planned` makes one for a call alone."""
+
+    def recorded(block, y_true, y_pred, want, out, options):
+        results = None if out is not None else _operator(block, y_true, y_pred, want, options)
+        return planned(block, y_true, y_pred, want, out, options) if results is None else results
+
+    return looked_up(front, planned, recorded)
+
+
+def looked_up(front, planned, recorded):
+    """What takes calls on tensors: `front` unless something looks at what is done; `recorded` if operations are being recorded."""
 
     def called(block, y_true, y_pred, want, out, options):
-        if traced():
-            results = None if out is not None else _operator(block, y_true, y_pred, want, options)
-            return planned(block, y_true, y_pred, want, out, options) if results is None else results
-        if front is None or peek_transform() is not None or forward_ad._current_level >= 0:
-            return planned(block, y_true, y_pred, want, out, options)
-        follow = 0 if want[1] or want[2] or not grad_enabled() else 1 if saved_hooks(True) is None else 2
-        return front(block, y_true, y_pred, want, out, options, follow)
+        if front is None or torch.compiler.is_dynamo_compiling():
+            return (recorded if traced() else planned)(block, y_true, y_pred, want, out, options)
+        state = compiled.state(want)
+        if state < 0:
+            return (recorded if state == compiled.RECORDED else planned)(block, y_true, y_pred, want, out, options)
+        return front(block, y_true, y_pred, want, out, options, state)
 
     return called
 
@@ -187,8 +196,6 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
-        if kept_gradient is not None and (by_p := kept_gradient(vars(ctx), upstream)) is not None:
-            return None, None, by_p
         kept = ctx.kept
         if kept is None:
             raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
@@ -557,8 +564,9 @@ torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backwa
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
     backend_of(x)
-kept_gradient = None  # of an ordinary backward pass; the rest of them is `Loss.backward`
-if (module := _cpu.kernels("front")) is not None:
-    kept_gradient = module.kept_gradient
-    kinds, recorder = (torch.Tensor, torch.nn.Parameter), partial(dispatch_mode, PROXY)
-    module.take_tensors(kinds, {getattr(torch, name): kind for name, kind in KINDS.items()}, keeps_graph, grad_enabled, recorder)
+if (compiled := _cpu.kernels("front")) is not None:
+    modes = torch._C._is_tracing, torch._C._len_torch_dispatch_stack, partial(dispatch_mode, PROXY), peek_transform
+    states = *modes, grad_enabled, saved_hooks, vars(torch.compiler), vars(forward_ad)
+    kinds, dtypes = (torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()}
+    compiled.take_tensors(kinds, dtypes, states, (keeps_graph, Loss._backward_cls.apply))
+    Loss._backward_cls.apply = compiled.backward  # the ordinary backward pass; any other is `Loss.backward`

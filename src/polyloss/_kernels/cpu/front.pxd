@@ -23,17 +23,19 @@ cdef struct cast:
 cdef class Prepared:
     cdef readonly object plan
     cdef readonly Bound bound
-    cdef object from_numpy, record
+    cdef object from_numpy, record, given, then
+    cdef int gives
     cdef cnp.dtype storage, real
     cdef int divide, ndim, losses_ndim
     cdef double divisor, least, most
-    cdef bint single, checks, value, gradient, hessian, prob, losses, scaled
+    cdef bint bits, single, checks, value, gradient, hessian, prob, losses, scaled
     cdef cnp.npy_intp shape[AXES]
     cdef cnp.npy_intp losses_shape[AXES]
     cdef Py_ssize_t nbytes
     cdef span spans[INPUTS]
     cdef cast casts[INPUTS]
     cdef bint converts
+    cdef bint is_given(self, double value) noexcept nogil
     cdef int64_t fill(self, char **at, double given, double *total, double *divisor) noexcept nogil
     cdef int64_t filled(self, char **at, object given, double *total, double *divisor) except? SHORT
     cdef int64_t write(self, char **at, double given, char *value) noexcept nogil
@@ -41,6 +43,6 @@ cdef class Prepared:
     cdef void choose(self, const kernel_sums *found, double *divisor) noexcept nogil
     cdef object results(self, char **at, object given, object out, object out_hessian, double *divisor)
     cdef list convert(self, char **at)
-    cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape)
+    cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape, char **data)
     cdef bint outputs_apart(self, char **at) noexcept
     cdef bint apart(self, char **at, int output) noexcept
