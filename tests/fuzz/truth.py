@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from ball import FORMATS, LONG, Ball, above, share, times, unknown, where
+from ball import FORMATS, LONG, UNKNOWN, Ball, above, share, times, unknown, where
 
 
 class Parts(NamedTuple):
@@ -332,6 +332,15 @@ def categorical_hinge(t, p):
 # ------------------------------------------------------------------------------------------------------------- binary losses
 
 
+def by_given(by_target, factor):
+    """A derivative by smoothed targets as one by those given.
+
+    Nothing is said where it passes the largest number, times what comes from above, before the factor is reached, which may be 0.
+    """
+    huge = (np.isfinite(by_target.v) & (np.abs(by_target.v) > by_target.format.most / 16)) | (by_target.e > UNKNOWN**0.5)
+    return by_target if isinstance(factor, int) else unknown(by_target * factor, huge & (factor.v != 1))
+
+
 def sigmoids(z):
     """The logistic function of z and of -z."""
     e = z.abs().__neg__().exp()
@@ -376,7 +385,7 @@ def binary_crossentropy(t, p, pos_weight, from_logits, label_smoothing, epsilon)
     t, factor = smoothed(t, label_smoothing, 2)
     k = None if pos_weight == 1.0 else p.near(pos_weight)
     (value, slope, curvature, by_target), _, inside = binary_parts(t, p, from_logits, epsilon, k)
-    return combined(value, where(inside, slope, zeros(p)), where(inside, curvature, zeros(p)), by_target * factor)
+    return combined(value, where(inside, slope, zeros(p)), where(inside, curvature, zeros(p)), by_given(by_target, factor))
 
 
 def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_logits, label_smoothing, epsilon):
@@ -391,7 +400,7 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     by_target = w * (times(f1 * ut, b) + f * bt)
     by_target = by_target + wt * f * b if apply_class_balancing else by_target
     out = u.v < 0  # targets beyond 0 and 1 have no power
-    parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_target * factor)
+    parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_given(by_target, factor))
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
     return combined(*(unknown(x, out if k == 0 else out | limit) for k, x in enumerate(parts)))
 
@@ -448,7 +457,7 @@ def categorical_crossentropy(t, p, from_logits, label_smoothing, epsilon):
         return crossentropy_of_logits(t, p, factor)
     part = shares(p, epsilon)
     y = part.y
-    by_target = -of_target(t, y, y.log()) * factor
+    by_target = by_given(-of_target(t, y, y.log()), factor)
     return of_shares(p, part, of_classes(times(t, -y.log())), (times(t, -(1 / y)), -t), (times(t, 1 / y / y), t), by_target)
 
 
@@ -471,7 +480,7 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, slow), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
-    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, times(a + zeros(p), of) * factor)
+    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, by_given(times(a + zeros(p), of), factor))
     return parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None]))
 
 
@@ -494,7 +503,8 @@ def softmax(z):
     rest = where(top, zeros(z), e).sum(1)[:, None]
     rest = where(none, LONG(np.nan) * np.ones_like(rest.v), rest)
     p = e / (rest + 1)
-    return Softmax(d - rest.log1p(), p, where(top, rest / (rest + 1), 1 - p))
+    l = (d - rest.log1p()).limited()  # logits of either sign may be farther apart than the largest number
+    return Softmax(l, p, where(top, rest / (rest + 1), 1 - p))
 
 
 def probabilities(z):
@@ -528,7 +538,7 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
     value = unknown(of_classes(-times(kt, s.l)), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
-    by_target = -where(np.isnan(l.v), l, times(k, l.limited())) * factor
+    by_target = by_given(-where(np.isnan(l.v), l, times(k, l)), factor)
     return of_log_softmax(s, value, -kt, zeros(z), by_target)
 
 
@@ -566,7 +576,7 @@ def focal_of_logits(t, z, factor, a, gamma):
     of = -times(f, s.l)
     first = -(t * a * (f - f1 * pl))
     second = t * a * (f1 * (s.p * 2 + pl) - f2 * s.p * pl)
-    parts = of_log_softmax(s, of_classes(times(t * a, of)), first, second, of * a * factor)
+    parts = of_log_softmax(s, of_classes(times(t * a, of)), first, second, by_given(of * a, factor))
     alone = s.q.v == 0  # one possible class
     loose = alone.any(1)[:, None] if gamma < 2 else np.zeros_like(alone)
     return parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose))
@@ -907,12 +917,13 @@ def open_at_infinities(loss, t, p, parts, params):
     row = odd.any(1)
     if loss in ROWWISE:
         odd = row[:, None] & np.ones_like(odd)
-    nan = (np.isnan(t.v) | (np.isnan(p.v) & (t.v != 0))).any(1) & (k is None or (k.v != 0).all())
+    beside = t.v > 0 if loss == "kl_divergence" else t.v != 0  # which takes targets below 0 for 0
+    nan = (np.isnan(t.v) | (np.isnan(p.v) & beside)).any(1) & (k is None or (k.v != 0).all())
     value = unknown(parts.value, row)
     none = lambda x, mask: Ball(np.where(mask, np.nan, x.v), np.where(mask, 0, x.e), x.format)  # noqa: E731
     slope, curvature, by_target = (unknown(x, odd) for x in parts[1:])
     if not ruled:
-        lost = np.isnan(p.v) & ((t.v != 0) | (loss not in ("kl_divergence", *ROWWISE))) & (p.shape[1] > 1 or loss != "multiclass_hinge")
+        lost = np.isnan(p.v) & (beside | (loss not in ("kl_divergence", *ROWWISE))) & (p.shape[1] > 1 or loss != "multiclass_hinge")
         if loss in ROWWISE and loss not in ("generalized_crossentropy", "quantile_loss"):
             lost = lost.any(1)[:, None] & np.ones_like(lost)
         kept = lost & np.isfinite(t.v) & (loss not in ("mean_squared_logarithmic_error", "kl_divergence"))  # targets may be clipped there
