@@ -390,7 +390,8 @@ def binary_crossentropy(t, p, pos_weight, from_logits, label_smoothing, epsilon)
 
 def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_logits, label_smoothing, epsilon):
     t, factor = smoothed(t, label_smoothing, 2)
-    (b, b1, b2, bt), (u, u1, u2, ut), inside = binary_parts(t, p, from_logits, epsilon)
+    parts, (u, u1, u2, ut), inside = binary_parts(t, p, from_logits, epsilon)
+    b, b1, b2, bt = (x.limited() for x in parts)  # before the power, which may be tiny, is multiplied by it
     a = p.near(alpha)
     w, wt = (t * a + (1 - t) * (1 - a), a * 2 - 1) if apply_class_balancing else (ones(t), p.exact(LONG(0)))
     f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
