@@ -626,19 +626,23 @@ def test_confident_rows_keep_their_digits(c, dtype, isa):
                 assert abs(mpmath.mpf(float(out["grad"][i, y[i], 0])) - slope) <= 4 * float(np.spacing(dtype(float(-slope))))
 
 
-def test_losses_of_confident_positions_to_the_last_places(isa):
-    """docs/kernels.md has the bounds: the loss is nearly a sum of exponentials, whose error is the loss's own. Float64 is the truth."""
+def test_losses_to_the_last_places(isa):
+    """docs/kernels.md has the bounds: the loss of a confident position is nearly a sum of exponentials, whose error is its own. Float64 is
+    the truth."""
+    most = {"x86-64-v4": 3.2, "x86-64-v3": 3.3, "x86-64-v2": 3.8}.get(isa, 4)
     for c in (2, 3, 4, 7, 10, 21, 64, 193, 300, 1000):
         rng = np.random.default_rng(c)
-        z = (rng.standard_normal((40000 // c, c)) * rng.choice([0.5, 1, 3, 6], (40000 // c, 1))).astype(np.float32)
-        y = z.argmax(1)
-        exact = np.exp(z.astype(np.float64) - z.max(1, keepdims=True).astype(np.float64))
-        np.put_along_axis(exact, y[:, None], 0, 1)
-        exact = np.log1p(exact.sum(1))
-        losses = np.empty((len(z), 1), np.float32)
-        softmax_xent.fused(z[:, :, None], y[:, None], losses=losses)
-        off = np.abs(losses[:, 0] - exact) / np.spacing(exact.astype(np.float32))
-        assert off.max() < 4, c
+        z = (rng.standard_normal((40000 // c, c)) * rng.choice([0.01, 0.5, 1, 3, 6, 10], (40000 // c, 1))).astype(np.float32)
+        for y in (z.argmax(1), rng.integers(0, c, len(z))):
+            wide, label = z.astype(np.float64), y[:, None]
+            exact = np.exp(wide - np.take_along_axis(wide, label, 1))
+            np.put_along_axis(exact, label, 0, 1)
+            exact = np.log1p(exact.sum(1))
+            for names in (("losses",), ("losses", "grad")):
+                out = outputs(z[:, :, None], names)
+                softmax_xent.fused(z[:, :, None], label, **out)
+                off = np.abs(out["losses"][:, 0] - exact) / np.spacing(exact.astype(np.float32))
+                assert off.max() <= most, (c, names)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
