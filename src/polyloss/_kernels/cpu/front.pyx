@@ -532,7 +532,7 @@ cdef bint recorded() except -1:
 
 def state(want):
     """What torch does with a call: RECORDED, or WATCHED by a transform or a forward mode; else what `follow` of `Front` is."""
-    if tracing() or compiler["_is_compiling_flag"] or recorded():
+    if tracing() or compiler.get("_is_compiling_flag") or recorded():
         return RECORDED
     if transform() is not None or forward_mode["_current_level"] >= 0:
         return WATCHED
