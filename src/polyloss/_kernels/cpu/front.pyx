@@ -401,7 +401,8 @@ def take_tensors(kinds, dtypes, states, engine):
     engine : tuple
         Functions that say whether a graph outlives its backward pass, and that run one node's in every case: (node, *upstream) -> gradients.
     """
-    global tensors, exchange, tracing, modes, recorder, transform, grad_enabled, hooks, compiler, forward_mode, keeps_graph, otherwise
+    global tensors, exchange, tracing, modes, recorder, transform, grad_enabled, hooks, compiler, forward_mode
+    global keeps_graph, otherwise
     tensors = tuple(kinds)
     tracing, modes, recorder, transform, grad_enabled, hooks, compiler, forward_mode = states
     keeps_graph, otherwise = engine
