@@ -99,7 +99,7 @@ static size_t shared_bytes;
 static struct Stacks {
   char* at;
   size_t fences;  // how many end in a page that nobody may touch
-} * stacks;
+}* stacks;
 extern "C" __attribute__((visibility("default"))) void shim_stacks(Stacks* shared) { stacks = shared; }
 static char signal_stack[64 << 10];
 static char shared_memory_of[kMaxCluster][kMaxShared + kCanary] __attribute__((aligned(128)));

@@ -133,13 +133,19 @@ SHIM_OWN inline void race_atomic(void* p, size_t bytes) { race_access(p, bytes, 
   SHIM_HOOK(__tsan_read##N, N, false) \
   SHIM_HOOK(__tsan_write##N, N, true) SHIM_HOOK(__tsan_unaligned_read##N, N, false) SHIM_HOOK(__tsan_unaligned_write##N, N, true)
 SHIM_HOOKS(1)
-SHIM_HOOKS(2) SHIM_HOOKS(4) SHIM_HOOKS(8) SHIM_HOOKS(16)
+SHIM_HOOKS(2)
+SHIM_HOOKS(4)
+SHIM_HOOKS(8)
+SHIM_HOOKS(16)
 #define SHIM_RANGE(NAME, WRITE)                                                                  \
   extern "C" __attribute__((visibility("hidden"), used)) SHIM_OWN void NAME(void* p, size_t n) { \
     shim::race_access(p, n, WRITE, false, __builtin_return_address(0));                          \
   }
-    SHIM_RANGE(__tsan_read_range, false) SHIM_RANGE(__tsan_write_range, true)
+SHIM_RANGE(__tsan_read_range, false)
+SHIM_RANGE(__tsan_write_range, true)
 #define SHIM_NOTHING(NAME, ...) \
   extern "C" __attribute__((visibility("hidden"), used)) SHIM_OWN void NAME(__VA_ARGS__) {}
-        SHIM_NOTHING(__tsan_vptr_update, void**, void*) SHIM_NOTHING(__tsan_func_entry, void*) SHIM_NOTHING(__tsan_func_exit)
-            SHIM_NOTHING(__tsan_init)
+SHIM_NOTHING(__tsan_vptr_update, void**, void*)
+SHIM_NOTHING(__tsan_func_entry, void*)
+SHIM_NOTHING(__tsan_func_exit)
+SHIM_NOTHING(__tsan_init)

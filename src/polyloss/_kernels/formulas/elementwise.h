@@ -38,7 +38,7 @@
     X(floored_binary_crossentropy, 0, "")                                                                                                  \
     X(huber, 1, "delta")                                                                                                                   \
     X(log_cosh, 0, "")                                                                                                                     \
-    X(poisson, 1, "full")                                                                                                                    \
+    X(poisson, 1, "full")                                                                                                                  \
     X(kl_divergence, 1, "epsilon")                                                                                                         \
     X(kl_from_logarithms, 0, "")                                                                                                           \
     X(kl_between_logarithms, 0, "")                                                                                                        \
@@ -185,10 +185,7 @@ LOSS(squared_hinge, curvature)
     return SELECT(LT(R(0), R(1) - FORMULA(part)(u, p)), R(2) * u * u, R(0));
 }
 
-FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) 
-{
-    return (R(1) - label_smoothing) * t + R(0.5) * label_smoothing;
-}
+FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) { return (R(1) - label_smoothing) * t + R(0.5) * label_smoothing; }
 
 /* -(t log y + (1 - t) log(1 - y)): of y and 1 - y the smaller, s, is exact, and the logarithm of the larger is log(1 - s). Targets are
    mostly 0 or 1: if they are hard, as HARD(a) may tell, there is one logarithm, that of the target's share x, and the slope is ±1/x. */
@@ -211,10 +208,7 @@ FORMULA_INLINE real FORMULA(entropy_curvature)(real t, real y)
     real u = R(1) - y;
     return FORMULA(over_square)(t, y) + FORMULA(over_square)(R(1) - t, u);
 }
-LOSS(binary_crossentropy, value)
-{
-    return FORMULA(entropy)(FORMULA(smoothed)(t, a[1]), FORMULA(clip)(p, a[0], R(1) - a[0]), HARD(a));
-}
+LOSS(binary_crossentropy, value) { return FORMULA(entropy)(FORMULA(smoothed)(t, a[1]), FORMULA(clip)(p, a[0], R(1) - a[0]), HARD(a)); }
 LOSS(binary_crossentropy, slope)
 {
     real y = FORMULA(clip)(p, a[0], R(1) - a[0]);
@@ -351,8 +345,8 @@ LOSS(poisson_from_logarithms, value)
 LOSS(poisson_from_logarithms, slope) { return (void)a, EXP(p) - t; }
 LOSS(poisson_from_logarithms, curvature) { return (void)t, (void)a, EXP(p); }
 
-/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. Of a q so
-   small that the quotient may be infinite 2^64 times as much is taken. */
+/* t log(t / q). Near 1 the quotient's rounding would be the result: there log(1 + d), d = (t - q) / q, whose sum goes in two parts. Of a q
+   so small that the quotient may be infinite 2^64 times as much is taken. */
 LOSS(kl_divergence, value)
 {
     real s = FORMULA(clip)(t, R(0), R(1)), q = FORMULA(clip)(p, a[0], R(1));
@@ -394,7 +388,8 @@ FORMULA_INLINE real FORMULA(balance)(real t, real apply, real alpha, int hard)
     return hard ? SELECT(EQ(t, R(0)), zeros, ones) : t * ones + (R(1) - t) * zeros;
 }
 /* Derivatives of u^γ b with u' = u1, a constant. b / u nears 1 where u nears 0: γ = 0 asks nothing of 1/u. Where y nears the end that costs
-   an infinite loss, b is a logarithm, and far below its derivatives: what has it as a factor counts for nothing where those are infinite. */
+   an infinite loss, b is a logarithm, and far below its derivatives: what has it as a factor counts for nothing where those are
+   infinite. */
 FORMULA_INLINE real FORMULA(focal_ratio)(real u, real b) { return SELECT(EQ(u, R(0)), R(1), b / u); }
 FORMULA_INLINE real FORMULA(focal_slope)(real u, real u1, real b, real b1, real gamma)
 {
@@ -435,8 +430,8 @@ FORMULA_INLINE real FORMULA(miss)(real t, real z, real *ratio)
     *ratio = (R(1) - R(2) * t) * n * SELECT(EQ(m, R(0)), R(0), e / m);
     return m * n;
 }
-/* If a target is hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. What u loses
-   in rounding counts thrice in the slope: it is u + low, the exponential's, the sum's and the division's losses put together. */
+/* If a target is hard: with x the logit of the other class, z or -z, u = σ(x) and b = log(1 + exp(x)), du/dx = u (1 - u), db/dx = u. What u
+   loses in rounding counts thrice in the slope: it is u + low, the exponential's, the sum's and the division's losses put together. */
 FORMULA_INLINE real FORMULA(other_logit)(real t, real z) { return SELECT(EQ(t, R(0)), z, -z); }
 FORMULA_INLINE real FORMULA(hard_focal)(real x, real gamma, real *slope)
 {
@@ -449,7 +444,8 @@ FORMULA_INLINE real FORMULA(hard_focal)(real x, real gamma, real *slope)
 }
 LOSS(binary_focal_crossentropy_from_logits, value)
 {
-    real s = FORMULA(smoothed)(t, a[3]), hard = FORMULA(balance)(s, a[0], a[1], 1) * FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0);
+    real s = FORMULA(smoothed)(t, a[3]),
+         hard = FORMULA(balance)(s, a[0], a[1], 1) * FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0);
     if (HARD(a)) return hard;
     real ratio, f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p, &ratio), a[2]);
     return SELECT(EQ(s * s - s, R(0)), hard, TIMES(f, FORMULA(logit_value)(s, p)));
@@ -486,8 +482,8 @@ LOSS(smooth_l1, slope)
 }
 LOSS(smooth_l1, curvature) { return SELECT(LT(ABS(p - t), a[0]), R(1) / a[0], R(0)); }
 
-/* delta² (sqrt(1 + x²) - 1), x = |d| / delta, without its cancellation: delta |d| x / (1 + w), w = sqrt(1 + x²). With y the smaller of x and
-   1/x, w is sqrt(1 + y²) times the larger of 1 and x, so that no square overflows. */
+/* delta² (sqrt(1 + x²) - 1), x = |d| / delta, without its cancellation: delta |d| x / (1 + w), w = sqrt(1 + x²). With y the smaller of x
+   and 1/x, w is sqrt(1 + y²) times the larger of 1 and x, so that no square overflows. */
 FORMULA_INLINE real FORMULA(bend)(real d, real delta, real *y)
 {
     real x = ABS(d) / delta;
@@ -552,18 +548,16 @@ LOSS(logistic, curvature)
     return u * (u * FORMULA(logit_curvature)(FORMULA(part)(u, p)));
 }
 
-/* torch's hinge_embedding_loss: p where t is 1, what it lacks of the margin where t is -1, the sum elsewhere; slope -1 at the margin itself. */
+/* torch's hinge_embedding_loss: p where t is 1, what it lacks of the margin where t is -1, the sum elsewhere; slope -1 at the
+   margin itself. */
 LOSS(hinge_embedding, value) { return SELECT(EQ(t, R(-1)), R(0), p) + SELECT(EQ(t, R(1)), R(0), MAX(R(0), a[0] - p)); }
-LOSS(hinge_embedding, slope)
-{
-    return SELECT(EQ(t, R(-1)), R(0), R(1)) + SELECT(OR(EQ(t, R(1)), LT(a[0] - p, R(0))), R(0), R(-1));
-}
+LOSS(hinge_embedding, slope) { return SELECT(EQ(t, R(-1)), R(0), R(1)) + SELECT(OR(EQ(t, R(1)), LT(a[0] - p, R(0))), R(0), R(-1)); }
 LOSS(hinge_embedding, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* Unit deviances of exponential dispersion models, m the mean that p gives: NaN where it is below 0.
 
-   excess(r) = r - log1p(r) for -0.4 < r < 0.8, where that cancels: with s = r / (2 + r), log1p(r) = 2 artanh(s) and r - 2 s = r s, so that it is
-   r s - 2 (s³/3 + s⁵/5 + ...). quotient is log(m / t), where m / t may overflow. */
+   excess(r) = r - log1p(r) for -0.4 < r < 0.8, where that cancels: with s = r / (2 + r), log1p(r) = 2 artanh(s) and r - 2 s = r s, so that
+   it is r s - 2 (s³/3 + s⁵/5 + ...). quotient is log(m / t), where m / t may overflow. */
 FORMULA_INLINE real FORMULA(mean_of)(real p) { return SELECT(LT(p, R(0)), R(0) / R(0), p + R(0)); } /* of -0.0 it is 0.0 */
 FORMULA_INLINE real FORMULA(excess)(real r)
 {
@@ -632,9 +626,9 @@ LOSS(gamma_deviance_from_logarithms, value)
 LOSS(gamma_deviance_from_logarithms, slope) { return (void)a, R(2) * (R(1) - FORMULA(over_exp)(t, p)); }
 LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA(over_exp)(t, p); }
 
-/* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is (m^A - t^A) / A - (t m^B - t^A) / B; a quotient for n of A and B is
-   t^A L (1 + n L / 2! + (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...), D2 = 1,
-   D(k+1) = A D(k) + B^(k-1). t^B is not taken: it overflows where t is tiny and t t^B is not. */
+/* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is (m^A - t^A) / A - (t m^B - t^A) / B; a quotient for n of A and
+   B is t^A L (1 + n L / 2! + (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...),
+   D2 = 1, D(k+1) = A D(k) + B^(k-1). t^B is not taken: it overflows where t is tiny and t t^B is not. */
 FORMULA_INLINE real FORMULA(raised)(real u, real n) { return SELECT(AND(EQ(u, R(0)), LT(n, R(0))), R(1) / R(0), POWER(u, n)); }
 FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L)
 {

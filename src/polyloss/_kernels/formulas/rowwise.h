@@ -26,8 +26,8 @@
 #define EXPM1(x) expm1(x)
 #endif
 
-/* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log y;
-   and whether it was clipped. The sum is high + low, inverse is 1 / high. A sum of 0, or an infinite one, has no shares: high is NaN. */
+/* Of a prediction: its share y of the sum, clipped; 1 - y, from the difference of sum and prediction, so that no digit is lost near 1; log
+   y; and whether it was clipped. The sum is high + low, inverse is 1 / high. A sum of 0, or an infinite one, has no shares: high is NaN. */
 typedef struct {
     real y, rest, log;
     MASK outside;
@@ -44,13 +44,10 @@ FORMULA_INLINE FORMULA(share) FORMULA(share_of)(real p, real high, real low, rea
 }
 
 /* loss / rest of loss = -log(1 - rest), which nears 1 with rest: no negative power of rest is multiplied by it. */
-FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest)
-{
-    return SELECT(LT(rest, R(0x1p-26)), R(1) + R(0.5) * rest, loss / rest);
-}
+FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest) { return SELECT(LT(rest, R(0x1p-26)), R(1) + R(0.5) * rest, loss / rest); }
 
-/* -t log y, times α (1 - y)^γ if focal; its derivative h by y times y, first, and the next one h' times y², second: both stay finite where y is 0.
-   With S the sum of the predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S and the curvature
+/* -t log y, times α (1 - y)^γ if focal; its derivative h by y times y, first, and the next one h' times y², second: both stay finite where
+   y is 0. With S the sum of the predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S and the curvature
    ((h' (1 - y) - 2 h) (1 - y) + (B - (h' y + 2 h) y)) / S²: where they would cancel the own term is taken out of the sums. Of what is not
    clipped y S is p: own terms of small shares are divided by p, since powers of y may leave the dtype where those of p do not. */
 FORMULA_INLINE real FORMULA(share_factor)(int focal, FORMULA(share) s, real alpha, real gamma)
@@ -91,8 +88,8 @@ FORMULA_INLINE real FORMULA(share_curvature)(real p, real high, FORMULA(share) s
 FORMULA_INLINE real FORMULA(share_bend)(real first, real second) { return second + R(2) * first; }
 /* A derivative by shares as one by predictions: x / S, of 0 is 0 though 1 / S may be infinite. */
 FORMULA_INLINE real FORMULA(per_sum)(real x, real inverse) { return TIMES(x, inverse); }
-/* k times an own term and what the others have, by predictions, with factor k / S and inverse 1 / S, which is 1 for slopes: the latter is far
-   below the own term of a small share, and no number may be left of two infinite ones. */
+/* k times an own term and what the others have, by predictions, with factor k / S and inverse 1 / S, which is 1 for slopes: the latter is
+   far below the own term of a small share, and no number may be left of two infinite ones. */
 FORMULA_INLINE real FORMULA(share_derivative)(MASK small, real k, real own, real others, real factor, real inverse)
 {
     const real apart = FORMULA(per_sum)(FORMULA(per_sum)(others, factor), inverse);
@@ -110,14 +107,11 @@ FORMULA_INLINE real FORMULA(label_curvature)(real p, FORMULA(share) s) /* (1 - y
 }
 FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1) + R(0) * s.rest); }
 
-/* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p; its derivative h by l, first; and second, that of h times q. With far and near sums over
-   the classes with q >= 1/2, and the number of the one class that may be nearer to p = 1:
+/* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p; its derivative h by l, first; and second, that of h times q. With far and near sums
+   over the classes with q >= 1/2, and the number of the one class that may be nearer to p = 1:
        slope_j = h_j q_j - p_j Σ_{c≠j} h_c,   curvature_j = second_j q_j + p_j² Σ_{c≠j} second_c / q_c - p_j q_j Σ h
    of which nothing is lost to the near class's large or small terms, and nothing overflows: p_j / q of it is a number of its own. */
-FORMULA_INLINE real FORMULA(logits_value)(real t, real l, real q, real alpha, real gamma)
-{
-    return -TIMES(alpha * t * POWER(q, gamma), l);
-}
+FORMULA_INLINE real FORMULA(logits_value)(real t, real l, real q, real alpha, real gamma) { return -TIMES(alpha * t * POWER(q, gamma), l); }
 FORMULA_INLINE real FORMULA(logits_first)(real t, real l, real p, real q, real alpha, real gamma)
 {
     return -alpha * t * POWER(q, gamma) * (R(1) + gamma * TIMES(p, FORMULA(loss_per_miss)(-l, q)));
@@ -159,8 +153,8 @@ FORMULA_INLINE real FORMULA(violation_first)(int square, real m)
 }
 FORMULA_INLINE real FORMULA(violation_second)(int square, real m) { return square ? SELECT(LT(R(0), m), R(2), R(0)) : R(0); }
 
-/* (1 - y^q) / q of the label's prediction y, NaN where it is negative, and its derivatives. -expm1(q log y) where 1 - y^q would cancel; a power
-   below 0 of 0 is infinite. */
+/* (1 - y^q) / q of the label's prediction y, NaN where it is negative, and its derivatives. -expm1(q log y) where 1 - y^q would cancel; a
+   power below 0 of 0 is infinite. */
 FORMULA_INLINE real FORMULA(no_negative)(real y) { return SELECT(LT(y, R(0)), y / R(0) - y / R(0), y); }
 FORMULA_INLINE real FORMULA(full_power)(real y, real n) { return SELECT(AND(EQ(y, R(0)), LT(n, R(0))), R(1) / R(0), POWER(y, n)); }
 FORMULA_INLINE real FORMULA(generalized_value)(real y, real q)

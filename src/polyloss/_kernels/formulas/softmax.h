@@ -22,8 +22,9 @@ STEP REAL softmax_slope_top(REAL rest, REAL kt, REAL sum_kt) { return (sum_kt - 
 /* d² loss / d z² */
 STEP REAL softmax_curvature(REAL p, REAL not_p, REAL sum_kt) { return sum_kt * p * not_p; }
 
-/* Poly-1: loss + a (1 - sum_c t_c p_c), whose slope is -a p excess and whose curvature is p (K q - a excess (q - p)), q = 1 - p, others = sum of
-   t p over the other classes, excess = t q - others. The curvature is sorted so that what cancels for a = 1 is exact: by the smaller of p and q. */
+/* Poly-1: loss + a (1 - sum_c t_c p_c), whose slope is -a p excess and whose curvature is p (K q - a excess (q - p)), q = 1 - p, others =
+   sum of t p over the other classes, excess = t q - others. The curvature is sorted so that what cancels for a = 1 is exact: by the smaller
+   of p and q. */
 STEP REAL poly_excess(REAL t, REAL not_p, REAL others) { return t * not_p - others; }
 STEP REAL poly_curvature_near(REAL p, REAL not_p, REAL t, REAL others, REAL a, REAL sum_kt)
 {

@@ -1,4 +1,5 @@
-/* Losses of one number t at each position, of which two numbers, m and v, are predicted: value, and the first two derivatives by m and by v.
+/* Losses of one number t at each position, of which two numbers, m and v, are predicted: value, and the first two derivatives by m
+   and by v.
 
    Included once per type, as elementwise.h is and with the same macros. The blocks in regression.py and torch.py hold the same formulas. */
 #ifndef POLYLOSS_VALUES_FORMULAS_H

@@ -15,13 +15,13 @@ constexpr int kParameters = 8;
 constexpr int kThreads = 256;
 
 // One loss as a type: the kernels' argument.
-#define AS_TYPE(name, count, names)                                                                                                     \
-  struct name {                                                                                                                         \
-    template <class A> static __device__ __forceinline__ A value(A t, A p, const A* a) { return Formulas<A>::name##_value(t, p, a); }   \
-    template <class A> static __device__ __forceinline__ A slope(A t, A p, const A* a) { return Formulas<A>::name##_slope(t, p, a); }   \
-    template <class A> static __device__ __forceinline__ A curvature(A t, A p, const A* a) {                                            \
-      return Formulas<A>::name##_curvature(t, p, a);                                                                                    \
-    }                                                                                                                                   \
+#define AS_TYPE(name, count, names)                                                                                                   \
+  struct name {                                                                                                                       \
+    template <class A> static __device__ __forceinline__ A value(A t, A p, const A* a) { return Formulas<A>::name##_value(t, p, a); } \
+    template <class A> static __device__ __forceinline__ A slope(A t, A p, const A* a) { return Formulas<A>::name##_slope(t, p, a); } \
+    template <class A> static __device__ __forceinline__ A curvature(A t, A p, const A* a) {                                          \
+      return Formulas<A>::name##_curvature(t, p, a);                                                                                  \
+    }                                                                                                                                 \
   };
 FORMULAS(AS_TYPE)
 #undef AS_TYPE

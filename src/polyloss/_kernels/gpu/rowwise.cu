@@ -6,8 +6,8 @@
 //
 // rows_lanes, rows_block   s = 1: some lanes of a warp, or a block, take a position.
 // columns                  positions are contiguous: a thread takes one and walks over its classes, beside those of its neighbours.
-// The own term of a class is taken out of a sum where the difference would cancel: it must be the number that went into it, to the last bit.
-// So this file is compiled without fused multiply-adds. A position that is ignored or of weight 0 is not looked at.
+// The own term of a class is taken out of a sum where the difference would cancel: it must be the number that went into it, to the last
+// bit. So this file is compiled without fused multiply-adds. A position that is ignored or of weight 0 is not looked at.
 #include "gpu/formulas.cuh"
 #include "gpu/launch.cuh"
 #include "gpu/softmax_state.cuh"
@@ -20,11 +20,12 @@ template <class T> struct Rows : Launch<T> {
 
 // ---- losses -----------------------------------------------------------------------------------------------------------------------------
 
-// A loss is made for a row, with its label and the prediction there if it is kLabelled; see() takes in a class, know() what was seen of all,
-// add() the term of a class, conclude() their sum and the factor k of the derivatives, and gives the value; then slope() and curvature() are
-// asked for.
+// A loss is made for a row, with its label and the prediction there if it is kLabelled; see() takes in a class, know() what was seen of
+// all, add() the term of a class, conclude() their sum and the factor k of the derivatives, and gives the value; then slope() and
+// curvature() are asked for.
 
-// Σ x as high + low, right to the last place of low. Floats are added as doubles, doubles with the error of every sum [Knuth, TAOCP 2, 4.2.2].
+// Σ x as high + low, right to the last place of low. Floats are added as doubles, doubles with the error of every sum
+// [Knuth, TAOCP 2, 4.2.2].
 template <class A> struct RowSum {
   double high = 0, low = 0;
   __device__ void add(double x) {
@@ -195,7 +196,8 @@ template <class T> struct categorical_focal_crossentropy_from_logits {
     terms.far_bend += F::far(of_z.q, g / of_z.q), terms.near_second += F::near(of_z.q, g), terms.near_q += F::near(of_z.q, of_z.q);
   }
   __device__ double conclude(const Terms& terms, A factor) {
-    far = static_cast<A>(terms.far_first), near = static_cast<A>(terms.near_first), all = static_cast<A>(terms.far_first + terms.near_first);
+    far = static_cast<A>(terms.far_first), near = static_cast<A>(terms.near_first),
+    all = static_cast<A>(terms.far_first + terms.near_first);
     bend = static_cast<A>(terms.far_bend), near_second = static_cast<A>(terms.near_second), near_q = static_cast<A>(terms.near_q);
     k = factor;
     return terms.value;
@@ -294,8 +296,8 @@ template <class T> struct generalized_crossentropy {
   __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : k - k; }
 };
 
-// max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong classes,
-// divided by C before they are added, as their sum may be too large a number. The label's derivatives are made of theirs.
+// max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong
+// classes, divided by C before they are added, as their sum may be too large a number. The label's derivatives are made of theirs.
 template <class T> struct multiclass_hinge {
   static constexpr bool kLabelled = true, kSees = true, kTerms = false;
   using A = Compute<T>;
@@ -339,7 +341,8 @@ template <class T> struct multiclass_hinge {
   }
   __device__ void see(Seen& seen, A, A z, long long c) const {
     if (c == y) return;
-    if (average) take(seen.of, z);
+    if (average)
+      take(seen.of, z);
     else
       seen.compete(z, c);
   }
@@ -355,16 +358,14 @@ template <class T> struct multiclass_hinge {
     return value;
   }
   __device__ bool counts(long long c) const { return average || c == first || own != own; }
-  __device__ A slope(A, A z, long long c) const {
-    return c == y ? label_slope : counts(c) ? factor * first_of(z) : factor - factor;
-  }
+  __device__ A slope(A, A z, long long c) const { return c == y ? label_slope : counts(c) ? factor * first_of(z) : factor - factor; }
   __device__ A curvature(A, A z, long long c) const {
     return c == y ? label_curvature : counts(c) ? factor * second_of(z) : factor - factor;
   }
 };
 
-// -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or, if
-// not floored, underflow are scaled by a power of two.
+// -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or,
+// if not floored, underflow are scaled by a power of two.
 template <class T, bool FLOORED> struct Cosine {
   static constexpr bool kLabelled = false, kSees = true, kTerms = true;
   using A = Compute<T>;

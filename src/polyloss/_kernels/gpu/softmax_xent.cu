@@ -4,13 +4,14 @@
 // rows_*    classes are contiguous: some lanes of a warp, a block, or a cluster of blocks take a row, keep its bytes in shared memory while
 //           they read them, and write the gradient from there: each logit is read once from device memory and each gradient written
 //           once. What does not fit is read again.
-// rows_part, rows_rest   few long rows, which would leave multiprocessors idle: blocks take parts of a row and leave their States in memory;
+// rows_part, rows_rest   few long rows, which would leave multiprocessors idle: blocks take parts of a row and leave their
+//                        States in memory;
 //           a second launch merges them, reads its part again, mostly from the second-level cache, and writes.
 // spatial   positions are contiguous: a thread takes as many positions as 16 bytes hold and walks over their classes, or shares these with
 //           the threads of the same threadIdx.x. Its logits are kept likewise.
 //
-// WEIGHTED kernels take soft targets, class weights, smoothing, Hessian, a term of lse² and capped logits; the others, labels alone, do less
-// per element. Both take ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
+// WEIGHTED kernels take soft targets, class weights, smoothing, Hessian, a term of lse² and capped logits; the others, labels alone, do
+// less per element. Both take ignored labels, sample weights and Poly-1's term (Leng et al., ICLR 2022).
 #include "gpu/launch.cuh"
 #include "gpu/softmax_state.cuh"
 #include "formulas/softmax.h"
@@ -110,7 +111,8 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     const A rest = by_others(p, not_p, t);
     const A d = not_p < A(0.5) ? poly_curvature_near(p, not_p, t, rest, poly, u) : poly_curvature_far(p, not_p, t, rest, poly, u);
     const A curve = pulled(p * not_p, d) + twice_z * p * p;
-    return !this->live ? this->fill : front * (curve * bend.first * bend.first + (bend.second != 0 ? slope(z, p, t, u_c) * bend.second : 0));
+    return !this->live ? this->fill
+                       : front * (curve * bend.first * bend.first + (bend.second != 0 ? slope(z, p, t, u_c) * bend.second : 0));
   }
 };
 
@@ -191,7 +193,8 @@ template <bool FIRST> struct Part : Block {  // of a row, in the first launch of
   }
 };
 
-// The derivatives of N neighbours in a row, from class c on. SIMPLE: only the gradient is wanted, of a live position, at an aligned address.
+// The derivatives of N neighbours in a row, from class c on. SIMPLE: only the gradient is wanted, of a live position, at an
+// aligned address.
 template <bool SIMPLE, class T, bool WEIGHTED, int N>
 __device__ __forceinline__ void emit_row(const Job<T>& job, const Softmax<T, WEIGHTED>& position, long long row, int c,
                                          const Compute<T> (&z)[N]) {
@@ -306,7 +309,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
     }
     if constexpr (!WEIGHTED) {
       if (position.live && job.grad && !job.prob && of_row.packs <= job.kept && aligned<16>(job.grad + offset + of_row.head)) {
-#pragma unroll kUnroll<T>
+#pragma unroll(kUnroll<T>)
         for (int i = group.rank; i < of_row.packs; i += group.size) {
           A z[V];
           unpack(kept[i], z);
@@ -315,7 +318,7 @@ template <class T, bool WEIGHTED, class Group> __device__ void rows(const Job<T>
         continue;
       }
     }
-#pragma unroll kUnroll<T>
+#pragma unroll(kUnroll<T>)
     for (int i = group.rank; i < of_row.packs; i += group.size) {
       Pack<T> pack = none;
       if (looks) pack = i < job.kept ? kept[i] : from[i];
@@ -463,7 +466,7 @@ template <class T, bool WEIGHTED, int V> __global__ void __launch_bounds__(256, 
         continue;
       }
     }
-#pragma unroll kUnroll<T>
+#pragma unroll(kUnroll<T>)
     for (int c = threadIdx.y, k = 0; c < classes; c += deep, k++) {
       const long long at = offset + c * job.s;
       Pack<T, V> pack = none;

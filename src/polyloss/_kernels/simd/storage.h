@@ -6,9 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { /* element types; predictions, outputs and weights are of the first four */
-    TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64
-};
+/* Element types; predictions, outputs and weights are of the first four. */
+enum { TYPE_F32, TYPE_F64, TYPE_F16, TYPE_BF16, TYPE_I8, TYPE_I16, TYPE_I32, TYPE_I64, TYPE_U8, TYPE_U16, TYPE_U32, TYPE_U64 };
 typedef struct { /* an array with some of the axes (n, c, s) */
     char *at; /* NULL: absent */
     ptrdiff_t n, c, s; /* strides in bytes, 0 for an axis that it lacks or that has one entry */
@@ -16,7 +15,8 @@ typedef struct { /* an array with some of the axes (n, c, s) */
     ptrdiff_t run; /* likewise: from a run of c to the next, where a set's elements lie in several */
 } strided_array;
 
-/* IEEE half precision and bfloat16, from and to their bits; rounded to the nearest, ties to even. Without branches, so that loops vectorise. */
+/* IEEE half precision and bfloat16, from and to their bits; rounded to the nearest, ties to even. Without branches, so that loops
+   vectorise. */
 static inline float bits_to_float(uint32_t b)
 {
     float x;

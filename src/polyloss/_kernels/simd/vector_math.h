@@ -130,7 +130,8 @@ INLINE void store_part_f(float *p, vf v, ptrdiff_t n)
 #if W == 16
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
-    if (n >= W) store_f(p, v);
+    if (n >= W)
+        store_f(p, v);
     else
         for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 #endif
@@ -140,7 +141,8 @@ INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
 #if W == 16
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 #else
-    if (n >= WD) store_d(p, v);
+    if (n >= WD)
+        store_d(p, v);
     else
         for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 #endif
@@ -248,8 +250,14 @@ INLINE vd min_d(vd a, vd b) { return select_d(lt_d(a, b), a, b); }
 
 /* a * b, and 0 where a is 0: 0 · inf = 0 */
 #if W == 16
-INLINE vf times_f(vf a, vf b) { return (vf)_mm512_maskz_mul_ps(_mm512_cmp_ps_mask((__m512)a, (__m512){0}, _CMP_NEQ_UQ), (__m512)a, (__m512)b); }
-INLINE vd times_d(vd a, vd b) { return (vd)_mm512_maskz_mul_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d){0}, _CMP_NEQ_UQ), (__m512d)a, (__m512d)b); }
+INLINE vf times_f(vf a, vf b)
+{
+    return (vf)_mm512_maskz_mul_ps(_mm512_cmp_ps_mask((__m512)a, (__m512){0}, _CMP_NEQ_UQ), (__m512)a, (__m512)b);
+}
+INLINE vd times_d(vd a, vd b)
+{
+    return (vd)_mm512_maskz_mul_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d){0}, _CMP_NEQ_UQ), (__m512d)a, (__m512d)b);
+}
 #else
 INLINE vf times_f(vf a, vf b) { return select_f(eq_f(a, all_f(0.0f)), (vf){0}, a * b); }
 INLINE vd times_d(vd a, vd b) { return select_d(eq_d(a, all_d(0.0)), (vd){0}, a * b); }
@@ -406,18 +414,20 @@ INLINE vf exp_poly_f(vf r) { return exp_poly_low_f(r, NULL); }
 INLINE vd exp_poly_d(vd r) { return exp_poly_low_d(r, NULL); }
 
 /* exp(x). exp: every x. exp_neg: x <= 44 (as in sums against a reference), cheaper; +inf and more give nonsense or NaN, never a trap.
-   Both: exp(-inf) = 0, NaN stays NaN, subnormal results are right. exp_neg_low: *low receives the rest of a sum of two numbers that is right to
-   0.1 units in the last place of the first; for what takes powers and differences of it. */
+   Both: exp(-inf) = 0, NaN stays NaN, subnormal results are right. exp_neg_low: *low receives the rest of a sum of two numbers that is
+   right to 0.1 units in the last place of the first; for what takes powers and differences of it. */
 #if W == 16
 /* x = (n + j/16) ln 2 + r; 2^(j/16) from a table in a register, 7 multiply-adds in all; scalef takes the floor of n + j/16. */
 INLINE vf exp16_f(vf x, vf d, vf *low)
 {
+    /* clang-format off */
     static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3,
         0x3f9837f0, 0x3f9ef532, 0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c, 0x3fd744fd, 0x3fe0ccdf,
         0x3feac0c7, 0x3ff5257d};
     static const float rests[16] __attribute__((aligned(64))) = {0.0f, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f, 0x1.125002p-25f,
         0x1.370be4p-25f, -0x1.0a3550p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
         -0x1.f9c304p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f}; /* 2^(j/16) divided by its table entry, - 1 */
+    /* clang-format on */
     vf u = mad_f(d, all_f(LOG2E_F), all_f(ROUND_F / 16)), n = u - ROUND_F / 16;
     vf r = mad_f(n, all_f(-0x1.62e43p-1f), d);
     r = mad_f(n, all_f(0x1.05c61p-29f), r);
@@ -451,10 +461,12 @@ INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale, vf *low)
 {
     const vf factor = (vf)(scale & ~(vu)lt_f(x, all_f(-104.0f)));
 #if W == 8 /* x = (n + j/8) ln 2 + r; 2^(j/8) from a table in a register */
+    /* clang-format off */
     static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3,
         0x3f75672a, 0x3f7744fd, 0x3f7ac0c7}; /* j << 20 taken off */
     static const float rests[8] __attribute__((aligned(32))) = {0.0f, -0x1.9c0c22p-27f, 0x1.125002p-25f, -0x1.0a3550p-25f, 0x1.26055cp-26f,
         0x1.67a1cap-28f, -0x1.f9c304p-27f, -0x1.a5217cp-28f}; /* 2^(j/8) divided by its table entry, - 1 */
+    /* clang-format on */
     vf u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     r = mad_f(n, all_f(0x1.05c61p-32f), r);
@@ -729,8 +741,8 @@ INLINE vf log1m_half_f(vf x)
     p = mad_f(p, x, all_f(-0x1.00001ep-1f));
     return mad_f(x * x, p, -x);
 }
-/* log cosh d and tanh d for d >= 0, with e = exp(-2d). Far from 0 they are d - log 2 + log1p(e) and (1 - e) / (1 + e); near it these cancel,
-   and d² P(d²) and d + d³ Q(d²) take their place. */
+/* log cosh d and tanh d for d >= 0, with e = exp(-2d). Far from 0 they are d - log 2 + log1p(e) and (1 - e) / (1 + e); near it these
+   cancel, and d² P(d²) and d + d³ Q(d²) take their place. */
 INLINE vf log_cosh_f(vf d)
 {
     vf e = exp_neg_f(-2.0f * d), x = d * d;
@@ -861,7 +873,7 @@ typedef int md;
     INLINE int eq_##x(real a, real b) { return a == b; }                                                                                   \
     INLINE real select_##x(int m, real a, real b) { return m ? a : b; }                                                                    \
     INLINE int any_##x(int m) { return m; }                                                                                                \
-    INLINE int every_##x(int m) { return m; }                                                                                                \
+    INLINE int every_##x(int m) { return m; }                                                                                              \
     INLINE int first_##x(ptrdiff_t n) { return n > 0; }                                                                                    \
     INLINE real max_##x(real a, real b) { return a > b ? a : b; }                                                                          \
     INLINE real min_##x(real a, real b) { return a < b ? a : b; }                                                                          \

@@ -1,7 +1,7 @@
 /* The plans that programs of XLA have called, bound to their kernels: what a call's text stands for in this process.
 
-   XLA's threads look plans up without a lock, while others may add one: an entry is complete before it is in the table, and is never changed,
-   moved or freed from then on. */
+   XLA's threads look plans up without a lock, while others may add one: an entry is complete before it is in the table, and is never
+   changed, moved or freed from then on. */
 #ifndef POLYLOSS_PLANS_H
 #define POLYLOSS_PLANS_H
 #include <stddef.h>

@@ -13,9 +13,7 @@
 
 enum { XLA_MAJOR = 0, XLA_MINOR = 3 }; /* the latest version whose layouts were compared */
 enum { XLA_METADATA = 1, XLA_STRING = 4, XLA_INTERNAL_ERROR = 13 };
-enum {
-    XLA_PRED = 1, XLA_S8, XLA_S16, XLA_S32, XLA_S64, XLA_U8, XLA_U16, XLA_U32, XLA_U64, XLA_F16, XLA_F32, XLA_F64, XLA_BF16 = 16
-};
+enum { XLA_PRED = 1, XLA_S8, XLA_S16, XLA_S32, XLA_S64, XLA_U8, XLA_U16, XLA_U32, XLA_U64, XLA_F16, XLA_F32, XLA_F64, XLA_BF16 = 16 };
 
 typedef struct xla_extension {
     size_t size;
@@ -97,8 +95,8 @@ typedef struct {
     xla_attributes attributes;
 } xla_frame;
 
-/* Whether the frame asks for the version alone, which is then told: the runtime's own, or the latest one known. A runtime that is older than
-   the version told refuses the handler. */
+/* Whether the frame asks for the version alone, which is then told: the runtime's own, or the latest one known. A runtime that is older
+   than the version told refuses the handler. */
 static int xla_asked_for_version(xla_frame *frame)
 {
     if (!frame->extension || frame->extension->type != XLA_METADATA) return 0;

@@ -8,7 +8,10 @@
 #define ELEMENTWISE_STREAM (1 << 23) /* bytes of output that no cache should be filled with */
 
 /* Positions beside each other that are gone through together: fewer where the sum of each goes in lanes, since those are kept, too. */
-static inline ptrdiff_t elementwise_tile(const kernel_job *job) { return job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE / 4 : ELEMENTWISE_TILE; }
+static inline ptrdiff_t elementwise_tile(const kernel_job *job)
+{
+    return job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE / 4 : ELEMENTWISE_TILE;
+}
 
 /* One function of vector_math.h on n numbers, for its tests; y beside x. */
 typedef void elementwise_math(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter);

@@ -13,7 +13,8 @@
 
 typedef real FORMULA(formula)(real t, real p, const real *a);
 typedef double FORMULA(evaluation)(ptrdiff_t n, const one *t /* (n,) */, const one *p /* (n,) */, const one *parameters, one k,
-                                   one *value /* (n,) or NULL */, one *slope /* likewise, times k */, one *curvature /* likewise */, int stream);
+                                   one *value /* (n,) or NULL */, one *slope /* likewise, times k */, one *curvature /* likewise */,
+                                   int stream);
 
 /* a[FORMULA_PARAMETERS]: HARD */
 INLINE real FORMULA(known)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
@@ -26,8 +27,8 @@ INLINE real FORMULA(known)(FORMULA(formula) *value_of, FORMULA(formula) *slope_o
     if (curvature_of) *curvature = k * curvature_of(t, p, b);
     return value_of(t, p, b);
 }
-/* bits: whether targets may be looked at, and found hard. A hard target beside soft ones is taken as among its like: its result does not depend
-   on its neighbours. All branches hold value and slope, so that each computes once what they share. */
+/* bits: whether targets may be looked at, and found hard. A hard target beside soft ones is taken as among its like: its result does not
+   depend on its neighbours. All branches hold value and slope, so that each computes once what they share. */
 INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
                           const real *a, real k, int bits, real *slope, real *curvature)
 {
@@ -67,10 +68,14 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
                 ROUNDED(v); /* or the product that it is could go into the sum unrounded */
                 s[j] += v;
                 if (value) STORE(value + at, v);
-                if (slope_of && stream) STREAM(slope + at, g);
-                else if (slope_of) STORE(slope + at, g);
-                if (curvature_of && stream_both) STREAM(curvature + at, h);
-                else if (curvature_of) STORE(curvature + at, h);
+                if (slope_of && stream)
+                    STREAM(slope + at, g);
+                else if (slope_of)
+                    STORE(slope + at, g);
+                if (curvature_of && stream_both)
+                    STREAM(curvature + at, h);
+                else if (curvature_of)
+                    STORE(curvature + at, h);
             }
         for (; i < end; i += LANES) {
             ptrdiff_t m = end - i < LANES ? end - i : LANES;
@@ -89,7 +94,8 @@ INLINE double FORMULA(evaluate)(FORMULA(formula) *value_of, FORMULA(formula) *sl
    loop the power is a product and targets are looked at: that they are hard saves a logarithm. */
 INLINE int FORMULA(usual)(FORMULA(formula) *value_of, const one *parameters, one *constants /* (FORMULA_PARAMETERS,) */)
 {
-    const int focal = value_of == FORMULA(binary_focal_crossentropy_value), logits = value_of == FORMULA(binary_focal_crossentropy_from_logits_value);
+    const int focal = value_of == FORMULA(binary_focal_crossentropy_value),
+              logits = value_of == FORMULA(binary_focal_crossentropy_from_logits_value);
     const int smoothing = focal ? 4 : logits ? 3 : 1;
     for (int i = 0; i < FORMULA_PARAMETERS; i++) constants[i] = parameters[i];
     constants[smoothing] = 0;
@@ -146,8 +152,10 @@ static void FORMULA(scaled)(one *to, const one *k, const one *from, ptrdiff_t n,
     for (; i < head && i < n; i++) to[i] = k[i] == 0 ? 0 : k[i] * from[i];
     for (; i + LANES <= n; i += LANES) {
         real f = LOAD(k + i), x = SELECT(EQ(f, R(0)), R(0), f * LOAD(from + i));
-        if (stream) STREAM(to + i, x);
-        else STORE(to + i, x);
+        if (stream)
+            STREAM(to + i, x);
+        else
+            STORE(to + i, x);
     }
     for (; i < n; i++) to[i] = k[i] == 0 ? 0 : k[i] * from[i];
 }
@@ -179,8 +187,8 @@ INLINE double FORMULA(across)(const one *x, ptrdiff_t step)
         s += (double)((x[i * step] + x[(i + LANES) * step]) + (x[(i + 2 * LANES) * step] + x[(i + 3 * LANES) * step]));
     return s;
 }
-/* Σ value of elements [l, l + n) of position (a, b), from one tile after the other in double: where lanes of floats found no finite sum, it may
-   be one all the same. */
+/* Σ value of elements [l, l + n) of position (a, b), from one tile after the other in double: where lanes of floats found no finite sum, it
+   may be one all the same. */
 static double FORMULA(sum_again)(const kernel_job *job, const one *parameters, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l, ptrdiff_t n)
 {
     one room_t[TILE], room_p[TILE], value[TILE];
@@ -201,7 +209,8 @@ INLINE one FORMULA(factor)(const kernel_job *job, one weight) { return weight ==
 static void FORMULA(read_weights)(const kernel_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
 {
     const strided_array *x = &job->weight;
-    if (x->at) FORMULA(read_line)(x->type, x->at + a * x->n + b * x->s, x->s, m, w);
+    if (x->at)
+        FORMULA(read_line)(x->type, x->at + a * x->n + b * x->s, x->s, m, w);
     else
         for (ptrdiff_t i = 0; i < m; i++) w[i] = 1;
 }
@@ -222,7 +231,8 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
     const ptrdiff_t L = job->c, segment = task % job->segments;
     const int told_apart = job->losses.at != NULL;
-    const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT, to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
+    const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT,
+                    to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
     ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->n * job->s ? row + job->rows : job->n * job->s;
     one parameters[FORMULA_PARAMETERS];
     for (int i = 0; i < FORMULA_PARAMETERS; i++) parameters[i] = (one)job->parameters[i];
@@ -262,17 +272,21 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
         for (ptrdiff_t l = from; l < to && (room.w[0] != 0 || gg || hh); l += step) {
             const ptrdiff_t n = step < to - l ? step : to - l;
             /* To stream, `evaluate` would begin with a part of a vector where the output is not aligned, and add up in another order. */
-            const int apart = told_apart && job->stream && (uintptr_t)(gg + l * sizeof(one)) % sizeof(real), direct = g_lies && k != 0 && !apart;
+            const int apart = told_apart && job->stream && (uintptr_t)(gg + l * sizeof(one)) % sizeof(real),
+                      direct = g_lies && k != 0 && !apart;
             one *g = gg && direct ? (one *)gg + l : room.slope, *h = hh && h_lies && k != 0 ? (one *)hh + l : room.curvature;
             if (room.w[0] != 0) {
                 const one *x = t_lies ? (const one *)tt + l : FORMULA(read)(t->type, tt + l * t->c, 0, 1, t->c, n, room.t);
                 const one *y = p_lies ? (const one *)pp + l : FORMULA(read)(p->type, pp + l * p->c, 0, 1, p->c, n, room.p);
-                const double part = evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
+                const double part =
+                    evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
                 s += part - part == 0 ? part : FORMULA(sum_again)(job, parameters, a, b, l, n);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
-            if (gg && apart && g_lies && k != 0) FORMULA(stream_line)((one *)gg + l, g, n);
-            else if (gg && g == room.slope) FORMULA(write_line)(grad->type, gg + l * grad->c, grad->c, n, g);
+            if (gg && apart && g_lies && k != 0)
+                FORMULA(stream_line)((one *)gg + l, g, n);
+            else if (gg && g == room.slope)
+                FORMULA(write_line)(grad->type, gg + l * grad->c, grad->c, n, g);
             if (hh && h == room.curvature) FORMULA(write_line)(hess->type, hh + l * hess->c, hess->c, n, h);
         }
         if (job->segments == 1) {

@@ -45,8 +45,10 @@ static void cut(kernel_job *job)
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
 {
-    if (job->columns) (job->doubles ? columns_task_d : columns_task_f)(job, at, scratch, found);
-    else (job->doubles ? rows_task_d : rows_task_f)(job, at, found);
+    if (job->columns)
+        (job->doubles ? columns_task_d : columns_task_f)(job, at, scratch, found);
+    else
+        (job->doubles ? rows_task_d : rows_task_f)(job, at, found);
     if (job->stream) fence();
 }
 static void not_binary(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *found)
@@ -62,8 +64,10 @@ static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n,
     case number:                                                                                                                           \
         for (ptrdiff_t i = 0; i < n; i += doubles ? WD : W) {                                                                              \
             ptrdiff_t m = n - i;                                                                                                           \
-            if (doubles) store_part_d((double *)y + i, f##_d(load_part_d((const double *)x + i, m < WD ? m : WD) EXTRA_D), m < WD ? m : WD); \
-            else store_part_f((float *)y + i, f##_f(load_part_f((const float *)x + i, m < W ? m : W) EXTRA_F), m < W ? m : W);             \
+            if (doubles)                                                                                                                   \
+                store_part_d((double *)y + i, f##_d(load_part_d((const double *)x + i, m < WD ? m : WD) EXTRA_D), m < WD ? m : WD);        \
+            else                                                                                                                           \
+                store_part_f((float *)y + i, f##_f(load_part_f((const float *)x + i, m < W ? m : W) EXTRA_F), m < W ? m : W);              \
         }                                                                                                                                  \
         break;
 #define EXTRA_D

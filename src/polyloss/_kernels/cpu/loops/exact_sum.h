@@ -1,9 +1,9 @@
 /* Sums of doubles without any rounding, in integers.
 
-   A double is m * 2**(e - 1075) with a signed integer m of 53 bits and e from 1 to 2046. Its bin is e / 8; shifted by the other 3 bits of e,
-   m is an integer of 60 bits, which is added in two parts, 24 bits and the rest, so that a bin takes 2**26 numbers before its 64 bits are
-   full (the parts have 31 and 37 bits). The bins are digits of base 256 with carries still to come: exact_digits works these off and leaves
-   the sum as the bytes of one integer, in units of 2**-1075.
+   A double is m * 2**(e - 1075) with a signed integer m of 53 bits and e from 1 to 2046. Its bin is e / 8; shifted by the other 3 bits of
+   e, m is an integer of 60 bits, which is added in two parts, 24 bits and the rest, so that a bin takes 2**26 numbers before its 64 bits
+   are full (the parts have 31 and 37 bits). The bins are digits of base 256 with carries still to come: exact_digits works these off and
+   leaves the sum as the bytes of one integer, in units of 2**-1075.
 
    One addition is a load, an add and a store, twice: 1.9 to 2.2 ns on an AMD EPYC with AVX2. Limbs of 32 bits, added to at three places,
    take 3.5, math.fsum 25. Sums of this kind: R. M. Neal, "Fast exact summation using small and large superaccumulators", arXiv:1505.05571,

@@ -9,10 +9,11 @@
 
 enum { AT_T, AT_P, AT_WEIGHT, AT_CLASS_WEIGHT, AT_LOSSES, AT_GRAD, AT_HESS, AT_PROB, ARRAYS };
 enum { PARAMETERS = 8 };
-enum kernel_order { /* what the driver may do with the axes of a call */
-    KEEP_ORDER,         /* make one axis of n and s where they lie as one */
-    REORDER_POSITIONS,  /* and let the one of them whose positions are closer in memory be s */
-    REORDER_ELEMENTS    /* and treat c as the others where positions need not be told apart */
+/* What the driver may do with the axes of a call. */
+enum kernel_order {
+    KEEP_ORDER, /* make one axis of n and s where they lie as one */
+    REORDER_POSITIONS, /* and let the one of them whose positions are closer in memory be s */
+    REORDER_ELEMENTS /* and treat c as the others where positions need not be told apart */
 };
 
 typedef struct {

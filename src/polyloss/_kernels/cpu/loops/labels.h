@@ -1,5 +1,5 @@
-/* Labels as classes. Every integer is compared as the number it is: the ignore values that its type cannot hold were dropped, and a negative
-   one is above every class once it counts as unsigned; so is one below `base`, since differences of unsigned numbers wrap. */
+/* Labels as classes. Every integer is compared as the number it is: the ignore values that its type cannot hold were dropped, and a
+   negative one is above every class once it counts as unsigned; so is one below `base`, since differences of unsigned numbers wrap. */
 #ifndef POLYLOSS_LABELS_H
 #define POLYLOSS_LABELS_H
 #include "cpu/loops/kernel.h"
@@ -21,7 +21,7 @@ enum { IGNORED = -1, BAD = -2 };
         }                                                                                                                                  \
     } else                                                                                                                                 \
         for (ptrdiff_t i = 0; i < count; i++) {                                                                                            \
-            uint64_t v = (uint64_t) * (const TYPE *)(from + i * stride);                                                                   \
+            uint64_t v = (uint64_t)*(const TYPE *)(from + i * stride);                                                                     \
             to[i] = v - base < classes ? (int32_t)(v - base) : BAD;                                                                        \
             for (ptrdiff_t k = 0; k < j->ignored; k++)                                                                                     \
                 if (v == (uint64_t)j->ignore[k]) to[i] = IGNORED;                                                                          \

@@ -9,7 +9,8 @@ typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /
                             one *h /* (C,) */, one *room /* (2 C,) */);
 typedef double FORMULA(row_of_label)(ptrdiff_t C, ptrdiff_t label, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                                      one *h /* (C,) */);
-typedef void FORMULA(of_own)(ptrdiff_t m, const one *y /* (m,) */, const one *a, one *value, one *slope, one *curvature /* or NULL, both */);
+typedef void FORMULA(of_own)(ptrdiff_t m, const one *y /* (m,) */, const one *a, one *value, one *slope,
+                             one *curvature /* or NULL, both */);
 
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
@@ -69,13 +70,12 @@ INLINE double FORMULA(shares)(int focal, ptrdiff_t C, const one *t, const one *p
     }
     return total + 0 * (double)FORMULA(usable)(sum.high); /* NaN of no shares, even if every target is 0 */
 }
-static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+static double FORMULA(row_categorical_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
     return FORMULA(shares)(0, C, t, p, a, k, g, h, room);
 }
 static double FORMULA(row_categorical_focal_crossentropy)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+                                                          one *room)
 {
     return FORMULA(shares)(1, C, t, p, a, k, g, h, room);
 }
@@ -87,7 +87,7 @@ INLINE real FORMULA(exp_below)(real z, real largest)
 }
 /* Σ of -α t (1 - softmax(z))^γ log softmax(z). The largest logit's own term stays out of the sum, so that its 1 - p keeps its digits. */
 static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z, const one *a, one k, one *g,
-                                 one *h, one *room)
+                                                                      one *h, one *room)
 {
     const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C);
     real top = R(-INFINITY);
@@ -147,8 +147,7 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     return total;
 }
 /* The same of a one-hot target, by its label. */
-static double FORMULA(row_sparse_categorical_crossentropy)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k,
-                                 one *g, one *h)
+static double FORMULA(row_sparse_categorical_crossentropy)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
 {
     const sum_t sum = SUM_ROW(p, C);
     const FORMULA(share) s = FORMULA(share_of)(R(p[label]), OF_SUM(sum), R(a[0]));
@@ -173,8 +172,7 @@ static double FORMULA(row_sparse_categorical_crossentropy)(ptrdiff_t C, ptrdiff_
     return (double)value[0];
 }
 /* max(max_c (1 - t) p - Σ t p + 1, 0); of several largest the first has the slope. */
-static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
     ptrdiff_t first = 0;
     real top = R(-INFINITY);
@@ -208,8 +206,8 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     return margin;
 }
 
-/* x times a power of two that brings its largest entry near 1, in room, where that is from a limit on, above which squares could overflow, or,
-   if not floored, down to its reciprocal; else x itself. */
+/* x times a power of two that brings its largest entry near 1, in room, where that is from a limit on, above which squares could overflow,
+   or, if not floored, down to its reciprocal; else x itself. */
 static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, double limit, one *room, int *exponent)
 {
     real top = R(0);
@@ -276,14 +274,13 @@ INLINE double FORMULA(cosine)(double epsilon, ptrdiff_t C, const one *t, const o
     }
     return -tp / t_norm / p_norm;
 }
-static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+static double FORMULA(row_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h, one *room)
 {
     (void)a;
     return FORMULA(cosine)(0, C, t, p, k, g, h, room);
 }
 static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, const one *p, const one *a, one k, one *g, one *h,
-                                 one *room)
+                                                     one *room)
 {
     return FORMULA(cosine)((double)a[0], C, t, p, k, g, h, room);
 }
@@ -373,7 +370,8 @@ INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label
         if (nearest > -LANES) break;
     }
     const one slope = k * FORMULA(lane)(FORMULA(violation_first)(square, x));
-    if (own == own) g[first] = slope, g[label] = -slope;
+    if (own == own)
+        g[first] = slope, g[label] = -slope;
     else
         for (ptrdiff_t c = 0; c < C; c++) g[c] = (one)NAN;
     if (h) h[first] = h[label] = k * FORMULA(lane)(FORMULA(violation_second)(square, x));
@@ -384,8 +382,7 @@ static double FORMULA(row_multiclass_hinge)(ptrdiff_t C, ptrdiff_t label, const 
 {
     if (a[2] != 0)
         return a[1] == 2 ? FORMULA(hinge_of_all)(1, C, label, p, a[0], k, g, h) : FORMULA(hinge_of_all)(0, C, label, p, a[0], k, g, h);
-    return a[1] == 2 ? FORMULA(hinge_of_largest)(1, C, label, p, a[0], k, g, h)
-                     : FORMULA(hinge_of_largest)(0, C, label, p, a[0], k, g, h);
+    return a[1] == 2 ? FORMULA(hinge_of_largest)(1, C, label, p, a[0], k, g, h) : FORMULA(hinge_of_largest)(0, C, label, p, a[0], k, g, h);
 }
 /* Σ (p - t)², t one-hot. */
 static double FORMULA(row_brier)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)

@@ -1,8 +1,8 @@
 /* Loops of the losses that consume a row of classes, except those from logits, for one instruction set; setup.py compiles this file once
    for each.
 
-   A row is read once from memory: its sum, then value and slopes while it is in the cache. Positions that lie beside each other (classes far
-   apart) are turned into rows some dozens at a time. */
+   A row is read once from memory: its sum, then value and slopes while it is in the cache. Positions that lie beside each other (classes
+   far apart) are turned into rows some dozens at a time. */
 #include "cpu/loops/rowwise.h"
 #include "cpu/loops/labels.h"
 #include "simd/vector_math.h"

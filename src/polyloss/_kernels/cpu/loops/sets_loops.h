@@ -52,8 +52,10 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
     for (ptrdiff_t m; i < n; i += m) {
         m = i < head ? head - i : n - i < LANES ? n - i : LANES;
         const real x = m < LANES ? LOAD_PART(t + i, m) : LOAD(t + i), rest = R(1) - x, slope = MAD(none, rest, all * x);
-        if (stream && m == LANES) STREAM(g + i, slope);
-        else if (g) STORE_PART(g + i, slope, m);
+        if (stream && m == LANES)
+            STREAM(g + i, slope);
+        else if (g)
+            STORE_PART(g + i, slope, m);
         odd = MAD(R(0), slope, odd);
         if (!h) continue;
         const real curvature = MAD(at_none, rest, at_all * x) * slope;
@@ -202,14 +204,18 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
 INLINE void FORMULA(sums_of)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
                              double (*sums)[SUMS])
 {
-    if (job->tile > 1) FORMULA(sum_across)(job, room, a, b, m, from, to, sums);
-    else FORMULA(sum_along)(job, room, a, b, from, to, sums[0]);
+    if (job->tile > 1)
+        FORMULA(sum_across)(job, room, a, b, m, from, to, sums);
+    else
+        FORMULA(sum_along)(job, room, a, b, from, to, sums[0]);
 }
 INLINE void FORMULA(derive)(const kernel_job *job, one *room, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, ptrdiff_t from, ptrdiff_t to,
                             const double *sets, ptrdiff_t apart)
 {
-    if (job->tile > 1) FORMULA(derive_across)(job, room, a, b, m, from, to, sets, apart);
-    else FORMULA(derive_along)(job, room, a, b, from, to, sets);
+    if (job->tile > 1)
+        FORMULA(derive_across)(job, room, a, b, m, from, to, sets, apart);
+    else
+        FORMULA(derive_along)(job, room, a, b, from, to, sets);
 }
 /* Whole sets */
 static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *found)
@@ -236,8 +242,8 @@ INLINE FORMULA(segment) FORMULA(segment_of)(const kernel_job *job, ptrdiff_t tas
 {
     const ptrdiff_t tile = task / job->segments, segment = task % job->segments, a = tile / job->tiles, b = tile % job->tiles * job->tile;
     const ptrdiff_t from = segment * SETS_SEGMENT, to = from + SETS_SEGMENT < job->c ? from + SETS_SEGMENT : job->c;
-    return (FORMULA(segment)){a, b, job->s - b < job->tile ? job->s - b : job->tile, from, to, segment,
-                              (double *)job->kept + (a * job->s + b) * job->segments * SUMS};
+    const ptrdiff_t m = job->s - b < job->tile ? job->s - b : job->tile;
+    return (FORMULA(segment)){a, b, m, from, to, segment, (double *)job->kept + (a * job->s + b) * job->segments * SUMS};
 }
 static void FORMULA(sum_segment)(const kernel_job *job, ptrdiff_t task, void *scratch)
 {

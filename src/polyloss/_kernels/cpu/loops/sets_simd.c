@@ -48,8 +48,10 @@ static void write_loss(const kernel_job *j, ptrdiff_t n, ptrdiff_t s, double val
 {
     char *at = j->losses.at + n * j->losses.n + s * j->losses.s;
     if (!j->losses.at) return;
-    if (j->losses.type == TYPE_F64) *(double *)at = value;
-    else *(float *)at = (float)value;
+    if (j->losses.type == TYPE_F64)
+        *(double *)at = value;
+    else
+        *(float *)at = (float)value;
 }
 /* What is known of a set when its sums are. */
 static found_set finish(const kernel_job *j, ptrdiff_t n, ptrdiff_t s, const double *parts, kernel_sums *sums)
@@ -90,8 +92,10 @@ static void cut(kernel_job *job)
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
 {
-    if (job->segments > 1) (job->doubles ? sum_segment_d : sum_segment_f)(job, at, scratch);
-    else (job->doubles ? task_d : task_f)(job, at, scratch, sums);
+    if (job->segments > 1)
+        (job->doubles ? sum_segment_d : sum_segment_f)(job, at, scratch);
+    else
+        (job->doubles ? task_d : task_f)(job, at, scratch, sums);
     if (job->stream && job->segments == 1) fence(); /* of segments nothing is written yet */
 }
 static void derive(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)

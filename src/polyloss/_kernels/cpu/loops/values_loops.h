@@ -3,14 +3,14 @@
    An evaluation takes n positions' targets and predictions, contiguous and of the type of computation; k are the factors of their
    derivatives, of which 0 hides whatever lies there. */
 
-typedef void FORMULA(evaluation)(ptrdiff_t n, const one *t, const one *m, const one *v, const one *parameters, const one *k,
-                                 one *value, one *const *slope /* by m and by v, or NULL twice */, one *const *curvature /* likewise */);
+typedef void FORMULA(evaluation)(ptrdiff_t n, const one *t, const one *m, const one *v, const one *parameters, const one *k, one *value,
+                                 one *const *slope /* by m and by v, or NULL twice */, one *const *curvature /* likewise */);
 
 INLINE real FORMULA(unless_0)(real factor, real x) { return SELECT(EQ(factor, R(0)), R(0), factor * x); }
 
 #define EVALUATION(name, parameters_)                                                                                                      \
     INLINE void FORMULA(step_##name)(ptrdiff_t i, ptrdiff_t n, int whole, const one *t, const one *m, const one *v, const real *a,         \
-                                     const one *k, one *value, one *const *slope, one *const *curvature)                     \
+                                     const one *k, one *value, one *const *slope, one *const *curvature)                                   \
     {                                                                                                                                      \
         const FORMULA(of_value) x = FORMULA(name)(GET(t), GET(m), GET(v), a);                                                              \
         PUT(value, x.value);                                                                                                               \
@@ -24,13 +24,13 @@ INLINE real FORMULA(unless_0)(real factor, real x) { return SELECT(EQ(factor, R(
         }                                                                                                                                  \
     }                                                                                                                                      \
     static void FORMULA(evaluate_##name)(ptrdiff_t n, const one *t, const one *m, const one *v, const one *parameters, const one *k,       \
-                                         one *value, one *const *slope, one *const *curvature)                               \
+                                         one *value, one *const *slope, one *const *curvature)                                             \
     {                                                                                                                                      \
         ptrdiff_t i = 0;                                                                                                                   \
         real a[VALUES_PARAMETERS];                                                                                                         \
         for (int j = 0; j < VALUES_PARAMETERS; j++) a[j] = R(parameters[j]);                                                               \
-        for (; i + LANES <= n; i += LANES) FORMULA(step_##name)(i, LANES, 1, t, m, v, a, k, value, slope, curvature);                   \
-        if (i < n) FORMULA(step_##name)(i, n - i, 0, t, m, v, a, k, value, slope, curvature);                                           \
+        for (; i + LANES <= n; i += LANES) FORMULA(step_##name)(i, LANES, 1, t, m, v, a, k, value, slope, curvature);                      \
+        if (i < n) FORMULA(step_##name)(i, n - i, 0, t, m, v, a, k, value, slope, curvature);                                              \
     }
 #define GET(x) (whole ? LOAD((x) + i) : LOAD_PART((x) + i, n))
 #define PUT(x, y) (whole ? STORE((x) + i, y) : STORE_PART((x) + i, y, n))

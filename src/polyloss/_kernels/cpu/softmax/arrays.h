@@ -29,7 +29,7 @@
         case TYPE_F32: GATHER(float, AS_IS);                                                                                               \
         case TYPE_F64: GATHER(double, AS_IS);                                                                                              \
         case TYPE_F16: GATHER(uint16_t, half_to_float);                                                                                    \
-        case TYPE_BF16: GATHER(uint16_t, bf16_to_float);                                                                                 \
+        case TYPE_BF16: GATHER(uint16_t, bf16_to_float);                                                                                   \
         }                                                                                                                                  \
     }                                                                                                                                      \
     static inline void scatter_##x(char *to, const real *from, ptrdiff_t stride, int type, ptrdiff_t count)                                \
@@ -38,7 +38,7 @@
         case TYPE_F32: SCATTER(float, AS_IS);                                                                                              \
         case TYPE_F64: SCATTER(double, AS_IS);                                                                                             \
         case TYPE_F16: SCATTER(uint16_t, float_to_half);                                                                                   \
-        case TYPE_BF16: SCATTER(uint16_t, float_to_bf16);                                                                                \
+        case TYPE_BF16: SCATTER(uint16_t, float_to_bf16);                                                                                  \
         }                                                                                                                                  \
     }
 GATHERS(float, f)

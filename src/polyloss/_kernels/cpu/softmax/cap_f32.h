@@ -17,7 +17,8 @@ static cap_f cap_of(double cap)
     const double inverse = 1 / cap;
     return (cap_f){(float)cap, (float)(cap - (float)cap), (float)inverse, (float)(inverse - (float)inverse)};
 }
-/* With d = |z / cap| and e = exp(-2d), tanh d = (1 - e) / (1 + e), near 0 d + d³ Q(d²) as in vector_math.h, and 1 / cosh² d = 4 e / (1 + e)². */
+/* With d = |z / cap| and e = exp(-2d), tanh d = (1 - e) / (1 + e), near 0 d + d³ Q(d²) as in vector_math.h, and
+   1 / cosh² d = 4 e / (1 + e)². */
 INLINE vf capped_f(vf z, const cap_f *c, vf *bent)
 {
     const vf size = abs_f(z), d = mad_f(size, all_f(c->inverse), size * c->inverse_low), x = d * d;

@@ -204,8 +204,8 @@ INLINE void plane_sums(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdif
         store_d(target + i, widen(sum + 2 * positions + i));
     }
 }
-/* kept times factor plus `plus`, with `grad_at_target` in place of kept at the target; where the factor is 0 (ignored positions), 0 whatever was
-   kept. Without the latter two for probabilities. Streamed past the caches where asked; room (4, positions). */
+/* kept times factor plus `plus`, with `grad_at_target` in place of kept at the target; where the factor is 0 (ignored positions), 0
+   whatever was kept. Without the latter two for probabilities. Streamed past the caches where asked; room (4, positions). */
 INLINE void plane_slopes(float *to, ptrdiff_t step, const float *kept, ptrdiff_t kept_step, ptrdiff_t classes, ptrdiff_t positions,
                          const int32_t *label, const double *factor, const double *plus, const double *grad_at_target, float *room,
                          const int stream)

@@ -42,7 +42,7 @@ INLINE vf zero_if(lanes m, vf v) { return (vf)((vi)v & ~m); }
 INLINE vf keep_if(lanes m, vf v) { return (vf)((vi)v & m); }
 INLINE vf replace_if(lanes m, vf a, vf b) { return select_f(m, b, a); }
 #endif
-#define EVERY ((lanes)~(lanes){0})
+#define EVERY ((lanes) ~(lanes){0})
 
 /* exp(x) / 2^m, m whole, |m| <= 120. Beyond 2^62 (with AVX-512: beyond every float) the result is large, infinite or NaN, never a small
    number. With AVX-512 results are KEPT or SUMMED times too large, as is the table of powers of two: a factor chosen so that no entry is
@@ -64,6 +64,7 @@ typedef struct {
     vi shift; /* in the exponent's bits: of W = 8 summed -m with the table's, of references apart without those; else 64 - m */
 #endif
 } reference;
+/* clang-format off */
 #if W == 16
 static const uint32_t sixteenths[16] __attribute__((aligned(64))) = {0x3f814a37, 0x3f870399, 0x3f8cfddc, 0x3f933bdf, 0x3f99c0a2,
     0x3fa08f47, 0x3fa7ab13, 0x3faf1771, 0x3fb6d7f2, 0x3fbef04f, 0x3fc7646d, 0x3fd0385b, 0x3fd97057, 0x3fe310d0, 0x3fed1e65, 0x3ff79deb};
@@ -76,12 +77,12 @@ static const uint32_t halves[32] __attribute__((aligned(64))) = {0x3f804a29, 0x3
 static const uint32_t eighths[8] __attribute__((aligned(32))) = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a,
     0x3f7744fd, 0x3f7ac0c7}; /* 2^(j/8), j << 20 taken off */
 #endif
+/* clang-format on */
 INLINE reference reference_of(float m, const int kept)
 {
     reference r = {.low = all_f((m - (W == 8 && !kept ? 126 : 151)) * (float)LN2)};
 #if W == 16
-    for (int i = 0; i < 2; i++)
-        r.table[i] = (vf)_mm512_scalef_ps(_mm512_load_ps(kept ? sixteenths : halves + 16 * i), (__m512)all_f(-m));
+    for (int i = 0; i < 2; i++) r.table[i] = (vf)_mm512_scalef_ps(_mm512_load_ps(kept ? sixteenths : halves + 16 * i), (__m512)all_f(-m));
 #else
     r.high = all_f((m + 62) * (float)LN2);
     r.shift = all_i((64 - (int32_t)m) * (1 << 23));
@@ -128,8 +129,8 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact, const int apar
     vf q = mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f));
     q = mad_f(q, r, all_f(0.5f));
     if (exact) { /* what the table's entries lost is put back */
-        static const float lost[8] __attribute__((aligned(32))) = {0x0p+0f, -0x1.9c0c22p-27f, 0x1.125002p-25f, -0x1.0a355p-25f,
-            0x1.26055cp-26f, 0x1.67a1cap-28f, -0x1.f9c304p-27f, -0x1.a5217cp-28f};
+        static const float lost[8] __attribute__((aligned(32))) = {0x0p+0f,         -0x1.9c0c22p-27f, 0x1.125002p-25f,  -0x1.0a355p-25f,
+                                                                   0x1.26055cp-26f, 0x1.67a1cap-28f,  -0x1.f9c304p-27f, -0x1.a5217cp-28f};
         q = mad_f(r * r, q, r + (vf)_mm256_permutevar8x32_ps(_mm256_load_ps(lost), (__m256i)u));
     } else
         q = mad_f(r * r, q, r);
@@ -143,10 +144,10 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact, const int apar
     return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
 #endif
 }
-/* The same where `adds`, in two parts, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of the result.
-   2^(k + j/32), with AVX2 2^(k + j/8), is returned, and its product with e^r - 1 added to low. ln 2 stands in one part: what that lacks makes
-   terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts, and one term more
-   of e^r. With SSE4.2 it is one part: low stays as it is. */
+/* The same where `adds`, in two parts, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of the
+   result. 2^(k + j/32), with AVX2 2^(k + j/8), is returned, and its product with e^r - 1 added to low. ln 2 stands in one part: what that
+   lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts, and
+   one term more of e^r. With SSE4.2 it is one part: low stays as it is. */
 #define LN2_REST 0x1.05c61p-29
 INLINE vd exponent_d(vd x) { return (vd)((((vul)x >> 52) & 0x7ff) | 0x4330000000000000) - (0x1p52 + 1023); }
 INLINE vf high_exp_f(vf x, const reference *ref, lanes adds, vf *low, const int whole, const int apart)
@@ -166,8 +167,8 @@ INLINE vf high_exp_f(vf x, const reference *ref, lanes adds, vf *low, const int 
     vf d = min_f(ref->high, max_f(ref->low, x)), u = mad_f(d, all_f(8 * LOG2E_F), all_f(ROUND_F)), n = u - ROUND_F;
     vf r = mad_f(n, all_f(-0x1.62e43p-4f), d);
     if (whole) r = mad_f(n, all_f((float)LN2_REST / 8), r);
-    vf t = apart ? (vf)((vu)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u) + ((vu)u << 20)
-                        + (vu)ref->shift)
+    vf t = apart ? (vf)((vu)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)eighths), (__m256i)u) + ((vu)u << 20) +
+                        (vu)ref->shift)
                  : (vf)((vu)_mm256_permutevar8x32_epi32((__m256i)ref->shift, (__m256i)u) + ((vu)u << 20));
     vf q = mad_f(r, all_f(0x1.555c86p-3f), all_f(0x1.00087ep-1f));
     if (whole) q = mad_f(mad_f(r, all_f(0x1.555848p-5f), all_f(0x1.555c74p-3f)), r, all_f(0.5f));

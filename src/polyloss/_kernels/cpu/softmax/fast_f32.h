@@ -1,6 +1,6 @@
 /* The usual cases fast: logits of 32 or 16 bits, no second derivative, no poly term but for plain labels. columns_f32.h, rows_f32.h and
-   in_place_f32.h have the loops for labels, soft_targets_f32.h those for soft targets and for class weights with smoothing; tile.h says what
-   they compute. */
+   in_place_f32.h have the loops for labels, soft_targets_f32.h those for soft targets and for class weights with smoothing; tile.h says
+   what they compute. */
 #ifndef POLYLOSS_SOFTMAX_FAST_H
 #define POLYLOSS_SOFTMAX_FAST_H
 #include "cpu/softmax/general_f64.h"

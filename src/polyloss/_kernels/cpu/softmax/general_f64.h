@@ -9,15 +9,15 @@
    Pass 1 finds the top logit. Pass 2 takes the exponentials and adds up what the loss needs, and fetches what comes next; they stay in the
    panel, or in a row of scratch, where an output is as large as the logits, and each output is a loop over them. The definitions are in
    formulas/softmax.h. Exponentials are divided by 2^m, m = log2 of the top one rounded to a whole number, which only changes their
-   exponents: exp(z - top) would lose |z - top| / 2 units in the last place to the subtraction. Logits far from 0 are taken relative to the top;
-   those whose exponential is not 0 are then within a factor of 2 of it, and their difference is exact [Sterbenz 1974]. */
+   exponents: exp(z - top) would lose |z - top| / 2 units in the last place to the subtraction. Logits far from 0 are taken relative to the
+   top; those whose exponential is not 0 are then within a factor of 2 of it, and their difference is exact [Sterbenz 1974]. */
 #ifndef POLYLOSS_SOFTMAX_DOUBLE_H
 #define POLYLOSS_SOFTMAX_DOUBLE_H
 #include "cpu/softmax/arrays.h"
 #include "formulas/softmax.h"
 
-/* Classes up to which rows are transposed, and those of a position added one after another: rows of 64 would take twice as long as they lie,
-   of 256 as long. */
+/* Classes up to which rows are transposed, and those of a position added one after another: rows of 64 would take twice as long as they
+   lie, of 256 as long. */
 #define FEW_D 128
 #define TOGETHER 64 /* positions whose labels and weights are read at once, a multiple of WD */
 #define FAR_FROM_0 2048.0
@@ -32,10 +32,12 @@ INLINE vd exp_over_d(vd x, vd m, vd low)
     const double n = floor(x * LOG2E_D + 0.5);
     return ldexp(exp(fma(n, -LN2_LO_D, fma(n, -LN2_HI_D, x))), (int)(n - m));
 #elif W == 16 /* x = (n + j/16) ln 2 + r; 2^(j/16) from a table in two registers; scalef takes the floor of n + j/16 */
+    /* clang-format off */
     static const double sixteenths[16] __attribute__((aligned(64))) = {0x1p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0,
         0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0,
         0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
         0x1.ea4afa2a490dap+0};
+    /* clang-format on */
     const vd u = mad_d(x, all_d(LOG2E_D), all_d(ROUND_D / 16)), n = u - ROUND_D / 16;
     const vd r = mad_d(n, all_d(-LN2_LO_D), mad_d(n, all_d(-LN2_HI_D), x));
     const vd t = (vd)_mm512_permutex2var_pd(_mm512_load_pd(sixteenths), (__m512i)u, _mm512_load_pd(sixteenths + 8));
@@ -294,8 +296,8 @@ INLINE vd top_of(const vectors *x, const int row)
     return row ? all_d(top_d(top)) : top;
 }
 
-/* Many classes in columns are added in the order of a row, whose lanes are the classes modulo WD: a position has the same bits however its batch
-   is cut and lies in memory. */
+/* Many classes in columns are added in the order of a row, whose lanes are the classes modulo WD: a position has the same bits however its
+   batch is cut and lies in memory. */
 INLINE int is_many(const vectors *x, const int row) { return !row && x->n > FEW_D * WD; }
 /* What pass 2 adds up: exponentials but those of top classes, and how many; k t, t, and k t' (top - z), where targets are spread. */
 typedef struct {
@@ -303,8 +305,8 @@ typedef struct {
     vd below;
 } class_sums;
 /* G vectors, `step` numbers apart, in plain sums, those with compensation. */
-INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, ptrdiff_t step, const int row,
-                        const int soft_targets, const int whole, const int G)
+INLINE void add_vectors(const softmax_job *j, const vectors *x, const positions_d *p, class_sums *s, ptrdiff_t i, ptrdiff_t step,
+                        const int row, const int soft_targets, const int whole, const int G)
 {
     const vd zero = all_d(0.0);
     const double keep = 1 - j->smoothing, each = j->smoothing / (double)j->c;
@@ -593,7 +595,7 @@ static void write_batch(const softmax_job *j, const softmax_array *a, ptrdiff_t 
 /* One position in a row, or up to `panels` of WD in columns; q is the first, i its place in the batch. Panels are finished together: a
    division waits for the one before it in the same panel, but not for those of others. */
 INLINE void process_panels(const softmax_job *j, const general_scratch *x, batch *b, ptrdiff_t q, int i, int positions, tile_sums *sums,
-                 const int row, const int soft_targets)
+                           const int row, const int soft_targets)
 {
     const ptrdiff_t classes = j->c, room = row ? classes : classes * WD;
     const int outputs = j->grad.at || j->prob.at || j->hess.at, panels = row ? 1 : (positions + WD - 1) / WD;

@@ -1,5 +1,5 @@
-/* The fast softmax loss from labels where slopes replace logits, positions are neighbours in memory and classes many: as a model's head makes
-   its logits class by class.
+/* The fast softmax loss from labels where slopes replace logits, positions are neighbours in memory and classes many: as a model's head
+   makes its logits class by class.
 
    Two visits, from class to class through the positions of a tile: exponentials of so many classes would leave the caches before they are
    written. The first adds up, the second takes them again and writes; both go through memory as it lies. The reference m is each
@@ -45,8 +45,8 @@ INLINE int is_among(const int32_t *label, ptrdiff_t c, const int K)
     return any_f((mf)(above < (uint32_t)K));
 #endif
 }
-INLINE void add_classes(const fast_scratch *x, const tile_in_place *t, const float *at, ptrdiff_t step, ptrdiff_t i, ptrdiff_t left, ptrdiff_t c,
-                        const int smoothed, const int capped, const int K, const int targets, const int whole)
+INLINE void add_classes(const fast_scratch *x, const tile_in_place *t, const float *at, ptrdiff_t step, ptrdiff_t i, ptrdiff_t left,
+                        ptrdiff_t c, const int smoothed, const int capped, const int K, const int targets, const int whole)
 {
     vf part = all_f(0.0f), apart = part, bent;
     const vf m = load_f(t->m + i), first = load_f(t->first + i);
@@ -68,8 +68,8 @@ INLINE void add_classes(const fast_scratch *x, const tile_in_place *t, const flo
         store_f(t->apart_low + i, load_f(t->apart_low + i) - ((all - earlier) - apart));
     }
 }
-INLINE void write_classes(const fast_scratch *x, const tile_in_place *t, float *at, ptrdiff_t step, ptrdiff_t i, ptrdiff_t left, ptrdiff_t c,
-                          const int capped, const int K, const int unusual, const int whole)
+INLINE void write_classes(const fast_scratch *x, const tile_in_place *t, float *at, ptrdiff_t step, ptrdiff_t i, ptrdiff_t left,
+                          ptrdiff_t c, const int capped, const int K, const int unusual, const int whole)
 {
     const vf m = load_f(t->m + i), high = load_f(t->high + i), rest = load_f(t->rest + i), plus = load_f(t->plus + i);
     const vi label = *(const vi_anywhere *)(x->label + i);

@@ -1,7 +1,7 @@
 /* Sums of many classes through planes, in the order in which rows_f32.h adds up rows.
 
-   There a class is in one of W lanes, c modulo W, four of which W apart are added before the sum of a lane grows. Here each lane has a sum for
-   every position, and the planes are taken in that order, those of two lanes that meet in one double beside each other. */
+   There a class is in one of W lanes, c modulo W, four of which W apart are added before the sum of a lane grows. Here each lane has a sum
+   for every position, and the planes are taken in that order, those of two lanes that meet in one double beside each other. */
 #ifndef POLYLOSS_SOFTMAX_PLANES_H
 #define POLYLOSS_SOFTMAX_PLANES_H
 #include "cpu/softmax/tile.h"
@@ -50,7 +50,8 @@ INLINE void end_lane(double *sum, float *part, vf v, const int first)
     for (int k = 0; k < W; k += WD) store_d(sum + k, load_d(sum + k) + (widen(part + k) + widen(of + k)));
 }
 
-/* One lane of the group of classes from c on. Of two lanes WD apart the first leaves its part of what goes to a double, the second adds both. */
+/* One lane of the group of classes from c on. Of two lanes WD apart the first leaves its part of what goes to a double, the second
+   adds both. */
 INLINE void add_lane(const float *z, ptrdiff_t step, ptrdiff_t c, int lane, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label,
                      const many_sums *x, float *kept, const int smoothed, const int whole)
 {
@@ -100,8 +101,8 @@ INLINE void end_block(const many_sums *x, ptrdiff_t positions)
         memset(x->low + l * PLANES, 0, (size_t)positions * sizeof(float));
     }
 }
-/* Others, target, reference and, where smoothed, mean of positions `first` and on of the tile, at most PLANES of them, whose planes are `step`
-   floats apart; exponentials are kept in (C, positions) where asked. */
+/* Others, target, reference and, where smoothed, mean of positions `first` and on of the tile, at most PLANES of them, whose planes are
+   `step` floats apart; exponentials are kept in (C, positions) where asked. */
 INLINE void many_planes(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t positions, const int32_t *label, fast_scratch *tile,
                         ptrdiff_t first, float *kept, const int smoothed)
 {
@@ -140,8 +141,7 @@ INLINE void many_planes(const float *z, ptrdiff_t step, ptrdiff_t classes, ptrdi
         store_d(tile->others + first + i, others_of(across_lanes_of(x.sum + i, PLANES), m, !!kept));
         store_d(tile->target + first + i, load_d(target));
         store_d(tile->m + first + i, m);
-        if (smoothed)
-            store_d(tile->mean + first + i, widen(x.base + i) + across_lanes_of(x.apart + i, PLANES) / (double)classes);
+        if (smoothed) store_d(tile->mean + first + i, widen(x.base + i) + across_lanes_of(x.apart + i, PLANES) / (double)classes);
     }
 }
 #endif

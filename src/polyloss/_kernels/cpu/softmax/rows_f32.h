@@ -147,8 +147,8 @@ static void finish_rows(const softmax_job *j, fast_scratch *x, ptrdiff_t count, 
     else
         finish(j, x, 0, count, 0);
 }
-/* Whether a row is finished with what is known of it. If not, softmax_f64() reads it again and writes its outputs: the logits must be left as
-   they are, since the gradient may be written over them. */
+/* Whether a row is finished with what is known of it. If not, softmax_f64() reads it again and writes its outputs: the logits must be left
+   as they are, since the gradient may be written over them. */
 INLINE int finished_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i)
 {
     const ptrdiff_t before = x->redo.count;

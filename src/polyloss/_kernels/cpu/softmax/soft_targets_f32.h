@@ -320,7 +320,8 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
             kt = k_top;
         else
             others_kt = x->soft.k[y], apart += x->soft.keep * x->soft.k[y] * ((double)highest - z[y]);
-        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted)), x->target[i] = (double)highest, x->m[i] = (double)m;
+        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted)), x->target[i] = (double)highest,
+        x->m[i] = (double)m;
         finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
         if (!wanted || !finished_row(j, x, i)) continue;
         if (j->prob.at) {

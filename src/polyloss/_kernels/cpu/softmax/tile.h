@@ -78,15 +78,16 @@ INLINE int is_fast(const softmax_job *j)
     const int caps = j->cap == 0 || (j->cap > CAP_LEAST && j->cap < CAP_MOST);
     return !j->hess.at && j->z.type != TYPE_F64 && j->c > 1 && (j->poly == 0 || !(j->soft || j->smoothing != 0)) && caps;
 }
-/* Up to FEW classes all go in columns; of more, only planes do, by the loops that add in the order of rows: a position has the same bits however
-   its batch is cut and lies in memory. */
+/* Up to FEW classes all go in columns; of more, only planes do, by the loops that add in the order of rows: a position has the same bits
+   however its batch is cut and lies in memory. */
 INLINE int is_planes(const softmax_job *j) { return j->columns && j->z.type == TYPE_F32 && j->z.s == 4; }
 INLINE int is_columns(const softmax_job *j) { return j->c <= FEW || (is_planes(j) && !has_soft_targets(j)); }
 static ptrdiff_t fast_layout(const softmax_job *j, char *at, fast_scratch *x)
 {
     double *d = (double *)at;
-    double **doubles[] = {&x->loss, &x->w, &x->g, &x->w_k, &x->g_k, &x->others, &x->target, &x->m,
-        &x->mean, &x->prob, &x->grad, &x->plus, &x->grad_at_target, &x->soft.more, &x->soft.left, &x->soft.counted};
+    double **doubles[] = {&x->loss,           &x->w,         &x->g,         &x->w_k,         &x->g_k,  &x->others,
+                          &x->target,         &x->m,         &x->mean,      &x->prob,        &x->grad, &x->plus,
+                          &x->grad_at_target, &x->soft.more, &x->soft.left, &x->soft.counted};
     const ptrdiff_t most = (softmax_tile(j) < j->n * j->s ? softmax_tile(j) : j->n * j->s) / CHUNK * CHUNK + 2 * CHUNK;
     for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) *doubles[i] = d, d += most;
     x->columns.many = d, d += is_columns(j) && j->c > FEW ? (2 * WD + W + 2) * PLANES : 0;
