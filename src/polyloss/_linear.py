@@ -11,7 +11,7 @@ So it may have more rows than a buffer holds, and adding to the weight's gradien
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import device as device_of
@@ -100,8 +100,8 @@ def prepared(want, y_true, features, weight, bias, arguments):
     shapes = {name: known_shape(name, x) for name, x in arrays.items() if x is not None}
     _check_shapes(shapes, {name: dtype_name(x.dtype) for name, x in arrays.items() if x is not None})
     features, weight, bias = arrays["features"], arrays["weight"], arrays["bias"]
-    wide = {FLOATS[dtype_name(x.dtype)] for x in (features, weight, bias) if x is not None}
-    wide = "float64" if "float64" in wide else "float32"
+    computed = {FLOATS[dtype_name(x.dtype)] for x in (features, weight, bias) if x is not None}
+    wide = "float64" if "float64" in computed else "float32"
 
     like = {name: _stand_in(x, shapes[name]) for name, x in arrays.items() if x is not None}
     c, d = shapes["weight"]
@@ -291,7 +291,7 @@ def results(head, value, gradients):
 
 def _written(head, needs, upstream, exact):
     """Where arrays can be written to: one buffer for the logits of every chunk, and gradients that grow in place."""
-    xp, n, c, d = head.xp, head.rules.n, *head.weight.shape
+    xp, n, (c, d) = head.xp, head.rules.n, head.weight.shape
     rows, here = Rows(head), head.backend.as_numpy is not None and head.backend.as_numpy(head.features) is not None
     multiply, grow, empty = head.products or _products(xp)
     kept, hidden = _kept(head, rows.skip, here)
@@ -308,14 +308,15 @@ def _written(head, needs, upstream, exact):
     in_place = here and c > FEW
     make = xp.empty if kept is None else xp.zeros
     by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
-    by_weight = (empty if m else xp.zeros)((c, d), **new) if needs[1] else None
+    by_weight: Any = (empty if m else xp.zeros)((c, d), **new) if needs[1] else None
     by_bias = xp.zeros((c,), **new) if needs[2] else None
     losses = make((n,), **new) if head.rules.reduction == "none" and head.want.value else None
     total = 0.0 if here else xp.zeros((), **new)
     inside = min(head.rules.first, m) if needs[1] and in_place and head.shard is None else 0
     inside = inside if inside >= even(m, head.rules.chunk) else 0
     chunk = even(m - inside, head.rules.chunk)
-    logits = slopes = None
+    logits: Any = None
+    slopes: Any = None
 
     for start, stop in ((0, inside), *((i, min(i + chunk, m)) for i in range(inside, m, chunk))):
         if start == stop:
@@ -360,7 +361,7 @@ def _written(head, needs, upstream, exact):
         if by_bias is not None:
             by_bias += xp.ones((k,), **new) @ g
         if stop == inside:
-            moved = None
+            moved: Any = None
             for a, b in _panels(c, k * 4):
                 moved = xp.empty((b - a, k), **new) if moved is None else moved[: b - a]
                 moved[...] = g[:, a:b].T
@@ -425,7 +426,7 @@ def _products(xp):
             out[...] = part if first else out + part
             return
         step = max(64, SUMMAND // (max(*b.shape, 1) * out.dtype.itemsize))
-        room = None if first else xp.empty((min(step, a.shape[0]), out.shape[1]), dtype=out.dtype)
+        room: Any = None if first else xp.empty((min(step, a.shape[0]), out.shape[1]), dtype=out.dtype)
         for i in range(0, a.shape[0], step):
             if first:
                 xp.matmul(a[i : i + step], b, out=out[i : i + step])
@@ -468,7 +469,7 @@ def _built(head, needs, upstream, exact):
     value = xp.concat(values) if head.rules.reduction == "none" else sum(values[1:], values[0])
     if not any(needs):
         return value, (None, None, None)
-    gradients = xp.concat(by_features), by_weight, by_bias
+    gradients = [xp.concat(by_features), by_weight, by_bias]
     if not exact:
         like = (head.features, head.weight, head.bias)
         gradients = [g if x is None else xp.astype(g, x.dtype, copy=False) for g, x in zip(gradients, like, strict=True)]

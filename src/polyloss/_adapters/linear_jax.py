@@ -9,6 +9,7 @@ matmul of all classes packs 8 MB for each thread, and the product that is added 
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 from jax import lax, numpy as jnp
@@ -95,9 +96,13 @@ def _plain(rules, operands, rest):
 @partial(jax.jit, static_argnums=(0, 1))
 def _visited(rules, needs, operands, rest, upstream):
     """The value, and gradients in the dtype of the computation, None where they are not needed."""
-    (features, weight, bias), dtype = operands, jnp.dtype(rules.dtype)
-    head = Head(None, backend_of(features), jnp, None, *operands, *rest, dtype, None, rules, None)
-    rows, derive = Rows(head), any(needs)
+    (features, weight, bias), (labels, sample_weight, class_weight, denominator) = operands, rest
+    dtype, derive = jnp.dtype(rules.dtype), any(needs)
+    head = Head(
+        BOTH if derive else VALUE, backend_of(features), jnp, None, features, weight, bias, labels, sample_weight, class_weight,
+        denominator, dtype, features.shape, rules, None,
+    )  # fmt: skip
+    rows = Rows(head)
     (n, d), c, chunk = features.shape, rules.c, even(rules.n, rules.chunk)
     each = rules.reduction == "none"
     panels = partial(_in_turn, n=c, most=max(1, SUMMAND // ((2 * d + chunk) * dtype.itemsize)))
@@ -121,7 +126,9 @@ def _visited(rules, needs, operands, rest, upstream):
         options = chunk_options(head, rows, slice(None), upstream)
         options["sample_weight"] = part(options["sample_weight"])
         more = called(SoftmaxLoss, part(rows.labels), z, BOTH if derive else VALUE, IN_PLACE if derive and c > FEW else None, options)
-        more, g = more if derive else (more, None)
+        g: Any = None
+        if derive:
+            more, g = more
         value = _put(value, more, start) if each else value + more
 
         def products(found, a, b, _):

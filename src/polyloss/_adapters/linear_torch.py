@@ -8,6 +8,7 @@ mode, function transforms, a weight of positions that requires grad) is computed
 import math
 from ast import literal_eval
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -60,13 +61,17 @@ def call(want, y_true, features, weight, bias, arguments):
     if by_factor or (not want.gradient and (transformed(*tensors) or any(map(foreign, tensors)))):
         return plain(y_true, features, weight, bias, arguments)
     if want.gradient or not needed or not any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands):
-        operands = [x.detach() if isinstance(x, torch.Tensor) else x for x in operands]
-        factors = {name: x.detach() for name in ARRAYS if isinstance(x := arguments[name], torch.Tensor)}
-        head = _prepared(want, y_true, *operands, arguments | factors)
+        constants = {name: detached(arguments[name]) for name in ARRAYS}
+        head = _prepared(want, y_true, *map(detached, operands), arguments | constants)
         return results(head, *_run(head))
     head = _prepared(want, y_true, *operands, arguments)
     value = Bridge.apply(head, head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator)
     return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
+
+
+def detached(x):
+    """An argument that autograd does not follow."""
+    return x.detach() if isinstance(x, torch.Tensor) else x
 
 
 def plain(y_true, features, weight, bias, arguments):
@@ -118,7 +123,7 @@ class Bridge(torch.autograd.Function):
             _, kept = _run(replace(head, want=BOTH), needs=ctx.needs, exact=True, upstream=upstream if each else None)
         kept = list(kept)  # one reference each: what is handed over is not to be copied
         like = head.features, head.weight, head.bias
-        handed = []
+        handed: list[Any] = []
         while kept:
             gradient = kept.pop(0)
             handed.append(gradient if gradient is None else _handed(gradient, None if each else upstream, like[len(handed)].dtype))

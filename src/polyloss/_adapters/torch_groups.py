@@ -13,14 +13,14 @@ import math
 import zlib
 from dataclasses import replace
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import distributed
 
-from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, Bridge
+from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, Bridge, detached
 from polyloss._adapters.torch_processes import gathered
 from polyloss._call.call import called
 from polyloss._call.formula import Outcome
@@ -137,7 +137,7 @@ def _constant(**named):
 
 
 def _detached(given):
-    return {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+    return {name: detached(x) for name, x in given.items()}
 
 
 def _checksum(x):
@@ -162,7 +162,7 @@ def softmax(group, shard, y_true, logits, options):
     def local():
         given = _complete("softmax_loss", SOFTMAX, options)
         _tensors(logits=logits)
-        plan, arrays, _ = prepare(SoftmaxLoss, *(_detached({0: y_true, 1: logits}).values()), VALUE, None, _detached(given))
+        plan, arrays, _ = prepare(SoftmaxLoss, detached(y_true), detached(logits), VALUE, None, _detached(given))
         if plan.divisor in ("weights", GIVEN) and plan.reduction == "normalize":
             _constant(**{name: given[name] for name in ARRAYS}, **({} if plan.labelled else {"y_true": y_true}))
         return given, _facts("softmax_loss", checked(shard), given), _part(plan, arrays, distributed.get_world_size(group))
@@ -179,8 +179,7 @@ def linear_softmax(group, shard, y_true, features, weight, bias, options):
     def local():
         given = _complete("linear_softmax_loss", HEAD, options)
         _tensors(features=features, weight=weight)
-        operands = _detached({0: y_true, 1: features, 2: weight, 3: bias}).values()
-        head = prepared_head(VALUE, *operands, _detached(given))
+        head = prepared_head(VALUE, detached(y_true), detached(features), detached(weight), detached(bias), _detached(given))
         if head.rules.reduction == "normalize":
             _constant(**{name: given[name] for name in ARRAYS})
         facts = _facts("linear_softmax_loss", checked(shard), given)
@@ -245,11 +244,11 @@ def _divided(given, numbers, device):
 class Shard(NamedTuple):
     """A process' classes among those of its group, and the terms of the loss."""
 
-    group: object
+    group: Any
     start: int  # the first class
     size: int  # how many
     total: int  # of all processes
-    class_weight: object  # (total,) in float64
+    class_weight: Any  # (total,) in float64
     smoothing: float
     z_loss: float
     softcap: float | None
@@ -257,9 +256,9 @@ class Shard(NamedTuple):
     def visit(self, head, rows, part, z, derive, upstream, out):
         """A chunk's value and its gradient (k, size), in `out`, in place of the logits, or new where that is None."""
         weight = _times(head.sample_weight, upstream)
-        cut = (None if x is None else x[part] for x in (rows.labels, rows.skip, weight))
+        labels, skip, weight = (None if x is None else x[part] for x in (rows.labels, rows.skip, weight))
         divisor = rows.divisor if head.rules.reduction == "normalize" else 1
-        losses, slopes = self.losses(z, *cut, divisor, derive, out)
+        losses, slopes = self.losses(z, labels, skip, weight, divisor, derive, out)
         value = losses if head.rules.reduction == "none" else _reduce.quotient(xp, losses.sum(), divisor)
         return value.to(head.dtype), slopes
 
@@ -418,8 +417,8 @@ def _head_by_vocabulary(group, y_true, features, weight, bias, options):
     def local():
         given = _complete("linear_softmax_loss", HEAD, options)
         _tensors(features=features, weight=weight, **({} if bias is None else {"bias": bias}))
-        prepared_head(VALUE, torch.zeros(features.shape[:-1], dtype=torch.int64, device=features.device), *(
-            x if x is None else x.detach() for x in (features, weight, bias)), {**_detached(given), "class_weight": None})  # fmt: skip
+        labels = torch.zeros(features.shape[:-1], dtype=torch.int64, device=features.device)
+        prepared_head(VALUE, labels, detached(features), detached(weight), detached(bias), {**_detached(given), "class_weight": None})
         return y_true, features, weight, bias, given
 
     head = _shared(group, "linear_softmax_loss", local)
