@@ -320,7 +320,8 @@ def _gradient(plan, arrays, upstream):
     lay, reduced, batch, again = plan.layout, plan.reduction != "none", not has_values(upstream), torch.is_grad_enabled()
     divisor, dtype, p = arrays.divisor, arrays.p.dtype, arrays.p
     factor = upstream.item() if reduced and upstream.is_cpu and not (batch or again) else math.nan
-    changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), has_values=True)
+    here = plan.here and (peek_transform() is None or as_numpy(p.detach()) is not None)  # what a transform makes of tensors lends no memory
+    changes = dict(want=GRADIENT, divisor=1, validate=False, tracked=(), has_values=True, here=here)
     if lay.runs > 1 and (batch or again):  # which multiply what is (n, c, s)
         t, p, changes["layout"] = lay.flat(arrays.xp, arrays.t), lay.flat(arrays.xp, p), lay._replace(runs=1)
         arrays = arrays._replace(t=t, p=p)
@@ -346,7 +347,7 @@ def _gradient(plan, arrays, upstream):
         else:
             weight = arrays.weight  # 0 times infinity, too
             arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
-            changes |= dict(weighted=True, here=plan.here and as_numpy(arrays.weight) is not None)
+            changes |= dict(weighted=True, here=here and as_numpy(arrays.weight) is not None)
     arrays = arrays._replace(p=p.detach(), divisor=divisor)
     gradient = kept(plan, arrays, _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p))
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient

@@ -552,7 +552,8 @@ cdef object kept_gradient(dict node, object upstream):
     """The gradient that a node of autograd's graph keeps, which is the receiver's from now on, where it is what autograd asks for.
 
     None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, an array was written to, or
-    the pass is differentiated or recorded. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, divisor.
+    the pass is differentiated or recorded. Nobody asks whether a function transform is active: this node's tensors were none of its own, and
+    an upstream that is lends no memory. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, divisor.
     """
     cdef dl_tensor tensor
     cdef tuple given, versions
