@@ -1,6 +1,5 @@
 """The CPU's compiled kernels: which plans each can take, and how a plan and its arrays become its arguments."""
 
-import math
 import warnings
 from dataclasses import replace
 from importlib import import_module
@@ -168,12 +167,6 @@ def _canonical(plan, x):
         return None
 
 
-def _in_order(shape):
-    """An array as new outputs lie, without their memory: nobody reads it."""
-    steps = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
-    return np.lib.stride_tricks.as_strided(np.empty(1, np.bool), shape, steps)
-
-
 def run(plan, arrays):
     """The outcome of a plan on its kernel."""
     m, bad = _integer_labels(plan, as_numpy(plan, arrays))
@@ -225,7 +218,7 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     outputs = [x for x in (arrays.out, arrays.out_hessian) if x is not None]
     if not all(view(x).flags.c_contiguous for x in outputs):
         return None
-    if any(wider.want[1:]) and _canonical(plan, _in_order(lay.shape)) is None:  # predictions lie right, new outputs would not
+    if any(wider.want[1:]) and not lay.views_new():  # predictions lie right, new outputs would not
         return None
     return _bound(wider, m, None, plan, inputs, casts, from_numpy, record)
 

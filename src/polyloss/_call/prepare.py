@@ -13,11 +13,10 @@ from polyloss._core.shapes import (
     dtype_name,
     has,
     known_shape,
-    label_shape,
     layout,
     layout_of_sets,
+    one_for_each,
     same_shape,
-    value_shape,
     weight_shape,
 )
 
@@ -146,13 +145,14 @@ def plan_of(block, want, options, xp, facts):
     labelled = _labelled(loss, t, lay)
     _check_numeric("y_true", t)
     if labelled:
-        label_shape(t.shape, lay, name, loss.targets == "either")
+        labels = f"labels for {name} of shape {lay.shape} with classes on axis {lay.axis} have shape"
+        one_for_each(t.shape, lay, labels, "; soft targets are floats" if loss.targets == "either" else "")
         targets = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(t.dtype, t.dtype)
     else:
         if ignore:
             raise ValueError(f"{loss.ignores} is {options[loss.ignores]!r}, but y_true holds soft targets, which no label names")
         if block.targets == "values":
-            value_shape(t.shape, lay, name)
+            one_for_each(t.shape, lay, f"one target for each position of {name} of shape {lay.shape} makes")
         else:
             same_shape(t.shape, lay, name)
         targets = {"bool": "uint8", "float16": dtype, "bfloat16": dtype}.get(t.dtype, t.dtype)

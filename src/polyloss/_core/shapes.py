@@ -73,6 +73,16 @@ class Layout(NamedTuple):
     def _places(self):
         return tuple(i for i in range(len(self.shape)) if i not in self.axes)
 
+    def views_new(self):
+        """Whether a new array in the shape of the predictions is canonical where it lies."""
+        steps = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
+        new = np.lib.stride_tricks.as_strided(np.empty(1, np.bool), self.shape, steps)  # no memory, which nobody would read
+        try:
+            self.canonical(np, new, copy=False)
+        except ValueError:
+            return False
+        return True
+
     def restored(self, xp, x):
         """What is canonical, flat or not, or (n, s), in the shape of predictions, or losses."""
         if x.ndim == 2:
@@ -161,15 +171,15 @@ def layout_of_sets(shape, axis, name):
     return Layout(shape, axes[0], losses, math.prod(losses[:cut]), c, math.prod(losses[cut:]), cut, axes)
 
 
-def value_shape(shape, lay, name):
-    """Values lack the axis, or have length 1 there, or one length-1 axis at the end."""
+def one_for_each(shape, lay, needed, hint=""):
+    """Labels and values lack the axis of the predictions, or have length 1 there, or one length-1 axis at the end.
+
+    `needed` says in the error what has the shape of the losses; `hint` what else would do.
+    """
     at = lay.axis
-    if shape in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
-        return
-    raise ValueError(
-        f"y_true has shape {shape}, but one target for each position of {name} of shape {lay.shape} makes {lay.losses}"
-        f" (a length-1 axis at {at} or at the end is accepted)"
-    )
+    if shape not in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
+        accepted = f"a length-1 axis at {at} or at the end is accepted"
+        raise ValueError(f"y_true has shape {shape}, but {needed} {lay.losses} ({accepted}{hint})")
 
 
 def known_shape(name, x):
@@ -191,17 +201,6 @@ def same_shape(shape, lay, name):
         raise ValueError(
             f"y_true has shape {shape}, but {name} {has(name)} shape {lay.shape}: they must be equal, and nothing is broadcast"
         )
-
-
-def label_shape(shape, lay, name, soft):
-    """Labels lack the class axis, or have length 1 there, or one length-1 axis at the end."""
-    at = lay.axis
-    if shape in (lay.losses, (*lay.losses[:at], 1, *lay.losses[at:]), (*lay.losses, 1)):
-        return
-    raise ValueError(
-        f"y_true has shape {shape}, but labels for {name} of shape {lay.shape} with classes on axis {at} have shape {lay.losses}"
-        f" (a length-1 axis at {at} or at the end is accepted{'; soft targets are floats' if soft else ''})"
-    )
 
 
 def weight_shape(shape, lay):
