@@ -232,7 +232,7 @@ def jax_lines():
                 yield Line(group, case.name, case.why, partial(jax_softmax, case, gradient), (("polyloss", "optax", 1),))
         for call in cases.calls(Elementwise):
             if call.name in JITTED:
-                why = f"{call.name}, {'×'.join(map(str, cases.PAIRS))}"
+                why = f"pairs of numbers, {'×'.join(map(str, cases.PAIRS))}"
                 yield Line(group, call.name, why, partial(jax_elementwise, call, gradient), (("polyloss", "formula", 1),))
         for shape in ((4096, 100), (4096, 1000)):
             name, why = f"{'×'.join(map(str, shape))}, {mesh.DEVICES} devices", "positions spread over devices of one CPU"
