@@ -12,9 +12,9 @@ import pytest
 from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
 
 import polyloss as pl
-from polyloss import _linear
 from polyloss._adapters import linear_jax as _linear_jax
 from polyloss._core import buffers
+from polyloss._linear_softmax import chunks
 
 torch, jax = TORCH.torch, JAX.jax
 nn, F = torch.nn, torch.nn.functional
@@ -182,9 +182,9 @@ def test_without_a_kernel():
 
 
 def test_sums_of_large_products_in_parts(monkeypatch):
-    monkeypatch.setattr(_linear, "SUMMAND", 100 * D * 8)
+    monkeypatch.setattr(chunks, "SUMMAND", 100 * D * 8)
     monkeypatch.setattr(_linear_jax, "SUMMAND", 100 * D * 8)
-    monkeypatch.setattr(_linear, "PANEL", 70 * D * 4)
+    monkeypatch.setattr(chunks, "PANEL", 70 * D * 4)
     jax.clear_caches()
     y, features, weight, _ = some(dtype="float64")
     for lib in (NUMPY, JAX):
@@ -201,9 +201,9 @@ def test_first_logits_lie_where_the_gradient_of_the_weight_is_to_be(lib, monkeyp
     sizes = []
     empty = buffers.empty
     monkeypatch.setattr(buffers, "empty", lambda size, dtype: sizes.append(size) or empty(size, dtype))
-    monkeypatch.setattr(_linear, "PANEL", 33 * 50 * 4)
-    monkeypatch.setattr(_linear, "BUFFER", 20 * 310 * 4)
-    monkeypatch.setattr(_linear, "PACKED", 0)
+    monkeypatch.setattr(chunks, "PANEL", 33 * 50 * 4)
+    monkeypatch.setattr(chunks, "BUFFER", 20 * 310 * 4)
+    monkeypatch.setattr(chunks, "PACKED", 0)
     y, features, weight, bias = some(n=57, d=33, c=310, dtype="float32")
     weight *= 0.3
     y[5] = y[33]
@@ -218,12 +218,12 @@ def test_first_logits_lie_where_the_gradient_of_the_weight_is_to_be(lib, monkeyp
         rows = 57 - sum(np.isin(y, options.get("ignore_label", -100)) | (exact.get("sample_weight", np.ones(57)) == 0))
         inside = 0 if smoothed else min(rows, 33)
         assert sizes[0] == (310, 33)
-        assert sizes[1:] == ([(_linear.even(rows - inside, 20), 310)] if rows > inside else []), options
+        assert sizes[1:] == ([(chunks.even(rows - inside, 20), 310)] if rows > inside else []), options
 
 
 def test_rows_at_once_are_chosen_from_the_classes():
     for classes, itemsize, in_place in ((10, 4, False), (32000, 4, True), (128256, 4, True), (256000, 8, False), (10**8, 8, True)):
-        rows = _linear._default_chunk(classes, itemsize, in_place)
+        rows = chunks._default_chunk(classes, itemsize, in_place)
         assert 1 <= rows <= 1024
         assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 50e6
     sizes = (
@@ -239,7 +239,7 @@ def test_rows_at_once_are_chosen_from_the_classes():
         (820, 412, 412),
     )
     for n, most, rows in sizes:
-        assert _linear.even(n, most) == rows, (n, most)
+        assert chunks.even(n, most) == rows, (n, most)
 
 
 MEMORY = """

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from polyloss._call.plan import BOTH, VALUE, Want
 from polyloss._core.backends import backend_of
 from polyloss._core.types import Array
-from polyloss._linear import prepared, results, run
+from polyloss._linear_softmax.chunks import prepared, results, run
 from polyloss.softmax import Normalization
 
 WANTS = {"value_and_grad": BOTH, "grad": Want(value=False, gradient=True)}

@@ -16,7 +16,7 @@ from polyloss._adapters.torch import LIBRARY, _constant, _hooked, _traced_transf
 from polyloss._call.plan import BOTH, GIVEN, VALUE
 from polyloss._core import buffers
 from polyloss._core.params import integers
-from polyloss._linear import Products, prepared, results, run
+from polyloss._linear_softmax.chunks import Products, prepared, results, run
 from polyloss.softmax import softmax_loss
 
 TWICE = (
