@@ -122,6 +122,7 @@ def sources(tmp_path_factory):
         ("formulas/rowwise.h", r"^(    X\(.*[^\\\s])\n(?=#define ROWWISE_PARAMETERS)", rf"\1 \\\n{entry}\n"),
         ("cpu/loops/rowwise_loops.h", r"^(?=/\* In the order of ROWWISE)", lambda _: f"{function}\n\n"),
         ("cpu/loops/rowwise_loops.h", r"^(?=};\n\n/\* Rows of C numbers)", lambda _: row),
+        ("gpu/rowwise.cu", r"^(?=// ---- positions )", lambda _: block("cuda", "row-wise loss") + "\n"),
     ]
     for file, place, to in changes:
         text, found = re.subn(place, to, (folder / file).read_text("utf-8"), flags=re.MULTILINE)
@@ -243,3 +244,30 @@ def test_the_row_is_that_of_the_block(rows, classes, dtype):
         np.testing.assert_allclose(g, [*3 * slope, 7], 1e-15, 3 * eps)
         np.testing.assert_allclose(h, [*3 * curvature, 7], 1e-15, 3 * eps)
         assert rows[dtype](label, z, 3, None, None) == found
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 3, 1), "float64"), ((3, 600, 1), "float32"), ((2, 4, 3), "float32")])
+def test_the_row_on_a_gpu_is_that_of_the_block(sources, monkeypatch, shape, dtype):
+    """The recipe's CUDA, executed on the CPU: lanes of a warp, a block, and positions beside each other."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "cuda_on_cpu")
+    device = pytest.importorskip("stand_in")
+    from polyloss._kernels.gpu import cuda
+
+    names = {}
+    code = block("python", "row-wise loss")
+    exec(code[: code.index("@public")], names)
+    softmax_brier = names["SoftmaxBrier"]
+    rng = np.random.default_rng(shape[1])
+    z, y = 3 * rng.normal(size=shape).astype(dtype), rng.integers(0, shape[1], (shape[0], shape[2]))
+    z[0, y[0, 0], 0] = 30  # a sure label, whose 1 - p would cancel
+    monkeypatch.setattr(cuda, "FOLDER", sources)
+    device.forget()
+    with device.device():
+        at = {name: device.empty(shape, z.dtype) for name in ("grad", "hess")} | {"losses": device.empty((shape[0], shape[2]), z.dtype)}
+        cuda.rowwise(device.namespace, device.asarray(z), device.asarray(y), loss="softmax_brier", dtype=dtype, **at)
+        found = {name: device.host(x) for name, x in at.items()}
+    device.forget()
+    z, t = z.astype("f8"), np.moveaxis(np.eye(shape[1])[y], -1, 1)
+    eps = 64 * np.finfo(dtype).eps
+    for name, formula in (("losses", "value"), ("grad", "slope"), ("hess", "curvature")):
+        np.testing.assert_allclose(found[name], getattr(softmax_brier, formula)(np, t, z, block=softmax_brier), eps, eps, err_msg=name)
