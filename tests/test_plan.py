@@ -2,6 +2,9 @@
 
 import inspect
 import pickle
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,3 +254,49 @@ def test_elements_may_be_samples(lib, layout):
         assert float(pl.mean_squared_error(lib.array(np.float32(1)), lib.array(np.float32(3)), axis=())) == 4
     with pytest.raises(TypeError, match=r"axis is \(\), but must be an integer"):
         pl.softmax_loss(np.zeros(3, int), np.zeros((3, 2)), axis=())
+
+
+PLANS_OF_XLA = """
+#include "xla/plans.h"
+#include <pthread.h>
+#include <stdio.h>
+enum { EACH = 3000, THREADS = 2 };
+static void *fill(void *given) /* plans of so many threads; gives how many are not found again */
+{
+    const int threads = *(int *)given;
+    char text[17];
+    long missing = 0;
+    for (unsigned long i = 0; i < EACH; i++) {
+        snprintf(text, sizeof text, "%016lx", i * 0x9E3779B97F4A7C15ul);
+        plan_entry *entry = (plan_entry *)calloc(1, sizeof *entry);
+        entry->text = strdup(text), entry->length = 16, entry->threads = threads;
+        missing += !plan_add(entry);
+    }
+    for (unsigned long i = 0; i < EACH; i++) {
+        snprintf(text, sizeof text, "%016lx", i * 0x9E3779B97F4A7C15ul);
+        const plan_entry *entry = plan_of(text, 16, threads);
+        missing += !entry || memcmp(entry->text, text, 16) || entry->threads != threads || plan_add((plan_entry *)entry);
+    }
+    return (void *)missing;
+}
+int main(void)
+{
+    pthread_t thread[THREADS];
+    int number[THREADS];
+    void *missing[THREADS];
+    for (int k = 0; k < THREADS; k++) number[k] = k, pthread_create(&thread[k], NULL, fill, &number[k]);
+    for (int k = 0; k < THREADS; k++) pthread_join(thread[k], &missing[k]);
+    return missing[0] || missing[1] || plan_of("ffffffffffffffff", 16, 0) || !plan_tables[3];
+}
+"""
+
+
+def test_any_number_of_plans_of_xla_are_found(tmp_path):
+    """Two threads add 3000 each at the same time, which fill several tables; none is lost, and none added twice."""
+    kernels = Path(__file__).parents[1] / "src" / "polyloss" / "_kernels"
+    if not kernels.exists() or shutil.which("gcc") is None:
+        pytest.skip("there are no sources beside the tests, or no gcc")
+    (tmp_path / "plans.c").write_text(PLANS_OF_XLA)
+    program = tmp_path / "plans"
+    subprocess.run(["gcc", "-std=gnu11", "-w", "-pthread", f"-I{kernels}", tmp_path / "plans.c", "-o", program], check=True, timeout=300)
+    subprocess.run([program], check=True, timeout=300)

@@ -849,3 +849,20 @@ def test_an_ordinary_backward_pass_is_compiled(monkeypatch):
     assert logits.grad[0, 1] == pytest.approx(1 / 6)
     with pytest.raises(TypeError):  # the rest is not
         (2 * pl.softmax_loss(torch.tensor([0, 1]), logits)).backward()
+
+
+@pytest.mark.parametrize("reduction", ["normalize", "none"])
+def test_a_backward_pass_within_a_function_transform(reduction):
+    """Of a loss from outside, as torch's own losses have it: what torch.func.grad makes of tensors lends the kernels no memory."""
+    z, y = torch.randn(6, 4, requires_grad=True), torch.arange(6) % 4
+    (wanted,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, y, reduction="mean" if reduction == "normalize" else "sum"), z)
+    for again in (True, False):
+        loss = pl.softmax_loss(y, z, reduction=reduction)
+        upstream = torch.ones_like(loss)
+
+        def inside(x, loss=loss, upstream=upstream, again=again):
+            for _ in range(1 + again):
+                (slopes,) = torch.autograd.grad(loss, z, upstream, retain_graph=again)
+            return (slopes * x).sum()
+
+        torch.testing.assert_close(torch.func.grad(inside)(torch.ones(6, 4)), wanted)
