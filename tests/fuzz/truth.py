@@ -185,7 +185,8 @@ def pseudo_huber(t, p, delta):
 def quantile_loss(t, p, quantile):
     d, q = t - p, p.near(quantile if np.ndim(quantile) == 0 else np.array(quantile))
     value = where(d.v > 0, d * q, d * (q - 1))
-    slope = where(d.v > 0, -q + zeros(d), where(d.v < 0, 1 - q + zeros(d), zeros(d)))
+    hidden = (d.e > 0) & (np.abs(d.v) <= 4 * d.format.unit * d.e)  # as in sign(): XLA takes a target below the normal numbers for 0
+    slope = unknown(where(d.v > 0, -q + zeros(d), where(d.v < 0, 1 - q + zeros(d), zeros(d))), hidden)
     return of_difference(d, combined(value, slope, zeros(d), -slope))
 
 
