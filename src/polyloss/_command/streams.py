@@ -21,6 +21,7 @@ BEGINNINGS = {  # of binary files
 }
 LINE = 1 << 16  # bytes of a header, at most
 _kept: dict[str, str] = {}  # name on the command line -> file that is read
+_folders: list[str] = []  # of temporary files
 
 
 def is_stream(path: str) -> bool:
@@ -32,12 +33,12 @@ def is_stream(path: str) -> bool:
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
     """What streams hold is kept as long as this block lasts."""
-    with tempfile.TemporaryDirectory(prefix="polyloss-") as folder:
-        _kept[""] = folder
-        try:
-            yield
-        finally:
-            _kept.clear()
+    try:
+        yield
+    finally:
+        while _folders:
+            shutil.rmtree(_folders.pop(), ignore_errors=True)
+        _kept.clear()
 
 
 def real(path: str) -> str:
@@ -53,7 +54,8 @@ def _copied(path: str) -> str:
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as stream:
             start = stream.read(LINE)
-            name = os.path.join(_kept[""], f"{len(_kept)}{_ending(start)}")
+            _folders.append(tempfile.mkdtemp(prefix="polyloss-"))
+            name = os.path.join(_folders[-1], f"kept{_ending(start)}")
             with open(name, "wb") as file:
                 file.write(start)
                 shutil.copyfileobj(stream, file, 1 << 20)
