@@ -45,7 +45,7 @@ def data():
     rng = np.random.default_rng(8)
     p = rng.standard_normal((100, 3)) * 10.0 ** rng.integers(-150, 150, (100, 3))
     p[3] = np.inf
-    return rng.standard_normal((100, 3)), p, rng.choice([0.0, 1.0, -2.5, 1e-9], 100)
+    return rng.standard_normal((100, 3)), p, rng.choice([0.0, 1.0, 2.5, 1e-9], 100)
 
 
 def test_two_processes_have_the_sums_of_one(tmp_path):
