@@ -526,7 +526,8 @@ def test_threads_change_no_bit(name, shape):
 def test_large_sums_keep_their_digits(isa):
     """Float32 lanes are emptied into a double every few thousand elements: 3e6 equal terms sum without drift.
 
-    A lane of the narrowest vectors adds up a thousand terms in between, with an error of 7e-7; one that is never emptied would end 1e-2 off, 8e-4 with the widest.
+    A lane of the narrowest vectors adds up a thousand terms in between, with an error of 7e-7; one that is never emptied would end 1e-2
+    off, 8e-4 with the widest.
     """
     p = np.full((1, 3_000_000, 1), 0.1, np.float32)
     total, *_ = elementwise.run("mean_squared_error", np.zeros_like(p), p, combine="sum")
