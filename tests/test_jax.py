@@ -481,16 +481,16 @@ _jax._routes.run = lambda *x: called.append(1) or run(*x)
 check()
 assert not called
 steps = [jax.jit(lambda z, k=k: pl.softmax_loss(y, z, z_loss=k)).lower(z).compile() for k in (0.5, 0.25, 0.125, 1.0)]
-for threads in range(1, 1025):  # an operation by another number of threads is another one: more than are kept
+for threads in range(1, 1025):  # an operation by another number of threads is another one: several tables of them
     pl.set_num_threads(threads)
     for step in steps:
         step(z).block_until_ready()
-assert called  # by Python
+assert not called  # by Python
 check()
 """
 
 
-def test_programs_of_another_process_run_and_more_than_are_kept():
+def test_programs_of_another_process_run_and_thousands_are_kept():
     """What a stored program says is known in a process that has not traced it."""
     text = operation(jnp.zeros(64, np.int32), jnp.zeros((64, 7), jnp.float32))
     done = subprocess.run([sys.executable, "-c", CHILD, text], capture_output=True, text=True, check=False)
