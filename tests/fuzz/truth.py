@@ -847,6 +847,9 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     if loss == "softmax_loss":
         params["class_weight"] = k
     parts = open_at_infinities(loss, *clean, TRUTHS[loss](*clean, **params), params)
+    if w is not None:  # XLA may take a weight for 0, and then nothing of its position is seen: neither NaN nor an infinity
+        perhaps = (w.e > 0) & ~(np.isfinite(z.v).all(1) & np.isfinite(given.v).all(1) & np.isfinite(parts.value.v))
+        parts = Parts(unknown(parts.value, perhaps), *(unknown(x, perhaps[:, None]) for x in parts[1:]))
 
     gone = lambda x: x if not skip.any() else where(skip if x.v.ndim == 1 else skip[:, None], np.zeros_like(x.v), x)  # noqa: E731
     weighted = lambda x: gone(x.limited() if w is None else (x.limited() * (w if x.v.ndim == 1 else w[:, None])).roughly().limited())  # noqa: E731
