@@ -819,6 +819,27 @@ def test_what_is_piped_in(monkeypatch):
     assert not any(map(os.path.exists, made))
 
 
+def test_a_closed_stream_is_one_bad_file(run, here, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    found = in_json(run, "truth.csv", "-", "good.csv", status=1)
+    assert [score["predictions"] for score in found["scores"]] == ["good.csv"]
+    assert found["errors"] == [{"predictions": "-", "error": "-: standard input is closed"}]
+    assert in_json(run, "-", "good.csv", status=1)["errors"] == [{"predictions": None, "error": "-: standard input is closed"}]
+    status, _, err = run("truth.csv", "good.csv", "--prediction", "cat", "--prediction", "cat")
+    assert status == 2 and "--prediction names the same column twice" in err
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="a folder of Linux")
+def test_a_folder_of_devices_may_hold_files():
+    from polyloss._command.streams import is_stream
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        assert not is_stream(folder)
+        Path(folder, "p.csv").write_text(GOOD)
+        assert not is_stream(f"{folder}/p.csv")
+    assert all(map(is_stream, ("-", "/dev/stdin", "/dev/fd/0")))
+
+
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="a device of Unix")
 def test_the_names_of_streams(here):
     """The system's names of standard input and of pipes; one that is closed."""

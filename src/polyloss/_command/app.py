@@ -114,6 +114,8 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         raise usage("--fail-above is NaN, but must be a number")
     if len({loss.shown for loss in losses}) != len(losses):
         raise usage("--loss names the same loss twice")
+    if len(set(options["prediction"])) != len(options["prediction"]):
+        raise usage("--prediction names the same column twice")
     if options["paired"] and (options["parts"] or len(files) < 2):
         raise usage("--paired compares two submissions or more")
     warn = (lambda message: None) if options["quiet"] else report.warn

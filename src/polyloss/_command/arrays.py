@@ -22,8 +22,11 @@ def split(path: str) -> tuple[str, str]:
 
 
 def is_array(path: str) -> bool:
-    """Whether the name is that of a file of arrays."""
-    return _suffix(split(path)[0]) in ENDINGS
+    """Whether the name is that of a file of arrays; a stream that cannot be read is none."""
+    try:
+        return _suffix(split(path)[0]) in ENDINGS
+    except BadFile:
+        return False
 
 
 def _suffix(file: str) -> str:

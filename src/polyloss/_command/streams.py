@@ -27,7 +27,7 @@ _folders: list[str] = []  # of temporary files
 def is_stream(path: str) -> bool:
     """Whether the name is that of standard input, or of something else that is neither a file nor a directory."""
     other = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-    return other or path == "-" or path.startswith(("/dev/", "/proc/self/fd/"))
+    return other or path in ("-", "/dev/stdin") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
 
 
 @contextlib.contextmanager

@@ -41,8 +41,11 @@ def ending(path: str) -> str:
 
 
 def is_table(path: str) -> bool:
-    """Whether the name is that of a table."""
-    return ending(path) in (*TEXT, *BINARY)
+    """Whether the name is that of a table; a stream that cannot be read is none."""
+    try:
+        return ending(path) in (*TEXT, *BINARY)
+    except BadFile:
+        return False
 
 
 @dataclass
