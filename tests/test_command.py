@@ -826,7 +826,8 @@ def test_a_closed_stream_is_one_bad_file(run, here, monkeypatch):
     assert found["errors"] == [{"predictions": "-", "error": "-: standard input is closed"}]
     assert in_json(run, "-", "good.csv", status=1)["errors"] == [{"predictions": None, "error": "-: standard input is closed"}]
     status, _, err = run("truth.csv", "good.csv", "--prediction", "cat", "--prediction", "cat")
-    assert status == 2 and "--prediction names the same column twice" in err
+    assert status == 2
+    assert "--prediction names the same column twice" in err
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="a folder of Linux")
