@@ -588,6 +588,7 @@ def poly1_crossentropy(t, p, poly_epsilon):
     s, k = softmax(p), p.near(poly_epsilon)
     tp, c = t * s.p * k, p.shape[1]
     value = of_classes(times(t, -s.l)) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
+    value = unknown(value, np.isnan(s.l.v).all(1) & (t.v == 0).all(1))  # no target, and a row without a softmax
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(p), s.l)  # infinite, for a target of 0: it counts as 0
     parts = of_log_softmax(s, value, -t - tp, -tp, -l - s.p * k)
     hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
