@@ -649,6 +649,20 @@ def test_nothing_passes_a_weight_of_zero(name, options, reduction):
     assert not gradient[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("route", ["", "formula"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_losses_are_their_owner_s_to_write_to(name, options, route, monkeypatch):
+    """A mask, say; in the first call and in later ones."""
+    monkeypatch.setenv("POLYLOSS_ROUTE", route)
+    t, p = sample(name)
+    wanted = 2 * pl.grad(name)(t, p, reduction="sum", **options)
+    for _ in range(3):
+        q = p.clone().requires_grad_()
+        losses = pl.get(name)(t, q, reduction="none", **options)
+        losses *= 2
+        torch.testing.assert_close(torch.autograd.grad(losses.sum(), q)[0], wanted)
+
+
 class TestRecorded:
     """By other tracers than that of torch.compile: what they record on one input is right for others."""
 

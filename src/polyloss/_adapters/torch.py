@@ -192,7 +192,8 @@ class Loss(torch.autograd.Function):
             ctx.save_for_backward(*kept[1])
         if type(results) is tuple:
             ctx.set_materialize_grads(False)
-        return results
+            return tuple(map(_own, results))
+        return _own(results)
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
@@ -211,6 +212,11 @@ class Loss(torch.autograd.Function):
             if by_p is not None and len(ctx.needs_input_grad) == 3:
                 return None, None, by_p
         return None, None, *_found_again(ctx, kept, by_p, upstream, upstream_prob)
+
+
+def _own(x):
+    """A result that autograd takes for no view, so that its owner may write to it."""
+    return x.data if x._is_view() else x
 
 
 def _found_again(ctx, call, by_p, upstream, upstream_prob):
