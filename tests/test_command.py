@@ -34,6 +34,7 @@ from polyloss._command import arrays, tables
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
 from polyloss._command.scoring import in_parts
 from polyloss._core.block import LOSSES
+from polyloss._evaluation.measure import WEIGHTS
 
 TRUTH = "id,label\n1,cat\n2,dog\n3,bird\n"
 GOOD = "id,bird,cat,dog\n2,0.1,0.2,0.7\n1,0.1,0.8,0.1\n3,0.6,0.2,0.2\n"
@@ -514,7 +515,6 @@ def test_signature(run):
     assert in_json(run, *given)["signature"] == "softmax_loss|kaggle:no|ignored:255+254|axis:2" + version
     np.save("y.npy", np.array([0, 1, 1])), np.save("p.npy", np.full((3, 2), 0.5, np.float32)), np.save("q.npy", np.full((3, 2), 0.5))
     assert in_json(run, "y.npy", "p.npy", "-l", "log_loss")["signature"] == "log_loss|kaggle:no|clip:1.2e-07|classes:2" + version
-    assert in_json(run, "y.npy", "p.npy", "q.npy", "-l", "log_loss")["signature"].split("|")[2] == "clip:2.2e-16+1.2e-07"
     assert in_json(run, "y.npy", "p.npy", "-l", "log_loss:epsilon=0.01")["signature"].split("|")[2] == "clip:0.01"
     np.save("one.npy", np.full(3, 0.5))
     assert in_json(run, "y.npy", "one.npy", "-l", "log_loss")["signature"].split("|")[3:5] == ["classes:2", "positive:1"]
@@ -528,6 +528,31 @@ def test_signature(run):
     Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,2\n3,bird,1\n")
     found = in_json(run, "truth.csv", "good.csv", "--weight", "w", "--kaggle")["signature"]
     assert found == "log_loss|kaggle:yes|clip:1e-15|classes:3|weight:w" + version
+
+
+def test_signatures_that_differ(run, monkeypatch, capsys):
+    """Each score has its own where what decides the numbers differs between the files, and that of all says so."""
+    np.save("y.npy", np.array([0, 1, 1])), np.save("p.npy", np.full((3, 2), 0.5, np.float32)), np.save("q.npy", np.full((3, 2), 0.5))
+    Path("two.csv").write_text("id,label\n1,spam\n2,ham\n")
+    Path("spam.csv").write_text("id,p\n1,0.5\n2,0.25\n")
+    Path("ham.csv").write_text("id,ham\n1,0.5\n2,0.25\n")
+    Path("s.csv").write_text("id,label,p\n1,spam,0.5\n2,ham,0.25\n")
+    Path("h.csv").write_text("id,label,ham\n1,spam,0.5\n2,ham,0.25\n")
+    for given, part, own in (
+        (("y.npy", "p.npy", "q.npy"), "clip", ["1.2e-07", "2.2e-16"]),
+        (("two.csv", "spam.csv", "ham.csv"), "positive", ["spam", "ham"]),
+        (("?.csv", "?.csv", "--target", "label"), "positive", ["ham", "spam"]),
+    ):
+        found = in_json(run, *given, "-l", "log_loss")
+        assert f"|{part}:differs|" in found["signature"]
+        assert [f"|{part}:{value}|" in row["signature"] for row, value in zip(found["scores"], own, strict=True)] == [True, True]
+        for row, value in zip(found["scores"], own, strict=True):
+            assert row["signature"].replace(f"{part}:{value}", f"{part}:differs") == found["signature"]
+    assert "signature" not in in_json(run, "two.csv", "ham.csv", "ham.csv", "-l", "log_loss")["scores"][0]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["score", "two.csv", "spam.csv", "ham.csv", "-l", "log_loss"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["spam.csv: log_loss|" in lines[-2], "ham.csv: log_loss|" in lines[-1]] == [True, True]
 
 
 def test_differences_are_those_of_the_scores(run):
@@ -729,7 +754,9 @@ def test_a_narrow_terminal_cuts_no_digits(monkeypatch, capsys):
     from polyloss._command import report, scoring
 
     score = scoring.Score("a/long/path/of/predictions.csv", "log_loss", "Private", 0.123456, 0.0123, 12.0, 12, [])
-    report.as_table([score], True, "log_loss|kaggle:no|clip:2.2e-16|classes:2|positive:spam|polyloss:0.1.0")
+    basis = scoring.Basis({2.2e-16}, 2, {"spam"})
+    settings = scoring.Settings([scoring.Loss.of("log_loss")], by_group=True, bases={score.predictions: basis})
+    report.as_table([score], settings, "0.1.0")
     out = capsys.readouterr().out
     assert "0.123456" in out
     assert "|positive:spam|polyloss:0.1.0" in out
@@ -752,6 +779,16 @@ def test_json(run):
     np.save("y.npy", np.zeros(3, int))
     np.save("z.npy", np.full((3, 2), np.nan))
     assert in_json(run, "y.npy", "z.npy", "-l", "softmax_loss", status=1)["scores"][0]["score"] is None
+
+
+def test_json_of_an_infinite_score(run):
+    """It is told from NaN, in a way that other readers take."""
+    np.save("y.npy", np.zeros(3)), np.save("z.npy", np.array([0.0, 1.0, np.inf])), np.save("first.npy", np.zeros(3))
+    status, lines, _ = run("y.npy", "first.npy", "z.npy", "-l", "mse", "--paired", "--fail-above", "1e300", "--json")
+    found = json.loads("".join("\t".join(line) for line in lines), parse_constant=pytest.fail)["scores"][1]
+    assert status == 3
+    assert (float(found["score"]), found["stderr"], float(found["difference"])) == (np.inf, None, np.inf)
+    assert found["score"] == "Infinity"
 
 
 def test_json_has_the_bad_files(run):
@@ -908,7 +945,7 @@ BAD = {
     "commas in a .tsv": ({"p.tsv": GOOD}, "p.tsv: the header is one cell, 'id,bird,cat,dog'"),
     "an index of pandas": (
         {"p.csv": "".join(f"{k},{line}" for k, line in zip(["", 0, 1, 2], GOOD.splitlines(keepends=True), strict=True))},
-        "p.csv: a column has no name: it may be an index that pandas wrote",
+        "p.csv: column '' may be an index that pandas wrote; to_csv(…, index=False) leaves it out",
     ),
     "no Parquet": ({"p.parquet": GOOD}, "p.parquet: cannot be read: parquet"),
     "no Arrow": ({"p.arrow": GOOD}, "p.arrow: cannot be read"),
@@ -994,6 +1031,76 @@ def test_an_index_that_pandas_writes_without_a_name(run):
     assert "p.csv: no column 'id', by which it is joined; it has '', 'bird'" in run("truth.csv", "p.csv")[2]
 
 
+@pytest.mark.parametrize("index", ["", "__index_level_0__"])
+def test_one_file_has_an_index_that_pandas_writes_without_a_name(run, index):
+    """It is said which column it is, and what to do."""
+    write = (lambda text, name: Path(name).write_text(text)) if not index else _parquet_of_pandas
+    kind = "parquet" if index else "csv"
+    write(TRUTH.replace("id", index), f"t.{kind}")
+    write(GOOD.replace("id", index), f"p.{kind}")
+    assert run(f"t.{kind}", f"p.{kind}")[1] == [[f"p.{kind}", "log_loss", repr(float(SCORE))]]
+    said = f"p.{kind}: no column 'id', by which it is joined; it has {index!r}, 'bird', 'cat', 'dog'; {index!r} is an index without a name"
+    assert run("truth.csv", f"p.{kind}") == (1, [], f"polyloss score: {said}, which pandas wrote: df.rename_axis('id') names it\n")
+    said = f"good.csv: no column {index!r}, by which it is joined; it has 'id', 'bird', 'cat', 'dog'; this name is that of an index without"
+    assert run(f"t.{kind}", "good.csv") == (
+        1,
+        [],
+        f"polyloss score: {said} one, which pandas wrote: --id COLUMN says which column of the truth has the ids\n",
+    )
+
+
+def _parquet_of_pandas(text, name):
+    """As pandas writes it: the index last, which its metadata name."""
+    first, *others = text.partition("\n")[0].split(",")
+    pandas = {"index_columns": [first]}
+    polars.read_csv(io.StringIO(text)).select(*others, first).write_parquet(name, metadata={"pandas": json.dumps(pandas)})
+
+
+def test_an_index_in_parquet_is_the_first_column(run):
+    """As it is in the text that pandas writes of the same table."""
+    _parquet_of_pandas(TRUTH, "t.parquet")
+    assert run("t.parquet", "good.csv")[1] == [["good.csv", "log_loss", repr(float(SCORE))]]
+
+
+def test_true_and_false_are_labels(run):
+    """As pandas, polars and R write them, and as Parquet has them."""
+    Path("p.csv").write_text("id,p\n1,0.25\n2,0.5\n3,0.75\n")
+    Path("named.csv").write_text("id,True,False\n1,0.25,0.75\n2,0.5,0.5\n3,0.75,0.25\n")
+    want = repr(pl.Accumulator("log_loss", labels=[0, 1]).update([1, 0, 1], [0.25, 0.5, 0.75]).result())
+    for true, false in (("True", "False"), ("true", "false"), ("TRUE", "FALSE")):
+        Path("t.csv").write_text(f"id,label\n1,{true}\n2,{false}\n3,{true}\n")
+        assert [line[2] for line in run("t.csv", "p.csv", "-l", "bce", "-l", "log_loss")[1]] == [want] * 2
+    polars.DataFrame({"id": [1, 2, 3], "label": [True, False, True]}).write_parquet("t.parquet")
+    assert [line[2] for line in run("t.parquet", "p.csv", "-l", "bce", "-l", "log_loss")[1]] == [want] * 2
+    assert run("t.parquet", "named.csv")[1] == [["named.csv", "log_loss", want]]
+    Path("t.csv").write_text("id,label\n1,True\n2,0\n3,1\n")  # some of each
+    said = "t.csv: column 'label' is 'True' at id 1, but must hold numbers, none of them NaN; log_loss takes labels as they are"
+    assert run("t.csv", "p.csv", "-l", "bce") == (1, [], f"polyloss score: {said}\n")
+
+
+def test_what_is_long_is_shortened_in_errors(run):
+    """Names of columns, ids, cells, labels, headers."""
+    long = "x" * 10**6
+    for text, truth, options in (
+        (GOOD.replace(",", ";").replace("bird", long), TRUTH, []),
+        (GOOD.replace("id,", f"{long},"), TRUTH, []),
+        (GOOD.replace("bird", long), TRUTH, []),
+        (GOOD.replace("0.7", long), TRUTH, []),
+        (GOOD + f"{long},0,0,1\n", TRUTH, []),
+        (GOOD, TRUTH.replace("dog", long), []),
+        (GOOD, TRUTH.replace("dog", long), ["-l", "mse"]),
+        (GOOD, TRUTH.replace("label", long), ["--target", "Label"]),
+        (GOOD.replace("bird", f"b{long},b{long}"), TRUTH, []),
+        (GOOD.replace("0.7", "\udcff" * 10**6), TRUTH, []),
+    ):
+        Path("p.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+        Path("truth.csv").write_text(truth)
+        status, lines, err = run("truth.csv", "p.csv", *options)
+        assert (status, lines) == (2 if "--target" in options else 1, [])
+        assert len(err) < 1000
+        assert " characters)" in err
+
+
 def test_a_bad_part_is_named(run):
     Path("a.csv").write_text("id,bird,cat,dog\n2,0.1,0.2,0.7\n")
     for numbers, option, said in (
@@ -1011,8 +1118,14 @@ def test_a_bad_part_is_named(run):
 def test_bad_weights_and_directories(run):
     Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,-1\n3,bird,1\n")
     assert run("truth.csv", "good.csv", "--weight", "w")[2] == (
-        "polyloss score: truth.csv: column 'w' is -1.0 at id 2, but weights are finite and not negative\n"
+        f"polyloss score: truth.csv: column 'w' is -1.0 at id 2, but {WEIGHTS}\n"
     )
+    for word in ("nan", "inf", "heavy"):
+        Path("truth.csv").write_text(f"id,label,w\n1,cat,1\n2,dog,{word}\n3,bird,1\n")
+        said = word if word == "inf" else repr(word)
+        assert run("truth.csv", "good.csv", "--weight", "w")[2] == (
+            f"polyloss score: truth.csv: column 'w' is {said} at id 2, but {WEIGHTS}\n"
+        )
     Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,\n3,bird,1\n")
     assert "truth.csv: column 'w' is empty at id 2" in run("truth.csv", "good.csv", "--weight", "w")[2]
     Path("folder.csv").mkdir()
@@ -1091,6 +1204,8 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "-l", "logloss"], "logloss is binary_crossentropy, of each column by itself"),
         (["good.csv", "truth.csv"], "good.csv has 3 columns that could be the target"),
         (["truth.csv", "y.npy"], "truth.csv is a table, but y.npy holds arrays"),
+        (["truth.csv", "good.csv", "--prediction", "id", "-l", "mse"], "--prediction is 'id', which is the column of the ids"),
+        (["good.csv", "good.csv", "--target", "dog", "--prediction", "dog", "-l", "mse"], "--prediction is 'dog', which is the target"),
         (["truth.csv", "good.csv", "--target", "id"], "--id and --target both name column 'id' of truth.csv"),
         (["y.npy", "z.npy"], "--loss is missing"),
         (["truth.csv"], "Missing argument 'PREDICTIONS...'"),

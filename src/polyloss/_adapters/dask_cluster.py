@@ -1,6 +1,5 @@
 """Tasks on a cluster of dask.distributed. Each opens its data itself or carries them, and returns some hundred bytes."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,6 +12,8 @@ def client_of(address: str) -> Any:
     `Client` waits without end for the first answer of a server that accepts connections, and whatever else is served there may answer
     anything, so the greeting is tried alone before, with a limit of time.
     """
+    import asyncio  # which brings sockets and ssl: 20 ms of the start of every program
+
     from distributed import Client
     from distributed.comm import connect
     from distributed.security import Security

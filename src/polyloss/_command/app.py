@@ -125,12 +125,11 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     )  # fmt: skip
     started = time.perf_counter()
     run = _Run(options["quiet"])
-    classes = None
     try:
         if tables is None:
-            classes = _score_arrays(run, truth, files, settings, options)
+            _score_arrays(run, truth, files, settings, options)
         else:
-            classes = _score_tables(run, tables, truth, files, predictions, settings, options)
+            _score_tables(run, tables, truth, files, predictions, settings, options)
     except BadFile as error:
         run.bad(error)
     seconds = time.perf_counter() - started
@@ -142,12 +141,11 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         if math.isnan(found.score):
             why = found.reason if found.count else "nothing counts"
             run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{why and f': {why}'}"), found.predictions)
-    signature = report.signature(settings, classes, polyloss.__version__) if run.scores else None
     if options["in_json"]:
-        put(report.as_json(run.scores, run.errors, truth, seconds, signature, polyloss.__version__))
-    elif signature and sys.stdout.isatty():
-        report.as_table(run.scores, settings.by_group, signature)
-    elif signature:
+        put(report.as_json(run.scores, run.errors, truth, seconds, settings, polyloss.__version__))
+    elif run.scores and sys.stdout.isatty():
+        report.as_table(run.scores, settings, polyloss.__version__)
+    elif run.scores:
         put(report.as_lines(run.scores, settings.by_group))
     limit = options["fail_above"]
     above = limit is not None and any(found.score > limit for found in run.scores)
@@ -189,7 +187,7 @@ def _import_tables() -> Any:
 
 def _score_tables(
     run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
-) -> int | None:
+) -> None:
     from polyloss._command import arrays
 
     for option in ("ignore_label", "axis"):
@@ -209,15 +207,16 @@ def _score_tables(
     polyloss.set_num_threads(1)  # parsing takes longest and has all cores; threads of OpenMP would spin on them between batches
     try:
         if patterns == (truth,):
-            return _score_labelled_tables(run, truth, files, settings, options)
-        return _score_joined_tables(run, tables, truth, files, patterns, settings, options)
+            _score_labelled_tables(run, truth, files, settings, options)
+        else:
+            _score_joined_tables(run, tables, truth, files, patterns, settings, options)
     finally:
         polyloss.set_num_threads(threads)
 
 
 def _score_joined_tables(
     run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
-) -> int | None:
+) -> None:
     from polyloss._command import table_scores
 
     header = tables.Header.of(truth, _asked(options))
@@ -225,7 +224,7 @@ def _score_joined_tables(
     known = tables.read_truth(header)
     submissions = [(patterns[0], files)] if options["parts"] else [(file, [file]) for file in files]
     extra = options["extra_ids"] == "ignore"
-    first, classes = None, None
+    first = None
     with run.progress(int(known.kept.sum()) * len(submissions), "rows") as bar:
         if bar is not None:
             settings.progress = lambda done: bar.advance(0, done)
@@ -240,11 +239,10 @@ def _score_joined_tables(
                     settings.paired = False
                 continue
             first = kept if first is None else first
-            settings_losses, classes = job.losses, job.classes
+            settings_losses = job.losses
             run.scores += scores
     if run.scores and not settings.losses:
         settings.losses = settings_losses
-    return classes
 
 
 def _asked(options: dict[str, Any]) -> Any:
@@ -254,15 +252,17 @@ def _asked(options: dict[str, Any]) -> Any:
     return Asked(**{key: options[key] for key in ("id_column", "target", "prediction", "weight", "group", "kaggle")})
 
 
-def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> int | None:
+def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> None:
     from polyloss._command.labelled_tables import LabelledTables
+    from polyloss._command.scoring import Basis
 
     if options["target"] is None:
         raise usage(f"--target is missing: it names the labels in {pattern}")
+    if options["target"] in options["prediction"]:
+        raise usage(f"--prediction is {options['target']!r}, which is the target")
     for option, wrong in (("--paired", settings.paired), ("--extra-ids", options["extra_ids"] == "ignore")):
         if wrong:
             raise usage(f"{option} goes with a truth and other files")
-    classes = None
     submissions = [(pattern, files)] if options["parts"] else [(file, [file]) for file in files]
     with _cluster(options["address"], settings.warn) as client, run.progress(len(files), "files") as bar:
         for name, paths in submissions:
@@ -270,19 +270,19 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
                 job = LabelledTables(paths, settings.losses, _asked(options))
                 advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
                 scores, parts = job.score(name, client, advance)
+                settings.bases[name] = Basis()
+                for part in parts:
+                    settings.bases[name].add(part.basis)
             except BadFile as error:
                 run.bad(error, name)
                 continue
             for message in scores[0].warnings:
                 settings.warn(f"{name}: {message}")
-            settings.losses, classes = settings.losses or parts[0].sums.losses, parts[0].classes
-            settings.clips.update(clip for part in parts for clip in part.clips)
-            settings.positive.update(name for part in parts for name in part.positive)
+            settings.losses = settings.losses or parts[0].sums.losses
             run.scores += scores
-    return classes
 
 
-def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, options: dict[str, Any]) -> int | None:
+def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, options: dict[str, Any]) -> None:
     from polyloss._command import array_scores, arrays
 
     if not settings.losses:
@@ -297,7 +297,6 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
     for loss in settings.losses:
         loss.check()
-    classes = None
     with _cluster(options["address"], settings.warn) as client:
         for group in [files] if settings.paired else [[file] for file in files]:
             faults: dict[str, BadFile] = {}
@@ -309,7 +308,7 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
             good = [file for file in group if file not in faults]
             if good:
                 job = array_scores.ArrayJob(truth, good, settings.losses, paired=settings.paired and good[0] == files[0])
-                classes, ranges = job.classes, job.ranges()
+                ranges = job.ranges()
                 with run.progress(len(ranges), "parts") as bar:
                     seen = job.together(client, (lambda done: None) if bar is None else partial(bar.advance, 0))
                 scores, more = job.results(seen)
@@ -318,15 +317,12 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
                     for message in score.warnings:
                         settings.warn(f"{score.predictions}: {message}")
                 run.scores += scores
+                for file in good:
+                    settings.bases[file] = job.basis(file)
             for file, fault in faults.items():
                 run.bad(fault, file)
             if settings.paired and files[0] in faults:
                 run.bad(BadFile(f"{files[0]}: nothing can be compared with it"), files[0])
-    for z in {score.predictions: arrays.opened(score.predictions) for score in run.scores}.values():
-        settings.clips.update(clip for loss in settings.losses if (clip := loss.clip(z.dtype)) is not None)
-        if settings.clips and z.shape[1:] in ((), (1,)):
-            settings.positive = {"1"}
-    return classes
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from polyloss._command import arrays, values
 from polyloss._command.problems import BadFile, counted, usage
-from polyloss._command.scoring import Loss, Score, as_given, ignoring_warnings, in_parts, in_words, tested
+from polyloss._command.scoring import Basis, Loss, Score, as_given, ignoring_warnings, in_parts, in_words, tested
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Positions
 
@@ -60,6 +60,12 @@ class ArrayJob:
             return None
         shape = arrays.opened(self.predictions[0]).shape
         return int(shape[1]) if len(shape) == 2 and shape[1] > 1 else 2
+
+    def basis(self, path: str) -> Basis:
+        """What decides the scores of one of them beside its numbers."""
+        z = arrays.opened(path)
+        clips = {clip for loss in self.losses if (clip := loss.clip(z.dtype)) is not None}
+        return Basis(clips, self.classes, {"1"} if clips and z.shape[1:] in ((), (1,)) else set())
 
     def ranges(self) -> list[tuple[int, int]]:
         """The parts in which it is read."""

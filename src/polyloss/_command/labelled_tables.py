@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as po
 
-from polyloss._command.problems import BadFile, listed
-from polyloss._command.scoring import Loss, Score, Settings, in_parts
+from polyloss._command.problems import BadFile, listed, quoted
+from polyloss._command.scoring import Basis, Loss, Score, Settings, in_parts
 from polyloss._command.table_scores import Job, Sums, sums_of
 from polyloss._command.tables import Asked, Header, Predictions, as_written, read_truth, shown
 
@@ -21,9 +21,7 @@ class Part:
     sums: Sums
     said: list[str]
     columns: list[str]  # of predictions
-    classes: int | None
-    clips: set[float]
-    positive: set[str]
+    basis: Basis
     hashes: po.Series | None  # of the ids, eight bytes each
 
 
@@ -49,9 +47,9 @@ class LabelledTables:
                     " probabilities, no part by itself tells the second class"
                 )
         settings = Settings(self.losses, self.asked.kaggle, by_group=self.asked.group is not None, warn=lambda message: None)
-        sums, said, _ = sums_of(job, path, settings)
+        sums, said, _, basis = sums_of(job, path, settings)
         hashes = truth.hashes() if len(self.paths) > 1 else None
-        return Part(path, sums, said, sorted(job.columns), job.classes, settings.clips, settings.positive, hashes)
+        return Part(path, sums, said, sorted(job.columns), basis, hashes)
 
     def score(self, name: str, client: Any, progress: Callable[[int], None]) -> tuple[list[Score], list[Part]]:
         """The scores of all files together, and what each of them holds."""
@@ -61,7 +59,7 @@ class LabelledTables:
             found.append(part)
             if part.columns != found[0].columns:
                 odd = sorted(set(part.columns) ^ set(found[0].columns))[0]
-                raise BadFile(f"{name}: the parts have not the same columns: {odd!r} is in some of them alone")
+                raise BadFile(f"{name}: the parts have not the same columns: {quoted(odd)} is in some of them alone")
             progress(1)
         self._check_ids(found)
         sums = Sums.together([part.sums for part in found])

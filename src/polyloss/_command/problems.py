@@ -62,7 +62,7 @@ def usage(message: str) -> click.UsageError:
 def unlike(name: str, names: list[str]) -> str:
     """What is said behind a name that is not among these: the one that may be meant, or all of them."""
     close = [other for other in names if other.lower() == name.lower()] or difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {listed(names)}"
+    return f"; did you mean {quoted(close[0])}?" if close else f"; it has {listed(names)}"
 
 
 def counted(n: int, word: str) -> str:
@@ -70,7 +70,20 @@ def counted(n: int, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
+LONG = 100  # characters of a file, most of which nobody would read in an error
+
+
+def short(text: str) -> str:
+    """A text as it is; of a long one the beginning, and its length."""
+    return text if len(text) <= 3 * LONG else f"{text[:LONG]}… ({len(text)} characters)"
+
+
+def quoted(text: str) -> str:
+    """A name or a cell in quotes; of a long one the beginning, and its length."""
+    return repr(text) if len(text) <= LONG else f"{text[:LONG]!r}… ({len(text)} characters)"
+
+
 def listed(names: list[str], most: int = 8) -> str:
     """Names in quotes, the first few of them."""
-    shown = ", ".join(map(repr, names[:most]))
+    shown = ", ".join(map(quoted, names[:most]))
     return shown if len(names) <= most else f"{shown}, … ({len(names)} columns)"

@@ -7,26 +7,33 @@ from typing import Any
 import click
 
 from polyloss._command.problems import writing
-from polyloss._command.scoring import Score, Settings
+from polyloss._command.scoring import Basis, Score, Settings
 
 
-def number(x: float) -> float | None:
-    """A number as JSON has it: no NaN, no infinity."""
-    return x if math.isfinite(x) else None
+def number(x: float) -> float | str | None:
+    """A number in JSON, which has no infinity and no NaN: "Infinity" as protobuf writes it, which Python's `float` and JavaScript's
+    `Number` read, and null.
+    """
+    if math.isinf(x):
+        return "Infinity" if x > 0 else "-Infinity"
+    return None if math.isnan(x) else x
 
 
 def as_json(
-    scores: list[Score], errors: list[dict[str, str | None]], truth: str, seconds: float, signature: str | None, version: str
+    scores: list[Score], errors: list[dict[str, str | None]], truth: str, seconds: float, settings: Settings, version: str
 ) -> str:
-    """One JSON object. `errors` stand in it if there are any."""
+    """One JSON object. `errors` stand in it if there are any; a score has a signature of its own if those of the files differ."""
     rows = []
+    common, own = signatures(settings, [s.predictions for s in scores], version)
     for s in scores:
         row: dict[str, Any] = {"predictions": s.predictions, "loss": s.loss, "group": s.group, "score": number(s.score)}
-        row |= {"stderr": number(s.stderr), "weight": s.weight, "count": s.count, "warnings": s.warnings}
+        row |= {"stderr": number(s.stderr), "weight": number(s.weight), "count": s.count, "warnings": s.warnings}
         row |= {key: number(value) for key, value in (s.paired or {}).items()}
+        row |= {"signature": own[s.predictions]} if own else {}
         rows.append(row)
-    head = {"polyloss": version, "truth": truth, "seconds": round(seconds, 3), "signature": signature}
-    return json.dumps({**head, "scores": rows, **({"errors": errors} if errors else {})}, ensure_ascii=False, indent=1)
+    head = {"polyloss": version, "truth": truth, "seconds": round(seconds, 3), "signature": common}
+    body = {**head, "scores": rows, **({"errors": errors} if errors else {})}
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, indent=1)
 
 
 def as_lines(scores: list[Score], by_group: bool) -> str:
@@ -34,13 +41,13 @@ def as_lines(scores: list[Score], by_group: bool) -> str:
     return "\n".join("\t".join([s.predictions, s.loss, *([s.group or ""] if by_group else []), repr(s.score)]) for s in scores)
 
 
-def as_table(scores: list[Score], by_group: bool, signature: str) -> None:
+def as_table(scores: list[Score], settings: Settings, version: str) -> None:
     """A table on the terminal, above what decides its numbers."""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
 
-    paired = any(s.paired for s in scores)
+    paired, by_group = any(s.paired for s in scores), settings.by_group
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("predictions", "loss", *(["group"] if by_group else [])):
         table.add_column(name)
@@ -59,22 +66,40 @@ def as_table(scores: list[Score], by_group: bool, signature: str) -> None:
     with writing():
         wide = Console(width=max(needed, console.width))
         wide.print(table, markup=False)
-        wide.print(signature, style="dim", markup=False, highlight=False, soft_wrap=True)
+        common, own = signatures(settings, [s.predictions for s in scores], version)
+        for line in [f"{name}: {signature}" for name, signature in own.items()] or [str(common)]:
+            wide.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def signature(settings: Settings, classes: int | None, version: str) -> str:
-    """What decides the numbers beside the data, as sacrebleu's signatures do."""
-    parts = ["+".join(loss.shown for loss in settings.losses), f"kaggle:{'yes' if settings.kaggle else 'no'}"]
-    for name, values in (
-        ("clip", [f"{clip:.2g}" for clip in sorted(settings.clips)]),
-        ("classes", [str(classes)] if classes else []),
-        ("positive", sorted(settings.positive)),
-        ("weight", [settings.weight] if settings.weight else []),
-        ("ignored", [str(label) for label in settings.ignored]),
-        ("axis", [] if settings.axis is None else [str(settings.axis)]),
-    ):
-        parts += [f"{name}:{'+'.join(values)}"] if values else []
-    return "|".join([*parts, f"polyloss:{version}"])
+def signatures(settings: Settings, names: list[str], version: str) -> tuple[str | None, dict[str, str]]:
+    """What decides the numbers beside the data, as sacrebleu's signatures do: of all scores, and of each file if they differ.
+
+    Where files differ that of all says so. It is None if there are no scores.
+    """
+    each = {name: _decided(settings, settings.bases[name]) for name in names}
+    if not each:
+        return None, {}
+    first, *others = each.values()
+    common = {key: value if all(value == other[key] for other in others) else "differs" for key, value in first.items()}
+    return _written(common, version), {} if common == first else {name: _written(own, version) for name, own in each.items()}
+
+
+def _decided(settings: Settings, basis: Basis) -> dict[str, str]:
+    """The parts of a signature by name; empty where nothing is to be said."""
+    return {
+        "": "+".join(loss.shown for loss in settings.losses),
+        "kaggle": "yes" if settings.kaggle else "no",
+        "clip": "+".join(f"{clip:.2g}" for clip in sorted(basis.clips)),
+        "classes": str(basis.classes or ""),
+        "positive": "+".join(sorted(basis.positive)),
+        "weight": settings.weight or "",
+        "ignored": "+".join(map(str, settings.ignored)),
+        "axis": "" if settings.axis is None else str(settings.axis),
+    }
+
+
+def _written(parts: dict[str, str], version: str) -> str:
+    return "|".join(f"{name}:{value}".lstrip(":") for name, value in {**parts, "polyloss": version}.items() if value)
 
 
 def progress_bar(total: int, unit: str) -> Any:

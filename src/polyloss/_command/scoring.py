@@ -133,6 +133,21 @@ class Score:
 
 
 @dataclass
+class Basis:
+    """What decides the scores of one submission beside its numbers and the options."""
+
+    clips: set[float] = field(default_factory=set)  # of log_loss, by the dtypes of the files
+    classes: int | None = None
+    positive: set[str] = field(default_factory=set)  # the class that a single column of probabilities is of
+
+    def add(self, other: "Basis") -> None:
+        """Add that of another part of the submission."""
+        self.clips |= other.clips
+        self.classes = self.classes or other.classes
+        self.positive |= other.positive
+
+
+@dataclass
 class Settings:
     """What the options ask for, beside files and losses."""
 
@@ -145,8 +160,7 @@ class Settings:
     axis: int | None = None
     warn: Callable[[str], None] = print
     progress: Callable[[int], None] = lambda done: None
-    clips: set[float] = field(default_factory=set)  # of log_loss, by the dtypes of the files
-    positive: set[str] = field(default_factory=set)  # classes that single columns of probabilities are of
+    bases: dict[str, Basis] = field(default_factory=dict)  # of each submission
 
 
 @contextlib.contextmanager

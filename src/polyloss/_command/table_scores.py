@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from polyloss._command import values
-from polyloss._command.problems import BadFile, counted, listed, usage
-from polyloss._command.scoring import Loss, Score, Settings, ignoring_warnings, in_words, tested
+from polyloss._command.problems import BadFile, counted, listed, quoted, usage
+from polyloss._command.scoring import Basis, Loss, Score, Settings, ignoring_warnings, in_words, tested
 from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer, spelled
 from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
@@ -111,7 +111,8 @@ class Job:
             if loss.name == "log_loss":
                 return self._second_class()
             if block.combine is None and block.targets != "values":
-                raise usage(f"--loss {loss.shown} takes a column for each class, but {self.predictions.paths[0]} has {columns[0]!r} alone")
+                alone = f"{self.predictions.paths[0]} has {quoted(columns[0])} alone"
+                raise usage(f"--loss {loss.shown} takes a column for each class, but {alone}")
             return self._numbers(loss, [self.target])
         if loss.asked.lower() == "logloss":
             raise usage(f"--loss {loss.asked} is {loss.name}, of each column by itself; did you mean log_loss, the log loss of classes?")
@@ -123,7 +124,7 @@ class Job:
             if block and block.combine == "mean":
                 hint = f"; of numbers as targets, {loss.name} takes one column of predictions: name it with --prediction"
             raise BadFile(
-                f"{self.predictions.paths[0]}: no column for class {missing[0]!r}{more}; it has {', '.join(map(repr, columns[:8]))}{hint}"
+                f"{self.predictions.paths[0]}: no column for class {quoted(missing[0])}{more}; it has {listed(columns)}{hint}"
             )
         if all(map(is_integer, present)):
             self.odd = [name for name in columns if not is_integer(name)]
@@ -159,7 +160,7 @@ class Job:
             )
         if column not in present and len(present) == 1 and present[0] not in ("0", "1"):
             raise BadFile(
-                f"{self.truth.path}: column {self.target!r} has the label {present[0]!r} alone, which does not tell the second class"
+                f"{self.truth.path}: column {self.target!r} has the label {quoted(present[0])} alone, which does not tell the second class"
             )
         self.classes, self.positive = 2, column if column in present else "1" if len(present) == 1 else present[1]
         return np.array([label == self.positive for label in [*present, ""]], np.int8)[places]  # the last for rows that do not count
@@ -197,7 +198,7 @@ class Kept:
 def score_table(job: Job, name: str, settings: Settings, first: dict[str, Kept] | None) -> tuple[list[Score], dict[str, Kept]]:
     """The scores of one submission, and its losses if they are to be compared: with those of the first."""
     truth = job.truth
-    sums, warnings, kept = sums_of(job, name, settings)
+    sums, warnings, kept, settings.bases[name] = sums_of(job, name, settings)
     scores = list(sums.scores(name, settings.by_group, warnings))
     if settings.paired and first is not None:
         by_name = {loss.shown: loss.measure(job.classes) for loss in job.losses}
@@ -207,13 +208,14 @@ def score_table(job: Job, name: str, settings: Settings, first: dict[str, Kept] 
     return scores, kept
 
 
-def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, Kept]]:
-    """The sums of one submission, what is said of it, and its losses by row of the truth if they are to be compared."""
+def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, Kept], Basis]:
+    """The sums of one submission, what is said of it, its losses by row of the truth if they are to be compared, and its basis."""
     truth, losses = job.truth, [(loss, loss.measure(job.classes)) for loss in job.losses]
     sums = Sums(job.losses, list(truth.groups) if settings.by_group else [None], job.classes)
     watched = values.watches(job.losses, (truth.rows, len(job.columns)))
     kept = {loss.shown: Kept(truth.rows) for loss in job.losses} if settings.paired else {}
     p = np.empty((0, 0))
+    basis = Basis(classes=job.classes, positive=set() if job.positive is None else {job.positive})
     for path, rows, p in job.predictions.batches(job.columns):
         for watch in watched:
             fault = watch.see(p, lambda at, rows=rows: int(rows[at[0]]))  # type: ignore[misc]
@@ -233,8 +235,7 @@ def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], d
             if settings.paired:
                 kept[loss.shown].put(rows, found)
         settings.progress(len(rows))
-    settings.clips.update(clip for loss in job.losses if (clip := loss.clip(p.dtype)) is not None)
-    settings.positive.update([job.positive] if job.positive is not None else [])
+        basis.clips.update(clip for loss in job.losses if (clip := loss.clip(p.dtype)) is not None)
     digits = 1e-4 if ending(job.predictions.paths[0]) not in BINARY else values.tolerance(p.dtype)
     said = [watch.warning(digits, lambda row: f"of id {truth.id_at(row)}", "--kaggle divides rows by their sums") for watch in watched]
     warnings = [text for text in said if text]
@@ -242,4 +243,4 @@ def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], d
         warnings.append(f"columns that count as classes, and are labels in no row of {truth.path}: {listed(job.odd)}")
     for text in warnings:
         settings.warn(f"{name}: {text}")
-    return sums, warnings, kept
+    return sums, warnings, kept, basis

@@ -20,15 +20,19 @@ import numpy as np
 import polars as po
 
 from polyloss import registry
-from polyloss._command.problems import BadFile, counted, listed, unlike, usage
+from polyloss._command.problems import BadFile, counted, listed, quoted, short, unlike, usage
 from polyloss._command.streams import real
+from polyloss._evaluation.measure import WEIGHTS
 
 TEXT = {".csv": ",", ".tsv": "\t"}
 BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 PACKED = (".gz", ".zst")
 ROWS = 1 << 16  # of one batch: 5 MB for 10 columns
+CELL = 1 << 30  # characters of a cell, at most, where a text is read to tell what is wrong with it
 SAMPLE = 1 << 14  # rows that tell whether a column has few kinds of text
 KEY, AT, ROW, GAP = "\0id", "\0at", "\0row", "\0gap"  # columns of the join, by names that no file has
+TRUTH_VALUES = {"True": 1, "False": 0, "true": 1, "false": 0, "TRUE": 1, "FALSE": 0}  # as pandas, polars and R write them
+UNNAMED = ("", "__index_level_0__")  # what pandas calls an index without a name, in text and in Parquet
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
@@ -106,27 +110,30 @@ class Truth:
         column = as_written(self.data[name])
         bad = column.is_null() | (column == "")
         if bad.any():
-            raise BadFile(f"{self.path}: column {name!r} has no label at id {shown(self._id(bad))}, but every row needs one")
+            raise BadFile(f"{self.path}: column {quoted(name)} has no label at id {shown(self._id(bad))}, but every row needs one")
         kinds = column.unique()
         present = in_order((kinds if self.kept.all() else column.filter(po.Series(self.kept)).unique()).to_list())
         return places_in(column, present, kinds), present
 
-    def numbers(self, names: list[str]) -> np.ndarray:
-        """Columns of numbers, (rows, columns)."""
-        return np.stack([self._numbers(name) for name in names], axis=1)
+    def numbers(self, names: list[str], rule: str = "must hold numbers, none of them NaN") -> np.ndarray:
+        """Columns of numbers, (rows, columns); others break the rule."""
+        return np.stack([self._numbers(name, rule) for name in names], axis=1)
 
-    def _numbers(self, name: str) -> np.ndarray:
+    def _numbers(self, name: str, rule: str) -> np.ndarray:
         column = self.data[name]
         if column.dtype.is_numeric() or column.dtype == po.Boolean:
             values = column.cast(po.Float64)
         else:
-            values = column.cast(po.String).str.strip_chars().cast(po.Float64, strict=False)
+            text = column.cast(po.String).str.strip_chars()
+            values = text.cast(po.Float64, strict=False)
+            if values.null_count() == len(values):  # no number at all
+                values = text.replace_strict(TRUTH_VALUES, default=None, return_dtype=po.Float64)
         bad = (values.is_null() | values.is_nan()) & po.Series(self.kept)
         if bad.any():
             value = column.filter(bad)[0]
             raise BadFile(
-                f"{self.path}: column {name!r} is {'empty' if value is None else repr(value)} at id {shown(self._id(bad))},"
-                " but must hold numbers, none of them NaN"
+                f"{self.path}: column {quoted(name)} is {'empty' if value is None else quoted(str(value))} at id {shown(self._id(bad))},"
+                f" but {rule}"
             )
         return values.fill_null(np.nan).to_numpy()
 
@@ -144,7 +151,7 @@ class Truth:
 
 def shown(key: Any) -> str:
     """An id as errors name it: numbers as they are, other text in quotes."""
-    return str(key) if isinstance(key, int) or is_integer(str(key)) else repr(key)
+    return short(str(key)) if not isinstance(key, str) or is_integer(key) else quoted(key)
 
 
 def whole(text: po.Expr) -> po.Expr:
@@ -160,7 +167,9 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def as_written(column: po.Series) -> po.Series:
-    """Labels, ids and groups as text."""
+    """Labels, ids and groups as text; true and false as pandas writes them."""
+    if column.dtype == po.Boolean:
+        return column.replace_strict([True, False], ["True", "False"], default=None, return_dtype=po.String)
     return column if column.dtype in (po.String, po.Categorical) else column.cast(po.String)
 
 
@@ -226,6 +235,8 @@ class Header:
                     f"{named[name]} and {option} both name column {name!r} of {path}; --id is the first column by default, and every table"
                     " needs one, by which rows are joined"
                 )
+        if id_column in asked.prediction:
+            raise usage(f"--prediction is {id_column!r}, which is the column of the ids, by which rows are joined")
         state = "Usage" if kaggle and "Usage" in names else None
         columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
         if not columns and group is not None:  # the one other column is the target, too
@@ -258,12 +269,10 @@ def read_truth(header: Header, every_cell: bool = True) -> Truth:
     needed = data.select(list(dict.fromkeys([*columns, *([weight] if weight else [])])))
     truth = Truth(path, id_column, ids, kept, columns, target, needed, None, places, groups, apart, header.only)
     if weight is not None:
-        w = truth.numbers([weight])[:, 0]
+        w = truth.numbers([weight], WEIGHTS)[:, 0]
         bad = ~((w >= 0) & np.isfinite(w)) & kept
         if bad.any():
-            raise BadFile(
-                f"{path}: column {weight!r} is {w[bad][0]} at id {shown(ids[int(bad.argmax())])}, but weights are finite and not negative"
-            )
+            raise BadFile(f"{path}: column {quoted(weight)} is {w[bad][0]} at id {shown(ids[int(bad.argmax())])}, but {WEIGHTS}")
         truth.weight = w
     return truth
 
@@ -272,7 +281,7 @@ def _ids(path: str, name: str, column: po.Series) -> po.Series:
     """Unique ids: as integers where all are written as integers are, else as text."""
     where = column.is_null() if column.dtype != po.String else column.is_null() | (column == "")
     if where.any():
-        raise BadFile(f"{path}: column {name!r} is empty in data row {int(where.to_numpy().argmax()) + 1}, but every row needs an id")
+        raise BadFile(f"{path}: column {quoted(name)} is empty in data row {int(where.to_numpy().argmax()) + 1}, but every row needs an id")
     if column.dtype.is_integer():
         ids = column.cast(po.Int64, strict=False)
     else:
@@ -285,7 +294,7 @@ def _ids(path: str, name: str, column: po.Series) -> po.Series:
     if (ids.hash() if ids.dtype == po.String else ids).n_unique() != len(ids) and ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
         again = int((ids == twice).arg_true()[1]) + 1
-        raise BadFile(f"{path}: id {shown(twice)} of column {name!r} stands again in data row {again}, but must stand once")
+        raise BadFile(f"{path}: id {shown(twice)} of column {quoted(name)} stands again in data row {again}, but must stand once")
     return ids
 
 
@@ -316,7 +325,7 @@ class Predictions:
             columns = columns or found
             missing = [name for name in columns if name not in found] or [name for name in found if name not in columns]
             if missing:
-                raise BadFile(f"{path}: its columns are not those of {paths[0]}: {missing[0]!r} is in one of them alone")
+                raise BadFile(f"{path}: its columns are not those of {paths[0]}: {quoted(missing[0])} is in one of them alone")
         return cls(paths, truth, extra, columns, ahead)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -404,7 +413,7 @@ class Predictions:
         row = batch.filter(batch[column].is_null() | batch[column].is_nan()).sort(ROW).row(0, named=True)
         what = "empty" if row[column] is None else "NaN"
         place = f"at id {shown(row[self.truth.id_column])} (data row {row[ROW] + 1})"
-        return BadFile(f"{path}: column {column!r} is {what} {place}, but must hold a number")
+        return BadFile(f"{path}: column {quoted(column)} is {what} {place}, but must hold a number")
 
     def _doubled(self, path: str, batch: po.DataFrame, at: np.ndarray, rows: np.ndarray, again: np.ndarray) -> None:
         values, counts = np.unique(rows, return_counts=True)
@@ -414,23 +423,25 @@ class Predictions:
 
     def place(self, column: int, row: int, columns: list[str]) -> str:
         """How an error names the entry of a batch: column and id."""
-        return f"column {columns[column]!r} at id {shown(self.truth.ids[row])}"
+        return f"column {quoted(columns[column])} at id {shown(self.truth.ids[row])}"
 
 
 def predicted(path: str, id_column: str, apart: set[str], only: tuple[str, ...] = ()) -> list[str]:
     """The columns of predictions in a file: those that are named, or all others."""
     names = columns_of(path)
     if id_column not in names:
-        hint = spelled(id_column, names) or _index(path, id_column)
-        raise BadFile(f"{path}: no column {id_column!r}, by which it is joined; it has {listed(names)}{hint}")
+        hint = spelled(id_column, names) or _index(path, id_column, names)
+        raise BadFile(f"{path}: no column {quoted(id_column)}, by which it is joined; it has {listed(names)}{hint}")
     for name in only:
         if name not in names:
             raise BadFile(f"{path}: no column {name!r}, which --prediction names{unlike(name, names)}")
     found = list(only) or [name for name in names if name not in apart]
     if not found:
-        raise BadFile(f"{path}: no column of predictions beside {id_column!r}")
-    if "" in found:
-        raise BadFile(f"{path}: a column has no name: it may be an index that pandas wrote; to_csv(…, index=False) leaves it out")
+        raise BadFile(f"{path}: no column of predictions beside {quoted(id_column)}")
+    for name in UNNAMED if not only else ():
+        if name in found:
+            kind = "csv" if name == "" else "parquet"
+            raise BadFile(f"{path}: column {name!r} may be an index that pandas wrote; to_{kind}(…, index=False) leaves it out")
     return found
 
 
@@ -448,18 +459,27 @@ def check_named(paths: list[str], only: tuple[str, ...]) -> None:
 def spelled(name: str, names: list[str]) -> str:
     """What is said of a name that only case or blanks tell from the one looked for."""
     alike = [other for other in names if other.strip().lower() == name.strip().lower()]
-    return f"; rename {alike[0]!r}, since names compare as written" if alike else ""
+    return f"; rename {quoted(alike[0])}, since names compare as written" if alike else ""
 
 
-def _index(path: str, name: str) -> str:
-    """What is said of a column that pandas knows as an index, but of which Parquet has no values."""
-    if ending(path) not in (".parquet", ".pq"):
-        return ""
-    with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
-        for index in json.loads(po.read_parquet_metadata(real(path))["pandas"])["index_columns"]:
-            if index["name"] == name:
-                return f"; for pandas {name!r} is an index of which it writes no values: df.reset_index() makes it a column"
+def _index(path: str, name: str, names: list[str]) -> str:
+    """What is said of an index of pandas: it may have no name, or Parquet no values of it."""
+    if name in UNNAMED:
+        return "; this name is that of an index without one, which pandas wrote: --id COLUMN says which column of the truth has the ids"
+    for other in UNNAMED:
+        if other in names:
+            return f"; {other!r} is an index without a name, which pandas wrote: df.rename_axis({name!r}) names it"
+    if any(isinstance(index, dict) and index.get("name") == name for index in _indices(path)):
+        return f"; for pandas {name!r} is an index of which it writes no values: df.reset_index() makes it a column"
     return ""
+
+
+def _indices(path: str) -> list[Any]:
+    """What a Parquet file says of pandas' indices: names of columns, and descriptions of ranges, of which it has no values."""
+    if ending(path) in (".parquet", ".pq"):
+        with contextlib.suppress(KeyError, ValueError, TypeError, po.exceptions.PolarsError):
+            return list(json.loads(po.read_parquet_metadata(real(path))["pandas"])["index_columns"])
+    return []
 
 
 def rows_of(path: str, id_column: str, columns: list[str], integers: bool) -> po.LazyFrame:
@@ -470,7 +490,7 @@ def rows_of(path: str, id_column: str, columns: list[str], integers: bool) -> po
     schema = frame.collect_schema()
     for column in columns:
         if not (schema[column].is_numeric() or schema[column] == po.Boolean):
-            raise BadFile(f"{path}: column {column!r} holds {schema[column]}, but must hold numbers")
+            raise BadFile(f"{path}: column {quoted(column)} holds {schema[column]}, but must hold numbers")
     floats = [po.col(c).cast(po.Float64) for c in columns if not schema[c].is_float()]
     key = po.col(id_column)
     if not integers:
@@ -538,9 +558,11 @@ def columns_of(path: str) -> list[str]:
     with _reading(path, None, []):
         names = scan(path, {}).collect_schema().names()
     if len(names) == 1 and ending(path) in TEXT and any(mark in names[0] for mark in ",;|\t"):
-        raise BadFile(f"{path}: the header is one cell, {names[0]!r}: cells are parted by commas in .csv, by tabs in .tsv")
+        raise BadFile(f"{path}: the header is one cell, {quoted(names[0])}: cells are parted by commas in .csv, by tabs in .tsv")
     if not names:
         raise BadFile(f"{path}: the file has no header")
+    indices = [name for name in _indices(path) if name in names]  # pandas writes them last in Parquet, and first in text
+    names = [*indices, *(name for name in names if name not in indices)] if indices else names
     if ending(path) in TEXT and any("_duplicated_" in name for name in names):  # what polars makes of a name that stands again
         explain_csv(path, None, [])
     return names
@@ -607,19 +629,19 @@ class _reading:
             if ending(self.path) in TEXT:
                 explain_csv(self.path, self.id_column, self.columns)
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BadFile(f"{self.path}: cannot be read: {line}") from None
+            raise BadFile(f"{self.path}: cannot be read: {short(line)}") from None
 
 
 def explain_csv(path: str, id_column: str | None, columns: list[str], every: bool = False) -> None:
     """Raise BadFile for the first fault of a text file, if there is one: bytes, length of a row, a number. Slow, for bad files alone."""
-    number, key = 0, ""
+    number, key, limit = 0, "", csv.field_size_limit(CELL)
     try:
         with contextlib.closing(_lines(path)) as lines:
             rows = csv.reader(lines, delimiter=TEXT[ending(path)])
             header = next(rows, [])
             if len(set(header)) != len(header):
                 twice = next(name for name in header if header.count(name) > 1)
-                raise BadFile(f"{path}: column {twice!r} stands {header.count(twice)} times in the header")
+                raise BadFile(f"{path}: column {quoted(twice)} stands {header.count(twice)} times in the header")
             at = header.index(id_column) if id_column in header else None
             for number, row in enumerate(rows, 1):
                 key = f" (id {_printable(shown(row[at]))})" if at is not None and at < len(row) else ""
@@ -627,10 +649,12 @@ def explain_csv(path: str, id_column: str | None, columns: list[str], every: boo
                 if fault:
                     raise BadFile(f"{path}: {fault.format(f'data row {number}{key}')}")
                 if every and row and at is not None and not row[at]:
-                    raise BadFile(f"{path}: column {id_column!r} is empty in data row {number}, but every row needs an id")
+                    raise BadFile(f"{path}: column {quoted(header[at])} is empty in data row {number}, but every row needs an id")
     except (EOFError, zlib.error, csv.Error, po.exceptions.PolarsError, OSError) as error:
         after = f" after data row {number}{key}" if number else ""
         raise BadFile(f"{path}: cannot be read{after}: {str(error).splitlines()[0]}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _fault(row: list[str], header: list[str], columns: list[str]) -> str:
@@ -642,11 +666,11 @@ def _fault(row: list[str], header: list[str], columns: list[str]) -> str:
         return f"{{}} is too {kind}: {counted(len(row), 'cell')} for {len(header)} columns"
     for name, cell in zip(header, row, strict=True):
         if not cell.isascii() and _printable(cell) != cell:
-            return _braced(f"column {name!r} is {_printable(cell)!r} in ") + "{}, which is no UTF-8 text"
+            return _braced(f"column {quoted(name)} is {quoted(_printable(cell))} in ") + "{}, which is no UTF-8 text"
     for name in columns:
         what = _cell(row[header.index(name)] if name in header else "0")
         if what:
-            return _braced(f"column {name!r} is {what} in ") + "{}, but must hold a number"
+            return _braced(f"column {quoted(name)} is {what} in ") + "{}, but must hold a number"
     return ""
 
 
@@ -709,4 +733,4 @@ def _cell(cell: str) -> str:
     try:
         return "NaN" if np.isnan(float(cell)) else ""
     except ValueError:
-        return repr(cell)
+        return quoted(cell)

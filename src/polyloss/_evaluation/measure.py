@@ -21,6 +21,7 @@ from polyloss.metrics._labels import host
 from polyloss.metrics._log_loss import log_loss, sample_losses, sorted_classes
 
 REDUCTIONS = ("mean", "sum", "sum_over_batch_size")
+WEIGHTS = "weights of an evaluation are finite and not negative"
 NOT_PARAMETERS = {  # keywords of losses that have no meaning here, and why
     "mask": "an accumulator has none for each batch; a set of weight 0 does not count",
     "denominator": "an accumulator divides by what it has counted",
@@ -315,7 +316,7 @@ def _checked(w: np.ndarray) -> np.ndarray:
     """Weights, or an error: a mean with a negative one may lie outside its losses, and has no standard error."""
     if not (w.min(initial=0.0) >= 0 and w.max(initial=0.0) < math.inf):  # NaN is neither
         at = tuple(map(int, np.argwhere(~((w >= 0) & (w < math.inf)))[0]))
-        raise ValueError(f"sample_weight{list(at) or ''} is {w[at]}, but weights of an evaluation are finite and not negative")
+        raise ValueError(f"sample_weight{list(at) or ''} is {w[at]}, but {WEIGHTS}")
     return w
 
 
