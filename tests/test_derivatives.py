@@ -198,13 +198,13 @@ def test_slopes_by_targets_of_deviances_beside_what_is_huge():
 
 def test_tweedie_deviances_of_tiny_and_negative_targets():
     """Against figures by hand: t^b overflows where t t^b does not, and for power 0 every target is one."""
-    for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+    for route in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
         tiny = np.array([[1e-45]], "float32")
-        value = road(pl.tweedie_deviance, tiny, np.array([[0.25]], "float32"), power=1.9)
+        value = route(pl.tweedie_deviance, tiny, np.array([[0.25]], "float32"), power=1.9)
         np.testing.assert_allclose(value, 2 * (0.25**0.1 / 0.1 - float(tiny[0, 0]) ** 0.1 / 0.09), rtol=1e-6)
-        assert road(pl.tweedie_deviance, tiny, np.ones_like(tiny), power=3.0) == np.inf
-        np.testing.assert_allclose(road(pl.tweedie_deviance, [[-90.0]], [[0.0]], power=0.0, log_input=True), 91.0**2, rtol=1e-15)
-        assert np.isnan(road(pl.tweedie_deviance, [[-1.0]], [[0.0]], power=1.5, log_input=True))
+        assert route(pl.tweedie_deviance, tiny, np.ones_like(tiny), power=3.0) == np.inf
+        np.testing.assert_allclose(route(pl.tweedie_deviance, [[-90.0]], [[0.0]], power=0.0, log_input=True), 91.0**2, rtol=1e-15)
+        assert np.isnan(route(pl.tweedie_deviance, [[-1.0]], [[0.0]], power=1.5, log_input=True))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.labelled], ids=repr)

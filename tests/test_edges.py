@@ -17,7 +17,7 @@ def kernel(function, *args, **kwargs):
     return function(*args, **kwargs)
 
 
-ROADS = (kernel, formula)
+ROUTES = (kernel, formula)
 STRICT = next(lib for lib in LIBRARIES if lib.name == "strict(CPU_DEVICE)")
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
 
@@ -58,8 +58,8 @@ def test_focal_losses_from_logits_never_saturate(kind, gamma):
         right = far_apart("categorical_focal_crossentropy", t, z, gamma=gamma, from_logits=True)
         for dtype in ("float64", "float32"):
             row = np.array([t], dtype), np.array([z], dtype)
-            for road in ROADS:
-                check(road, "categorical_focal_crossentropy", row, right, dtype, gamma=gamma, from_logits=True)
+            for route in ROUTES:
+                check(route, "categorical_focal_crossentropy", row, right, dtype, gamma=gamma, from_logits=True)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0])
@@ -68,15 +68,15 @@ def test_binary_focal_losses_from_logits_never_saturate(gamma):
         for z in (*GAPS, *(-gap for gap in GAPS)):
             right = far_apart("binary_focal_crossentropy", [t], [z], gamma=gamma, from_logits=True)
             for dtype in ("float64", "float32"):
-                for road in ROADS:
+                for route in ROUTES:
                     row = np.array([[t]], dtype), np.array([[z]], dtype)
-                    check(road, "binary_focal_crossentropy", row, right, dtype, gamma=gamma, from_logits=True)
+                    check(route, "binary_focal_crossentropy", row, right, dtype, gamma=gamma, from_logits=True)
 
 
-def check(road, loss, row, right, dtype, **options):
+def check(route, loss, row, right, dtype, **options):
     """Value, slopes and curvatures of one row against the right ones."""
-    value, gradient = road(pl.value_and_grad(loss), *row, **options)
-    again, hessian = road(pl.grad_and_hess(loss), *row, **options)
+    value, gradient = route(pl.value_and_grad(loss), *row, **options)
+    again, hessian = route(pl.grad_and_hess(loss), *row, **options)
     for got, expected in ((value[0], right[0]), (gradient[0], right[1]), (again[0], right[1]), (hessian[0], right[2])):
         close(got, expected, dtype)
 
@@ -87,13 +87,13 @@ def test_focal_losses_of_the_largest_logits(gamma):
     for dtype in ("float64", "float32"):
         most = float(np.finfo(dtype).max)
         for z in ([most / 4, -most / 4], [most, 0.0], [0.0, -most]):
-            for road in ROADS:
+            for route in ROUTES:
                 for t, right in (([1.0, 0.0], (0.0, [0.0, 0.0])), ([0.0, 1.0], (0.25 * (z[0] - z[1]), [0.25, -0.25]))):
                     row = np.array([t], dtype), np.array([z], dtype)
-                    check(road, "categorical_focal_crossentropy", row, (*right, [0.0, 0.0]), dtype, gamma=gamma, from_logits=True)
+                    check(route, "categorical_focal_crossentropy", row, (*right, [0.0, 0.0]), dtype, gamma=gamma, from_logits=True)
                     binary = np.array([[t[0]]], dtype), np.array([[z[0] - z[1]]], dtype)
                     of_binary = (4 * right[0], [4 * t[1] * right[1][0]], [0.0])
-                    check(road, "binary_focal_crossentropy", binary, of_binary, dtype, gamma=gamma, from_logits=True)
+                    check(route, "binary_focal_crossentropy", binary, of_binary, dtype, gamma=gamma, from_logits=True)
 
 
 # --------------------------------------------------------------------------------------------------------- infinite logits
@@ -125,12 +125,12 @@ def test_a_row_with_an_infinite_logit_is_nan_everywhere(loss):
             if t.ndim == 2:
                 found.append(torch.func.grad(lambda z, t=t: function(torch.tensor(t), z, **sums))(torch.tensor(z)))
             for lib in (NUMPY, TORCH, JAX, STRICT):
-                for road in ROADS:
-                    value, gradient = road(pl.value_and_grad(loss), lib.array(t), lib.array(z), **call)
-                    _, hessian = road(pl.grad_and_hess(loss), lib.array(t), lib.array(z), **call)
+                for route in ROUTES:
+                    value, gradient = route(pl.value_and_grad(loss), lib.array(t), lib.array(z), **call)
+                    _, hessian = route(pl.grad_and_hess(loss), lib.array(t), lib.array(z), **call)
                     found += [lib.numpy(value)[:, None], lib.numpy(gradient), lib.numpy(hessian)]
                     if loss == "softmax_loss":
-                        found.append(lib.numpy(road(function, lib.array(t), lib.array(z), return_prob=True)[1]))
+                        found.append(lib.numpy(route(function, lib.array(t), lib.array(z), return_prob=True)[1]))
             for x in map(np.asarray, found):
                 assert np.isnan(x[0]).all()
                 assert np.isfinite(x[1]).all()
@@ -198,9 +198,9 @@ def numbers(named, dtype):
 def agree(loss, t, p, dtype, params):
     """Kernel and formula say the same of every row: NaN and infinities in the same places, numbers near each other."""
     found = []
-    for road in ROADS:
-        value, gradient = road(pl.value_and_grad(loss), t, p, axis=-1, reduction="none", **params)
-        _, hessian = road(pl.grad_and_hess(loss), t, p, axis=-1, reduction="none", **params)
+    for route in ROUTES:
+        value, gradient = route(pl.value_and_grad(loss), t, p, axis=-1, reduction="none", **params)
+        _, hessian = route(pl.grad_and_hess(loss), t, p, axis=-1, reduction="none", **params)
         found.append((value[:, None], gradient, hessian))
     for what, ours, right in zip(("value", "gradient", "Hessian"), *found, strict=True):
         with np.errstate(all="ignore"):
@@ -268,14 +268,14 @@ def test_sets_whose_sums_are_infinite():
             t, weights = np.zeros_like(p), np.array([1, 1, 0, 1], np.float32)
             for axis in (-1, 0):
                 arrays = (t, p) if axis else (t.T.copy(), p.T.copy())
-                for road in ROADS:
+                for route in ROUTES:
                     given = {"axis": axis, "reduction": "none", "sample_weight": weights}
-                    value, gradient = road(pl.value_and_grad(loss), *arrays, **given)
-                    _, hessian = road(pl.grad_and_hess(loss), *arrays, **given)
+                    value, gradient = route(pl.value_and_grad(loss), *arrays, **given)
+                    _, hessian = route(pl.grad_and_hess(loss), *arrays, **given)
                     for x in (value[:, None], *(x if axis else x.T for x in (gradient, hessian))):
-                        assert np.isnan(x[1]).all(), (loss, n, axis, road)
-                        assert not x[2].any(), (loss, n, axis, road)
-                        assert np.isfinite(x[[0, 3]]).all(), (loss, n, axis, road)
+                        assert np.isnan(x[1]).all(), (loss, n, axis, route)
+                        assert not x[2].any(), (loss, n, axis, route)
+                        assert np.isfinite(x[[0, 3]]).all(), (loss, n, axis, route)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -328,19 +328,19 @@ def test_the_rules_of_the_edges():
     ):
         dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
         t = np.array([target]) if isinstance(target, int) else np.array([target], dtype)
-        for road in ROADS:
-            value, gradient = road(pl.value_and_grad(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
+        for route in ROUTES:
+            value, gradient = route(pl.value_and_grad(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
             np.testing.assert_allclose(value, [right[0]], rtol=1e-6, atol=1e-290, err_msg=f"{loss} {t} {p}")
             np.testing.assert_allclose(gradient, [right[1]], rtol=1e-6, err_msg=f"{loss} {t} {p}")
 
 
 def test_hessians_of_tiny_sums():
     """Predictions whose sum squared underflows: 0 stays 0, and what is not 0 is as large as it is."""
-    for road in ROADS:
+    for route in ROUTES:
         for dtype, small in (("float32", 1e-25), ("float64", 1e-170)):
-            _, h = road(pl.grad_and_hess("cce"), np.array([[1.0, 0.0, 0.0]], dtype), np.array([[small, 0.0, 0.0]], dtype), epsilon=0.0)
+            _, h = route(pl.grad_and_hess("cce"), np.array([[1.0, 0.0, 0.0]], dtype), np.array([[small, 0.0, 0.0]], dtype), epsilon=0.0)
             np.testing.assert_array_equal(h[0, 0], 0.0)
-            _, h = road(pl.grad_and_hess("kld"), np.array([[0.0]], dtype), np.array([[0.0]], dtype), epsilon=0.0)
+            _, h = route(pl.grad_and_hess("kld"), np.array([[0.0]], dtype), np.array([[0.0]], dtype), epsilon=0.0)
             np.testing.assert_array_equal(h, 0.0)
 
 
@@ -349,12 +349,12 @@ def test_hessian_of_poly1_never_cancels(poly_epsilon):
     for z in ([0, 25], [25, 0], [0, 30], [40, 0, 1], [0.0, 40.0, 39.0]):
         for t in ([1, *[0] * (len(z) - 1)], [0.5 ** (j + 1) for j in range(len(z))]):
             right = far_apart("poly1_crossentropy", t, z, poly_epsilon=poly_epsilon)
-            for road in ROADS:
+            for route in ROUTES:
                 row = np.array([t], float), np.array([z], float)
-                _, hessian = road(pl.grad_and_hess("poly1_crossentropy"), *row, poly_epsilon=poly_epsilon)
+                _, hessian = route(pl.grad_and_hess("poly1_crossentropy"), *row, poly_epsilon=poly_epsilon)
                 close(hessian[0], right[2], "float64", units=256)
                 if t[0] == 1:
-                    _, hessian = road(pl.grad_and_hess("poly1_crossentropy"), np.array([0]), row[1], poly_epsilon=poly_epsilon)
+                    _, hessian = route(pl.grad_and_hess("poly1_crossentropy"), np.array([0]), row[1], poly_epsilon=poly_epsilon)
                     close(hessian[0], right[2], "float64", units=256)
 
 
@@ -399,8 +399,8 @@ def test_derivatives_whose_steps_would_leave_the_range():
         if LOSSES[pl.get(loss).__name__].params.get("epsilon") is clip_bound:
             params["epsilon"] = 0.0
         t = np.array([target]) if isinstance(target, int) else np.array([target], dtype)
-        for road in ROADS:
-            found = road(pl.grad_and_hess(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
+        for route in ROUTES:
+            found = route(pl.grad_and_hess(loss), t, np.array([p], dtype), axis=-1, reduction="none", **params)
             rtol = 1e-6 if dtype == "float32" else 1e-14
             for actual, expected in zip(found, right, strict=True):
                 if expected is not None:
@@ -408,8 +408,8 @@ def test_derivatives_whose_steps_would_leave_the_range():
 
 
 def test_the_hessian_of_the_cosine_of_a_long_vector():
-    for road in ROADS:
-        _, hessian = road(pl.grad_and_hess("cosine_similarity"), np.ones((1, 2), "f4"), np.array([[1e16, 0.0]], "f4"))
+    for route in ROUTES:
+        _, hessian = route(pl.grad_and_hess("cosine_similarity"), np.ones((1, 2), "f4"), np.array([[1e16, 0.0]], "f4"))
         np.testing.assert_allclose(hessian[0, 1], 1e-32 / 2**0.5, rtol=1e-6)
 
 
@@ -422,8 +422,8 @@ def test_values_whose_steps_would_leave_the_range():
         ("poisson", np.nan, 3e38, {"log_input": True, "dtype": "float32"}, np.nan),
     ):
         dtype, params = given.get("dtype", "float64"), {key: x for key, x in given.items() if key != "dtype"}
-        for road in ROADS:
-            value = road(getattr(pl, loss), np.array([[target]], dtype), np.array([[p]], dtype), **params)
+        for route in ROUTES:
+            value = route(getattr(pl, loss), np.array([[target]], dtype), np.array([[p]], dtype), **params)
             np.testing.assert_allclose(value, [right], rtol=1e-14, err_msg=loss)
 
 
@@ -446,9 +446,9 @@ def test_a_prediction_of_minus_zero_is_zero():
             p = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.5], [1.0, 0.0]])
             for dtype in ("float32", "float64"):
                 zeros, minus = p.astype(dtype), np.where(p == 0, -0.0, p).astype(dtype)
-                for road in ROADS:
+                for route in ROUTES:
                     for function in (getattr(pl, name), pl.value_and_grad(name), pl.grad_and_hess(name)):
-                        right, found = (road(function, t, x, axis=-1, reduction="none", **params) for x in (zeros, minus))
+                        right, found = (route(function, t, x, axis=-1, reduction="none", **params) for x in (zeros, minus))
                         np.testing.assert_equal(found, right, err_msg=f"{name} {dtype}")
 
 
@@ -495,11 +495,11 @@ def test_the_slope_of_one_class_alone_is_0():
     for dtype in ("float32", "float64"):
         t, z = rng.random((50, 1)).astype(dtype), rng.standard_normal((50, 1)).astype(dtype)
         for options in ({}, {"softcap": 3.0}):
-            for road in ROADS:
+            for route in ROUTES:
                 for smoothing in (0.0, 0.1, 0.5310411652976476):
-                    slope, curvature = road(pl.grad_and_hess("softmax_loss"), t, z, label_smoothing=smoothing, **options)
-                    assert not slope.any(), (dtype, options, road, smoothing)
-                    assert not curvature.any(), (dtype, options, road, smoothing)
+                    slope, curvature = route(pl.grad_and_hess("softmax_loss"), t, z, label_smoothing=smoothing, **options)
+                    assert not slope.any(), (dtype, options, route, smoothing)
+                    assert not curvature.any(), (dtype, options, route, smoothing)
 
 
 def test_sums_that_overflow_floats_are_taken_in_double():
@@ -522,11 +522,11 @@ def test_sums_that_overflow_floats_are_taken_in_double():
 def test_the_log_sum_of_far_logits():
     """What z_loss adds to the slope: 0 of an impossible class, and no rounding of terms as large as the logits, by autograd as well."""
     most = np.finfo(float).max
-    for road in ROADS:
-        slope = road(pl.grad("softmax_loss"), np.array([[0.0, 0.0]]), np.array([[0.0, most / 4]]), z_loss=1.33)
+    for route in ROUTES:
+        slope = route(pl.grad("softmax_loss"), np.array([[0.0, 0.0]]), np.array([[0.0, most / 4]]), z_loss=1.33)
         np.testing.assert_allclose(slope, [[0.0, 2 * 1.33 * (most / 4)]])
         for logits, right in (([most, 0.0], [np.inf, 0.0]), ([0.0, most], [-1.0, np.inf]), ([most], [np.inf]), ([1e-7], [2e-6])):
-            slope, curvature = road(pl.grad_and_hess("softmax_loss"), np.array([0]), np.array([logits]), z_loss=10.0)
+            slope, curvature = route(pl.grad_and_hess("softmax_loss"), np.array([0]), np.array([logits]), z_loss=10.0)
             np.testing.assert_allclose(slope, [right], rtol=1e-15)
             assert not np.isnan(curvature).any()
     z = torch.tensor([[100.0, 90.0, 100.0]], dtype=torch.float64, requires_grad=True)
@@ -541,20 +541,20 @@ def test_the_log_sum_of_far_logits():
 
 def test_the_square_of_a_small_excess_is_0_but_not_its_slope():
     """Of a margin of 1e-38 a float holds no square."""
-    for road in ROADS:
+    for route in ROUTES:
         for dtype, gap in (("float32", 1e-38), ("float64", 1e-200)):
             z = np.array([[-0.0, gap]], dtype)
-            slope, curvature = road(pl.grad_and_hess("multiclass_hinge"), [0], z, margin=0.0, power=2)
+            slope, curvature = route(pl.grad_and_hess("multiclass_hinge"), [0], z, margin=0.0, power=2)
             np.testing.assert_array_equal(slope, [[-2 * z[0, 1], 2 * z[0, 1]]])
             np.testing.assert_array_equal(curvature, [[2.0, 2.0]])
 
 
 def test_no_shares_are_nan_without_a_target():
-    for road in ROADS:
+    for route in ROUTES:
         for loss in ("categorical_crossentropy", "categorical_focal_crossentropy"):
             for gamma in (0.0, 2.0):
                 options = {"gamma": gamma} if "focal" in loss else {}
-                value = road(getattr(pl, loss), np.zeros((2, 2)), np.array([[0.0, 0.0], [1.0, 0.0]]), **options)
+                value = route(getattr(pl, loss), np.zeros((2, 2)), np.array([[0.0, 0.0], [1.0, 0.0]]), **options)
                 np.testing.assert_array_equal(value, [np.nan, 0.0])
 
 
@@ -588,9 +588,9 @@ def test_slopes_of_sets_beyond_the_range(sets):
             for dtype, targets, predictions, weight in cases:
                 t, p = np.array(targets, dtype), np.array(predictions, dtype)
                 right = of_set(t, p, alpha, beta, epsilon, weight)
-                for road in ROADS:
+                for route in ROUTES:
                     both = (np.repeat(x[None], sets, 0) for x in (t, p))
-                    got = road(pl.grad_and_hess(loss), *both, axis=1, sample_weight=np.full(sets, weight), **options)
+                    got = route(pl.grad_and_hess(loss), *both, axis=1, sample_weight=np.full(sets, weight), **options)
                     for x, y in zip(got, right, strict=True):
                         with np.errstate(over="ignore"):
                             expected = np.repeat(y.astype(dtype)[None], sets, 0)
@@ -620,8 +620,8 @@ def test_a_cosine_near_a_right_angle_keeps_its_shares():
         t, p = np.array([[length, share, -0.0]], dtype), np.array([[0.0, 1.0, 1.0]], dtype)
         x, y = (mp.mpf(float(v)) for v in t[0, :2])
         right = [-1 / mp.sqrt(2), -y / x / mp.sqrt(2) / 2, y / x / mp.sqrt(2) / 2]
-        for road in ROADS:
-            np.testing.assert_allclose(road(pl.grad("cosine_similarity"), t, p)[0], [float(v) for v in right], rtol=1e-6)
+        for route in ROUTES:
+            np.testing.assert_allclose(route(pl.grad("cosine_similarity"), t, p)[0], [float(v) for v in right], rtol=1e-6)
 
 
 def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
@@ -629,7 +629,7 @@ def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
     for weight in (np.nan, np.inf):
         for loss, t in (("generalized_crossentropy", [1]), ("multiclass_hinge", [2]), ("categorical_hinge", [[1.0, 0, 0]])):
             for p in ([0.25, 0.25, 0.5], [3.0, 0.25, 0.5]):
-                ours, right = (road(pl.grad_and_hess(loss), t, np.array([p]), sample_weight=[weight]) for road in ROADS)
+                ours, right = (route(pl.grad_and_hess(loss), t, np.array([p]), sample_weight=[weight]) for route in ROUTES)
                 for x, y in zip(ours, right, strict=True):
                     np.testing.assert_array_equal(x, y, err_msg=f"{loss} {p}")
                 assert np.isnan(ours[0]).any()
@@ -673,23 +673,23 @@ def test_a_loss_that_is_nan_has_no_slope_by_its_target():
 
 def test_an_impossible_class_outweighs_what_overflows_beside_it():
     """-Σ t log p is infinite, and above any poly_epsilon (1 - Σ t p)."""
-    for road in ROADS:
+    for route in ROUTES:
         for t in ([np.finfo(float).max, 1.0], [1e308, 1.0], [1.0, 1.0]):
-            assert road(pl.poly1_crossentropy, np.array([t]), np.array([[0.0, -np.inf]]), poly_epsilon=2.3) == np.inf
+            assert route(pl.poly1_crossentropy, np.array([t]), np.array([[0.0, -np.inf]]), poly_epsilon=2.3) == np.inf
 
 
 def test_the_slope_of_a_cosine_may_be_below_the_normal_numbers():
     """(cos p / |p| - t / |t|) / |p|, by hand of right angles all but exactly."""
-    for road in ROADS:
+    for route in ROUTES:
         for t, p, at, right in (
             ([0.0, 1.0], [1e154, 0.5], 0, 5e-309),
             ([25.0, 0.0], [1e154, 0.05], 1, 5e-310),
             ([0.0, 1.0], [700.0, 1e154], 0, 7e-306),
         ):
-            slope = road(pl.grad("cosine_similarity"), np.array([t]), np.array([p]))[0, at]
+            slope = route(pl.grad("cosine_similarity"), np.array([t]), np.array([p]))[0, at]
             np.testing.assert_allclose(slope, right, rtol=1e-12, atol=1e-322)
             for n in (-900, -300, 300):  # of whatever length
-                slope = road(pl.grad("cosine_similarity"), np.array([[1.0, 0.0]]), np.array([[2.0**n, 2.0**n]]))[0]
+                slope = route(pl.grad("cosine_similarity"), np.array([[1.0, 0.0]]), np.array([[2.0**n, 2.0**n]]))[0]
                 np.testing.assert_allclose(slope * 2.0**n, [-(0.5**1.5), 0.5**1.5], rtol=1e-12)
 
 

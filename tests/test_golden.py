@@ -70,12 +70,12 @@ def test_every_loss_is_pinned():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pinned_results(loss):
-    for by, lib, road in every_route():
+    for by, lib, route in every_route():
         for name, (case, dtype) in pinned_cases().items():
-            if case.loss != loss or (dtype == "bfloat16" and lib is NUMPY and road is formula):
+            if case.loss != loss or (dtype == "bfloat16" and lib is NUMPY and route is formula):
                 continue
             t, p = inputs(case, dtype)
-            value, slope = (lib.numpy(x) for x in road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p)))
+            value, slope = (lib.numpy(x) for x in route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p)))
             computed = "float64" if dtype == "float64" else "float32"
             unchanged(name, "loss", by, value, PINNED[name][1], computed, 16)
             unchanged(name, "gradient", by, slope, PINNED[name][2], dtype, 16 if dtype == computed else 2)
@@ -86,7 +86,7 @@ def test_pinned_edges(name):
     edge = EDGES[name]
     arrays = {key: value for key, value in edge.options.items() if key in ("sample_weight", "class_weight")}
     reduced = {"reduction": "none"} if edge.loss != "softmax_loss" else {}
-    for by, lib, road in every_route():
+    for by, lib, route in every_route():
         t = np.asarray(edge.t)
         t = t.astype(np_dtype(edge.dtype)) if t.dtype.kind == "f" else t
         p = np.asarray(edge.p).astype(np_dtype(edge.dtype))
@@ -95,9 +95,9 @@ def test_pinned_edges(name):
         if edge.dtype == "uint8" and lib is TORCH:
             computed = "float32"  # torch's default
         if edge.slope is None:
-            value = road(pl.get(edge.loss), lib.array(t), lib.array(p), **options)
+            value = route(pl.get(edge.loss), lib.array(t), lib.array(p), **options)
         else:
-            value, slope = road(pl.value_and_grad(edge.loss), lib.array(t), lib.array(p), **options)
+            value, slope = route(pl.value_and_grad(edge.loss), lib.array(t), lib.array(p), **options)
             unchanged(name, "gradient", by, lib.numpy(slope), PINNED[name][2], computed, 16)
         unchanged(name, "value", by, lib.numpy(value), PINNED[name][1], computed, 16)
 

@@ -332,7 +332,7 @@ class TestPrograms:
 
 
 class TestArrays:
-    """Calls on arrays whose values are at hand: NumPy's road over their memory."""
+    """Calls on arrays whose values are at hand: NumPy's route over their memory."""
 
     def test_nothing_is_copied(self):
         n, c = 256, 4096

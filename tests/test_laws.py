@@ -595,12 +595,12 @@ def test_a_mean_does_not_depend_on_the_scale_of_the_weights(case, lib):
                             sample_weight=weight, reduction=mean_of(case))  # fmt: skip
         for exponent in (0, *exponents):
             w = lib.array(np.ldexp(weight, exponent), dtype)
-            for road in routes_of(lib):
-                value, slope = road(case.of, pl.value_and_grad(case.target), t, p, sample_weight=w, reduction=mean_of(case))
+            for route in routes_of(lib):
+                value, slope = route(case.of, pl.value_and_grad(case.target), t, p, sample_weight=w, reduction=mean_of(case))
                 agrees(lib, value, right[0], dtype)
                 agrees(lib, slope, right[1], dtype, rows=True, size=np.max(np.abs(right[1])))
                 same(NUMPY, lib.numpy(slope)[~kept], np.zeros((2, case.c)))
-                agrees(lib, road(case.call, t, p, sample_weight=w, reduction=mean_of(case)), right[0], dtype)
+                agrees(lib, route(case.call, t, p, sample_weight=w, reduction=mean_of(case)), right[0], dtype)
 
 
 @over([case for case in CASES if case.loss == "softmax_loss"], (NUMPY, TORCH, JAX), every=True)
@@ -614,9 +614,9 @@ def test_denominators_of_any_size(case, lib):
                 value, slope = (np.asarray(x / denominator).astype(dtype) for x in exact)
             tiny = float(np.finfo(dtype).smallest_subnormal)
             for divisor in (denominator, lib.array(np.array(denominator)) if lib is not JAX else denominator):
-                for road in routes_of(lib):
+                for route in routes_of(lib):
                     kwargs = {"denominator": divisor, "reduction": "normalize"}
-                    found = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+                    found = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
                     digits = UNIT[dtype] * np.abs(exact[1]).max() / denominator  # of the terms of a slope, which may cancel
                     for x, right in zip(map(lib.numpy, found), (value, slope), strict=True):
                         np.testing.assert_allclose(x, right, rtol=64 * UNIT[dtype], atol=4 * max(tiny, digits))
@@ -629,10 +629,10 @@ def test_weight_0_beside_a_weight_of_nan_gives_no_gradient(case, lib):
     weight = np.array(WEIGHTED)
     weight[2] = np.nan
     t, p = arrays(case, lib)
-    for road in routes_of(lib):
+    for route in routes_of(lib):
         for reduction in ("sum", mean_of(case)):
-            _, slope = road(case.of, pl.value_and_grad(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
-            _, curvature = road(case.of, pl.grad_and_hess(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
+            _, slope = route(case.of, pl.value_and_grad(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
+            _, curvature = route(case.of, pl.grad_and_hess(case.target), t, p, sample_weight=lib.array(weight), reduction=reduction)
             for x in (slope, curvature):
                 same(NUMPY, lib.numpy(x)[weight == 0], np.zeros((2, case.c)))
 
@@ -649,10 +649,10 @@ def test_numbers_that_are_none_pass_in_silence(case, lib):
         calls = ((t, p, None), (t, p, np.array(WEIGHTED)), (clean_t, clean_p, huge), (wide, clean_p, None))
         for targets, predictions, weight in calls:
             inputs = lib.array(targets), lib.array(predictions)
-            for road in routes_of(lib):
+            for route in routes_of(lib):
                 for reduction in ("none", "sum", mean_of(case)):
                     for function in (case.target, pl.value_and_grad(case.target)):
-                        lib_compute(lib, road(case.of, function, *inputs, sample_weight=lib.array(weight), reduction=reduction))
+                        lib_compute(lib, route(case.of, function, *inputs, sample_weight=lib.array(weight), reduction=reduction))
 
 
 @all_cases
@@ -691,10 +691,10 @@ def test_a_loss_that_is_nan_has_slopes_that_are(case, lib):
             if case.labelled or target == 0:
                 t[2] = 0
             p[2, 0] = spoil
-            for road in routes_of(lib):
-                value, slope = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p))
+            for route in routes_of(lib):
+                value, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p))
                 if np.isnan(lib.numpy(value)[2]):
-                    assert np.isnan(lib.numpy(slope)[2, 0]), (spoil, target, road)
+                    assert np.isnan(lib.numpy(slope)[2, 0]), (spoil, target, route)
             if lib is TORCH and not case.labelled:
                 y_true = lib.array(t.astype(float)).requires_grad_()
                 value = case.call(y_true, lib.array(p))
@@ -1004,8 +1004,8 @@ def test_pseudo_huber_of_small_and_large_errors():
         p = np.array([[1e-6], [1e-3], [0.5], [1.0], [3.0], [1e4], [3e25]], dtype)
         for delta in (1e-3, 1.0, 1e6):
             right = truth_of("pseudo_huber", np.zeros_like(p), p, dtype, derivatives=False, delta=float(np.dtype(dtype).type(delta))).losses
-            for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
-                np.testing.assert_allclose(road(pl.pseudo_huber, np.zeros_like(p), p, delta=delta), right, rtol=8 * UNIT[dtype], atol=0)
+            for route in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+                np.testing.assert_allclose(route(pl.pseudo_huber, np.zeros_like(p), p, delta=delta), right, rtol=8 * UNIT[dtype], atol=0)
 
 
 def rng_labels():
@@ -1072,11 +1072,11 @@ def test_domain_edges(name):
         params["labels"] = "pm1"
     case = Case(loss, "labels" if t.dtype.kind == "i" else "", "", params)
     right = truth_of(loss, t, p, derivatives=False, **params).losses
-    for road in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+    for route in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
         with np.errstate(over="ignore"):
-            value, slope = road(case.of, pl.value_and_grad(loss), t, p)
+            value, slope = route(case.of, pl.value_and_grad(loss), t, p)
         assert np.isfinite(slope).all() or loss in ("mean_absolute_percentage_error",)
-        np.testing.assert_allclose(value, right, rtol=8 * UNIT["float64"], atol=0, err_msg=str(road))
+        np.testing.assert_allclose(value, right, rtol=8 * UNIT["float64"], atol=0, err_msg=str(route))
 
 
 def test_slopes_at_kinks_and_clips():
@@ -1140,8 +1140,8 @@ def test_any_call_is_its_rows_one_at_a_time(data):
     right_slope = np.moveaxis(np.asarray(w)[..., None] * row_slopes[pick] * scale, -1, len(before))
     given_t = rows_t if case.bare else np.moveaxis(rows_t, -1, len(before))
     given_p = np.moveaxis(rows_p, -1, len(before))
-    road = data.draw(st.sampled_from([lambda f, *args, **kw: f(*args, **kw), formula]), label="road")
-    value, slope = road(case.of, pl.value_and_grad(case.target), lay(np.asarray(given_t)), lay(given_p), axis=axis, reduction=reduction,
+    route = data.draw(st.sampled_from([lambda f, *args, **kw: f(*args, **kw), formula]), label="route")
+    value, slope = route(case.of, pl.value_and_grad(case.target), lay(np.asarray(given_t)), lay(given_p), axis=axis, reduction=reduction,
                         sample_weight=lay(np.asarray(w)) if weighted else None, **kwargs)  # fmt: skip
     unit = {"float64": 1e-13, "float32": 3e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
     near = 1e-13 if dtype == "float64" else 3e-6

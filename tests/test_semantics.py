@@ -514,15 +514,15 @@ def test_an_axis_that_is_no_integer_is_refused_after_one_that_is():
         pl.softmax_loss([0, 1, 2, 1], logits, axis=1.0)
 
 
-@pytest.mark.parametrize("road", [lambda f, *args, **kwargs: f(*args, **kwargs), formula], ids=["kernel", "formula"])
-def test_a_share_above_1_is_clipped_where_1_less_epsilon_rounds_to_1(road):
+@pytest.mark.parametrize("route", [lambda f, *args, **kwargs: f(*args, **kwargs), formula], ids=["kernel", "formula"])
+def test_a_share_above_1_is_clipped_where_1_less_epsilon_rounds_to_1(route):
     """[1.5, -1e-9] has shares above 1 and below 0: the loss is α/2 of -log ε, (1 - ε)^γ being 1, and both slopes are 0."""
     for dtype, below, epsilon in (("float32", -1e-9, 1e-15), ("float64", -1e-20, 1e-17)):
         t, p = np.array([[0.5, 0.5]], dtype), np.array([[1.5, below]], dtype)
-        value, slope = road(pl.value_and_grad("categorical_focal_crossentropy"), t, p, gamma=0.5, epsilon=epsilon)
+        value, slope = route(pl.value_and_grad("categorical_focal_crossentropy"), t, p, gamma=0.5, epsilon=epsilon)
         assert value[0] == pytest.approx(-0.25 * 0.5 * math.log(epsilon), rel=1e-6 if dtype == "float32" else 1e-14)
         assert not slope.any()
-        assert road(pl.categorical_crossentropy, t, p, epsilon=epsilon)[0] == pytest.approx(-0.5 * math.log(epsilon), rel=1e-6)
+        assert route(pl.categorical_crossentropy, t, p, epsilon=epsilon)[0] == pytest.approx(-0.5 * math.log(epsilon), rel=1e-6)
 
 
 def test_unchecked_bad_labels(lib):

@@ -250,8 +250,8 @@ def test_any_call_is_the_definition(data):
     right, right_slope = by_hand(t.astype(held).astype(float) if soft else t.astype(int), z, ignore=ignore, **exact)
     unit = {"float64": 1e-15, "float32": 1e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
     near = 1e-12 if dtype == "float64" else 2e-6
-    for road in (lambda f, *args, **kw: f(*args, **kw), formula):
-        value, slope = road(pl.value_and_grad(pl.softmax_loss), lay(t), lay(z), ignore_label=ignore or None, **kwargs)
+    for route in (lambda f, *args, **kw: f(*args, **kw), formula):
+        value, slope = route(pl.value_and_grad(pl.softmax_loss), lay(t), lay(z), ignore_label=ignore or None, **kwargs)
         np.testing.assert_allclose(value, right, rtol=near, atol=near)
         np.testing.assert_allclose(slope.astype(float), right_slope, rtol=max(near, 2 * unit), atol=near)
         assert slope.dtype == z.dtype

@@ -58,7 +58,7 @@ def sample(loss, shape, dtype="float32", weighted=False, labels="i8"):
 
 
 def truth(loss, p, y, dtype, parameters, ignore=(), weight=None, divisor=1.0):
-    """What the kernel must give, by the public function on the formula's road, in float64."""
+    """What the kernel must give, by the public function on the formula's route, in float64."""
     given = dict(zip(LOSSES[loss], parameters, strict=True)) | ({"from_logits": True} if "logits" in loss else {})
     given |= {"ignore_class": ignore} if ignore else {}
     if loss == "floored_cosine_similarity":  # of torch's module: no public function
