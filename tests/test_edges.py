@@ -4,20 +4,13 @@ import mpmath as mp
 import numpy as np
 import pytest
 import torch
-from libraries import JAX, LIBRARIES, NUMPY, TORCH, formula
+from libraries import JAX, LIBRARIES, NUMPY, ROUTES, TORCH
 from oracle import DEFINITIONS
 
 import polyloss as pl
 from polyloss._core.block import LOSSES, Elementwise
 from polyloss._core.params import clip_bound
 
-
-def kernel(function, *args, **kwargs):
-    """A call by the route that it takes by itself."""
-    return function(*args, **kwargs)
-
-
-ROUTES = (kernel, formula)
 STRICT = next(lib for lib in LIBRARIES if lib.name == "strict(CPU_DEVICE)")
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from libraries import JAX, NUMPY, TORCH, formula, np_dtype
+from libraries import JAX, NUMPY, TORCH, formula, kernel, np_dtype
 
 import polyloss as pl
 from polyloss._core.block import LOSSES
@@ -21,10 +21,6 @@ from pinned_calls import EDGES, METRICS, inputs, pinned_cases  # noqa: E402
 
 PINNED = json.loads((FOLDER / "pinned.json").read_text())
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}  # half a unit in the last place of 1
-
-
-def kernel(function, *args, **kwargs):
-    return function(*args, **kwargs)
 
 
 def every_route():

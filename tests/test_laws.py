@@ -16,7 +16,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, in_sight, np_dtype
+from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, ROUTES, TORCH, formula, in_sight, kernel, np_dtype
 from oracle import CASES, WEIGHTS, Case, truth, truth_of
 
 import polyloss as pl
@@ -289,9 +289,6 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
                 same(NUMPY, lib.numpy(own), losses[part])
                 same(NUMPY, turn(lib.numpy(own_slope)), slope[part])
                 same(NUMPY, lib.numpy(call(sized.of, sized.target, lay(t[part]), lay(p[part]), **kwargs)), values[part])
-
-    def kernel(function, *args, **kwargs):
-        return function(*args, **kwargs)
 
     for _isa in every_isa:
         for dtype in (*FLOATS, *NUMPY.low):
@@ -574,7 +571,7 @@ def test_weight_0_is_as_if_it_was_not_there(case, lib):
 
 def routes_of(lib):
     """By kernel, and by formula."""
-    return ((lambda f, *args, **kwargs: f(*args, **kwargs)), formula) if lib.kernels else (formula,)
+    return ROUTES if lib.kernels else (formula,)
 
 
 def mean_of(case):
@@ -1004,7 +1001,7 @@ def test_pseudo_huber_of_small_and_large_errors():
         p = np.array([[1e-6], [1e-3], [0.5], [1.0], [3.0], [1e4], [3e25]], dtype)
         for delta in (1e-3, 1.0, 1e6):
             right = truth_of("pseudo_huber", np.zeros_like(p), p, dtype, derivatives=False, delta=float(np.dtype(dtype).type(delta))).losses
-            for route in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+            for route in ROUTES:
                 np.testing.assert_allclose(route(pl.pseudo_huber, np.zeros_like(p), p, delta=delta), right, rtol=8 * UNIT[dtype], atol=0)
 
 
@@ -1072,7 +1069,7 @@ def test_domain_edges(name):
         params["labels"] = "pm1"
     case = Case(loss, "labels" if t.dtype.kind == "i" else "", "", params)
     right = truth_of(loss, t, p, derivatives=False, **params).losses
-    for route in (lambda f, *args, **kwargs: f(*args, **kwargs), formula):
+    for route in ROUTES:
         with np.errstate(over="ignore"):
             value, slope = route(case.of, pl.value_and_grad(loss), t, p)
         assert np.isfinite(slope).all() or loss in ("mean_absolute_percentage_error",)
@@ -1140,7 +1137,7 @@ def test_any_call_is_its_rows_one_at_a_time(data):
     right_slope = np.moveaxis(np.asarray(w)[..., None] * row_slopes[pick] * scale, -1, len(before))
     given_t = rows_t if case.bare else np.moveaxis(rows_t, -1, len(before))
     given_p = np.moveaxis(rows_p, -1, len(before))
-    route = data.draw(st.sampled_from([lambda f, *args, **kw: f(*args, **kw), formula]), label="route")
+    route = data.draw(st.sampled_from(ROUTES), label="route")
     value, slope = route(case.of, pl.value_and_grad(case.target), lay(np.asarray(given_t)), lay(given_p), axis=axis, reduction=reduction,
                         sample_weight=lay(np.asarray(w)) if weighted else None, **kwargs)  # fmt: skip
     unit = {"float64": 1e-13, "float32": 3e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from libraries import NUMPY, TORCH, formula, np_dtype
+from libraries import NUMPY, ROUTES, TORCH, formula, np_dtype
 
 import polyloss as pl
 
@@ -514,7 +514,7 @@ def test_an_axis_that_is_no_integer_is_refused_after_one_that_is():
         pl.softmax_loss([0, 1, 2, 1], logits, axis=1.0)
 
 
-@pytest.mark.parametrize("route", [lambda f, *args, **kwargs: f(*args, **kwargs), formula], ids=["kernel", "formula"])
+@pytest.mark.parametrize("route", ROUTES)
 def test_a_share_above_1_is_clipped_where_1_less_epsilon_rounds_to_1(route):
     """[1.5, -1e-9] has shares above 1 and below 0: the loss is α/2 of -log ε, (1 - ε)^γ being 1, and both slopes are 0."""
     for dtype, below, epsilon in (("float32", -1e-9, 1e-15), ("float64", -1e-20, 1e-17)):
