@@ -27,6 +27,7 @@ from polyloss._core.block import (
     times_log,
     whole,
 )
+from polyloss._core.devices import beside
 from polyloss._core.params import (
     clip_bound,
     factors,
@@ -41,7 +42,6 @@ from polyloss._core.params import (
     unit_exponent,
     weights,
 )
-from polyloss._core.shapes import beside
 from polyloss._core.types import Array, Reduction
 from polyloss.softmax import SoftmaxCrossentropy, smoothed
 

@@ -19,8 +19,8 @@ from polyloss._core.block import (
     times_log,
     whole,
 )
+from polyloss._core.devices import beside
 from polyloss._core.params import flag, fractions, nonnegative, positive
-from polyloss._core.shapes import beside
 from polyloss._core.types import Array, Reduction
 
 

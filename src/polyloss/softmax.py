@@ -7,8 +7,8 @@ from typing import Literal
 
 from polyloss._call.call import call
 from polyloss._core.block import OfLogSoftmax, capped, log_softmax, part, public, times
+from polyloss._core.devices import beside
 from polyloss._core.params import absent, cap, fraction, integers, nonnegative, traced
-from polyloss._core.shapes import beside
 from polyloss._core.types import Array
 
 

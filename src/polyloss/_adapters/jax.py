@@ -28,8 +28,10 @@ from polyloss._call.run_plan import checked, evaluate, finish, reduced
 from polyloss._core import threads as _threads
 from polyloss._core.backends import NUMPY
 from polyloss._core.buffers import empty
+from polyloss._core.dtypes import FLOATS, dtype_name
+from polyloss._core.labels import sort_labels
 from polyloss._core.params import several_traced
-from polyloss._core.shapes import FLOATS, dtype_name, layout, sort_labels
+from polyloss._core.shapes import layout
 
 TARGET = "polyloss"  # what XLA knows the handler as
 DIGEST = 16  # characters

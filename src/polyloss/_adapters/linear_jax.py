@@ -18,7 +18,7 @@ from polyloss._call.call import called
 from polyloss._call.plan import BOTH, VALUE
 from polyloss._call.prepare import IN_PLACE
 from polyloss._core.backends import backend_of
-from polyloss._core.shapes import sort_labels
+from polyloss._core.labels import sort_labels
 from polyloss._linear_softmax.chunks import FEW, SUMMAND, Head, Rows, chunk_options, even, refuse, results
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 

@@ -29,8 +29,8 @@ from polyloss._call.prepare import prepare
 from polyloss._call.run_plan import raise_bad
 from polyloss._core import reduce as _reduce
 from polyloss._core.block import capped
+from polyloss._core.labels import sort_labels
 from polyloss._core.reduce import total_weight
-from polyloss._core.shapes import sort_labels
 from polyloss._linear_softmax.chunks import FEW, IGNORED, Rows, _default_chunk, prepared as prepared_head
 from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.softmax import SoftmaxLoss, softmax_loss

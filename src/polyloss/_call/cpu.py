@@ -14,8 +14,9 @@ from polyloss._call.plan import BOTH
 from polyloss._core import threads as _threads
 from polyloss._core.block import Elementwise, Rowwise
 from polyloss._core.buffers import empty
+from polyloss._core.dtypes import FLOATS
+from polyloss._core.labels import sort_labels
 from polyloss._core.params import several_traced
-from polyloss._core.shapes import FLOATS, sort_labels
 
 KERNELS = {f"{name} kernel": name for name in ("softmax_xent", "elementwise", "rowwise", "values", "sets")}  # routes -> modules
 

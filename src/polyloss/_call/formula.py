@@ -8,8 +8,9 @@ import numpy as np
 
 from polyloss._core import reduce as _reduce
 from polyloss._core.block import capped, log_softmax, nan_where
+from polyloss._core.devices import beside
+from polyloss._core.labels import one_hot, sort_labels
 from polyloss._core.params import absent
-from polyloss._core.shapes import beside, one_hot, sort_labels
 
 
 class Outcome(NamedTuple):

@@ -8,8 +8,8 @@ from functools import wraps
 
 from polyloss._call.formula import Outcome, times_factors
 from polyloss._core import reduce as _reduce
+from polyloss._core.dtypes import FLOATS, dtype_name, representable
 from polyloss._core.params import several_traced
-from polyloss._core.shapes import FLOATS, dtype_name, representable
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles, in which the kernel reads floating labels
 

@@ -6,19 +6,9 @@ from polyloss._call import routes as _routes
 from polyloss._call.plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
 from polyloss._core import reduce as _reduce
 from polyloss._core.backends import Fact, backend_of, to_one_library, what
+from polyloss._core.dtypes import FLOATS, INTEGERS, dtype_name
 from polyloss._core.params import flag, number, traced
-from polyloss._core.shapes import (
-    FLOATS,
-    INTEGERS,
-    dtype_name,
-    has,
-    known_shape,
-    layout,
-    layout_of_sets,
-    one_for_each,
-    same_shape,
-    weight_shape,
-)
+from polyloss._core.shapes import has, known_shape, layout, layout_of_sets, one_for_each, same_shape, weight_shape
 
 ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # options that are arrays
 IN_PLACE = object()  # as `out`: the gradient replaces the predictions, in their memory where a kernel takes the plan

@@ -6,7 +6,9 @@ from polyloss._call import routes as _routes
 from polyloss._call.plan import shares_memory
 from polyloss._core import reduce as _reduce
 from polyloss._core.backends import NUMPY
-from polyloss._core.shapes import FLOATS, bad_label, beside, dtype_name
+from polyloss._core.devices import beside
+from polyloss._core.dtypes import FLOATS, dtype_name
+from polyloss._core.labels import bad_label
 
 
 def evaluate(plan, arrays, given=None):

@@ -14,7 +14,7 @@ import array_api_compat
 import numpy as np
 from array_api_compat import device as device_of
 
-from polyloss._core.shapes import FLOATS, INTEGERS, dtype_name
+from polyloss._core.dtypes import FLOATS, INTEGERS, dtype_name
 
 
 class Fact(NamedTuple):

@@ -15,8 +15,8 @@ call (`_call/`) hands it canonical arrays of shape (n, c, s): the class axis is 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from polyloss._core.devices import beside
 from polyloss._core.params import traced
-from polyloss._core.shapes import beside
 
 F = TypeVar("F", bound=Callable[..., Any])
 LOSSES: dict[str, type["Block"]] = {}  # canonical name -> block, in order of definition; filled by `public`

@@ -2,7 +2,7 @@
 
 import math
 
-from polyloss._core.shapes import dtype_name
+from polyloss._core.dtypes import dtype_name
 
 # How reduction="normalize" divides; the names and numbers of softmax.Normalization.
 NORMALIZATIONS = ("full", "valid", "batch_size", "none")

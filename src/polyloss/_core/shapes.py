@@ -1,4 +1,4 @@
-"""Axes, dtypes and labels: canonical views (n, c, s), and what is said when something does not fit.
+"""Axes and shapes: canonical views (n, c, s), and what is said when a shape does not fit.
 
 Predictions of shape (…a, C, …b) are seen as (n, c, s) with n = Πa and s = Πb; labels, weights and
 losses, which lack the class axis, as (n, s).
@@ -10,23 +10,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import device, is_jax_array
-
-# Every dtype that is taken: name -> dtype of the computation, or the kind of an integer.
-FLOATS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
-INTEGERS = {f"{sign}int{bits}": (sign == "u", bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
-
-
-def beside(x):
-    """The device to make an array on that is used beside x. JAX places it by itself: x may be spread over a mesh of devices."""
-    return None if is_jax_array(x) else device(x)
-
-
-@lru_cache(maxsize=256, typed=True)  # typed: array-api-strict's dtypes hash as NumPy's and warn when compared with them
-def dtype_name(dtype):
-    """The name that all libraries share: "float32", "int64", "bool", "bfloat16"; others as they print."""
-    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
-    return name
 
 
 class Layout(NamedTuple):
@@ -224,63 +207,3 @@ def place(name, shape, flat):
     """How an entry is named in an error: ``y_true[3, 17]``."""
     index = np.unravel_index(flat, shape) if shape else ()
     return f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
-
-
-def bad_label(plan, flat, value):
-    """The error for the first label that is neither a class nor ignored."""
-    where = place("y_true", plan.label_shape, flat)
-    if isinstance(value, float) and not value.is_integer():
-        return TypeError(f"{where} is {value!r}, but labels must be whole numbers")
-    ignored = ""
-    if plan.loss.ignores:
-        values = plan.ignore[0] if len(plan.ignore) == 1 else plan.ignore or None
-        ignored = f" and {plan.loss.ignores} is {values}"
-    noun = "class" if plan.layout.c == 1 else "classes"
-    return ValueError(f"{where} is {int(value)}, but {plan.name} {has(plan.name)} {plan.layout.c} {noun} on axis {plan.axis}{ignored}")
-
-
-def representable(dtype, value):
-    """Whether an integer is a value of a label dtype: ``uint8`` has no -1, ``float32`` no 2**24 + 1."""
-    name = dtype_name(dtype)
-    if name in FLOATS:
-        bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[name]
-        odd = abs(value) // (abs(value) & -abs(value)) if value else 0
-        return odd.bit_length() <= bits and abs(value) < 2 ** (16 if name == "float16" else 127)
-    unsigned, bits = INTEGERS[name]
-    return 0 <= value < 2**bits if unsigned else -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-
-
-def sort_labels(xp, y, c, ignore):
-    """Labels (n, s) of any integer or floating dtype -> (indices in 0..c-1, ignored, bad): masks (n, s); `ignored` None if nothing is.
-
-    Values are compared in the labels' own dtype and only with numbers that it has, so that nothing wraps: as mathematical integers.
-    """
-    name = dtype_name(y.dtype)
-    kind, wrap = y.dtype, 0
-    if name in ("uint16", "uint32", "uint64") and xp.__name__.endswith("torch"):  # torch has these dtypes, but compares none of them
-        y, wrap = xp.astype(y, xp.int64), 2**64 if name == "uint64" else 0
-    ignored = None
-    for value in ignore:
-        if representable(kind, value):
-            large = value >= 2**63  # no Python number for JAX, no number at all for torch
-            same = y == (value if not large else value - wrap if wrap else xp.asarray(value, dtype=kind, device=beside(y)))
-            ignored = same if ignored is None else ignored | same
-    bad = xp.zeros_like(y, dtype=xp.bool)
-    if name in FLOATS:
-        bad = (y < 0) | (y >= c) | (y != xp.floor(y))
-    else:
-        unsigned, _ = INTEGERS[name]
-        if not unsigned or wrap:
-            bad = y < 0
-        if representable(kind, c):
-            bad = bad | (y >= c)
-    if ignored is not None:
-        bad = bad & ~ignored
-    skip = bad if ignored is None else bad | ignored
-    return xp.astype(xp.where(skip, xp.zeros_like(y), y), xp.int32 if c < 2**31 else xp.int64), ignored, bad
-
-
-def one_hot(xp, labels, c, dtype):
-    """(n, s) -> (n, c, s); by comparison with a range, since Dask and others cannot scatter."""
-    classes = xp.arange(c, dtype=labels.dtype, device=beside(labels))
-    return xp.astype(labels[:, None, :] == classes[None, :, None], dtype)

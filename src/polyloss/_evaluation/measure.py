@@ -14,8 +14,10 @@ from polyloss._core import reduce as _reduce
 from polyloss._core.backends import backend_of, numpy_array
 from polyloss._core.block import LOSSES
 from polyloss._core.bound_loss import BoundLoss
+from polyloss._core.dtypes import FLOATS, dtype_name, representable
+from polyloss._core.labels import sort_labels
 from polyloss._core.params import clip_bound, flag, number
-from polyloss._core.shapes import FLOATS, dtype_name, known_shape, layout, layout_of_sets, representable, sort_labels, weight_shape
+from polyloss._core.shapes import known_shape, layout, layout_of_sets, weight_shape
 from polyloss._evaluation.exact_sums import UNIT, Tally, ratio, tally
 from polyloss.metrics._labels import host
 from polyloss.metrics._log_loss import log_loss, sample_losses, sorted_classes

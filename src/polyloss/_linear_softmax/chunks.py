@@ -23,7 +23,9 @@ from polyloss._call.prepare import IN_PLACE, prepare, wide_enough
 from polyloss._call.run_plan import raise_bad
 from polyloss._core import buffers, reduce as _reduce
 from polyloss._core.backends import to_one_library
-from polyloss._core.shapes import FLOATS, dtype_name, known_shape, sort_labels, weight_shape
+from polyloss._core.dtypes import FLOATS, dtype_name
+from polyloss._core.labels import sort_labels
+from polyloss._core.shapes import known_shape, weight_shape
 from polyloss.softmax import SoftmaxLoss
 
 BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: with all else less than 64 MB

@@ -10,7 +10,8 @@ import numpy as np
 from array_api_compat import device as device_of, to_device
 
 from polyloss._core.backends import backend_of, convertible, what
-from polyloss._core.shapes import FLOATS, INTEGERS, dtype_name, place
+from polyloss._core.dtypes import FLOATS, INTEGERS, dtype_name
+from polyloss._core.shapes import place
 
 
 class Column(NamedTuple):

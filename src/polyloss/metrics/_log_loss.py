@@ -13,8 +13,8 @@ from polyloss._call.cpu import kernels
 from polyloss._core import reduce as _reduce, threads as _threads
 from polyloss._core.backends import backend_of, numpy_array
 from polyloss._core.block import times
+from polyloss._core.dtypes import FLOATS, dtype_name
 from polyloss._core.params import clip_bound, flag
-from polyloss._core.shapes import FLOATS, dtype_name
 from polyloss._core.types import Array
 from polyloss.metrics._labels import (
     Column,
