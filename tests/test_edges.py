@@ -690,3 +690,31 @@ def test_squared_errors_of_logarithms_have_slopes_by_targets_where_the_mean_over
     t = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     pl.tweedie_deviance(t, torch.tensor([[800.0, 0.0]], dtype=torch.float64), power=0.0, log_input=True, reduction="sum").backward()
     np.testing.assert_array_equal(t.grad, [[-np.inf, 1.0]])
+
+
+def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
+    """Its position's weight is NaN or infinite: it is in no sum of weights, and the others' mean is theirs."""
+    t, z, k = np.array([0, 1, 1]), np.array([[0.0, 1.0], [2.0, 1.0], [np.inf, 0.0]]), np.array([0.0, 2.0])
+    for odd in (np.nan, np.inf):
+        for library in (NUMPY, TORCH, JAX):
+            for dtype in ("float32", "float64"):
+                options = dict(class_weight=library.array(k, dtype), sample_weight=library.array(np.array([odd, 1.5, 0.0]), dtype))
+                for road in ROADS:
+                    found = road(pl.value_and_grad("softmax_loss"), library.array(t), library.array(z, dtype), **options)
+                    value, slope = map(library.numpy, found)
+                    np.testing.assert_allclose(value, 1.3132616875182228, rtol=1e-6)
+                    np.testing.assert_allclose(slope, [[0, 0], [0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
+        soft = np.eye(2)[t]
+        for road in ROADS:  # one-hot targets divide by the same sum
+            _, slope = road(pl.value_and_grad("softmax_loss"), soft, z, class_weight=k, sample_weight=np.array([odd, 1.5, 0.0]))
+            np.testing.assert_allclose(slope[1:], [[0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
+
+
+def test_a_weight_of_0_leaves_no_slope_by_the_target_though_it_is_infinite():
+    """That of a Tweedie deviance by a target below the normal numbers, beside a large mean."""
+    t = torch.tensor([[1e-45], [1.0]], requires_grad=True)
+    p, weight = torch.tensor([[1.8e19], [2.0]]), torch.tensor([0.0, 1.0], requires_grad=True)
+    pl.tweedie_deviance(t, p, power=1.9, sample_weight=weight, reduction="sum").backward()
+    assert t.grad[0] == 0
+    assert t.grad[1] < 0
+    assert weight.grad[0] > 1000  # the loss itself, which the weight hides

@@ -254,6 +254,10 @@ def _by_others(plan, given, divisor, wanted, upstream):
             given[name].requires_grad_()
     with torch.enable_grad():
         arrays = arrays_of(plan, array_api_compat.torch, given)._replace(divisor=divisor)
+        if not again and "y_true" in wanted and arrays.weight is not None:  # a weight of 0 leaves no slope, not of infinity either
+            skip, t = arrays.weight.detach() == 0, arrays.t
+            skip = skip.reshape(skip.shape[0], *[1] * (t.ndim - 2), skip.shape[1])
+            arrays = arrays._replace(t=torch.where(skip, t.detach(), t))
         plan = _routes.changed(plan, want=VALUE, validate=False)
         value = reduced(plan, arrays, _formula.run(plan, arrays))
     inputs = [given[name] for name in wanted]

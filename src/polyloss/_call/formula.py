@@ -88,6 +88,9 @@ def _run(plan, arrays):
         zero = weight == 0
     if plan.labelled and arrays.class_weight is not None and not spread:
         of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
+        if weight is not None:  # whose own weight counts for nothing, NaN included
+            weight = xp.where(of_label & ~xp.isfinite(weight), xp.zeros_like(weight), weight)
+            arrays = arrays._replace(weight=weight)
         zero = of_label if zero is None else zero | of_label
     if zero is not None:
         finite = xp.isfinite(z) if plan.labelled else xp.isfinite(z) & xp.isfinite(t)

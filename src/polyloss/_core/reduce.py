@@ -2,6 +2,7 @@
 
 import math
 
+from polyloss._core.block import times
 from polyloss._core.dtypes import dtype_name
 
 # How reduction="normalize" divides; the names and numbers of softmax.Normalization.
@@ -78,7 +79,7 @@ def total_weight(plan, arrays, t, skip):
     xp = arrays.xp
     w = xp.ones_like(t[:, 0, :]) if arrays.weight is None else arrays.weight
     if arrays.class_weight is not None:
-        w = w * xp.sum(t * arrays.class_weight[None, :, None], axis=1)
+        w = times(xp, xp.sum(t * arrays.class_weight[None, :, None], axis=1), w)
     elif plan.reduction == "normalize" and not plan.labelled:
         w = w * xp.sum(t, axis=1)
     return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))

@@ -68,6 +68,7 @@ cdef class Bound:
     cdef object ignore
     cdef bint is_long(self) noexcept nogil
     cdef int run(self, char **at, double scale, kernel_sums *found) noexcept nogil
+    cdef void clear(self, char **at) noexcept nogil
     cdef int visit(self, const kernel_loops *loops, const kernel_job *job, kernel_sums *found, kernel_sums *each) noexcept nogil
     cdef int visit_twice(self, const kernel_loops *loops, kernel_job *job, kernel_sums *found) noexcept nogil
     cdef int label_sums(self, char **at, kernel_sums *found) noexcept nogil

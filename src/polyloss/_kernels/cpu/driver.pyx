@@ -443,6 +443,20 @@ cdef class Bound:
             found.count = self.positions
         return 0
 
+    cdef void clear(self, char **at) noexcept nogil:
+        """Derivatives of 0."""
+        cdef const strided_array *x
+        cdef Py_ssize_t n, c, s
+        cdef int i
+        for i in range(AT_GRAD, AT_HESS + 1):
+            x = &self.job.arrays[i]
+            if at[i] == NULL:
+                continue
+            for n in range(self.job.n):
+                for c in range(self.job.c):
+                    for s in range(self.job.s):
+                        memset(at[i] + n * x.n + c // self.job.run * x.run + c % self.job.run * x.c + s * x.s, 0, ITEMSIZE[x.type])
+
     cdef int visit(self, const kernel_loops *loops, const kernel_job *job, kernel_sums *found, kernel_sums *each) noexcept nogil:
         """Every task, and the losses of rows that are cut into segments, of which `each` has the sums."""
         if perform(loops, job, self.elements, self.threads, found, each):

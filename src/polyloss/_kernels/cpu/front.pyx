@@ -187,6 +187,8 @@ cdef class Prepared:
             scale = 1 / divisor[0] if divisor[0] != 0 else 0
         if self.bound.run(at, scale, &found):
             return SHORT
+        if scale == 0:  # where a loss is NaN, 0 times its slope would be
+            self.bound.clear(at)
         if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
             self.choose(&found, divisor)
         total[0] = found.total
@@ -221,8 +223,8 @@ cdef class Prepared:
         return how
 
     cdef bint is_far(self, double divisor) noexcept nogil:
-        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the numbers' range. 0 and, given, infinity mean 0."""
-        if divisor == 0 or self.divide == GIVEN and (not self.scaled or isinf(divisor)):
+        """Whether a divisor's reciprocal, or what it is multiplied by, may leave the numbers' range. Of 0 all results are 0."""
+        if divisor == 0 or self.divide == GIVEN and not self.scaled:
             return False
         return not self.least <= fabs(divisor) <= self.most
 

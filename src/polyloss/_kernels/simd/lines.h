@@ -72,3 +72,10 @@ INLINE double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
     for (; i < n; i++) s[0] += (double)x[i];
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
+/* Of a position's derivatives; 0 for a weight of 0 alone, even if the sum of the weights is NaN. What is below all numbers is the least of
+   them, so that it hides no NaN. */
+INLINE one FORMULA(factor)(double scale, one weight)
+{
+    const one least = sizeof(one) == 4 ? (one)0x1p-149 : (one)0x1p-1074, k = weight == 0 ? 0 : (one)(scale * (double)weight);
+    return k != 0 || weight == 0 || scale == 0 ? k : (scale < 0) == (weight < 0) ? least : -least;
+}

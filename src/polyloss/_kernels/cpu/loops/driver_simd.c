@@ -55,8 +55,10 @@ static void task(const kernel_job *j, ptrdiff_t number, void *scratch, kernel_su
             if (j->labelled && label[i] == BAD) {
                 const int64_t at = n * j->flat_n + (s + i) * j->flat_s;
                 if (sums->bad < 0 || at < sums->bad) sums->bad = at;
-            } else if (w != 0)
-                sums->weights += w * (j->labelled ? class_weight_at(j, label[i]) : j->soft ? weight_of_targets(j, n, s + i) : 1);
+            } else if (w != 0) {
+                const double of_targets = j->labelled ? class_weight_at(j, label[i]) : j->soft ? weight_of_targets(j, n, s + i) : 1;
+                if (of_targets != 0) sums->weights += w * of_targets; /* of 0 not even if w is NaN */
+            }
         }
     }
 }

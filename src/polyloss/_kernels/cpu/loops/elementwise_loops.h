@@ -203,8 +203,6 @@ static double FORMULA(sum_again)(const kernel_job *job, const one *parameters, p
     }
     return s;
 }
-/* Of a position's derivatives; 0 for a weight of 0, even if the sum of the weights is NaN */
-INLINE one FORMULA(factor)(const kernel_job *job, one weight) { return weight == 0 ? 0 : (one)(job->scale * (double)weight); }
 /* The weights of m positions from (a, b) on; 1 where none are given */
 static void FORMULA(read_weights)(const kernel_job *job, ptrdiff_t a, ptrdiff_t b, ptrdiff_t m, one *w)
 {
@@ -258,12 +256,12 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
             FORMULA(write_losses)(job, a, b, m, room.value);
             if (!gg && !hh) continue;
             for (ptrdiff_t i = 0; i < m; i++)
-                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = FORMULA(factor)(job, room.w[i]);
+                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = FORMULA(factor)(job->scale, room.w[i]);
             if (gg) FORMULA(write)(grad->type, gg, grad->s, m, grad->c, L, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->s, m, hess->c, L, room.k, room.curvature, job->stream);
             continue;
         }
-        const one k = FORMULA(factor)(job, room.w[0]);
+        const one k = FORMULA(factor)(job->scale, room.w[0]);
         const int t_lies = FORMULA(in_place)(t->type, 0, 1, t->c, 0), p_lies = FORMULA(in_place)(p->type, 0, 1, p->c, 0);
         const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
         const int outputs_lie = gg ? g_lies && (!hh || h_lies) : !hh; /* curvatures bring slopes along, which need a place too */
@@ -320,7 +318,7 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
         for (ptrdiff_t i = 0; in_lanes && i < SUMS * n; i++) lanes[i] = 0;
         for (ptrdiff_t i = 0; in_lanes && i < n; i++) segment[i] = 0;
         for (ptrdiff_t j = 0; (grad->at || hess->at) && j < most; j++)
-            for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = FORMULA(factor)(job, room.w[i]);
+            for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = FORMULA(factor)(job->scale, room.w[i]);
         for (ptrdiff_t l = 0; l < job->c; l += m) {
             m = most < job->c - l ? most : job->c - l;
             const char *tt = t->at + a * t->n + b * t->s + l * t->c, *pp = p->at + a * p->n + b * p->s + l * p->c;

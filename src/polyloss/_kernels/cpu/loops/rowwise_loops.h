@@ -515,7 +515,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 sums->count++;
                 sums->weights += (double)w[i];
             }
-            const one k = (one)(job->scale * (double)w[i]);
+            const one k = FORMULA(factor)(job->scale, w[i]);
             one fill = 0; /* of both derivatives, where the row is not looked at */
             int looked = 0;
             if (labelled && label[i] == BAD) {

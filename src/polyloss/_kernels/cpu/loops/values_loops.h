@@ -103,7 +103,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, kernel_sums *su
         FORMULA(read_both)(p, pp, n, room_p, y);
         if (weight->at) {
             FORMULA(read_line)(weight->type, weight->at + a * weight->n + b * weight->s, weight->s, n, w);
-            for (ptrdiff_t i = 0; i < n; i++) k[i] = w[i] == 0 ? 0 : (one)(job->scale * (double)w[i]);
+            for (ptrdiff_t i = 0; i < n; i++) k[i] = FORMULA(factor)(job->scale, w[i]);
         }
         FORMULA(places)(grad, gg, room_g, g);
         FORMULA(places)(hess, hh, room_h, h);

@@ -424,7 +424,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     /* What is skipped, whatever the logits hold. */
     p->fill = zero;
     vd live = select_d(eq_d(x->w, zero), zero, one);
-    p->weight = select_d(eq_d(live, one), x->w * sum_kt, zero);
+    p->weight = select_d(eq_d(live, one), times_d(sum_kt, x->w), zero);
     if (!x->t) {
         p->fill = select_d(eq_d(x->y, all_d((double)BAD)), all_d((double)NAN), zero);
         live = select_d(lt_d(x->y, zero), zero, live);

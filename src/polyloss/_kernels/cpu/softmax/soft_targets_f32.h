@@ -24,7 +24,7 @@ INLINE void finish_targets(fast_scratch *x, ptrdiff_t i, vd apart, vd others_kt,
     const double keep = x->soft.keep, share = x->soft.share;
     const vd left = keep * others_kt + share * (x->soft.sum_k - k), sum_kt = left + (keep * kt + share * k), w = load_d(x->w + i);
     const md live = le_d(all_d(0.0), widen_i(x->label + i));
-    store_d(x->soft.counted + i, select_d(live, w * (others_kt + kt), all_d(0.0)));
+    store_d(x->soft.counted + i, select_d(live, times_d(others_kt + kt, w), all_d(0.0)));
     store_d(x->soft.left + i, left);
     store_d(x->soft.more + i, w * apart);
     store_d(x->w_k + i, w * sum_kt);

@@ -167,7 +167,7 @@ static void read_tile(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fa
         if (y < 0) continue;
         const double w = one(&j->weight, n, s), g = j->scale * w;
         const double ky = k->at && !x->soft_targets ? one(&(softmax_array){.at = k->at + y * k->c, .type = k->type}, 0, 0) : 1;
-        if (w != 0 && !x->soft_targets) sums->weights += w * ky;
+        if (w != 0 && ky != 0 && !x->soft_targets) sums->weights += w * ky;
         x->w[i] = w;
         x->g[i] = g;
         x->w_k[i] = w * ky;
