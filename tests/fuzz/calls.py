@@ -159,7 +159,7 @@ class Call:
 
     def _autograd(self, words):
         """Gradients with respect to all that is differentiable, by the library's own means."""
-        short = {"by_target": "t", "gradient": "p", "by_weight": "w"}
+        short = {"by_target": "t", "gradient": "p", "by_weight": "w", "by_class": "k", "by_divisor": "d"}
         wanted = [short[name] for name in self.results()[1:]]
         call = f"pl.{self.loss}({', '.join(['t', 'p', *words])})"
         if self.library == "torch":
@@ -190,7 +190,8 @@ class Call:
         if self.mode == "autograd":
             weight = self.arrays.get("sample_weight")
             names = ["value"] + ["by_target"] * (not self.labelled and self.float_target) + ["gradient"]
-            return names + ["by_weight"] * (weight is not None and weight.values.dtype.kind not in "iub")
+            names += ["by_weight"] * (weight is not None and weight.values.dtype.kind not in "iub")
+            return names + ["by_class"] * ("class_weight" in self.arrays) + ["by_divisor"] * ("denominator" in self.arrays)
         return {
             "value": ["value"], "value_and_grad": ["value", "gradient"], "grad": ["gradient"], "grad_and_hess": ["gradient", "hessian"],
         }[self.mode]  # fmt: skip

@@ -80,8 +80,13 @@ def wanted(call, truth, name, upstream):
     if name == "value":
         return truth.losses, wide
     kinds = {"gradient": call.dtype, "hessian": call.dtype, "prob": call.dtype}
-    dtype = kinds.get(name) or call.arrays["y_true" if name == "by_target" else "sample_weight"].values.dtype.name
+    given = {"by_target": "y_true", "by_weight": "sample_weight", "by_class": "class_weight", "by_divisor": "denominator"}
+    dtype = kinds.get(name) or call.arrays[given[name]].values.dtype.name
     right = getattr(truth, name)
+    if name == "by_class":  # the sum over all positions, each times what comes from above
+        u = Ball(upstream.values.reshape(-1, 1) if upstream.values.size == len(right.v) else upstream.values, LONG(0), right.format)
+        with np.errstate(all="ignore"):
+            return (right * u).sum(0).roughly(4), dtype
     if name == "hessian":  # squares go below the normal numbers, and above the largest, earlier than what is divided by them
         right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / right.format.unit, right.format)
     if right is not None and upstream is not None:
@@ -101,7 +106,7 @@ def wanted(call, truth, name, upstream):
             if name == "by_target" and weight is not None and np.isnan(weight.values).any():
                 open_ = open_ | np.isnan(truth.losses.v).all()
             right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
-            if {"by_target", "by_weight"} & set(call.results()):  # by autograd of the value, in which 1 - p cancels
+            if set(call.results()) - {"value", "gradient"}:  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)
     return right, dtype
 

@@ -6,6 +6,7 @@ calls and of the kinds. Exit status: 1 if something was found.
 
     python tests/fuzz/fuzz.py --seconds 600 --seed 1          # until the time is up
     python tests/fuzz/fuzz.py --seed 1 --only 1234            # the call of a seed and a number, once more
+    python tests/fuzz/fuzz.py --small --loss huber --library jax    # with --only, these three again
 """
 
 import argparse
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
+from typing import NamedTuple
 
 PATIENCE = 300.0  # seconds for one call; the first of a library compiles and imports, and the machine may be busy
 
@@ -24,17 +26,36 @@ def rng_of(seed, number):
     return np.random.default_rng((seed, number))
 
 
-def drawn(seed, number, library=None, edges=True):
+class Wanted(NamedTuple):
+    """What is drawn; by default everything."""
+
+    library: str | None = None  # of one array library only
+    edges: bool = True  # numbers beyond those of daily use, too
+    loss: str | None = None  # of one loss only
+    small: bool = False  # losses alone, on arrays of 200 numbers at most: many more calls
+
+    def words(self):
+        """The same on the command line."""
+        named = [f" --{name} {x}" for name, x in (("library", self.library), ("loss", self.loss)) if x is not None]
+        return "".join([*named, " --small" * self.small, " --no-edges" * (not self.edges)])
+
+
+EVERYTHING = Wanted()
+
+
+def drawn(seed, number, wanted):
     """The trial of a number: its module, and the case."""
-    from trials import TRIALS
+    import trials
 
     rng = rng_of(seed, number)
-    shares = [trial.SHARE for trial in TRIALS]
-    trial = TRIALS[rng.choice(len(TRIALS), p=[share / sum(shares) for share in shares])]
-    return trial, trial.draw(rng, library, edges)
+    if wanted.loss is not None or wanted.small:
+        return trials.Losses, trials.Losses.draw(rng, wanted.library, wanted.edges, wanted.loss, wanted.small)
+    shares = [trial.SHARE for trial in trials.TRIALS]
+    trial = trials.TRIALS[rng.choice(len(shares), p=[share / sum(shares) for share in shares])]
+    return trial, trial.draw(rng, wanted.library, wanted.edges)
 
 
-def work(connection, seed, first, known, library, edges):
+def work(connection, seed, first, known, wanted):
     """Make trials from a number on, and say what came of each."""
     import warnings
 
@@ -45,7 +66,7 @@ def work(connection, seed, first, known, library, edges):
     known, number = set(known), first
     while True:
         connection.send(("begun", number))
-        trial, case = drawn(seed, number, library, edges)
+        trial, case = drawn(seed, number, wanted)
         found = []
         for fault in trial.faults(case):
             if fault.kind not in known:
@@ -61,8 +82,8 @@ def work(connection, seed, first, known, library, edges):
 class Watch:
     """A worker, and how long one call may take it."""
 
-    def __init__(self, seed, library=None, edges=True):
-        self.seed, self.library, self.edges = seed, library, edges
+    def __init__(self, seed, wanted):
+        self.seed, self.wanted = seed, wanted
         self.context = multiprocessing.get_context("spawn")
         self.process = None
         self.number = 0
@@ -70,7 +91,7 @@ class Watch:
 
     def start(self):
         self.connection, theirs = self.context.Pipe()
-        arguments = (theirs, self.seed, self.number, self.known, self.library, self.edges)
+        arguments = (theirs, self.seed, self.number, self.known, self.wanted)
         self.process = self.context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -109,15 +130,15 @@ class Watch:
         import trials
 
         trials.prepare()
-        _, case = drawn(self.seed, self.number, self.library, self.edges)
+        _, case = drawn(self.seed, self.number, self.wanted)
         self.number += 1
         return case.label, [((*case.label, symptom), words, case.code())]
 
 
-def fuzz(seconds=None, count=None, seed=0, library=None, edges=True, out=sys.stdout):
+def fuzz(seconds=None, count=None, seed=0, wanted=EVERYTHING, out=sys.stdout):
     """Run until the time is up, or so many calls; the calls by label, and the findings by kind."""
     calls, findings = collections.Counter(), collections.Counter()
-    watch, until = Watch(seed, library, edges), time.monotonic() + (seconds or 1e9)
+    watch, until = Watch(seed, wanted), time.monotonic() + (seconds or 1e9)
     try:
         while time.monotonic() < until and (count is None or watch.number < count):
             number = watch.number
@@ -126,7 +147,8 @@ def fuzz(seconds=None, count=None, seed=0, library=None, edges=True, out=sys.std
             for kind, words, code in found:
                 findings[kind] += 1
                 if findings[kind] == 1:
-                    print(f"\n# {len(findings)}. {' '.join(map(str, kind))}  (--seed {seed} --only {number})\n{code}\n# {words}", file=out)
+                    again = f"(--seed {seed} --only {number}{wanted.words()})"
+                    print(f"\n# {len(findings)}. {' '.join(map(str, kind))}  {again}\n{code}\n# {words}", file=out)
                     out.flush()
     finally:
         watch.stop()
@@ -146,12 +168,12 @@ def summary(calls, findings, seconds):
     return "\n".join(lines)
 
 
-def once(seed, number, library=None, edges=True):
+def once(seed, number, wanted=EVERYTHING):
     """One call again: its code, and what is wrong."""
     import trials
 
     trials.prepare()
-    trial, case = drawn(seed, number, library, edges)
+    trial, case = drawn(seed, number, wanted)
     found = trial.faults(case)
     small = trial.shrink(case, found[0])[0] if found else case
     return "\n".join([small.code(), *(f"# {fault.words}" for fault in found)])
@@ -164,13 +186,16 @@ def main():
     parser.add_argument("--only", type=int)
     parser.add_argument("--library", help="of one array library only")
     parser.add_argument("--no-edges", dest="edges", action="store_false", help="numbers as they are in daily use")
+    parser.add_argument("--loss", help="one loss only, and nothing but losses")
+    parser.add_argument("--small", action="store_true", help="losses alone, on small arrays: many more calls")
     arguments = parser.parse_args()
+    wanted = Wanted(arguments.library, arguments.edges, arguments.loss, arguments.small)
     if arguments.only is not None:
-        print(once(arguments.seed, arguments.only, arguments.library, arguments.edges))
+        print(once(arguments.seed, arguments.only, wanted))
         return 0
     began = time.monotonic()
     print(f"seed {arguments.seed}", flush=True)
-    calls, findings = fuzz(arguments.seconds, seed=arguments.seed, library=arguments.library, edges=arguments.edges)
+    calls, findings = fuzz(arguments.seconds, seed=arguments.seed, wanted=wanted)
     print("\n" + summary(calls, findings, time.monotonic() - began))
     return 1 if findings else 0
 

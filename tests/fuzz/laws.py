@@ -1,4 +1,6 @@
-"""What must hold bit for bit, of any call: whatever the number of threads, however a batch is cut, and however it is accumulated."""
+"""What must hold of any call whatever the number of threads, however a batch is cut, and however it is accumulated: bit for bit, and of
+evaluations beside the truth.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -7,7 +9,7 @@ import draw
 import numpy as np
 import shrink
 from calls import MODULES, Array, Call, Refused, Setting, module, run
-from check import Fault, defaults
+from check import Fault, compared, defaults, truth_of
 
 import polyloss as pl
 from polyloss._core.block import LOSSES
@@ -30,12 +32,14 @@ class Law:
 
 
 def draw_law(rng, library, edges):
-    law = draw.pick(rng, ["threads", "cut", "accumulated", "explained"])
+    law = draw.pick(rng, ["threads", "cut", "accumulated", "evaluated", "explained"])
+    if law == "evaluated":
+        library = library if library in ("numpy", "torch", "jax") else draw.pick(rng, ["numpy", "torch", "jax"])
     while True:
-        host = "torch" if library == "torch" and law != "accumulated" else "numpy"
+        host = library if law == "evaluated" else "torch" if library == "torch" and law != "accumulated" else "numpy"
         call = draw.draw(rng, library=host, edges=False, heavy=law == "threads")
         call = call.changed(threads=1, out="")
-        if call.mode == "autograd" or (law in ("cut", "accumulated") and shrink.apart(call)):
+        if call.mode == "autograd" or (law in ("cut", "accumulated", "evaluated") and shrink.apart(call)):
             continue
         if law == "cut":
             axis = {**defaults(call.loss), **call.options}["axis"]
@@ -46,7 +50,7 @@ def draw_law(rng, library, edges):
                 continue
             call = call.changed(mode="value", options={**call.options, "reduction": "none"}).with_array("sample_weight", None)
             call = call.changed(options={k: x for k, x in call.options.items() if k not in ("normalization", "normalize", "denominator")})
-        if law == "accumulated":
+        if law in ("accumulated", "evaluated"):
             call = call.changed(mode="value", options={k: x for k, x in call.options.items() if k not in (
                 "reduction", "normalization", "normalize", "denominator", "return_prob")}, route="", isa="")  # fmt: skip
             soft = call.loss == "softmax_loss" and not call.labelled  # whose mean is divided by the targets' sum, too
@@ -139,6 +143,26 @@ def accumulated(call, rng):
     return f"gives {got!r}, right is {right!r} (weights {None if w is None else w.reshape(-1)[:8].tolist()})"
 
 
+def evaluated(call, rng):
+    """`evaluate` over batches of any length gives the mean of the whole, which the truth knows from the contract alone."""
+    t, p = call.arrays["y_true"].seen(), call.prediction.seen()
+    axis = call.options["axis"] % p.ndim
+    w = np.array(rng.choice([1.0, 0.5, 0.0, 3.0, 0.1], p.shape[:axis] + p.shape[axis + 1 :])) if draw.chance(rng, 0.5) else None
+    whole = call.with_array("sample_weight", None if w is None else Array(w))
+    right = truth_of(whole.changed(options={**call.options, "reduction": "mean"})).losses
+    space = {**MODULES, **{name: module(name) for name in ("torch", "jnp") if {"torch": "torch", "jnp": "jax"}[name] == call.library}}
+    given = [eval(Array(x).code(call.library, "A"), space, {"A": x}) for x in (t, p, w) if x is not None]
+    batches, start = [], 0
+    while start < len(p):
+        stop = min(len(p), start + 1 + int(rng.integers(len(p))))
+        batches.append(tuple(x[start:stop] for x in given))
+        start = stop
+    batches = [lambda batch=batch: batch for batch in batches] if draw.chance(rng, 0.3) else iter(batches)
+    found = pl.evaluate((call.loss, call.options), batches)[call.loss] if len(p) else 0.0
+    fault = compared(np.asarray(found), right)
+    return None if fault is None else f"evaluate of {call.options}, weights {None if w is None else w.reshape(-1)[:8].tolist()}: {fault[1]}"
+
+
 def explained(call, rng):
     """`explain` names the route without evaluating."""
     space = {**MODULES, **{f"A_{name}": x.values.copy() for name, x in call.arrays.items()}}
@@ -154,4 +178,4 @@ def explained(call, rng):
     return None if call.loss in said and said.route in said else f"says {said!r}"
 
 
-LAWS = {"threads": threads, "cut": cut, "accumulated": accumulated, "explained": explained}
+LAWS = {"threads": threads, "cut": cut, "accumulated": accumulated, "evaluated": evaluated, "explained": explained}

@@ -191,6 +191,6 @@ def test_a_short_run_finds_nothing(library, count):
     """Calls of fixed seeds, which were not picked for what they find."""
     out = io.StringIO()
     for seed in SEEDS:
-        counted, findings = fuzz.fuzz(count=count, seed=seed, library=library, out=out)
+        counted, findings = fuzz.fuzz(count=count, seed=seed, wanted=fuzz.Wanted(library), out=out)
         assert sum(counted.values()) == count
         assert not findings, out.getvalue()

@@ -17,8 +17,11 @@ class Losses:
     SHARE = 100
 
     @staticmethod
-    def draw(rng, library=None, edges=True):
-        return draw.draw(rng, library=library, heavy=draw.chance(rng, 0.05), edges=edges)
+    def draw(rng, library=None, edges=True, loss=None, small=False):
+        while True:
+            call = draw.draw(rng, loss=loss, library=library, heavy=not small and draw.chance(rng, 0.05), edges=edges)
+            if not small or call.prediction.values.size <= 200:
+                return call
 
     faults = staticmethod(check.faults)
 

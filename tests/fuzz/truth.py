@@ -99,7 +99,8 @@ def mean_absolute_percentage_error(t, p, epsilon):
     huge = np.abs(d.v) > p.format.most / 2
     size = t.abs()
     base = floored(size, low)
-    by_target = where(size.v > low.v, -(sign(d) / base) - (d.abs() / base) / base * sign(t), -(sign(d) / base))
+    terms = (sign(d) / base).roughly(), ((d.abs() / base) / base * sign(t)).roughly()  # each times what comes from above, which is rounded
+    by_target = where(size.v > low.v, -terms[0] - terms[1], -terms[0])
     parts = d.abs() / base * 100, sign(d) / base * 100, zeros(d), unknown(by_target * 100, size.v == low.v)
     return combined(*(unknown(x, huge) for x in parts))
 
@@ -342,6 +343,13 @@ def by_given(by_target, factor):
     return by_target if isinstance(factor, int) else unknown(by_target * factor, huge & (factor.v != 1))
 
 
+def of_factor(factor, x):
+    """A derivative by targets, times a factor of the class; nothing is said where autograd's is NaN: x times what comes from above, at most
+    3, passes the largest number, and the factor is 0.
+    """
+    return unknown(times(factor, x), (factor.v == 0) & (np.abs(x.v) > x.format.most / 16) | (x.e > UNKNOWN**0.5))
+
+
 def sigmoids(z):
     """The logistic function of z and of -z."""
     e = z.abs().__neg__().exp()
@@ -482,8 +490,15 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, slow), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
-    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, by_given(times(a + zeros(p), of), factor))
-    return parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None]))
+    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, by_given(of_factor(a + zeros(p), of), factor))
+    return balanced(t * a, parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None])))
+
+
+def balanced(ta, parts):
+    """Parts of a focal loss, of which nothing is said where a target times its alpha passes the largest number: it is the first product."""
+    lost = (np.isfinite(ta.v) & (np.abs(ta.v) > ta.format.most / 4)).any(1)
+    return parts._replace(value=unknown(parts.value, lost), slope=unknown(parts.slope, lost[:, None]),
+                          curvature=unknown(parts.curvature, lost[:, None]))  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- losses of logits
@@ -540,7 +555,7 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
     value = unknown(of_classes(-times(kt, s.l)), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
-    by_target = by_given(-where(np.isnan(l.v), l, times(k, l)), factor)
+    by_target = by_given(-where(np.isnan(l.v), l, of_factor(k, l)), factor)
     return of_log_softmax(s, value, -kt, zeros(z), by_target)
 
 
@@ -578,10 +593,10 @@ def focal_of_logits(t, z, factor, a, gamma):
     of = -times(f, s.l)
     first = -(t * a * (f - f1 * pl))
     second = t * a * (f1 * (s.p * 2 + pl) - f2 * s.p * pl)
-    parts = of_log_softmax(s, of_classes(times(t * a, of)), first, second, by_given(of * a, factor))
+    parts = of_log_softmax(s, of_classes(times(t * a, of)), first, second, by_given(of_factor(a + zeros(z), of), factor))
     alone = s.q.v == 0  # one possible class
     loose = alone.any(1)[:, None] if gamma < 2 else np.zeros_like(alone)
-    return parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose))
+    return balanced(t * a, parts._replace(slope=unknown(parts.slope, loose), curvature=unknown(parts.curvature, loose)))
 
 
 def poly1_crossentropy(t, p, poly_epsilon):
@@ -590,7 +605,7 @@ def poly1_crossentropy(t, p, poly_epsilon):
     value = of_classes(times(t, -s.l)) + k * ((1 - t.sum(1)) + (t * s.q).sum(1) if c > 1 else 1 - t.sum(1))
     value = unknown(value, np.isnan(s.l.v).all(1) & (t.v == 0).all(1))  # no target, and a row without a softmax
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(p), s.l)  # infinite, for a target of 0: it counts as 0
-    parts = of_log_softmax(s, value, -t - tp, -tp, -l - s.p * k)
+    parts = of_log_softmax(s, value, -t - tp, -tp, unknown(-l - s.p * k, sums_overflow(t * k)))
     hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
     y = (s.p * t).sum(1)[:, None]
     other = s.p * (s.q * (1 + k * y) - k * y * s.p)
@@ -671,7 +686,8 @@ def generalized_crossentropy(t, p, q):
     own = p.exact(np.where(right, p.v, 1))
     own.e = np.where(right, np.broadcast_to(p.e, p.v.shape), 0)
     none, negative = own.v == 0, own.v < 0
-    slope, curvature = -own.power(q - 1), own.power(q - 2) * (1 - k)
+    off = p.near(q).e * np.abs(np.log(np.where(own.v > 0, own.v, 1)))  # of a power whose exponent begins with the rounding of q
+    slope, curvature = (Ball(x.v, x.e + np.abs(x.v) * off, x.format) for x in (-own.power(q - 1), own.power(q - 2) * (1 - k)))
     if q < 1:
         slope, curvature = where(none, LONG(-np.inf) * np.ones_like(p.v), slope), where(none, LONG(np.inf) * np.ones_like(p.v), curvature)
     slope, curvature = (where(right, unknown(x, negative), zeros(p)) for x in (slope, curvature))
@@ -735,6 +751,8 @@ class Expected(NamedTuple):
     hessian: Ball
     by_target: Ball  # None for labels
     by_weight: Ball  # of the losses' shape; None without weights
+    by_class: Ball  # (positions, classes): what each position has to do with the weight of each class; None without weights of classes
+    by_divisor: Ball  # None without a denominator
     prob: Ball  # None but for softmax_loss
 
 
@@ -802,7 +820,7 @@ def taken(x, fmt, flushed=False):
     if flushed:
         own = np.asarray(x).dtype
         tiny = max(float(np.finfo(d).tiny) for d in (fmt.dtype, own if own.kind == "f" and own.itemsize > 2 else fmt.dtype))
-        e = np.where(np.abs(v) < tiny, np.abs(v) / fmt.unit, 0)
+        e = np.where(np.abs(v) <= tiny, np.abs(v) / fmt.unit, 0)  # tiny itself is below it after one rounding
     return Ball(v, e, fmt)
 
 
@@ -858,7 +876,10 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     d, counted = divisor(fmt, reduction, normalization, denominator, p.shape, axis, given, labelled, w, k, skip, ignored, n)
 
     def over(x):
-        return x if d is None else where(d.v == 0, np.zeros_like(x.v), (x / where(d.v == 0, LONG(1), d)).roughly())
+        if d is None:
+            return x
+        divided = unknown((x / where(d.v == 0, LONG(1), d)).roughly(), x.e > UNKNOWN**0.5)  # nothing is known of it by an infinity either
+        return where(d.v == 0, np.zeros_like(x.v), divided)
 
     open_ = np.zeros(n, bool) if w is None else np.isnan(w.v)  # NaN goes into the values; a gradient may be 0 times NaN
     open_ = (open_ | (False if d is None else np.isnan(d.v)))[:, None] & ~skip[:, None]
@@ -893,12 +914,25 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         if counted is not None and reduction == "normalize":  # the normalizer depends on the targets
             by_target = unknown(by_target, np.ones(by_target.v.shape, bool))
         by_target = restored(by_target)
+    by_class = by_divisor = None
+    if k is not None:
+        by_class = by_class_weight(*clean, params, w, skip)
+        if counted is not None and total is not None and denominator is None:
+            shares = clean[0] if w is None else clean[0] * w[:, None]
+            by_class = by_class - total * where(skip[:, None], np.zeros_like(shares.v), shares)
+        by_class = over(by_class).roughly(2).limited()
+        finite = all(np.isfinite(x.v).all() for x in (z, given, value, *([] if w is None else [w])))
+        by_class = unknown(by_class, hidden_labels(given, k) if finite and hidden else np.full(given.shape, not finite))
+    if denominator is not None and total is not None:
+        by_divisor = unknown(-(total / where(d.v == 0, LONG(1), d)).roughly(), d.v == 0)
     return Expected(
         (value.reshape(losses if not scalar else ()) if total is None else total),
         restored(divided(weighted(parts.slope), parts.slope)),
         restored(divided(weighted(parts.curvature), parts.curvature)),
         by_target,
         by_weight,
+        by_class,
+        by_divisor,
         restored(probabilities(capped(z, params["softcap"])[0])) if loss == "softmax_loss" else None,
     )
 
@@ -937,6 +971,19 @@ def open_at_infinities(loss, t, p, parts, params):
     return Parts(none(value, nan), slope, curvature, by_target)
 
 
+def by_class_weight(t, p, params, w, skip):
+    """Weighted losses of each class, which its weight multiplies: (positions, classes)."""
+    t, _ = smoothed(t, params["label_smoothing"], p.shape[1])
+    terms = times(t, -softmax(capped(p, params["softcap"])[0]).l)
+    terms = terms if w is None else times(w[:, None] + zeros(terms), terms)
+    return where(skip[:, None], np.zeros_like(terms.v), terms)
+
+
+def hidden_labels(given, k):
+    """Where a label's class has a weight of 0, so that its position is skipped: by that weight it has a slope all the same, if it can."""
+    return (given.v != 0) & (k.v == 0)
+
+
 def divisor(fmt, reduction, normalization, denominator, shape, axis, given, labelled, w, k, skip, ignored, n):
     """What the sum is divided by (None: 1); and, where it is a sum of weights, what each weight counts for."""
     exact = lambda x: Ball(LONG(x), LONG(0), fmt)  # noqa: E731
@@ -960,7 +1007,7 @@ def divisor(fmt, reduction, normalization, denominator, shape, axis, given, labe
         if w is None:
             return exact(max(n - int(ignored.sum()), 1)), None
         counted = Ball(np.ones(n), LONG(0), fmt)
-    one = counted if w is None else counted * w
+    one = counted if w is None else times(counted, w)
     one = where(skip, np.zeros_like(one.v), one)
     return (one.sum(0) if n else exact(0)), counted
 
