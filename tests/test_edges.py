@@ -699,14 +699,14 @@ def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
         for library in (NUMPY, TORCH, JAX):
             for dtype in ("float32", "float64"):
                 options = dict(class_weight=library.array(k, dtype), sample_weight=library.array(np.array([odd, 1.5, 0.0]), dtype))
-                for road in ROADS:
-                    found = road(pl.value_and_grad("softmax_loss"), library.array(t), library.array(z, dtype), **options)
+                for route in ROUTES:
+                    found = route(pl.value_and_grad("softmax_loss"), library.array(t), library.array(z, dtype), **options)
                     value, slope = map(library.numpy, found)
                     np.testing.assert_allclose(value, 1.3132616875182228, rtol=1e-6)
                     np.testing.assert_allclose(slope, [[0, 0], [0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
         soft = np.eye(2)[t]
-        for road in ROADS:  # one-hot targets divide by the same sum
-            _, slope = road(pl.value_and_grad("softmax_loss"), soft, z, class_weight=k, sample_weight=np.array([odd, 1.5, 0.0]))
+        for route in ROUTES:  # one-hot targets divide by the same sum
+            _, slope = route(pl.value_and_grad("softmax_loss"), soft, z, class_weight=k, sample_weight=np.array([odd, 1.5, 0.0]))
             np.testing.assert_allclose(slope[1:], [[0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
 
 

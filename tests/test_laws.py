@@ -709,11 +709,11 @@ def test_a_weight_that_its_mean_makes_0_hides_no_nan(case, lib):
     p[2] = np.nan
     weight = np.full(case.n, 1e30, np.float32)
     weight[2] = 1e-37 if lib is JAX else 1e-38  # XLA takes what is below the normal numbers for 0
-    for road in routes_of(lib):
+    for route in routes_of(lib):
         kwargs = {"sample_weight": lib.array(weight), "reduction": mean_of(case)}
-        _, slope = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
-        assert np.isnan(lib.numpy(slope)[2]).any(), road
-        assert not np.isnan(lib.numpy(slope)[[0, 1, 3, 4, 5]]).any(), road
+        _, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+        assert np.isnan(lib.numpy(slope)[2]).any(), route
+        assert not np.isnan(lib.numpy(slope)[[0, 1, 3, 4, 5]]).any(), route
 
 
 @over(CASES, (NUMPY, TORCH, JAX))
@@ -723,14 +723,14 @@ def test_where_the_weights_add_up_to_0_a_mean_has_no_slopes(case, lib):
     if case.labelled:
         t[:] = 0
     p[2] = np.nan
-    for road in routes_of(lib):
+    for route in routes_of(lib):
         weight = lib.array(np.array([0.0, 0.0, 1.0, 0.0, 0.0, -1.0]))
         kwargs = {"sample_weight": weight, "reduction": mean_of(case)}
         if case.loss == "softmax_loss":  # whose weights may count differently, by class
             kwargs = {"denominator": lib.array(np.array(0.0)), "reduction": "normalize"}
-        value, slope = road(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
-        _, curvature = road(case.of, pl.grad_and_hess(case.target), lib.array(t), lib.array(p), **kwargs)
-        assert float(value) == 0, road
+        value, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+        _, curvature = route(case.of, pl.grad_and_hess(case.target), lib.array(t), lib.array(p), **kwargs)
+        assert float(value) == 0, route
         for x in (slope, curvature):
             same(NUMPY, lib.numpy(x), np.zeros((case.n, case.c)))
 
