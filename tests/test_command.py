@@ -1032,21 +1032,22 @@ def test_an_index_that_pandas_writes_without_a_name(run):
 
 
 @pytest.mark.parametrize("index", ["", "__index_level_0__"])
-def test_one_file_has_an_index_that_pandas_writes_without_a_name(run, index):
-    """It is said which column it is, and what to do."""
-    write = (lambda text, name: Path(name).write_text(text)) if not index else _parquet_of_pandas
+def test_one_file_has_its_ids_in_an_index_without_a_name(run, index):
+    """It is said which column that is, and what to do."""
+    write = _parquet_of_pandas if index else (lambda text, name: Path(name).write_text(text))
     kind = "parquet" if index else "csv"
     write(TRUTH.replace("id", index), f"t.{kind}")
     write(GOOD.replace("id", index), f"p.{kind}")
-    assert run(f"t.{kind}", f"p.{kind}")[1] == [[f"p.{kind}", "log_loss", repr(float(SCORE))]]
-    said = f"p.{kind}: no column 'id', by which it is joined; it has {index!r}, 'bird', 'cat', 'dog'; {index!r} is an index without a name"
-    assert run("truth.csv", f"p.{kind}") == (1, [], f"polyloss score: {said}, which pandas wrote: df.rename_axis('id') names it\n")
-    said = f"good.csv: no column {index!r}, by which it is joined; it has 'id', 'bird', 'cat', 'dog'; this name is that of an index without"
-    assert run(f"t.{kind}", "good.csv") == (
-        1,
-        [],
-        f"polyloss score: {said} one, which pandas wrote: --id COLUMN says which column of the truth has the ids\n",
-    )
+    options = ["--id", index, "--target", "label"]
+    assert run(f"t.{kind}", f"p.{kind}", *options)[1] == [[f"p.{kind}", "log_loss", repr(float(SCORE))]]
+    status, _, err = run("truth.csv", f"p.{kind}")
+    assert status == 1
+    assert f"p.{kind}: no column 'id', by which it is joined" in err
+    assert f"; {index!r} is an index without a name, which pandas wrote: df.rename_axis('id') names it\n" in err
+    status, _, err = run(f"t.{kind}", "good.csv", *options)
+    assert status == 1
+    assert f"good.csv: no column {index!r}, by which it is joined; it has 'id'" in err
+    assert "; this name is that of an index without one, which pandas wrote: --id COLUMN says which column of the truth has the ids" in err
 
 
 def _parquet_of_pandas(text, name):
@@ -1057,9 +1058,14 @@ def _parquet_of_pandas(text, name):
 
 
 def test_an_index_in_parquet_is_the_first_column(run):
-    """As it is in the text that pandas writes of the same table."""
+    """As it is in the text that pandas writes of the same table; but one without a name is left out, as where pandas reads it."""
     _parquet_of_pandas(TRUTH, "t.parquet")
     assert run("t.parquet", "good.csv")[1] == [["good.csv", "log_loss", repr(float(SCORE))]]
+    for name, text in (("t.parquet", TRUTH), ("p.parquet", GOOD)):
+        table = polars.read_csv(io.StringIO(text)).with_columns(__index_level_0__=polars.Series([2, 0, 1]))
+        table.write_parquet(name, metadata={"pandas": json.dumps({"index_columns": ["__index_level_0__"]})})
+    for truth in ("truth.csv", "t.parquet"):
+        assert run(truth, "p.parquet")[1] == [["p.parquet", "log_loss", repr(float(SCORE))]]
 
 
 def test_true_and_false_are_labels(run):
@@ -1203,6 +1209,9 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),
         (["truth.csv", "good.csv", "-l", "logloss"], "logloss is binary_crossentropy, of each column by itself"),
         (["good.csv", "truth.csv"], "good.csv has 3 columns that could be the target"),
+        (["usage.csv", "good.csv"], "('label', 'Usage'): name it with --target (or --kaggle leaves 'Usage' out)"),
+        (["truth.csv", "one.csv"], "--loss is missing: one.csv has one column; -l log_loss is of probabilities, -l mse of other numbers"),
+        (["good.csv", "good2.csv"], "--loss is missing: good2.csv has dense targets; -l bce is of probabilities, -l mse of other numbers"),
         (["truth.csv", "y.npy"], "truth.csv is a table, but y.npy holds arrays"),
         (["truth.csv", "good.csv", "--prediction", "id", "-l", "mse"], "--prediction is 'id', which is the column of the ids"),
         (["good.csv", "good.csv", "--target", "dog", "--prediction", "dog", "-l", "mse"], "--prediction is 'dog', which is the target"),
@@ -1212,6 +1221,9 @@ def test_bad_arrays(run):
     ],
 )
 def test_bad_usage(run, arguments, said):
+    Path("usage.csv").write_text("id,label,Usage\n1,cat,Public\n2,dog,Private\n3,bird,Ignored\n")
+    Path("one.csv").write_text("id,p\n1,0.5\n2,0.5\n3,0.5\n")
+    Path("good2.csv").write_text(GOOD)
     status, lines, err = run(*arguments)
     assert (status, lines) == (2, [])
     assert said in err

@@ -74,16 +74,15 @@ class Job:
         self.dense = len(columns) > 1 and len(in_truth) == len(columns) and truth.target is None
         if not self.dense and target is None:
             many = f"{counted(len(truth.columns), 'column')} that could be the target ({listed(truth.columns)}): name it with --target"
+            many += " (or --kaggle leaves 'Usage' out)" if "Usage" in truth.columns else ""
             raise usage(
                 f"{truth.path} has {many if truth.columns else 'no column left that could be the target'}; the truth is the first file"
             )
         self.target = target
         if not losses:
             if len(columns) == 1 or self.dense:
-                raise usage(
-                    f"--loss is missing: {predictions.paths[0]} has"
-                    f" {'one column' if len(columns) == 1 else 'dense targets'}, so name the loss"
-                )
+                held, of = ("one column", "log_loss") if len(columns) == 1 else ("dense targets", "bce")
+                raise usage(f"--loss is missing: {predictions.paths[0]} has {held}; -l {of} is of probabilities, -l mse of other numbers")
             losses = [Loss.of("log_loss")]
         if kaggle and "Usage" not in truth.apart and all(loss.name != "log_loss" for loss in losses):
             raise usage(

@@ -32,7 +32,7 @@ CELL = 1 << 30  # characters of a cell, at most, where a text is read to tell wh
 SAMPLE = 1 << 14  # rows that tell whether a column has few kinds of text
 KEY, AT, ROW, GAP = "\0id", "\0at", "\0row", "\0gap"  # columns of the join, by names that no file has
 TRUTH_VALUES = {"True": 1, "False": 0, "true": 1, "false": 0, "TRUE": 1, "FALSE": 0}  # as pandas, polars and R write them
-UNNAMED = ("", "__index_level_0__")  # what pandas calls an index without a name, in text and in Parquet
+UNNAMED = "__index_level_0__"  # what pandas calls an index without a name in Parquet; in text its name is empty
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
@@ -238,7 +238,7 @@ class Header:
         if id_column in asked.prediction:
             raise usage(f"--prediction is {id_column!r}, which is the column of the ids, by which rows are joined")
         state = "Usage" if kaggle and "Usage" in names else None
-        columns = [name for name in names if name not in (id_column, weight, group, state)] if target is None else [target]
+        columns = [name for name in names if name not in (id_column, weight, group, state, UNNAMED)] if target is None else [target]
         if not columns and group is not None:  # the one other column is the target, too
             target, columns = group, [group]
         return cls(path, id_column, columns, target, weight, group, state, asked.prediction)
@@ -435,13 +435,11 @@ def predicted(path: str, id_column: str, apart: set[str], only: tuple[str, ...] 
     for name in only:
         if name not in names:
             raise BadFile(f"{path}: no column {name!r}, which --prediction names{unlike(name, names)}")
-    found = list(only) or [name for name in names if name not in apart]
+    found = list(only) or [name for name in names if name not in apart and name != UNNAMED]
     if not found:
         raise BadFile(f"{path}: no column of predictions beside {quoted(id_column)}")
-    for name in UNNAMED if not only else ():
-        if name in found:
-            kind = "csv" if name == "" else "parquet"
-            raise BadFile(f"{path}: column {name!r} may be an index that pandas wrote; to_{kind}(…, index=False) leaves it out")
+    if "" in found and not only:
+        raise BadFile(f"{path}: column '' may be an index that pandas wrote; to_csv(…, index=False) leaves it out")
     return found
 
 
@@ -464,9 +462,9 @@ def spelled(name: str, names: list[str]) -> str:
 
 def _index(path: str, name: str, names: list[str]) -> str:
     """What is said of an index of pandas: it may have no name, or Parquet no values of it."""
-    if name in UNNAMED:
+    if name in ("", UNNAMED):
         return "; this name is that of an index without one, which pandas wrote: --id COLUMN says which column of the truth has the ids"
-    for other in UNNAMED:
+    for other in ("", UNNAMED):
         if other in names:
             return f"; {other!r} is an index without a name, which pandas wrote: df.rename_axis({name!r}) names it"
     if any(isinstance(index, dict) and index.get("name") == name for index in _indices(path)):
@@ -561,7 +559,7 @@ def columns_of(path: str) -> list[str]:
         raise BadFile(f"{path}: the header is one cell, {quoted(names[0])}: cells are parted by commas in .csv, by tabs in .tsv")
     if not names:
         raise BadFile(f"{path}: the file has no header")
-    indices = [name for name in _indices(path) if name in names]  # pandas writes them last in Parquet, and first in text
+    indices = [name for name in _indices(path) if name in names and name != UNNAMED]  # they are last in Parquet, and first in text
     names = [*indices, *(name for name in names if name not in indices)] if indices else names
     if ending(path) in TEXT and any("_duplicated_" in name for name in names):  # what polars makes of a name that stands again
         explain_csv(path, None, [])
