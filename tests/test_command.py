@@ -139,6 +139,35 @@ def test_groups_and_ignored_rows(run):
     assert [line[2] for line in lines] == ["Private", "Public", ""]
 
 
+def test_an_ignored_row_may_have_no_label(run):
+    Path("solution.csv").write_text("id,label,Usage\n1,cat,Public\n2,dog,Private\n3,bird,Private\n4,,Ignored\n")
+    assert run("solution.csv", "good.csv", "--kaggle")[1] == [["good.csv", "log_loss", repr(float(SCORE))]]
+
+
+def test_names_with_the_ends_of_fields_and_lines(run):
+    """Each score stays one line of three or four fields."""
+    Path("truth.csv").write_text('id,label,g\n1,cat,"a\tb"\n2,dog,"x\ny"\n3,bird,z\n')
+    Path("a\tb.csv").write_text(GOOD)
+    _, lines, _ = run("truth.csv", "a\tb.csv", "--group-by", "g")
+    assert [line[:3] for line in lines] == [["a\\tb.csv", "log_loss", group] for group in ("a\\tb", "x\\ny", "z", "")]
+    assert [row["group"] for row in in_json(run, "truth.csv", "a\tb.csv", "--group-by", "g")["scores"]] == ["a\tb", "x\ny", "z", None]
+
+
+def test_nothing_counts(run):
+    """A score of 0 of nothing is told from that of a perfect file."""
+    Path("truth.csv").write_text("id,label,w,g\n1,cat,0,a\n2,dog,0,b\n3,bird,0,b\n")
+    said = "is 0.0, since nothing counts: every weight is 0, or every label ignored"
+    assert run("truth.csv", "good.csv", "--weight", "w", "--target", "label") == (
+        0,
+        [["good.csv", "log_loss", "0.0"]],
+        f"polyloss score: warning: good.csv: the log_loss {said}\n",
+    )
+    found = in_json(run, "truth.csv", "good.csv", "--weight", "w", "--target", "label", "--group-by", "g")["scores"]
+    assert [row["warnings"] for row in found] == [[f"the log_loss{group} {said}"] for group in (" of group 'a'", " of group 'b'", "")]
+    np.save("y.npy", np.full(3, 9)), np.save("z.npy", np.zeros((3, 2)))
+    assert f"z.npy: the softmax_loss {said}" in run("y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 9)[2]
+
+
 def test_paired(run):
     truth, submission, y, p = kaggle()
     truth.write_csv("solution.csv")
@@ -940,6 +969,12 @@ BAD = {
     "text in zstd": ({"p.csv.zst": zstd(GOOD.replace("0.7", "x"))}, "p.csv.zst: column 'dog' is 'x' in data row 1 (id 2), but must hold"),
     "a short row in gzip": ({"p.csv.gz": gzip.compress(GOOD[:-9].encode())}, "p.csv.gz: data row 3 (id 3) is too short: 2 cells for 4"),
     "a short row under the name of gzip": ({"p.csv.gz": GOOD[:-9]}, "p.csv.gz: data row 3 (id 3) is too short: 2 cells for 4 columns"),
+    "no line at all": ({"p.csv": "\n\n"}, "p.csv: the file has no header\n"),
+    "no line in gzip": ({"p.csv.gz": gzip.compress(b"")}, "p.csv.gz: the file has no header\n"),
+    "no id of a prediction": ({"p.csv": GOOD.replace("\n1,", "\n,")}, "p.csv: column 'id' is empty in data row 2, but every row needs"),
+    "blank behind a number": ({"p.csv": GOOD.replace("0.7", " 0.7 ")}, "p.csv: column 'dog' is ' 0.7 ' in data row 1 (id 2), but must"),
+    "underline in a number": ({"p.csv": GOOD.replace("0.7", "0_0.7")}, "p.csv: column 'dog' is '0_0.7' in data row 1 (id 2), but must"),
+    "UTF-32": ({"p.csv": GOOD.encode("utf-32")}, "p.csv: is UTF-32 text, but must be UTF-8"),
     "UTF-16": ({"p.csv": GOOD.encode("utf-16")}, "p.csv: is UTF-16 text, but must be UTF-8"),
     "semicolons": ({"p.csv": GOOD.replace(",", ";")}, "p.csv: the header is one cell, 'id;bird;cat;dog': cells are parted by commas"),
     "commas in a .tsv": ({"p.tsv": GOOD}, "p.tsv: the header is one cell, 'id,bird,cat,dog'"),

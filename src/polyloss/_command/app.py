@@ -138,6 +138,9 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         if loss.asked.lower() == "logloss":
             warn(f"-l {loss.asked} is {loss.name}, clipped at its epsilon of 1e-7; scikit-learn's and Kaggle's is log_loss")
     for found in run.scores:
+        if not found.count and not math.isnan(found.score):
+            found.warnings = [*found.warnings, report.nothing_counts(found)]
+            warn(f"{found.predictions}: {found.warnings[-1]}")
         if math.isnan(found.score):
             why = found.reason if found.count else "nothing counts"
             run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{why and f': {why}'}"), found.predictions)

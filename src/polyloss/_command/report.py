@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-from polyloss._command.problems import writing
+from polyloss._command.problems import quoted, writing
 from polyloss._command.scoring import Basis, Score, Settings
+
+ENDS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # of fields and lines, which names of files and groups may hold
 
 
 def number(x: float) -> float | str | None:
@@ -36,9 +38,16 @@ def as_json(
     return json.dumps(body, ensure_ascii=False, allow_nan=False, indent=1)
 
 
+def nothing_counts(score: Score) -> str:
+    """What is said of a score of 0 that is none of a perfect file."""
+    group = "" if score.group is None else f" of group {quoted(score.group)}"
+    return f"the {score.loss}{group} is {score.score}, since nothing counts: every weight is 0, or every label ignored"
+
+
 def as_lines(scores: list[Score], by_group: bool) -> str:
     """A line for each score, its fields parted by tabs: file, loss, the group if there are groups (empty: all), the score."""
-    return "\n".join("\t".join([s.predictions, s.loss, *([s.group or ""] if by_group else []), repr(s.score)]) for s in scores)
+    rows = [[s.predictions, s.loss, *([s.group or ""] if by_group else []), repr(s.score)] for s in scores]
+    return "\n".join("\t".join(field.translate(ENDS) for field in row) for row in rows)
 
 
 def as_table(scores: list[Score], settings: Settings, version: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ SAMPLE = 1 << 14  # rows that tell whether a column has few kinds of text
 KEY, AT, ROW, GAP = "\0id", "\0at", "\0row", "\0gap"  # columns of the join, by names that no file has
 TRUTH_VALUES = {"True": 1, "False": 0, "true": 1, "false": 0, "TRUE": 1, "FALSE": 0}  # as pandas, polars and R write them
 UNNAMED = "__index_level_0__"  # what pandas calls an index without a name in Parquet; in text its name is empty
+NUMBER = re.compile(r"[ \t]*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
@@ -108,7 +110,7 @@ class Truth:
 
     def _labelled(self, name: str) -> tuple[np.ndarray, list[str]]:
         column = as_written(self.data[name])
-        bad = column.is_null() | (column == "")
+        bad = (column.is_null() | (column == "")) & po.Series(self.kept)
         if bad.any():
             raise BadFile(f"{self.path}: column {quoted(name)} has no label at id {shown(self._id(bad))}, but every row needs one")
         kinds = column.unique()
@@ -342,6 +344,10 @@ class Predictions:
                 unknown = at < 0
                 if unknown.any():
                     strange = batch.select(ROW, truth.id_column).filter(po.Series(unknown))
+                    lost = strange.filter(po.col(truth.id_column).is_null())
+                    if len(lost):
+                        where = f"column {quoted(truth.id_column)} is empty in data row {int(lost[ROW].to_numpy().min()) + 1}"
+                        raise BadFile(f"{path}: {where}, but every row needs an id")
                     first = min(first, (part, *strange.row(int(strange[ROW].to_numpy().argmin()))))
                     extra += len(strange)
                     rows, p = at[~unknown], p[~unknown]
@@ -548,7 +554,7 @@ def columns_of(path: str) -> list[str]:
     with open(file, "rb") as stream:
         start = stream.read(512) if ending(path) in TEXT else b""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise BadFile(f"{path}: is UTF-16 text, but must be UTF-8")
+        raise BadFile(f"{path}: is UTF-{32 if start[2:4] == bytes(2) else 16} text, but must be UTF-8")
     if start[:4] == b"PAR1":
         raise BadFile(f"{path}: is a Parquet file, but is named as text: name it .parquet")
     if b"\0" in start and not start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):  # of which gzip and zstd are unpacked
@@ -626,6 +632,8 @@ class _reading:
         if isinstance(error, (po.exceptions.PolarsError, OSError, ValueError, EOFError, UnicodeError)):
             if ending(self.path) in TEXT:
                 explain_csv(self.path, self.id_column, self.columns)
+            if isinstance(error, po.exceptions.NoDataError):
+                raise BadFile(f"{self.path}: the file has no header") from None
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BadFile(f"{self.path}: cannot be read: {short(line)}") from None
 
@@ -725,10 +733,9 @@ class _Unpacked(io.RawIOBase):
 
 
 def _cell(cell: str) -> str:
-    """What is wrong with a cell that must be a number."""
+    """What is wrong with a cell that must be a number, as polars takes it: Python takes blanks behind it and underlines, too."""
     if not cell.strip():
         return "empty"
-    try:
-        return "NaN" if np.isnan(float(cell)) else ""
-    except ValueError:
+    if not NUMBER.fullmatch(cell):
         return quoted(cell)
+    return "NaN" if np.isnan(float(cell)) else ""
