@@ -718,3 +718,29 @@ def test_a_weight_of_0_leaves_no_slope_by_the_target_though_it_is_infinite():
     assert t.grad[0] == 0
     assert t.grad[1] < 0
     assert weight.grad[0] > 1000  # the loss itself, which the weight hides
+
+
+def test_the_log_sum_counts_at_a_label_of_class_weight_0():
+    """z_loss is not multiplied by the weights of classes: nothing of the row is skipped."""
+    for library in (NUMPY, TORCH, JAX):
+        for route in ROUTES:
+            z, k = library.array(np.array([[np.nan, 1.0], [0.0, 0.0]])), library.array(np.array([0.0, 1.0]))
+            call = pl.value_and_grad("softmax_loss"), library.array(np.array([0, 0])), z
+            value, slope = map(library.numpy, route(*call, class_weight=k, z_loss=2.0, reduction="none"))
+            assert np.isnan(value[0])
+            assert np.isnan(slope[0]).all()
+            np.testing.assert_allclose(value[1], 2 * np.log(2) ** 2, rtol=1e-14)
+
+
+def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
+    """Of 1e-30 beside 1e30 nothing is left in float32, and 0 times infinity is no number."""
+    t, p, w = (np.array(x, np.float32) for x in ([[1.0], [1.0]], [[0.0], [-3e38]], [1e30, 1e-30]))
+    for library in (NUMPY, TORCH, JAX):
+        for route in ROUTES:
+            for sign in (1, -1):
+                weight = library.array(w * np.array([1, sign], np.float32))
+                call = library.array(t), library.array(p)
+                found = route(pl.value_and_grad("exponential"), *call, sample_weight=weight, reduction="mean", labels="pm1")
+                value, slope = map(library.numpy, found)
+                assert value == sign * np.inf
+                np.testing.assert_allclose(slope, [[-1], [-sign * np.inf]], rtol=1e-6)

@@ -399,8 +399,8 @@ def binary_crossentropy(t, p, pos_weight, from_logits, label_smoothing, epsilon)
 
 def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_logits, label_smoothing, epsilon):
     t, factor = smoothed(t, label_smoothing, 2)
-    parts, (u, u1, u2, ut), inside = binary_parts(t, p, from_logits, epsilon)
-    b, b1, b2, bt = (x.limited() for x in parts)  # before the power, which may be tiny, is multiplied by it
+    entropy, (u, u1, u2, ut), inside = binary_parts(t, p, from_logits, epsilon)
+    b, b1, b2, bt = (x.limited() for x in entropy)  # before the power, which may be tiny, is multiplied by it
     a = p.near(alpha)
     w, wt = (t * a + (1 - t) * (1 - a), a * 2 - 1) if apply_class_balancing else (ones(t), p.exact(LONG(0)))
     f, f1, f2 = u.power(gamma), u.power(gamma - 1) * gamma, u.power(gamma - 2) * (gamma * (gamma - 1))
@@ -411,6 +411,7 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     by_target = by_target + wt * f * b if apply_class_balancing else by_target
     out = u.v < 0  # targets beyond 0 and 1 have no power
     parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_given(by_target, factor))
+    out = out | ((w.v == 0) & np.isinf(b.v))  # a balance of 0 and an infinite loss
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
     return combined(*(unknown(x, out if k == 0 else out | limit) for k, x in enumerate(parts)))
 

@@ -83,7 +83,8 @@ def _run(plan, arrays):
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
     weight, skip, zero = arrays.weight, ignored, None
-    spread = not absent(dict(plan.target_options).get("label_smoothing", 0.0))  # over all classes
+    more = dict(plan.target_options).get("label_smoothing", 0.0), dict(plan.params).get("z_loss", 0.0)
+    spread = not all(map(absent, more))  # the loss is more than its label's
     if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
         zero = weight == 0
     if plan.labelled and arrays.class_weight is not None and not spread:
@@ -105,6 +106,9 @@ def _run(plan, arrays):
     if mean:
         arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
         weight = arrays.weight
+    lost = None  # weights of which taming has left nothing
+    if mean and weight is not None:
+        lost = xp.where(weight == 0, given.weight, xp.zeros_like(weight))
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
     scale = 1.0 if weight is None else weight
     if arrays.class_weight is not None:
@@ -129,14 +133,14 @@ def _run(plan, arrays):
         if block.combine:
             losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
             losses = xp.astype(losses, dtype, copy=False)
-        losses = _finish(xp, _hidden(xp, losses, zero) * scale, skip, bad)
+        losses = _finish(xp, _weighted(xp, _hidden(xp, losses, zero), scale, lost), skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
         if mean:
             value = xp.astype(_reduce.quotient(xp, xp.astype(total, dtype), divisor), dtype)
     if plan.want.gradient:
-        gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, scale, divisor, skip, bad)
+        gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, scale, lost, divisor, skip, bad)
     if plan.want.hessian:
-        hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, scale, divisor, skip, bad)
+        hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, scale, lost, divisor, skip, bad)
     if plan.want.prob:
         cap = params.get("softcap", 0.0)
         prob = xp.astype(xp.exp(log_softmax(xp, z if absent(cap) else capped(xp, z, cap)[0])[0]), arrays.p.dtype)
@@ -186,6 +190,11 @@ def _hidden(xp, x, zero):
     return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
 
 
+def _weighted(xp, x, scale, lost):
+    """x times its weight; of an infinite x the weight as it was given, where that is `lost` (else 0): it is no weight of 0."""
+    return x * scale if lost is None else x * xp.where((lost != 0) & ~xp.isfinite(x), lost, scale)
+
+
 def _finish(xp, x, skip, bad):
     if skip is not None:
         x = xp.where(skip, xp.zeros_like(x), x)
@@ -194,14 +203,14 @@ def _finish(xp, x, skip, bad):
     return x
 
 
-def _derivative(plan, arrays, x, zero, scale, divisor, skip, bad):
+def _derivative(plan, arrays, x, zero, scale, lost, divisor, skip, bad):
     """Per-element derivatives -> those of the reduced loss, in the dtype of the predictions."""
     xp = arrays.xp
     if plan.block.combine == "mean":
         x = x / plan.layout.c
     x = _hidden(xp, x, None if zero is None else zero[:, None, :])
     if arrays.weight is not None:
-        x = x * scale[:, None, :]
+        x = _weighted(xp, x, scale[:, None, :], None if lost is None else lost[:, None, :])
     x = _reduce.quotient(xp, x, divisor)
     if zero is not None:  # the divisor is NaN where a weight is: a weight of 0 beside it gives 0 all the same
         x = xp.where(zero[:, None, :] & xp.isnan(x), xp.zeros_like(x), x)
