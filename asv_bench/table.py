@@ -53,7 +53,7 @@ class Line:
     told: bool = False  # whether they say themselves how many seconds they took, in a process of their own
 
 
-# Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds the way to the kernel.
+# Goals by shape: out of the cache the memory decides, in it arithmetic, and below a hundred microseconds checks and dispatch.
 FAR = (("torch", 13), ("SciPy", 13), ("NumPy", 13), ("optax", 2), ("read", 0.85))
 SOFTMAX_VALUE = {
     (65536, 10): (("torch", 25), ("optax", 2)),

@@ -4,8 +4,8 @@ What follows goes to pytest.
 
 address   gcc's address and undefined-behaviour sanitizers: every access and operation of the kernels, through every library that calls
           them, and through the handler that XLA calls; one test looks for memory that the kernels leave behind.
-thread    clang's thread sanitizer: every pair of accesses by two threads. It hears of what OpenMP orders only from clang's own library of
-          OpenMP and that one's tool Archer. Debian and Ubuntu have all three: apt install clang libomp-dev libclang-rt-dev.
+thread    clang's thread sanitizer: every pair of accesses by two threads. What OpenMP orders it learns from clang's own OpenMP library
+          alone, through the tool Archer. Debian and Ubuntu have all three: apt install clang libomp-dev libclang-rt-dev.
 
 The kernels are built anew for each, in build/sanitized. The sanitizers report on stderr and end the process, so pytest may not hold stderr
 back, and one process runs all tests, since a report would be lost with a worker.
@@ -30,8 +30,8 @@ MEMORY = [
 THREADS = [[*KERNELS, "-k", "thread or on_the_way or counts_as_binary"]]
 
 
-def said(*command):
-    """What a program prints, or the end."""
+def printed_by(*command):
+    """What a program prints; if it fails this one ends."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -49,7 +49,7 @@ def build(sanitizer, **variables):
 def address():
     """The interpreter and the variables of its environment. The sanitizers see what NumPy and Python take from malloc."""
     site = build("address")
-    libraries = (said("gcc", f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so"))
+    libraries = (printed_by("gcc", f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so"))
     return sys.executable, {
         "LD_PRELOAD": " ".join(libraries), "PYTHONPATH": str(site), "PYTHONMALLOC": "malloc", "POLYLOSS_SANITIZE": "address",
         "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -57,17 +57,19 @@ def address():
 
 
 def thread():
-    """The same. The sanitizer must begin before all else, so that the interpreter is a program of its own around Python's library."""
+    """The same for threads. The sanitizer must start before all else: a small program, built with it, runs the interpreter."""
     clang, get = os.environ.get("CLANG", "clang"), sysconfig.get_config_var
     site = build("thread", CC=clang, CXX=f"{clang}++")
     source, program = OUT / "thread" / "interpreter.c", OUT / "thread" / "interpreter"
     source.write_text("#include <Python.h>\nint main(int argc, char **argv) { return Py_BytesMain(argc, argv); }\n")
     libraries = [f"-L{get('LIBDIR')}", f"-L{get('LIBPL')}", f"-Wl,-rpath,{get('LIBDIR')}", f"-lpython{get('LDVERSION')}"]
     libraries += f"{get('LIBS')} {get('SYSLIBS')} -lm -ldl -lpthread -lutil".split()
-    said(clang, "-g", "-fsanitize=thread", "-rdynamic", f"-I{sysconfig.get_path('include')}", str(source), *libraries, "-o", str(program))
-    archer = Path(said(clang, "-print-resource-dir")).parents[2] / "lib" / "libarcher.so"
+    printed_by(
+        clang, "-g", "-fsanitize=thread", "-rdynamic", f"-I{sysconfig.get_path('include')}", str(source), *libraries, "-o", str(program)
+    )
+    archer = Path(printed_by(clang, "-print-resource-dir")).parents[2] / "lib" / "libarcher.so"
     if not archer.exists():
-        archer = Path(said(clang, "-print-file-name=libarcher.so"))
+        archer = Path(printed_by(clang, "-print-file-name=libarcher.so"))
     if not archer.exists():
         sys.exit("libarcher.so was not found: make sanitize needs libomp-dev")
     return str(program), {

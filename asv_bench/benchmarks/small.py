@@ -1,4 +1,4 @@
-"""Small arrays, where the way to the kernel counts: what one call of each loss costs, and a training step by each module of torch."""
+"""Small arrays, where checks and dispatch count: what one call of each loss costs, and a training step by each module of torch."""
 
 from collections.abc import Callable
 from functools import partial

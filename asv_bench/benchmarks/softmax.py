@@ -78,7 +78,7 @@ class Ratios:
     timeout = 120
 
     def setup(self, shape, rival):
-        """Make a batch and everyone's way to its loss."""
+        """Make a batch, and each library's call of its loss."""
         case = CASES[shape]
         try:
             labels, logits = case.arrays()
@@ -106,7 +106,7 @@ class Ratios:
 
 
 class Overhead:
-    """The way to the kernel: 320 numbers take a microsecond to compute, so the rest is checks, dispatch and autograd.
+    """Small arrays: 320 numbers take a microsecond to compute, so the rest is checks, dispatch and autograd.
 
     32×10 is a batch of digits; training loops on small models call the loss so.
     """

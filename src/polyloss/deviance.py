@@ -364,8 +364,8 @@ class TweedieDevianceFromLogarithms(Elementwise):
         to_b = xp.exp((1 - power) * z)
         if power < 1:  # both terms grow with z, and leave no number when infinite
             return 2 * (xp.exp(z) - t) * to_b
-        tame = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
-        return 2 * xp.where(tame, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
+        moderate = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
+        return 2 * xp.where(moderate, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
 
     def curvature(xp, t, z, power):
         a, b = 2 - power, 1 - power

@@ -145,7 +145,7 @@ class DerivedOfHead:
 
 
 def evaluated(want, y_true, features, weight, bias, arguments):
-    """What `want` asks for, by the way of the arrays' library."""
+    """What `want` asks for, by the code for the arrays' library."""
     library = type(features).__module__.partition(".")[0]
     if library == "torch":
         from polyloss._adapters import linear_torch as _linear_torch

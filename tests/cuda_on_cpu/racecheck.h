@@ -1,8 +1,9 @@
 // Finds data races of a kernel that cuda_on_cpu.h runs. g++ -fsanitize=thread calls __tsan_read4(p) and so on before each load and store;
 // libtsan is not linked, these are our own.
 //
-// Two accesses to one byte race if one of them writes, not both are atomic, and nothing orders them. What orders: a barrier of the block
-// or the cluster, a warp operation of the warp (what a lane knows of the others travels on with it), one thread's own order.
+// Two accesses to one byte race if one of them writes, not both are atomic, and nothing orders them. Ordered are the accesses of one
+// thread; those before and after a barrier of their block or cluster; those before and after an operation of their warp, after which each
+// lane also knows what the others knew.
 #pragma once
 namespace shim {
 struct Stamp {

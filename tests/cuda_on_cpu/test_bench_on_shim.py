@@ -192,7 +192,7 @@ def smoke(monkeypatch):
     monkeypatch.setattr(on_gpu_smoke, "DTYPES", (torch.float32,))
     shapes = {"warp": [(5, 10)], "block": [(9, 1100)], "cluster": [(6, 4500)], "parts": [(1, 9000)], "spatial": [(2, 5, 7, 3)]}
     monkeypatch.setattr(on_gpu_smoke, "SOFTMAX", shapes)
-    monkeypatch.setattr(cuda, "GOOD_POSITIONS", 8 << 10)
+    monkeypatch.setattr(cuda, "KEPT_BYTES", 8 << 10)
     with stand_in.device(shared=48 << 10, processors=16), stand_in.torch_as_on_gpu():
         cuda.plan.cache_clear()
         yield on_gpu_smoke

@@ -1,4 +1,4 @@
-"""The whole way from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
+"""Calls from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
 
 import contextlib
 from types import SimpleNamespace
@@ -138,7 +138,7 @@ def shifted(x, by=1):
 
 
 def test_out_may_not_lie_where_an_input_does():
-    """A kernel would write over what other threads have still to read. Beside an input, or between its entries, it may lie."""
+    """A kernel would write over what other threads have yet to read. Next to an input, or between its entries, is allowed."""
     y, z = stand_in.asarray(np.arange(6)), logits((6, 10))
     right = stand_in.host(pl.grad(pl.softmax_loss)(y, stand_in.asarray(z)))
     same, (here, over), pairs = stand_in.asarray(z), shifted(z), stand_in.asarray(np.stack([z, z], axis=2))
@@ -326,7 +326,7 @@ def test_torch_kernels_go_to_its_current_stream(torch_on_gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
     monkeypatch.setattr(Function, "__call__", call)
     pl.value_and_grad(pl.softmax_loss)(y, z, ignore_label=3)
-    assert streams == [1234] * 4  # the divisor's sums and their end, the loss and its
+    assert streams == [1234] * 4  # position_sums and finish for the divisor; the loss and its finish
 
 
 def test_torch_elementwise(torch_on_gpu):
@@ -443,7 +443,7 @@ def test_a_call_stays_on_its_arrays_device(name, monkeypatch):
     assert casts
     assert log[0] == "in"
     assert log[-1] == "out"
-    assert log.count("compiled") == 2 + ("softmax" in name)  # the loss, the sums of its blocks, of labels those of their weights first
+    assert log.count("compiled") == 2 + ("softmax" in name)  # the loss and finish; for labels position_sums, too
 
 
 @stand_in.ON_SHIM

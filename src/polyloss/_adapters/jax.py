@@ -39,7 +39,7 @@ ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # arguments t
 FORMULA = _routes.ROUTES[-1].name
 
 
-def way(here, planned):
+def caller(here, planned):
     """What takes calls on JAX's arrays: `here` those in this machine's memory, as NumPy's; `planned` all others.
 
     JAX's own reshape copies, and one of its operations costs as much as the loss of 1000 logits.

@@ -41,7 +41,7 @@ KINDS = {"bool": (6, 8), "bfloat16": (4, 16)}  # DLPack's numbers of dtypes: cod
 KINDS |= {f"float{n}": (2, n) for n in (16, 32, 64)} | {f"int{n}": (0, n) for n in (8, 16, 32, 64)} | {"uint8": (1, 8)}
 
 
-def way(front, planned):
+def caller(front, planned):
     """What takes calls of losses on tensors: `front` looks up the plans of those on the CPU, `planned` makes one for a call alone."""
 
     def recorded(block, y_true, y_pred, want, out, options):

@@ -17,7 +17,7 @@ from polyloss._call.run_plan import evaluate
 from polyloss._core import threads as _threads
 from polyloss._core.backends import backend_of
 
-_ways: dict[type, Callable] = {}  # type of the predictions -> what takes a call on such
+_callers: dict[type, Callable] = {}  # type of the predictions -> what takes a call on such
 
 
 def call(block, y_true, y_pred, *, want=VALUE, out=None, **options):
@@ -27,23 +27,23 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **options):
 
 def called(block, y_true, y_pred, want, out, options):
     """The same where the options are a dictionary already: it is not written to."""
-    way = _ways.get(type(y_pred))
-    if way is None:
-        way = _ways[type(y_pred)] = _way(type(y_pred), y_pred)
-    return way(block, y_true, y_pred, want, out, options)
+    caller = _callers.get(type(y_pred))
+    if caller is None:
+        caller = _callers[type(y_pred)] = _caller(type(y_pred), y_pred)
+    return caller(block, y_true, y_pred, want, out, options)
 
 
-def _way(kind, y_pred):
+def _caller(kind, y_pred):
     """What takes calls on a type. Import statements, since `torch.compile` traces the first call too, and traces no `import_module`."""
     library = kind.__module__.partition(".")[0]
     if library == "torch":
         from polyloss._adapters import torch as _torch
 
-        return _torch.way(front, planned)
+        return _torch.caller(front, planned)
     if library in ("jax", "jaxlib"):
         from polyloss._adapters import jax as _jax
 
-        return _jax.way(front or planned, planned)
+        return _jax.caller(front or planned, planned)
     if library == "dask":
         from polyloss._adapters import dask as _dask
 

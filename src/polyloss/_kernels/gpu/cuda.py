@@ -1,7 +1,7 @@
 """Kernels on a GPU: compiled by CuPy on first use, launched on the caller's stream, for CuPy arrays and torch tensors alike.
 
 Arrays travel as addresses: a torch tensor never becomes a CuPy array, and nothing here waits for the device. The device of the arrays must
-be current: CuPy allocates on no other. `gpu`, `current` and `capturing` are what knows CuPy; tests put a CPU in their stead.
+be current: CuPy allocates on no other. Only `gpu`, `current` and `capturing` know CuPy; tests replace them to run on a CPU.
 """
 
 import re
@@ -52,8 +52,7 @@ SOFTMAX = np.dtype(
 ELEMENTS = np.dtype([*LAUNCH, ("scan", np.uint64), ("parameters", np.float64, 8), ("mean", np.float64)])
 ROWS = np.dtype([*LAUNCH, ("parameters", np.float64, 4)])
 
-# What suits a multiprocessor of 227 KB: three blocks of 72 KB overlap their reading and writing.
-GOOD_POSITIONS = 72 << 10
+KEPT_BYTES = 72 << 10  # of a block's logits: three blocks fit a multiprocessor of 227 KB, so that one reads while another writes
 
 
 class Gpu(NamedTuple):
@@ -76,9 +75,9 @@ def gpu(number):
     if not cupy.cuda.is_available():
         raise RuntimeError("CuPy finds no CUDA driver")
     device = cupy.cuda.Device(number)
-    there, clusters = device.attributes, int(device.compute_capability) >= 90
-    shared = there["MaxSharedMemoryPerBlockOptin"]
-    return Gpu(cupy.RawModule, shared, shared, clusters, there["MultiProcessorCount"])
+    attributes, clusters = device.attributes, int(device.compute_capability) >= 90
+    shared = attributes["MaxSharedMemoryPerBlockOptin"]
+    return Gpu(cupy.RawModule, shared, shared, clusters, attributes["MultiProcessorCount"])
 
 
 def current(number, tensors):
@@ -217,7 +216,7 @@ class _Call:
         self.stream = _stream(z)
         self.real = "float64" if dtype == "float64" else "float32"
         self.empty = lambda shape, kind: xp.empty(shape, dtype=getattr(xp, kind), device=z.device)
-        self.value, self.numbers = self.empty((), self.real), self.numbers_too()
+        self.value, self.numbers = self.empty((), self.real), self.new_numbers()
         self.partials = self.empty((blocks, SUMS // 8), "float64")
         self.named = divisor if isinstance(divisor, str) else None  # what the divisor is, if data decide it
         self.given = hasattr(divisor, "shape")  # the divisor is an array
@@ -239,8 +238,8 @@ class _Call:
             "label_kind": LABEL_KINDS[_dtype_name(y)] if len(y.shape) == 2 else 0, "lanes": lanes, "kept": kept,
         }  # fmt: skip
 
-    def numbers_too(self):
-        """Room for the numbers of a launch."""
+    def new_numbers(self):
+        """Memory for the numbers of a launch."""
         return self.empty((7,), "float64")
 
     def run(self, name, blocks, threads, shared=ROOM):
@@ -273,7 +272,7 @@ class _Call:
         self._launch("launch.cuh", self.real, f"finish<{C_NAMES[self.real]}>", 1, (FINISH,), arguments)
 
     def end(self, value=None):
-        """Add up the reports of the kernel, and see to a divisor whose reciprocal is none of the derivatives' dtype."""
+        """Add up the reports of the kernel, and rescale derivatives whose divisor has no reciprocal in their dtype."""
         self.finish(self.blocks, value)
         if self.apart and self.early:
             count = self.positions * self.told["c"]
@@ -336,7 +335,7 @@ def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, pro
         return Launch(f"rows_warp<{arguments}>", _blocks(-(-n // rows)), (128,), ROOM + rows * kept * 16, lanes, kept)
     cluster = 1
     while clusters and cluster < 8 and (
-        (twice and packs * 16 > GOOD_POSITIONS * cluster) or (n * cluster < processors and packs > 2048 * cluster)
+        (twice and packs * 16 > KEPT_BYTES * cluster) or (n * cluster < processors and packs > 2048 * cluster)
     ):  # fmt: skip
         cluster *= 2
     if n * cluster <= processors // 2 and packs > 2048:  # half of the multiprocessors would idle: two launches cost less
@@ -344,7 +343,7 @@ def _rows(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, pro
         return Launch(f"rows_part<{arguments}> rows_rest<{arguments}>", n * parts, (256,), ROOM, parts, 0)
     part = -(-packs // cluster)
     kept = min(part, (shared - ROOM) // 16) if twice else 0
-    alone = kept * 16 > GOOD_POSITIONS  # one block fills a multiprocessor's memory, so let it have more threads
+    alone = kept * 16 > KEPT_BYTES  # one block fills a multiprocessor's memory, so let it have more threads
     threads = 512 if alone and size < 8 else min(256, max(64, _power_of_two(-(-part // 8))))
     name = f"rows_cluster<{arguments},{cluster}>" if cluster > 1 else f"rows_block<{arguments}>"
     return Launch(name, _blocks(n, cluster), (threads,), ROOM + kept * 16, 0, kept)
@@ -354,7 +353,7 @@ def _spatial(n, c, s, size, arguments, weighted, twice, wide, shared, clusters, 
     each = min(4, 16 // size)  # positions per thread; of 8, more would have to be known of them than a thread has registers
     each = each if wide and s % each == 0 else 1
     vectors, across, deep = n * (s // each), 128, 1
-    while twice and across > 32 and across * each * size * c > GOOD_POSITIONS:
+    while twice and across > 32 and across * each * size * c > KEPT_BYTES:
         across //= 2
     while across * deep < 256 and deep < 8 and deep * 4 < c and (across < 128 or -(-vectors // across) < processors * 4):
         deep *= 2
@@ -506,7 +505,7 @@ def elementwise(
     call.told |= {"scan": 0, "parameters": _padded(parameters, ELEMENTS), "mean": 1 / c if mean else 1.0}
     real = C_NAMES[dtype]
     if scan:
-        counted = call.numbers_too()
+        counted = call.new_numbers()
         call.run(f"not_binary<{real}>", blocks, (256,))
         call.finish(blocks, numbers=counted)
         call.told["scan"] = address(counted) + 3 * 8

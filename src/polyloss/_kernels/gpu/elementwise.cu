@@ -3,7 +3,7 @@
 // The formulas are those of formulas/elementwise.h, compiled once for float and once for double. Predictions lie as (n, c, s); the c
 // elements of each of the n * s positions make one loss, their sum or mean, which may have a weight.
 //
-// flat      no loss of its own is asked for and all weights are the same: element by element, wherever it belongs.
+// flat      no position's own loss is asked for and all weights are equal: element by element, whatever position it is of.
 // rows      s = 1: some lanes of a warp, or a block, take a position.
 // columns   positions are contiguous: a thread takes as many as 16 bytes hold, and walks over their elements.
 // A block writes its sums to `partials`; finish() of launch.cuh adds them in a fixed order. A position of weight 0 is skipped, not

@@ -131,7 +131,7 @@ static void skip_row(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff
     for (ptrdiff_t b = 0; j->grad.at && b < j->c; b += BLOCK)
         scatter_f(place(&j->grad, n, s) + b * j->grad.c, x->rows.block, j->grad.c, j->grad.type, j->c - b < BLOCK ? j->c - b : BLOCK);
 }
-/* Scratch half a page from the row: a load a page after a store to the same place in it would wait for the store. */
+/* Scratch half a page from the row, against 4K aliasing: a load waits for a store whose address has the same low 12 bits. */
 static float *apart_from(const void *row, float *room)
 {
     const uintptr_t off = ((uintptr_t)row + 2048 - (uintptr_t)room) % 4096 / 64 * 64;
