@@ -402,6 +402,7 @@ CASES = [
      "torch.distributed has no process group: call torch.distributed.init_process_group first"),
     (ValueError, among_others, "the processes have accumulators of different losses; this one is of mean_squared_error()"),
     (ValueError, lambda: pl.evaluate(["mse", "MSE"], []), "losses has mean_squared_error twice: a dict gives them names"),
+    (ValueError, lambda: pl.evaluate([], []), "losses is [], but must hold a loss or several"),
     (TypeError, lambda: pl.evaluate("mse", [], client="tcp://x"), "client is 'tcp://x', but must be a distributed.Client"),
     (TypeError, lambda: pl.evaluate("mse", 3),
      "batches is 3, but must be an iterable of (y_true, y_pred) or (y_true, y_pred, sample_weight)"),

@@ -407,6 +407,8 @@ def _named(losses: Any) -> dict[str, Any]:
     if isinstance(losses, Mapping):
         return dict(losses)
     several = losses if isinstance(losses, list) or (isinstance(losses, tuple) and not _is_spec(losses)) else [losses]
+    if not several:
+        raise ValueError(f"losses is {losses!r}, but must hold a loss or several")
     named: dict[str, Any] = {}
     for loss in several:
         name = registry.get(loss[0] if isinstance(loss, (tuple, list)) and loss else loss).__name__

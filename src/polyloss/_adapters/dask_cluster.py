@@ -28,7 +28,7 @@ def client_of(address: str) -> Any:
         return Client(address, timeout=f"{PATIENCE}s")
     except Exception as error:
         told = isinstance(error, (OSError, ValueError)) and str(error).strip()
-        raise ConnectionError(told.splitlines()[0] if told else "what answers there is no Dask scheduler") from error
+        raise ConnectionError(told.splitlines()[0] if told else "no Dask scheduler answers there") from error
 
 
 class Noted:

@@ -36,9 +36,9 @@ Many files that are parts of one, as a gate in a pipeline:
   polyloss score truth.parquet 'preds/*.parquet' --parts -l mse --fail-above 0.12 -q
 
 Tables (CSV, TSV, both also .gz and .zst; Parquet, Arrow) are joined by id, and class columns by name, in any order. TRUTH's first column is
-the id. Arrays (.npy, A.npz::name, A.zarr::name, A.h5::name) are aligned by row. Several PREDICTIONS are several submissions, unless --parts
-makes them one. Class columns are scored by log_loss; otherwise name the loss. A table that carries its labels is TRUTH and PREDICTIONS:
-name it twice, and the labels with --target.
+the id. Arrays (.npy, A.npz::name, A.zarr::name, A.h5::name) are aligned by row. The name - is standard input. Several PREDICTIONS are
+several submissions, unless --parts makes them one. Class columns are scored by log_loss; otherwise name the loss. A table that carries its
+labels is TRUTH and PREDICTIONS: name it twice, and the labels with --target.
 
 In a pipe each score is a line: file, loss, group if --group-by is given, score, parted by tabs.
 """
