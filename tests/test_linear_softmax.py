@@ -434,6 +434,26 @@ def test_the_node_gives_its_gradients_away():
     assert [x() for x in kept] == [None, None]
 
 
+@pytest.mark.parametrize("reduction", ["normalize", "none"])
+def test_a_backward_pass_within_a_function_transform(reduction):
+    """As of torch's own loss; and of a batch of upstreams, whatever the reduction."""
+    y, features, weight = leaves(bias=False)
+    theirs = torchs(y, features, weight, reduction="none" if reduction == "none" else "mean")
+    losses = pl.linear_softmax_loss(y, features, weight, reduction=reduction), theirs
+    upstream = torch.linspace(0.5, 1.5, losses[0].numel(), dtype=losses[0].dtype).reshape(losses[0].shape)
+
+    def inside(x, loss):
+        for _ in range(2):
+            slopes = torch.autograd.grad(loss, (features, weight), upstream, retain_graph=True)
+        return sum((slope * x).sum() for slope in slopes)
+
+    ones = torch.ones((), dtype=torch.float64)
+    torch.testing.assert_close(*(torch.func.grad(lambda x, loss=loss: inside(x, loss))(ones) for loss in losses))
+    batch = torch.stack((upstream, 2 - upstream))
+    found, wanted = (torch.autograd.grad(loss, (features, weight), batch, is_grads_batched=True) for loss in losses)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_an_input_written_to_is_an_error():
     y, features, weight = leaves(bias=False)
     loss = pl.linear_softmax_loss(y, features, weight)

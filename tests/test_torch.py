@@ -234,8 +234,15 @@ class TestEveryLoss:
                 assert torch.equal(pl.grad(name)(t, predictions, reduction="sum", **options), gradient)
             targets = t.clone()
         monkeypatch.undo()
-        loss = pl.get(name)(targets, p.requires_grad_(), reduction="sum", **options)
-        torch.testing.assert_close(torch.autograd.grad(loss, p)[0], gradient)
+        p.requires_grad_()
+        for reduction in ("sum", "sum", "none"):  # a graph keeps what cannot be written to unseen
+            loss = pl.get(name)(targets, p, **options | {"reduction": reduction}).sum()
+            with torch.inference_mode():
+                targets.zero_()
+            for _ in range(2):
+                torch.testing.assert_close(torch.autograd.grad(loss, p, retain_graph=True)[0], gradient)
+            with torch.inference_mode():
+                targets.copy_(t)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast(self, name, options, dtype):
@@ -416,8 +423,11 @@ class TestGraph:
             loss = pl.softmax_loss(y, z)
         for changed in (z, y, k):
             loss = pl.softmax_loss(y, z, class_weight=k)
+            (wanted,) = torch.autograd.grad(loss, z, retain_graph=True)
+            loss = pl.softmax_loss(y, z, class_weight=k)
             with torch.no_grad():
                 changed.add_(0)
+            assert torch.equal(torch.autograd.grad(loss, z, retain_graph=True)[0], wanted)  # the kept one
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 loss.backward()
         y[3] = 5
@@ -526,12 +536,19 @@ class TestGraph:
         assert not failures
 
     def test_inputs_changed_between_forward_and_backward_are_noticed(self):
+        """Where they are read once more; a gradient that was kept is that of the forward pass, as torch's own cross-entropy has it."""
         z = self.z.detach().clone().requires_grad_()
-        loss = pl.softmax_loss(self.y, z)
+        wanted = pl.grad(pl.softmax_loss)(self.y, z.detach())
+        kept, found_again = pl.softmax_loss(self.y, z), pl.softmax_loss(self.y, z, reduction="none")
+        theirs = torch.nn.functional.cross_entropy(z, self.y)
         with torch.no_grad():
-            z += 1
+            z *= 3
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
+            found_again.sum().backward()
+        torch.testing.assert_close(torch.autograd.grad(theirs, z)[0], wanted)
+        assert torch.equal(torch.autograd.grad(kept, z, retain_graph=True)[0], wanted)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            kept.backward()
 
     @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
     @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
@@ -870,13 +887,52 @@ def test_a_backward_pass_within_a_function_transform(reduction):
     """Of a loss from outside, as torch's own losses have it: what torch.func.grad makes of tensors lends the kernels no memory."""
     z, y = torch.randn(6, 4, requires_grad=True), torch.arange(6) % 4
     (wanted,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, y, reduction="mean" if reduction == "normalize" else "sum"), z)
-    for again in (True, False):
+    for again, k in ((True, 1.0), (False, 1.0), (True, 2.0), (False, 2.0)):
         loss = pl.softmax_loss(y, z, reduction=reduction)
-        upstream = torch.ones_like(loss)
+        upstream = torch.full_like(loss, k)
 
         def inside(x, loss=loss, upstream=upstream, again=again):
             for _ in range(1 + again):
                 (slopes,) = torch.autograd.grad(loss, z, upstream, retain_graph=again)
             return (slopes * x).sum()
 
-        torch.testing.assert_close(torch.func.grad(inside)(torch.ones(6, 4)), wanted)
+        torch.testing.assert_close(torch.func.grad(inside)(torch.ones(6, 4)), k * wanted)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_derivatives_by_weights_within_a_function_transform(reduction):
+    """They are autograd's, of the formula; no tensor may be told there that it requires grad."""
+    g = torch.Generator().manual_seed(0)
+    z, w, k = (torch.rand(shape, generator=g, requires_grad=True) for shape in ((6, 4), (6,), (4,)))
+    y = torch.arange(6) % 4
+    theirs = w * k[y] * torch.nn.functional.cross_entropy(z, y, reduction="none")
+    theirs = theirs.sum() if reduction == "sum" else theirs
+    for again in (True, False):
+        ours = pl.softmax_loss(y, z, sample_weight=w, class_weight=k, reduction=reduction)
+        upstream = torch.ones_like(ours)
+
+        def inside(x, loss, upstream=upstream, again=again):
+            for _ in range(1 + again):
+                slopes = torch.autograd.grad(loss, (z, w, k), upstream, retain_graph=again or loss is theirs)
+            return sum((slope * x).sum() for slope in slopes)
+
+        for transform, x in ((torch.func.grad, torch.ones(())), (torch.func.vmap, torch.ones(2))):
+            if transform is torch.func.vmap and not again:
+                continue  # the graph is gone
+            torch.testing.assert_close(*(transform(lambda x, loss=loss: inside(x, loss))(x) for loss in (ours, theirs)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo's, of what it traces
+def test_compiled_autograd_runs_backward_passes_as_they_are():
+    x, y, w = torch.rand(6, 4, requires_grad=True), torch.arange(6) % 4, torch.rand(4, 3, requires_grad=True)
+    for loss in (
+        lambda: pl.dice(x.detach().round(), x, axis=None),
+        lambda: pl.softmax_loss(y, x, reduction="none").sum(),
+        lambda: pl.linear_softmax_loss(y, x @ w, w, reduction="none").sum(),
+    ):
+        (wanted,) = torch.autograd.grad(loss(), x)
+        torch._dynamo.reset()
+        x.grad = None
+        with torch._dynamo.compiled_autograd._enable(lambda graph: torch.compile(graph, backend="eager")):
+            loss().backward()
+        torch.testing.assert_close(x.grad, wanted)

@@ -11,8 +11,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 
-from polyloss._adapters.torch import LIBRARY, _constant, _hooked, _traced_transform, foreign, has_values, traced, transformed
+from polyloss._adapters.torch import (
+    LIBRARY,
+    _constant,
+    _hooked,
+    _traced_transform,
+    foreign,
+    has_values,
+    observed,
+    pulled_back,
+    traced,
+    transformed,
+)  # fmt: skip
 from polyloss._call.plan import BOTH, GIVEN, VALUE
 from polyloss._core import buffers
 from polyloss._core.params import integers
@@ -108,26 +120,33 @@ class Bridge(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        head = _with_tensors(ctx.head, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
-        kept = vars(ctx).pop("kept", None)  # at once: another thread may be here, too
-        if upstream is None:
-            return (None,) * 8
-        if torch.is_grad_enabled():  # the gradients will be differentiated, too
-            if head.shard is not None:
-                raise NotImplementedError(TWICE)
-            return None, *_again(head, upstream, ctx.needs), *(None,) * 4
-        each = head.rules.reduction == "none"
-        if kept is None:
-            if each and not has_values(upstream):
-                raise RuntimeError("linear_softmax_loss: under reduction='none' no batch of upstream gradients is taken")
-            _, kept = _run(replace(head, want=BOTH), needs=ctx.needs, exact=True, upstream=upstream if each else None)
-        kept = list(kept)  # one reference each: what is handed over is not to be copied
-        like = head.features, head.weight, head.bias
-        handed: list[Any] = []
-        while kept:
-            gradient = kept.pop(0)
-            handed.append(gradient if gradient is None else _handed(gradient, None if each else upstream, like[len(handed)].dtype))
-        return None, *handed, None, None, None, None
+        return (_untraced if torch.compiler.is_dynamo_compiling() else _backward)(ctx, upstream)
+
+
+def _backward(ctx, upstream):
+    """The backward pass of a node."""
+    head = _with_tensors(ctx.head, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
+    kept = vars(ctx).pop("kept", None)  # at once: another thread may be here, too
+    if upstream is None:
+        return (None,) * 8
+    each = head.rules.reduction == "none"
+    # The gradients will be differentiated, too; or there is a batch of upstreams, or a function transform, which lends no memory.
+    if torch.is_grad_enabled() or ((each or kept is None) and not has_values(upstream)) or (kept is None and observed()):
+        if head.shard is not None:
+            raise NotImplementedError(TWICE)
+        return None, *_again(head, upstream, ctx.needs), *(None,) * 4
+    if kept is None:
+        _, kept = _run(replace(head, want=BOTH), needs=ctx.needs, exact=True, upstream=upstream if each else None)
+    kept = list(kept)  # one reference each: what is handed over is not to be copied
+    like = head.features, head.weight, head.bias
+    handed: list[Any] = []
+    while kept:
+        gradient = kept.pop(0)
+        handed.append(gradient if gradient is None else _handed(gradient, None if each else upstream, like[len(handed)].dtype))
+    return None, *handed, None, None, None, None
+
+
+_untraced = _disable_dynamo(_backward)  # under compiled autograd, which would trace what asks for numbers
 
 
 def _handed(gradient, upstream, dtype):
@@ -135,17 +154,16 @@ def _handed(gradient, upstream, dtype):
     if upstream is not None:
         if not has_values(upstream):  # a batch of them, under vmap
             gradient = gradient * upstream
-        elif (factor := upstream.item()) != 1:
-            finite = math.isfinite(factor)
-            gradient = gradient.mul_(factor) if finite else torch.where(gradient == 0, 0, gradient * factor)  # 0 times infinity is none
+        elif not math.isfinite(factor := upstream.item()):
+            gradient = torch.where(gradient == 0, 0, gradient * factor)  # 0 times infinity is none
+        elif factor != 1:  # a transform lets nobody write to what is not its own
+            gradient = gradient * factor if observed() else gradient.mul_(factor)
     return gradient.to(dtype)
 
 
 def _again(head, upstream, needs):
-    """The gradients as functions of the tensors, by the plain way."""
-    operands = head.features, head.weight, head.bias
-    logits = torch.nn.functional.linear(*(x if x is None else x.to(head.dtype) for x in operands))
-    rules, plan = head.rules, head.plan
+    """The gradients with all logits at hand: as functions of the tensors, where they will be differentiated."""
+    operands, (rules, plan) = (head.features, head.weight, head.bias), (head.rules, head.plan)
     options = dict(
         axis=1, ignore_label=rules.ignore or None, class_weight=head.class_weight, sample_weight=head.sample_weight,
         reduction=rules.reduction, validate=False, **dict(rules.terms),
@@ -153,9 +171,13 @@ def _again(head, upstream, needs):
     if rules.reduction == "normalize":
         number = rules.divisor if plan.divisor == GIVEN and rules.divisor != GIVEN else None
         options |= dict(normalization=plan.normalization, denominator=number if head.denominator is None else head.denominator)
-    value = softmax_loss(head.labels, logits, **options)
-    wanted = [x for x, need in zip(operands, needs, strict=True) if need]
-    found = iter(torch.autograd.grad(value, wanted, upstream.to(value.dtype), create_graph=True))
+
+    def value(*tensors):
+        given = iter(tensors)
+        factors = (next(given) if need else x for x, need in zip(operands, needs, strict=True))
+        return softmax_loss(head.labels, torch.nn.functional.linear(*(x if x is None else x.to(head.dtype) for x in factors)), **options)
+
+    found = iter(pulled_back(value, [x for x, need in zip(operands, needs, strict=True) if need], upstream.to(head.dtype)))
     return tuple(next(found) if need else None for need in needs)
 
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import array_api_compat.torch
 import numpy as np
 import torch
+from torch._compile import _disable_dynamo
 from torch.autograd import forward_ad
 
 from polyloss._call import cpu as _cpu, formula as _formula, routes as _routes
@@ -84,7 +85,7 @@ def call(plan, arrays, given):
         gradient = None if outcome.gradient is None else restored(plan, arrays, kept(plan, arrays, outcome.gradient))
     if divisor is arrays.divisor and isinstance(divisor, torch.Tensor):  # the caller's, who may write to it
         divisor = divisor.clone()
-    tensors = tuple([given.get(name) for name in _arguments(plan)])
+    tensors = tuple([_counted(given.get(name)) for name in _arguments(plan)])
     return _record(plan, tensors, divisor, results, gradient)
 
 
@@ -197,21 +198,30 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, upstream_prob=None):
-        kept = ctx.kept
-        if kept is None:
-            raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
-        if kept[2] is not None and kept[2] != _versions(kept[1]):
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: y_true, y_pred or a weight"
-            )
-        by_p = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
-        if not keeps_graph():
-            ctx.kept = None
-        if by_p is not None:
-            by_p = None if upstream is None else _received(by_p, upstream)
-            if by_p is not None and len(ctx.needs_input_grad) == 3:
-                return None, None, by_p
-        return None, None, *_found_again(ctx, kept, by_p, upstream, upstream_prob)
+        return (_untraced if torch.compiler.is_dynamo_compiling() else _backward_of)(ctx, upstream, upstream_prob)
+
+
+def _backward_of(ctx, upstream, upstream_prob):
+    """The backward pass of a node."""
+    kept = ctx.kept
+    if kept is None:
+        raise RuntimeError("Trying to backward through the graph a second time: pass retain_graph=True to the first call")
+    by_p = vars(ctx).pop("gradient", None)  # at once: another thread may be here, too
+    if not keeps_graph():
+        ctx.kept = None
+    if by_p is not None:
+        by_p = None if upstream is None else _received(by_p, upstream)
+        if by_p is not None and len(ctx.needs_input_grad) == 3:
+            return None, None, by_p
+    return None, None, *_found_again(ctx, kept, by_p, upstream, upstream_prob)
+
+
+_untraced = _disable_dynamo(_backward_of)  # under compiled autograd, which would trace what asks for numbers
+
+
+def _counted(x):
+    """A tensor for a graph to keep; of one of inference mode, which does not count how often it is written to, a copy."""
+    return x.clone() if x is not None and x.is_inference() else x
 
 
 def _own(x):
@@ -224,6 +234,10 @@ def _found_again(ctx, call, by_p, upstream, upstream_prob):
     plan, tensors, versions, divisor = call
     if versions is None:
         tensors = ctx.saved_tensors  # an error where one was written to
+    elif versions != _versions(tensors):
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: y_true, y_pred or a weight"
+        )
     _, _, needs_p, *needs = ctx.needs_input_grad
     if upstream is None and upstream_prob is None:
         return (None,) * (1 + len(needs))
@@ -248,22 +262,33 @@ def _found_again(ctx, call, by_p, upstream, upstream_prob):
 def _by_others(plan, given, divisor, wanted, upstream):
     """The gradients with respect to targets and weights: autograd's, of the formula."""
     again = torch.is_grad_enabled()
-    if not again:  # a graph of its own, which ends at these arguments
+    if not again:
         given = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
-        for name in wanted:
-            given[name].requires_grad_()
-    with torch.enable_grad():
-        arrays = arrays_of(plan, array_api_compat.torch, given)._replace(divisor=divisor)
+    changed = _routes.changed(plan, want=VALUE, validate=False)
+
+    def value(*tensors):
+        arrays = arrays_of(plan, array_api_compat.torch, given | dict(zip(wanted, tensors, strict=True)))._replace(divisor=divisor)
         if not again and "y_true" in wanted and arrays.weight is not None:  # a weight of 0 leaves no slope, not of infinity either
             skip, t = arrays.weight.detach() == 0, arrays.t
             skip = skip.reshape(skip.shape[0], *[1] * (t.ndim - 2), skip.shape[1])
             arrays = arrays._replace(t=torch.where(skip, t.detach(), t))
-        plan = _routes.changed(plan, want=VALUE, validate=False)
-        value = reduced(plan, arrays, _formula.run(plan, arrays))
-    inputs = [given[name] for name in wanted]
-    if not value.requires_grad:  # labels, though they are floats
-        return map(torch.zeros_like, inputs)
-    return torch.autograd.grad(value, inputs, upstream, create_graph=again, materialize_grads=True)
+        return reduced(changed, arrays, _formula.run(changed, arrays))
+
+    return pulled_back(value, [given[name] for name in wanted], upstream)
+
+
+def pulled_back(value, inputs, upstream):
+    """The gradients of a function of tensors times what autograd hands down; functions of the tensors while autograd follows them."""
+    if peek_transform() is not None:  # within which no tensor may be told that it requires grad
+        return torch.func.vjp(value, *inputs)[1](upstream)
+    again = torch.is_grad_enabled()
+    if not again:  # a graph of its own, which ends at these
+        inputs = [x.detach().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        found = value(*inputs)
+    if not found.requires_grad:  # labels, though they are floats
+        return tuple(map(torch.zeros_like, inputs))
+    return torch.autograd.grad(found, inputs, upstream, create_graph=again, materialize_grads=True)
 
 
 # `Function.apply` itself looks for function transforms, which is done before: 1 µs.
@@ -271,11 +296,8 @@ _apply = super(torch.autograd.Function, Loss).apply
 
 
 def _versions(tensors):
-    """How often each tensor was written to; those of inference mode don't count."""
-    try:
-        return tuple([None if x is None else x._version for x in tensors])
-    except RuntimeError:
-        return tuple([None if x is None or x.is_inference() else x._version for x in tensors])
+    """How often each tensor was written to."""
+    return tuple([None if x is None else x._version for x in tensors])
 
 
 def plan_dtype(plan):
@@ -310,7 +332,9 @@ def _received(kept, upstream):
     if factor == 1:
         return kept
     # 16 bits would be rounded twice, or be 0 already where a factor of thousands is to prevent just that; 0 times infinity would be no 0.
-    return kept.mul_(upstream) if kept.itemsize > 2 and math.isfinite(factor) else None
+    if kept.itemsize <= 2 or not math.isfinite(factor):
+        return None
+    return kept.mul_(upstream) if plain else kept * upstream  # a transform lets nobody write to what is not its own
 
 
 def _backward(plan, arrays, upstream, upstream_prob):

@@ -422,10 +422,11 @@ cdef object new_tensor(uint8_t code, uint8_t bits, int ndim, const cnp.npy_intp 
     cdef int64_t *lengths = <int64_t *>(made + 1)
     cdef int64_t step = 1
     cdef void *found = NULL
+    cdef bint gone = False
     cdef int i
     if made == NULL:
         raise MemoryError
-    made.major, made.minor, made.owner, made.deleter, made.flags = 1, 0, NULL, let_go, 0
+    made.major, made.minor, made.owner, made.deleter, made.flags = 1, 0, &gone, let_go, 0
     made.tensor.device, made.tensor.number, made.tensor.ndim, made.tensor.offset = 1, 0, ndim, 0
     made.tensor.code, made.tensor.bits, made.tensor.lanes = code, bits, 1
     made.tensor.shape, made.tensor.strides = lengths, lengths + ndim
@@ -434,13 +435,21 @@ cdef object new_tensor(uint8_t code, uint8_t bits, int ndim, const cnp.npy_intp 
         step *= max(shape[i], 1)
     data[0] = <char *>((<uintptr_t>(lengths + 2 * ndim) + LINE - 1) // LINE * LINE)
     made.tensor.data = data[0]
-    exchange.give(made, &found)
+    try:
+        exchange.give(made, &found)
+    except BaseException:
+        if not gone:
+            free(made)
+        raise
+    made.owner = NULL
     tensor = <object><PyObject *>found
     Py_DECREF(tensor)  # which `found` counted, too
     return tensor
 
 
 cdef void let_go(dl_managed *made) noexcept nogil:
+    if made.owner != NULL:  # `new_tensor` is still there
+        (<bint *>made.owner)[0] = True
     free(made)
 
 
@@ -518,12 +527,12 @@ cdef int put_tensor(call_key *key, object x, char **at) except -1:
     return True
 
 
-cdef object version(object tensor):
-    """How often a tensor was written to; None for one of inference mode, which does not count."""
-    if tensor is None:
-        return None
+cdef tuple versions(tuple given):
+    """How often each of four tensors was written to; None if one is of inference mode, and does not count."""
+    cdef object x, y, z, w
+    x, y, z, w = given
     try:
-        return tensor._version
+        return None if x is None else x._version, y._version, None if z is None else z._version, None if w is None else w._version
     except RuntimeError:
         return None
 
@@ -553,24 +562,19 @@ def backward(node, upstream, *more):
 cdef object kept_gradient(dict node, object upstream):
     """The gradient that a node of autograd's graph keeps, which is the receiver's from now on, where it is what autograd asks for.
 
-    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, an array was written to, or
-    the pass is differentiated or recorded. Nobody asks whether a function transform is active: this node's tensors were none of its own, and
-    an upstream that is lends no memory. `node`: "gradient", and in "kept" plan, tensors, how often they had been written to, divisor.
+    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, torch was told what to do with
+    what graphs keep, or the pass is differentiated or recorded. Nobody asks whether a function transform is active: this node's tensors
+    were none of its own, and an upstream that is lends no memory; nor whether an input was written to, of which nothing is read any more.
+    `node`: "gradient", and in "kept" plan, tensors, how often they had been written to (None: torch was told), divisor.
     """
     cdef dl_tensor tensor
-    cdef tuple given, versions
     cdef double factor
-    cdef int i
     kept = node.get("kept")
     if kept is None or exchange == NULL or type(upstream) is not tensors[0] or upstream.is_neg():
         return None
-    plan, given, found = (<list>kept)[0], (<list>kept)[1], (<list>kept)[2]
-    if found is None or len(plan.tracked) != 1 or keeps_graph() or grad_enabled() or recorded():
+    plan, saved = (<list>kept)[0], (<list>kept)[2] is None
+    if saved or len(plan.tracked) != 1 or keeps_graph() or grad_enabled() or recorded():
         return None
-    versions = found
-    for i in range(len(given)):
-        if given[i] is not None and version(given[i]) != versions[i]:
-            return None
     if exchange.lend(<void *>upstream, &tensor) != 0:
         PyErr_Clear()
         return None
@@ -650,6 +654,7 @@ cdef class Front:
         cdef Calls calls
         cdef list arrays = [None, None, None]
         cdef object found, entry
+        cdef tuple given, counts = None
         cdef double divisor = 1
         found = self.losses.get(block)
         if found is None:
@@ -668,7 +673,10 @@ cdef class Front:
             return results
         if type(entry) is Prepared:
             prepared = entry
-            if out is None or out is self.in_place or prepared.outputs_apart(at):
+            if prepared.record is not None:
+                given = y_true, y_pred, arrays[0], arrays[1]
+                counts = versions(given)
+            if (prepared.record is None or counts is not None) and (out is None or out is self.in_place or prepared.outputs_apart(at)):
                 number = arrays[2] if prepared.given is None else prepared.given
                 if (<tuple>want)[2] is True and out is not None:
                     results = prepared.results(at, number, out[0], out[1], &divisor)
@@ -676,9 +684,7 @@ cdef class Front:
                     results = prepared.results(at, number, y_pred if out is self.in_place else out, None, &divisor)
                 if results is not None:
                     if prepared.record is not None:
-                        versions = version(y_true), version(y_pred), version(arrays[0]), version(arrays[1])
-                        given = y_true, y_pred, arrays[0], arrays[1]
-                        results = prepared.record([prepared.plan, given, versions, divisor, results[0]], results[1], y_pred)
+                        results = prepared.record([prepared.plan, given, counts, divisor, results[0]], results[1], y_pred)
                     return results if prepared.then is None else prepared.then(results, y_pred)
             entry = prepared.plan
         return self.again(entry, block, y_true, y_pred, out, options)
