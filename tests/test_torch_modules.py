@@ -564,6 +564,28 @@ def test_tensors_with_operations_of_their_own(name):
     torch.testing.assert_close((found.a, found.b), (wanted.a, wanted.b))
 
 
+class Seen(torch.Tensor):
+    """A plain subclass, which torch's functions give back."""
+
+
+class Silent(torch.Tensor):
+    """One that they don't ask, like parameters."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+@pytest.mark.parametrize("name", TRACED)
+def test_subclasses_of_tensors_see_what_torchs_modules_show_them(name):
+    input, *targets = arguments_of(name)
+    for kind in (Seen, Silent):
+        for arguments in ((input.as_subclass(kind), *targets), (input, targets[0].as_subclass(kind), *targets[1:])):
+            for _ in range(2):
+                found, wanted = (getattr(m, name)()(*arguments) for m in (ours, torch.nn))
+                assert type(found) is type(wanted)
+                torch.testing.assert_close(found.as_subclass(torch.Tensor), wanted.as_subclass(torch.Tensor))
+
+
 @pytest.mark.parametrize("name", sorted({*ours.__all__} - {*OWN[1:]}))
 def test_modules_are_copied_and_pickled(name):
     import copy

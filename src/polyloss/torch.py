@@ -61,6 +61,7 @@ def __dir__():
 
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
+UNSEEN = torch._C._disabled_torch_function_impl  # of a subclass that torch's functions don't ask, as parameters are
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
@@ -79,9 +80,14 @@ class Call(NamedTuple):
     settled: Callable[[torch.Tensor], Any] | None = None  # gives the module's value of any; None where it is for torch to give
 
 
+def _ruled(rule, target, input, options):
+    """What a rule says; None where a tensor is of a class with a say in torch's functions, which then see the module's."""
+    return rule(input, target, **options) if all(map(_plain, (target, *options.values()))) else None
+
+
 def _planned(rule, target, input, want, out, options):
     """A module's loss; None where it is for torch to give."""
-    call = rule(input, target, **options)
+    call = _ruled(rule, target, input, options)
     return None if call is None else _settled(call, input, called(call.block, call.target, input, want, out, call.options))
 
 
@@ -93,7 +99,7 @@ def _settled(call, input, loss):
 
 def _first(rule, target, input, want, out, options):
     """The same for a call that is not known yet, with what calls like it are kept for: the kernel, or nothing but that they were seen."""
-    call = rule(input, target, **options)
+    call = _ruled(rule, target, input, options)
     if call is None:
         return rule, None
     kernel, loss = first(call.block, call.target, input, want, out, call.options)
@@ -162,7 +168,7 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` (N, D) and `target`, labels (N,)."""
         matrix, bias, factor = self.linear.weight, self.linear.bias, self.weight
-        fits = _usable(input) and input.ndim <= 2 and target.dtype == torch.int64 and target.shape == input.shape[:-1]
+        fits = _usable(input) and _plain(target) and input.ndim <= 2 and target.dtype == torch.int64 and target.shape == input.shape[:-1]
         fits = fits and not self.out_features and input.dtype == matrix.dtype and input.shape[-1] == matrix.shape[1]
         if (
             not fits
@@ -300,7 +306,7 @@ class BCELoss(nn.BCELoss):
         weight = _buffer(self, "weight")
         if weight is None:
             loss = _evaluated(_floored, target, input, VALUE, None, {"reduction": self.reduction})
-        elif _alike(input, target) and has_values(input) and bool(((input >= 0) & (input <= 1)).all()):
+        elif _alike(input, target) and has_values(input) and all(bool(((x >= 0) & (x <= 1)).all()) for x in (input, target)):
             loss = _planned(_floored, target, input, VALUE, None, {"reduction": self.reduction, "weight": weight})
         else:
             loss = None
@@ -308,7 +314,7 @@ class BCELoss(nn.BCELoss):
 
 
 def _floored(input, target, reduction, weight=None):
-    """What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the predictions."""
+    """What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the arrays."""
     usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
     if not usable or not (has_values(input) and has_values(target)):
         return None
@@ -326,7 +332,7 @@ class MSELoss(nn.MSELoss):
 
 
 class L1Loss(nn.L1Loss):
-    """torch's `L1Loss`: absolute errors."""
+    """torch's `L1Loss`: absolute errors. The slope of one that is NaN is NaN, as of every loss here, where torch's is 0."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of `input` and `target`, of one shape."""
@@ -770,11 +776,16 @@ def linear_softmax_loss(
     return _torch_groups.linear_softmax(process_group, shard, y_true, features, weight, bias, options)
 
 
+def _plain(x):
+    """Whether nobody but torch has a say in what is done with a tensor: no subclass sees its functions, or has operations of its own."""
+    kind = type(x)
+    known = kind is torch.Tensor or kind is torch.nn.Parameter or not isinstance(x, torch.Tensor)
+    return known or (kind.__torch_function__ is UNSEEN and not foreign(x))
+
+
 def _usable(x):
     """Whether a tensor is one of ours: real floating numbers in strided memory, and not none."""
-    kind = type(x)
-    known = kind is torch.Tensor or kind is torch.nn.Parameter or (isinstance(x, torch.Tensor) and not foreign(x))
-    if not known or tracing_state() is not None:  # under `torch.jit.trace` lengths are tensors
+    if not isinstance(x, torch.Tensor) or not _plain(x) or tracing_state() is not None:  # under `torch.jit.trace` lengths are tensors
         return False
     return x.dtype in FLOATING and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
 
@@ -801,7 +812,8 @@ def _number(loss):
 
 def _alike(input, target):
     """Whether nothing is to be broadcast or promoted."""
-    return _usable(input) and input.shape == target.shape and input.dtype is target.dtype and input.device == target.device
+    fits = _usable(input) and _plain(target) and input.shape == target.shape
+    return fits and input.dtype is target.dtype and input.device == target.device
 
 
 def _nan_of_nothing(target, ignore_index, weight, loss):
