@@ -21,7 +21,7 @@ from jax.experimental.custom_partitioning import SdyShardingRule, custom_partiti
 from jax.sharding import NamedSharding, PartitionSpec
 
 from polyloss._call import formula as _formula, routes as _routes
-from polyloss._call.cpu import Memory, bound, kernels
+from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome
 from polyloss._call.plan import BOTH, GIVEN, GRADIENT, VALUE, Arrays
 from polyloss._call.run_plan import checked, evaluate, finish, reduced
@@ -386,7 +386,7 @@ def _bind(text, operands, results):
     operands, results = _canonical(plan, operands, results)
     arrays, outputs = _arrays(plan, operands, np), _outcome(plan, results)
     given = (arrays.t, arrays.p, arrays.weight, arrays.class_weight, outputs.losses, outputs.gradient, outputs.hessian, outputs.prob)
-    kernel = bound(plan, Memory(*given))
+    kernel = bound(plan, Views(*given))
     if kernel is None:
         return None
     optional = (("weight", plan.weighted), ("class_weight", plan.class_weighted), ("divisor", plan.divisor == GIVEN))

@@ -47,28 +47,28 @@ def note(kernel):
     return f"{kernels(kernel).isa()}, {n} thread{'s' if n > 1 else ''}"
 
 
-def softmax_xent(plan):
+def is_softmax_xent(plan):
     """Whether the loss is a softmax cross-entropy from logits."""
     return plan.kernel == "softmax_xent"
 
 
-def elementwise(plan):
+def is_elementwise(plan):
     """Whether the loss has formulas of one element."""
-    return issubclass(plan.block, Elementwise) and not values(plan) and not rowwise(plan)
+    return issubclass(plan.block, Elementwise) and not is_values(plan) and not is_rowwise(plan)
 
 
-def rowwise(plan):
+def is_rowwise(plan):
     """Whether the loss is another one that consumes the class axis."""
     of_labels = plan.labelled and plan.block.kernel_of_labels is not None
-    return of_labels or (issubclass(plan.block, Rowwise) and not (softmax_xent(plan) or values(plan) or sets(plan)))
+    return of_labels or (issubclass(plan.block, Rowwise) and not (is_softmax_xent(plan) or is_values(plan) or is_sets(plan)))
 
 
-def values(plan):
+def is_values(plan):
     """Whether the loss compares one number at each position with several that are predicted."""
     return plan.block.targets == "values"
 
 
-def sets(plan):
+def is_sets(plan):
     """Whether the loss is one of sets of positions."""
     return plan.block.sets
 
@@ -97,7 +97,7 @@ def elementwise_obstacle(plan):
         return "it takes no labels"
     if why is None and plan.kernel not in kernels("elementwise").PARAMETERS:
         return "it holds no formula of this loss"
-    return plan.of_classes if why is None else why
+    return plan.per_class if why is None else why
 
 
 def rowwise_obstacle(plan):
@@ -105,7 +105,7 @@ def rowwise_obstacle(plan):
     why = obstacle(plan, "rowwise")
     if why is None and plan.kernel not in kernels("rowwise").PARAMETERS:
         return "it holds no formula of this loss"
-    if why is None and plan.of_classes and any(several_traced(x) for _, x in plan.params):
+    if why is None and plan.per_class and any(several_traced(x) for _, x in plan.params):
         return "a parameter is traced, and kernels take numbers"
     return why
 
@@ -123,7 +123,7 @@ def sets_obstacle(plan):
     return obstacle(plan, "sets")
 
 
-class Memory(NamedTuple):
+class Views(NamedTuple):
     """The arrays of a kernel as NumPy arrays over the same memory, bfloat16 as its bits; (n, c, s), (n, s) or (c,)."""
 
     t: Any
@@ -142,12 +142,12 @@ def as_numpy(plan, arrays):
     t: Any
     p: Any
     t, p, weight, class_weight = (None if x is None else view(x) for x in (arrays.t, arrays.p, arrays.weight, arrays.class_weight))
-    if values(plan):
+    if is_values(plan):
         t = _as_losses(plan)(np, t)
-    if not plan.labelled and softmax_xent(plan):
+    if not plan.labelled and is_softmax_xent(plan):
         with np.errstate(all="ignore"):
             t = t.astype(plan.dtype, copy=False)
-    if plan.of_classes:
+    if plan.per_class:
         with np.errstate(all="ignore"):
             t = _formula.times_factors(plan, np, t)
 
@@ -157,7 +157,7 @@ def as_numpy(plan, arrays):
 
     losses = np.empty((lay.n, lay.s), plan.dtype) if want.value and plan.reduction == "none" else None
     outputs = output(want.gradient, arrays.out), output(want.hessian, arrays.out_hessian), output(want.prob)
-    return Memory(t, p, weight, class_weight, losses, *outputs)
+    return Views(t, p, weight, class_weight, losses, *outputs)
 
 
 def _canonical(plan, x):
@@ -203,7 +203,7 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     `from_numpy` makes a result one of the caller's library. `record` puts a call into autograd's graph: then the kernel finds the gradient.
     """
     lay = plan.layout
-    if not plan.here or plan.of_classes or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
+    if not plan.here or plan.per_class or plan.route not in KERNELS or lay.n * lay.c * lay.s == 0 or hasattr(arrays.divisor, "dtype"):
         return None
     if plan.storage == "bfloat16" and from_numpy is None:  # NumPy's, whose results would stay bits
         return None
@@ -211,7 +211,7 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
     m = as_numpy(wider, arrays)
     inputs = [x if x is None else view(x) for x in (given["y_true"], given[plan.name], given["sample_weight"], given["class_weight"])]
     converted = [x is not None and _address(x) != _address(seen) for x, seen in zip(inputs, m, strict=False)]
-    of_targets = None if plan.labelled else _as_losses(plan) if values(plan) else lay.canonical
+    of_targets = None if plan.labelled else _as_losses(plan) if is_values(plan) else lay.canonical
     alike = (of_targets, None, _same, _same)  # how an input becomes the kernel's
     casts = [made and _castable(plan, x, seen, as_) for made, x, seen, as_ in zip(converted, inputs, m, alike, strict=False)]
     if casts != converted or (plan.labelled and m.t.dtype.kind == "f"):
@@ -226,11 +226,11 @@ def prepared(plan, given, arrays, from_numpy=None, record=None):
 
 def bound(plan, m):
     """The plan's kernel, bound to arrays that it reads and writes where they lie; None where it takes others than these."""
-    if plan.route not in KERNELS or plan.of_classes or (plan.labelled and m.t.dtype.kind == "f"):
+    if plan.route not in KERNELS or plan.per_class or (plan.labelled and m.t.dtype.kind == "f"):
         return None
-    if softmax_xent(plan) and not plan.labelled and m.t.dtype != plan.dtype:
+    if is_softmax_xent(plan) and not plan.labelled and m.t.dtype != plan.dtype:
         return None
-    if values(plan):
+    if is_values(plan):
         m = m._replace(t=_as_losses(plan)(np, m.t))
     return _bound(plan, m, None)
 
@@ -267,10 +267,10 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
     kernel, block, lay, settings = kernels(KERNELS[plan.route]), plan.block, plan.layout, plan.settings
     if "labels" in settings:  # whether targets are 0 and 1 rather than -1 and 1; None: the kernel finds it out on the way
         settings["zero_one"] = scanned if settings["labels"] == "auto" else settings["labels"] == "01"
-    if plan.of_classes:  # which `as_numpy` has multiplied the targets by
+    if plan.per_class:  # which `as_numpy` has multiplied the targets by
         settings |= {"alpha": 1.0, "label_smoothing": 0.0}
-    of_targets = "ns" if plan.labelled or values(plan) else "ncs"
-    axes = dict.fromkeys(Memory._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t=of_targets)
+    of_targets = "ns" if plan.labelled or is_values(plan) else "ncs"
+    axes = dict.fromkeys(Views._fields, "ncs") | dict(weight="ns", class_weight="c", losses="ns", t=of_targets)
     if lay.runs > 1:
         axes = {key: "nrcs" if x == "ncs" else x for key, x in axes.items()}
     bits = ("p", "gradient", "hessian", "prob") if plan.storage == "bfloat16" else ()

@@ -66,7 +66,7 @@ def elementwise_obstacle(plan):
         return "it takes no labels"
     from polyloss._kernels.gpu import cuda
 
-    return plan.of_classes if plan.kernel in cuda.formulas() else "it holds no formula of this loss"
+    return plan.per_class if plan.kernel in cuda.formulas() else "it holds no formula of this loss"
 
 
 def rowwise_obstacle(plan):
@@ -80,7 +80,7 @@ def rowwise_obstacle(plan):
         return "it holds no formula of this loss"
     if plan.labelled and plan.layout.c > cuda.MAX_CLASSES:
         return f"it takes at most {cuda.MAX_CLASSES} classes beside labels"
-    if plan.of_classes and any(several_traced(x) for _, x in plan.params):
+    if plan.per_class and any(several_traced(x) for _, x in plan.params):
         return "a parameter is traced, and kernels take numbers"
     return _labels_obstacle(plan)
 
@@ -159,7 +159,7 @@ def run_rowwise(plan, arrays):
     xp, name = arrays.xp, plan.kernel
     y, ignore = _labels(plan, arrays) if plan.labelled else (xp.astype(arrays.t, plan.real(xp), copy=False), ())
     settings = plan.settings
-    if plan.of_classes:
+    if plan.per_class:
         y, settings = times_factors(plan, xp, y), settings | {"alpha": 1.0, "label_smoothing": 0.0}
     losses, grad, hess = _outputs(plan, arrays)
     reduced = cuda.rowwise(

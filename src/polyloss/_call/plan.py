@@ -113,8 +113,8 @@ class Plan:
         return dict(self.params + self.target_options)
 
     @property
-    def of_classes(self):
-        """Why a kernel cannot take the plan whose parameters are single numbers and that reads targets as they are, or None."""
+    def per_class(self):
+        """Why a kernel whose parameters are single numbers cannot take a plan with one for each class as it is; None if there is none."""
         several = [key for key, x in self.params if isinstance(x, tuple)]
         return f"it takes one {several[0]} for all classes" if several else None
 

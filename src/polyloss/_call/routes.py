@@ -23,14 +23,14 @@ class Route:
 
 
 ROUTES = (
-    Route("softmax_xent kernel", _cpu.softmax_xent, _cpu.softmax_xent_obstacle, _cpu.run, lambda: _cpu.note("softmax_xent")),
-    Route("elementwise kernel", _cpu.elementwise, _cpu.elementwise_obstacle, _cpu.run, lambda: _cpu.note("elementwise")),
-    Route("rowwise kernel", _cpu.rowwise, _cpu.rowwise_obstacle, _cpu.run, lambda: _cpu.note("rowwise")),
-    Route("values kernel", _cpu.values, _cpu.values_obstacle, _cpu.run, lambda: _cpu.note("values")),
-    Route("sets kernel", _cpu.sets, _cpu.sets_obstacle, _cpu.run, lambda: _cpu.note("sets")),
-    Route("softmax_xent kernel for CUDA", _cpu.softmax_xent, _gpu.softmax_xent_obstacle, _gpu.run_softmax_xent, _gpu.note),
-    Route("elementwise kernel for CUDA", _cpu.elementwise, _gpu.elementwise_obstacle, _gpu.run_elementwise, _gpu.note),
-    Route("rowwise kernel for CUDA", _cpu.rowwise, _gpu.rowwise_obstacle, _gpu.run_rowwise, _gpu.note),
+    Route("softmax_xent kernel", _cpu.is_softmax_xent, _cpu.softmax_xent_obstacle, _cpu.run, lambda: _cpu.note("softmax_xent")),
+    Route("elementwise kernel", _cpu.is_elementwise, _cpu.elementwise_obstacle, _cpu.run, lambda: _cpu.note("elementwise")),
+    Route("rowwise kernel", _cpu.is_rowwise, _cpu.rowwise_obstacle, _cpu.run, lambda: _cpu.note("rowwise")),
+    Route("values kernel", _cpu.is_values, _cpu.values_obstacle, _cpu.run, lambda: _cpu.note("values")),
+    Route("sets kernel", _cpu.is_sets, _cpu.sets_obstacle, _cpu.run, lambda: _cpu.note("sets")),
+    Route("softmax_xent kernel for CUDA", _cpu.is_softmax_xent, _gpu.softmax_xent_obstacle, _gpu.run_softmax_xent, _gpu.note),
+    Route("elementwise kernel for CUDA", _cpu.is_elementwise, _gpu.elementwise_obstacle, _gpu.run_elementwise, _gpu.note),
+    Route("rowwise kernel for CUDA", _cpu.is_rowwise, _gpu.rowwise_obstacle, _gpu.run_rowwise, _gpu.note),
     Route("formula", lambda plan: True, lambda plan: None, _formula.run),
 )
 
