@@ -250,6 +250,45 @@ def test_a_segmentation_by_slabs(run, monkeypatch):
     assert "y.npy: [17, 3, 4] is 40, but z.npy has 5 classes on axis 1 and --ignore-label" in err  # in the whole file, not in its slab
 
 
+def test_arrays_in_groups_of_groups(run):
+    """Zarr's are named as HDF5's are."""
+    y, z = np.arange(6) % 3, np.random.default_rng(0).standard_normal((6, 3))
+    np.save("y.npy", y), np.save("z.npy", z)
+    zarr.open_group("a.zarr", mode="w").create_group("out").create_array("z", data=z)
+    with h5py.File("a.h5", "w") as file:
+        file["out/z"] = z
+    want = run("y.npy", "z.npy", "-l", "softmax_loss")[1][0][2]
+    for path in ("a.zarr::out/z", "a.zarr", "a.h5::out/z", "a.h5"):
+        assert run("y.npy", path, "-l", "softmax_loss")[1] == [[path, "softmax_loss", want]]
+    assert run("y.npy", "a.zarr::z", "-l", "softmax_loss")[2] == "polyloss score: a.zarr: has no array 'z'; it has 'out/z'\n"
+    Path("none.zarr").mkdir()
+    said = "polyloss score: none.zarr: holds neither an array nor a group of Zarr\n"
+    assert run("y.npy", "none.zarr", "-l", "softmax_loss") == (1, [], said)
+
+
+def test_chunks_that_were_never_written(run):
+    """A file whose writer stopped halfway is read without an error, as zeros."""
+    np.save("y.npy", np.zeros(10, int))
+    group = zarr.open_group("a.zarr", mode="w")
+    group.create_array("half", shape=(10, 2), chunks=(3, 2), dtype="f4")[:6] = 1
+    group.create_array("whole", data=np.ones((10, 2), np.float32), chunks=(3, 2))
+    with h5py.File("a.h5", "w") as file:
+        file.create_dataset("half", (10, 2), "f4", chunks=(3, 2))[:6] = 1
+        file.create_dataset("none", (10, 2), "f4")
+        file.create_dataset("whole", data=np.ones((10, 2)), chunks=(3, 2), compression="gzip")
+        file["plain"] = np.ones((10, 2))
+    for path, said in (
+        ("a.zarr::half", "chunks that were never written are read as 0.0: 2 of 4"),
+        ("a.h5::half", "chunks that were never written are read as 0.0: 2 of 4"),
+        ("a.h5::none", "chunks that were never written are read as 0.0: 1 of 1"),
+        ("a.zarr::whole", ""),
+        ("a.h5::whole", ""),
+        ("a.h5::plain", ""),
+    ):
+        status, _, err = run("y.npy", path, "-l", "softmax_loss")
+        assert (status, err) == (0, said and f"polyloss score: warning: {path}: {said}\n")
+
+
 def test_a_gate(run):
     truth = polars.DataFrame({"id": ["a", "b", "c", "d"], "price": [1.0, 2.0, 3.0, 5.0]})
     truth.write_parquet("truth.parquet")

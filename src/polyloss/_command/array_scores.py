@@ -177,7 +177,7 @@ class ArrayJob:
             tolerance = values.tolerance(arrays.opened(path).dtype)
             advice = "-l log_loss:rescale=True divides rows by their sums"
             said = [watch.warning(tolerance, lambda place: f"at {list(place)}", advice) for watch in seen.watched]
-            warnings = [text for text in (*said, self._of_truth_values(path)) if text]
+            warnings = [text for text in (*said, self._of_truth_values(path), arrays.unwritten(arrays.opened(path))) if text]
             for i, (loss, found) in enumerate(zip(self.losses, seen.sums, strict=True)):
                 measure, gap = loss.measure(self.classes), seen.gaps[i]
                 score = Score.of(path, loss, measure, found, None, warnings)

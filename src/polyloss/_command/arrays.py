@@ -1,5 +1,6 @@
 """Arrays: NPY and NPZ files, Zarr and HDF5, aligned by row and read by slabs; nothing is unpickled."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -103,12 +104,15 @@ def _npz(file: str, name: str) -> Any:
 def _zarr(file: str, name: str) -> Any:
     import zarr
 
-    found = zarr.open(file, mode="r")
+    try:
+        found = zarr.open(file, mode="r")
+    except FileNotFoundError:
+        raise BadFile(f"{file}: holds neither an array nor a group of Zarr") from None
     if hasattr(found, "shape"):
         if name:
             raise BadFile(f"{file}::{name}: {file} is an array itself, not a group")
         return found
-    return found[_member(file, name, sorted(found.array_keys()))]
+    return found[_member(file, name, sorted(key for key, item in found.members(max_depth=None) if hasattr(item, "shape")))]
 
 
 def _hdf5(file: str, name: str) -> Any:
@@ -131,6 +135,18 @@ def _member(file: str, name: str, names: list[str]) -> str:
         what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {one}::NAME"
         raise BadFile(f"{file}: {what}; it has {', '.join(map(repr, names[:8])) or 'none'}")
     return name
+
+
+def unwritten(array: Any) -> str | None:
+    """What is said of chunks that a Zarr or HDF5 file does not have: they are read as one number, whoever meant to write them."""
+    if hasattr(array, "nchunks_initialized"):
+        every, there, fill = array.nchunks, array.nchunks_initialized, array.fill_value
+    elif hasattr(array, "is_virtual") and not array.is_virtual:
+        every = math.prod(math.ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)) if array.chunks else 1
+        there, fill = array.id.get_num_chunks() if array.chunks else int(array.id.get_storage_size() > 0), array.fillvalue
+    else:
+        return None
+    return f"chunks that were never written are read as {fill}: {every - there} of {every}" if there < every else None
 
 
 def slabs(array: Any) -> list[tuple[int, int]]:
