@@ -367,6 +367,23 @@ def test_what_is_no_number_is_torchs_in_a_call_that_is_known_too(name):
         assert module(perfect, torch.zeros(6, dtype=torch.long)) == 0
 
 
+def test_slopes_of_nan_are_torchs():
+    """But for L1Loss, whose loss of NaN has a slope that is, as every loss here."""
+    for name in sorted({*TRACED} - {*LABELLED}):
+        for changed, at in ((0, (0, 1)), (0, (3, 2)), (1, (0, 1)), (1, (3, 2))):
+            arguments = [*arguments_of(name)]
+            if name in ("SoftMarginLoss", "HingeEmbeddingLoss"):
+                arguments[1] = arguments[1].round() * 2 - 1
+            arguments[changed][at] = torch.nan
+            arguments[0].requires_grad_()
+            for reduction in ("mean", "none"):
+                found, wanted = (outcome(getattr(space, name)(reduction=reduction), arguments) for space in (ours, torch.nn))
+                if name == "L1Loss":
+                    assert found[1][0][at].isnan()
+                    wanted[1][0][at] = torch.nan
+                same(found, wanted)
+
+
 def test_a_label_that_is_none_is_named_in_a_call_that_is_known_too():
     module = ours.CrossEntropyLoss()
     for input, target in batches("CrossEntropyLoss"):
@@ -729,6 +746,12 @@ def test_bce_at_the_ends(dtype):
                     ours.BCELoss(reduction=reduction)(torch.tensor([0.5, bad]), torch.tensor([0.5, t]))
                 with pytest.raises(RuntimeError, match="between 0 and 1"):
                     ours.BCELoss(torch.tensor([1.0, 0.0]), reduction=reduction)(torch.tensor([0.5, bad]), torch.tensor([0.5, t]))
+        beyond = torch.nextafter(torch.ones((), dtype=dtype), torch.tensor(2.0, dtype=dtype)).item()
+        for bad in (1.3, beyond, -1e-30, float("nan"), float("inf")):
+            target = torch.tensor([0.5, bad], dtype=dtype)
+            for weight in (None, torch.tensor([1.0, 0.0], dtype=dtype)):
+                with pytest.raises(RuntimeError, match="all elements of target should be between 0 and 1"):
+                    ours.BCELoss(weight, reduction=reduction)(torch.rand(2, dtype=dtype), target)
 
 
 class TestSoftmaxLoss:

@@ -283,11 +283,15 @@ def _binary_crossentropy(input, target, reduction, pos_weight, sample_weight):
 
 
 class FlooredBinaryCrossentropy(Elementwise):
-    """-(t max(log p, -100) + (1 - t) max(log1p(-p), -100)), with torch's slope, whose divisor is at least 1e-12."""
+    """-(t max(log p, -100) + (1 - t) max(log1p(-p), -100)), with torch's slope, whose divisor is at least 1e-12.
+
+    NaN where t or p is no probability.
+    """
 
     kernel = "floored_binary_crossentropy"
 
     def value(xp, t, p):
+        t = xp.where((t < 0) | (t > 1), xp.full_like(t, xp.nan), t)
         return -(t * xp.clip(xp.log(p), -100.0, None) + (1 - t) * xp.clip(xp.log1p(-p), -100.0, None))
 
     def slope(xp, t, p):
@@ -414,7 +418,7 @@ class HingeEmbedding(Elementwise):
 
     def slope(xp, t, p, margin):
         one = xp.ones_like(p)
-        far = xp.where(margin - p < 0, 0 * one, -one)
+        far = xp.where(margin - p >= 0, -one, 0 * one)  # 0 of NaN, as torch's
         return xp.where(t == -1, 0 * one, one) + xp.where(t == 1, 0 * one, far)
 
     def curvature(xp, t, p, margin):
@@ -619,7 +623,8 @@ class CosineEmbeddingLoss(nn.CosineEmbeddingLoss):
             return super().forward(input1, input2, target)
         options = dict(epsilon=EPSILON, axis=-1, sample_weight=None, reduction="none", validate=True)
         cosine = -called(FlooredCosine, input1, input2, VALUE, None, options)
-        apart = torch.where(target == -1, (cosine - self.margin).clamp_min(0), 0)
+        excess = cosine - self.margin
+        apart = torch.where((target != -1) | (excess < 0), 0, excess)  # through which a NaN passes, to the slopes too
         loss = torch.where(target == 1, 1 - cosine, apart)
         reduced = loss if self.reduction == "none" else loss.sum() if self.reduction == "sum" else loss.mean()
         return _like(reduced, input1)

@@ -238,12 +238,13 @@ LOSS(weighted_binary_crossentropy, curvature)
     return FORMULA(outside)(p, a[1], R(1) - a[1], both + R(0) * y);
 }
 
-/* No logarithm below -100, no divisor below 1e-12 (torch's, which is a float in double precision, too); NaN where p is no probability. The
-   curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is written as a sum of two terms that are not negative. */
+/* No logarithm below -100, no divisor below 1e-12 (torch's, which is a float in double precision, too); NaN where t or p is no probability.
+   The curvature's numerator, (1 - p) p - (p - t) (1 - 2 p), is written as a sum of two terms that are not negative. */
 LOSS(floored_binary_crossentropy, value)
 {
-    real u = R(1) - p, s = MIN(u, p), of_s = SELECT(LT(u, p), R(1) - t, t), of_rest = SELECT(LT(u, p), t, R(1) - t);
-    return (void)a, -(of_rest * LOG1M_HALF(s) + of_s * MAX(R(-100), LOG(s)));
+    real u = R(1) - p, s = MIN(u, p), v = R(1) - t, of_s = SELECT(LT(u, p), v, t), of_rest = SELECT(LT(u, p), t, v);
+    real loss = -(of_rest * LOG1M_HALF(s) + of_s * MAX(R(-100), LOG(s)));
+    return (void)a, SELECT(LT(MIN(v, t), R(0)), R(0) / R(0), loss);
 }
 LOSS(floored_binary_crossentropy, slope) { return (void)a, (p - t) / MAX(R(9.999999960041972e-13), (R(1) - p) * p); }
 LOSS(floored_binary_crossentropy, curvature)
@@ -549,9 +550,9 @@ LOSS(logistic, curvature)
 }
 
 /* torch's hinge_embedding_loss: p where t is 1, what it lacks of the margin where t is -1, the sum elsewhere; slope -1 at the
-   margin itself. */
+   margin itself, and of NaN that of what lies beyond. */
 LOSS(hinge_embedding, value) { return SELECT(EQ(t, R(-1)), R(0), p) + SELECT(EQ(t, R(1)), R(0), MAX(R(0), a[0] - p)); }
-LOSS(hinge_embedding, slope) { return SELECT(EQ(t, R(-1)), R(0), R(1)) + SELECT(OR(EQ(t, R(1)), LT(a[0] - p, R(0))), R(0), R(-1)); }
+LOSS(hinge_embedding, slope) { return SELECT(EQ(t, R(-1)), R(0), R(1)) + SELECT(EQ(t, R(1)), R(0), SELECT(LE(p, a[0]), R(-1), R(0))); }
 LOSS(hinge_embedding, curvature) { return (void)t, (void)p, (void)a, R(0); }
 
 /* Unit deviances of exponential dispersion models, m the mean that p gives: NaN where it is below 0.
