@@ -264,7 +264,7 @@ def by_formula(function):
 
 
 def jitted(arrays, gradient, **losses):
-    """Each loss compiled by XLA, or its value and gradient by the predictions."""
+    """Each loss compiled by XLA, or its value and gradient with respect to the predictions."""
     import jax
 
     arrays = [jax.numpy.asarray(x) for x in arrays]

@@ -63,7 +63,7 @@ def steps(given, h):
 
 
 def skipped(case, name, place, given):
-    """Whether a loss has no derivative by this entry: at a clip or a kink of its targets, or of an infinite slope."""
+    """Whether a loss has no derivative with respect to this entry: at a clip or a kink of its targets, or of an infinite slope."""
     if name != "t":
         return False
     t = given["t"][place]
@@ -146,7 +146,7 @@ def test_what_else_torch_differentiates_does_not_change_the_gradient_by_predicti
 
 @pytest.mark.parametrize("name", INFINITE)
 def test_slopes_that_are_infinite_come_from_jax_too(name):
-    """The gradient by predictions of a traced program, whatever else it differentiates, where autograd of the value gave NaN."""
+    """With respect to predictions, of a traced program, whatever else it differentiates, where autograd of the value gives NaN."""
     loss, params, t, p, right = INFINITE[name]
     t, p = np.asarray(t), np.asarray([p])
     t, w = t if t.dtype.kind == "i" else t[None].astype(float), np.array([2.0])
@@ -209,7 +209,7 @@ def test_tweedie_deviances_of_tiny_and_negative_targets():
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.labelled], ids=repr)
 def test_gradients_themselves_are_differentiable_on_jax(case):
-    """`grad(loss)`, which is written out, by predictions, targets and weights."""
+    """`grad(loss)`, which is written out, with respect to predictions, targets and weights."""
     jax = JAX.jax
     t, p = hard(case)
     labels = {"labels": "01" if case.t == "binary" else "pm1"} if LOSSES[case.loss].scan_targets else {}

@@ -102,7 +102,7 @@ FROM_LOGITS = {
 
 @pytest.mark.parametrize("loss", FROM_LOGITS)
 def test_a_row_with_an_infinite_logit_is_nan_everywhere(loss):
-    """And so is one of -inf alone; the next row keeps its numbers. By whatever computes it."""
+    """And so is a row of -inf alone; the next row keeps its numbers. On every library, by kernel and formula."""
     function, params = getattr(pl, loss), FROM_LOGITS[loss]
     call = {"reduction": "none", "axis": -1, **params}
     sums = {**call, "reduction": "sum"}
@@ -422,7 +422,7 @@ def test_values_whose_steps_would_leave_the_range():
 
 @pytest.mark.parametrize("mean", [1e-30, 1e-36, 1.0])
 def test_the_derivative_by_tiny_targets(mean):
-    """Poisson's by t is -2 log(m / t), in which t times t / m would go below the normal numbers."""
+    """Poisson's with respect to t is -2 log(m / t), in which t times t / m would go below the normal numbers."""
     t = torch.tensor([[1e-38], [1e-37], [1.3e-35], [1e-33]], requires_grad=True)
     pl.poisson_deviance(t, torch.full_like(t, mean)).sum().backward()
     right = -2 * (np.log(np.float32(mean).astype(float)) - np.log(t.detach().numpy().astype(float)))
@@ -711,7 +711,7 @@ def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
 
 
 def test_a_weight_of_0_leaves_no_slope_by_the_target_though_it_is_infinite():
-    """That of a Tweedie deviance by a target below the normal numbers, beside a large mean."""
+    """The derivative of a Tweedie deviance with respect to a target below the normal numbers, beside a large mean."""
     t = torch.tensor([[1e-45], [1.0]], requires_grad=True)
     p, weight = torch.tensor([[1.8e19], [2.0]]), torch.tensor([0.0, 1.0], requires_grad=True)
     pl.tweedie_deviance(t, p, power=1.9, sample_weight=weight, reduction="sum").backward()

@@ -74,7 +74,7 @@ def test_transforms(name, options, way):
 
 
 def test_traced_parameters():
-    """Numbers of a loss that JAX traces, alone or one for each class: derivatives by them are right, or they are refused."""
+    """Numbers of a loss that JAX traces, alone or one for each class: derivatives with respect to them are right, or they are refused."""
     t, p, y = jnp.array([[1.0, 0.25], [0.0, 0.75]]), jnp.array([[0.3, 0.6], [0.8, 0.1]]), jnp.array([0, 1])
     parameters = {
         ("huber", "delta"): 0.4, ("smooth_l1", "beta"): 0.4, ("pseudo_huber", "delta"): 0.4, ("quantile_loss", "quantile"): 0.4,

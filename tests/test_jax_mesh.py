@@ -181,7 +181,7 @@ def the_debugger_finds_no_nan():
 
 @check
 def parameters_may_be_traced():
-    """Value and derivative by each parameter that is a number; those that decide the program are refused by name."""
+    """Value and derivative with respect to each parameter that is a number; those that decide the program are refused by name."""
     import jax
     import jax.numpy as jnp
 

@@ -40,7 +40,7 @@ def softmax_values(case, labels, logits):
 
 
 def softmax_gradients(case, labels, logits):
-    """Mean cross-entropy and its gradient by the logits: rival -> function without arguments."""
+    """Mean cross-entropy and its gradient with respect to the logits: rival -> function without arguments."""
     import jax
     import torch
     from torch.nn import functional

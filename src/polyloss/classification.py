@@ -1456,7 +1456,7 @@ class MulticlassHinge(Rowwise):
         return xp.where(m == math.inf, margin / c + z / c - of_label / c, m / c)
 
     def both(xp, at, right):
-        """A derivative by the wrong classes' excess -> by all logits: the label's is the others' sum, negative."""
+        """A derivative with respect to the wrong classes' excess -> to all logits: the label's is the others' sum, negative."""
         at = xp.where(right, xp.zeros_like(at), at)
         return at, xp.where(right, xp.sum(at, axis=1, keepdims=True), xp.zeros_like(at))
 

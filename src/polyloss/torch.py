@@ -264,7 +264,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **FROM_LOGITS)
 
     def _differentiable(self, input, target):
-        """The same as a sum over the two classes, which autograd follows to the weights, too: torch has no derivatives by these."""
+        """The same as a sum over the two classes, which autograd follows to the weights, too: torch gives these no derivatives."""
         target = target.to(torch.promote_types(target.dtype, torch.float32))
         of_1, of_0 = (_elementwise(BinaryCrossentropy, input, torch.full_like(input, y), "none", **FROM_LOGITS) for y in (1, 0))
         loss = (target if self.pos_weight is None else self.pos_weight * target) * of_1 + (1 - target) * of_0

@@ -197,7 +197,7 @@ def poisson(rng, dtype, big):
 
 
 FACTORS = ("input", "linear.weight")  # of the logits that are a product
-NOT_FOLLOWED = {("SoftMarginLoss", "target")}  # torch has no derivative by it
+NOT_FOLLOWED = {("SoftMarginLoss", "target")}  # torch has no derivative with respect to it
 DRAWN = {
     "CrossEntropyLoss": cross_entropy,
     "NLLLoss": nll,

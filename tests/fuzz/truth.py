@@ -47,7 +47,7 @@ def clipped(x, low, high):
 
 
 def of_target(t, y, log):
-    """log y as the derivative of t log y by t: infinite for a target of 0 it counts as 0, and so it may as soon as 1 / y is infinite."""
+    """log y as the derivative of t log y in t: infinite for a target of 0 it counts as 0, and so it may as soon as 1 / y is infinite."""
     log = where((t.v == 0) & (y.v == 0), zeros(y), log)
     return unknown(log, (t.v == 0) & (y.v != 0) & (np.abs(y.v) < 4 / y.format.most))
 
@@ -335,7 +335,7 @@ def categorical_hinge(t, p):
 
 
 def by_given(by_target, factor):
-    """A derivative by smoothed targets as one by those given.
+    """A derivative with respect to smoothed targets as one to those given.
 
     Nothing is said where it passes the largest number, times what comes from above, before the factor is reached, which may be 0.
     """
@@ -344,7 +344,7 @@ def by_given(by_target, factor):
 
 
 def of_factor(factor, x):
-    """A derivative by targets, times a factor of the class; nothing is said where autograd's is NaN: x times what comes from above, at most
+    """A derivative in targets, times a factor of the class; nothing is said where autograd's is NaN: x times what comes from above, at most
     3, passes the largest number, and the factor is 0.
     """
     return unknown(times(factor, x), (factor.v == 0) & (np.abs(x.v) > x.format.most / 16) | (x.e > UNKNOWN**0.5))
@@ -363,7 +363,7 @@ def smoothed(t, amount, c):
 
 
 def binary_parts(t, p, from_logits, epsilon, k=None):
-    """Cross-entropy, of which a positive target's part counts k times, and miss u = 1 - p_t, each with two derivatives by p and one by t;
+    """Cross-entropy, of which a positive target's part counts k times, and miss u = 1 - p_t, each with two derivatives in p and one in t;
     and where p is not clipped.
     """
     kt, both = (t, 1) if k is None else (t * k, 1 - t + t * k)

@@ -192,8 +192,8 @@ def _operation(plan, *operands):
 
 @partial(_operation.defjvp, symbolic_zeros=True)
 def _operation_jvp(plan, operands, tangents):
-    """By the predictions from the slope that is written out, as by targets that may change places with them; by anything else, and where
-    derivatives are differentiated, from the formula.
+    """With respect to predictions from the slope that is written out, as to targets that may change places with them; to anything else, and
+    where derivatives are differentiated, from the formula.
     """
     moves = [not isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
     exchangeable = plan.block.symmetric and moves[1]

@@ -104,7 +104,7 @@ def _run(head, **options):
 
 
 class Bridge(torch.autograd.Function):
-    """The loss in autograd's graph, differentiable by features, weight and bias."""
+    """The loss in autograd's graph, differentiable with respect to features, weight and bias."""
 
     @staticmethod
     def forward(ctx, head, *tensors):

@@ -142,7 +142,7 @@ def _forward_twice():
 
 
 def _followed(x):
-    """Whether a derivative by a tensor may be asked for: by autograd, in forward mode, or by a function transform of any level."""
+    """Whether a derivative with respect to a tensor may be asked for: by autograd, forward mode, or a function transform of any level."""
     if x is None or not x.is_floating_point():
         return False
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
@@ -179,7 +179,7 @@ def _record(plan, tensors, divisor, results, gradient):
 
 
 class Loss(torch.autograd.Function):
-    """A loss in autograd's graph, differentiable by its predictions, targets and weights.
+    """A loss in autograd's graph, differentiable with respect to its predictions, targets and weights.
 
     A scalar loss on a CPU comes with its gradient, which is kept. What else it keeps are plain attributes, since torch's own way to save
     tensors takes 4 of a small step's 35 µs; but torch is to save them where it was told what to do with what graphs keep.
@@ -361,7 +361,7 @@ def _gradient(plan, arrays, upstream):
         arrays = arrays._replace(t=t, p=p)
     # By the weights of the forward pass, not by those made of `upstream` below.
     arrays = arrays._replace(scanned=_formula.scanned(plan, arrays, arrays.t))
-    if again:  # it will be differentiated again, by weights that the divisor is the sum of, too
+    if again:  # it will be differentiated again, also with respect to weights whose sum the divisor is
         real = plan_dtype(plan)
         changes |= dict(divisor=plan.divisor, storage=plan.dtype)
         gradient = _formula.run(_routes.changed(plan, **changes), arrays._replace(p=p.to(real))).gradient

@@ -85,7 +85,7 @@ def _run(plan, arrays):
     weight, skip, zero = arrays.weight, ignored, None
     more = dict(plan.target_options).get("label_smoothing", 0.0), dict(plan.params).get("z_loss", 0.0)
     spread = not all(map(absent, more))  # the loss is more than its label's
-    if weight is not None:  # where a weight is 0 the loss is still known, for the derivative by that weight, unless it is not finite
+    if weight is not None:  # where a weight is 0 the loss is still known, for the derivative with respect to it, unless it is not finite
         zero = weight == 0
     if plan.labelled and arrays.class_weight is not None and not spread:
         of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
@@ -186,7 +186,7 @@ def _divisor(plan, arrays, t, skip):
 
 
 def _hidden(xp, x, zero):
-    """x, and 0 where a weight of 0 hides what is not finite. The rest stays, for derivatives by that weight."""
+    """x, and 0 where a weight of 0 hides what is not finite. The rest stays, for derivatives with respect to that weight."""
     return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
 
 

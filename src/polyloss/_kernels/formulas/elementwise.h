@@ -1,4 +1,4 @@
-/* Value, slope (first derivative by p) and curvature (second) of every elementwise loss, t the target and p the prediction or logit.
+/* Value, slope and curvature (first and second derivative in p) of every elementwise loss, t the target and p the prediction or logit.
 
    The blocks in regression.py, classification.py and similarity.py hold the same formulas under the same names. These lines compile for
    vectors of floats and doubles (elementwise_simd.c) and as CUDA C++: include the file once per type, with

@@ -86,9 +86,9 @@ FORMULA_INLINE real FORMULA(share_curvature)(real p, real high, FORMULA(share) s
     return FORMULA(over)(FORMULA(over)((second * s.rest - R(2) * first * s.y) * s.rest, by), by);
 }
 FORMULA_INLINE real FORMULA(share_bend)(real first, real second) { return second + R(2) * first; }
-/* A derivative by shares as one by predictions: x / S, of 0 is 0 though 1 / S may be infinite. */
+/* A derivative in the shares as one in the predictions: x / S, of 0 is 0 though 1 / S may be infinite. */
 FORMULA_INLINE real FORMULA(per_sum)(real x, real inverse) { return TIMES(x, inverse); }
-/* k times an own term and what the others have, by predictions, with factor k / S and inverse 1 / S, which is 1 for slopes: the latter is
+/* k times an own term and what the others have, in predictions, with factor k / S and inverse 1 / S, which is 1 for slopes: the latter is
    far below the own term of a small share, and no number may be left of two infinite ones. */
 FORMULA_INLINE real FORMULA(share_derivative)(MASK small, real k, real own, real others, real factor, real inverse)
 {

@@ -1,5 +1,5 @@
-/* Losses of one number t at each position, of which two numbers, m and v, are predicted: value, and the first two derivatives by m
-   and by v.
+/* Losses of one number t at each position, of which two numbers, m and v, are predicted: value, and the first two derivatives in m
+   and in v.
 
    Included once per type, as elementwise.h is and with the same macros. The blocks in regression.py and torch.py hold the same formulas. */
 #ifndef POLYLOSS_VALUES_FORMULAS_H
@@ -24,7 +24,7 @@ INLINE FORMULA(of_value) FORMULA(gaussian_nll)(real t, real m, real v, const rea
     (void)a;
     return (FORMULA(of_value)){R(0.5) * (v + square), r * inverse, R(0.5) * (R(1) - square), inverse * inverse, R(0.5) * square};
 }
-/* ½ (log u + (m - t)² / u) + a[1] with u = max(v, a[0]) the variance, and its derivatives by u. NaN where v is negative. */
+/* ½ (log u + (m - t)² / u) + a[1] with u = max(v, a[0]) the variance, and its derivatives in u. NaN where v is negative. */
 INLINE FORMULA(of_value) FORMULA(gaussian_of_variance)(real t, real m, real v, const real *a)
 {
     const real u = SELECT(LT(v, R(0)), R(NAN), MAX(a[0], v)), d = m - t, square = d * d / u;

@@ -60,7 +60,7 @@ INLINE void FORMULA(read_both)(const strided_array *x, const char *from, ptrdiff
     else
         for (int c = 0; c < 2; c++) place[c] = FORMULA(read)(x->type, from + c * x->c, x->s, n, room[c]);
 }
-/* Where the derivatives by both are computed: in place, if they lie right */
+/* Where the derivatives with respect to both are computed: in place, if they lie right */
 INLINE void FORMULA(places)(const strided_array *x, char *to, one (*room)[VALUES_TILE], one **place)
 {
     for (int c = 0; c < 2; c++) place[c] = !to ? NULL : FORMULA(in_place)(x->type, 0, 1, x->s, 0) ? (one *)(to + c * x->c) : room[c];
