@@ -147,7 +147,8 @@ GROUPS = {
     ),
     "Sets": ("dice", "jaccard", "tversky"),
 }  # fmt: skip
-BESIDE = {"Logits": ("linear_softmax_loss",), "Metrics": ("log_loss",)}  # without a block, and so without a page of their own
+# Without a block: their pages have no curves, worked examples or routes.
+BESIDE = {"Logits": ("linear_softmax_loss",), "Metrics": ("log_loss",)}
 
 
 def groups():
@@ -325,12 +326,12 @@ def span(block, p, kind):
 
 
 def routes(name):
-    """Which way a call takes, by array library and dtype, and by the form of the predictions."""
+    """The table of routes: by array library, form of the predictions and dtype."""
     labels, logits = _demo.digits()
     y_true, y_pred = _demo.arguments(name, labels, logits)
     libraries = [library for library in _demo.installed() if library.name not in ("CuPy", "torch, CUDA")]
     rows = [f"| predictions | {' | '.join(DTYPES)} |", "|---" * (1 + len(DTYPES)) + "|"]
-    loss = LOSSES[name]
+    loss, labelled = LOSSES[name], np.ndim(y_true) < np.ndim(y_pred)
     for block, options in ((loss, {}), (loss.logits, {"from_logits": True}), (loss.logarithms, {"log_input": True})):
         if block is None:
             continue
@@ -338,7 +339,7 @@ def routes(name):
         for library in libraries:
             taken = [route(name, library, y_true, y_pred, dtype, options) for dtype in DTYPES]
             rows.append(f"| {library.name}{form} | {' | '.join(taken)} |")
-        rows.append(f"| CuPy, torch on CUDA devices{form} {f'| {on_cuda(block)} ' * len(DTYPES)}|")
+        rows.append(f"| CuPy, torch on CUDA devices{form} {f'| {on_cuda(block, labelled)} ' * len(DTYPES)}|")
     return "\n".join(rows)
 
 
@@ -353,6 +354,8 @@ def route(name, library, y_true, y_pred, dtype, options):
     return pl.explain(name, library.asarray(y_true), xp.astype(y_pred, kind), **options).route.removesuffix(" kernel")
 
 
-def on_cuda(block):
-    """Which kernel takes a block's jobs on a device."""
-    return "softmax_xent" if block.kernel == "softmax_xent" else "elementwise" if block.kernel in cuda.formulas() else "formula"
+def on_cuda(block, labelled):
+    """Which kernel takes a block's calls on a CUDA device."""
+    kernel = (labelled and block.kernel_of_labels) or block.kernel
+    lists = {name: cuda.formulas(f"formulas/{name}.h") for name in ("elementwise", "rowwise")} | {"softmax_xent": ("softmax_xent",)}
+    return next((name for name, losses in lists.items() if kernel in losses), "formula")
