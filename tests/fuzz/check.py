@@ -10,6 +10,7 @@ from truth import computed, expected
 
 from polyloss._core.block import LOSSES
 
+OF_SOFTMAX = ("softmax_loss", "poly1_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
 UNITS = 4  # a computation may be so many times as far off as its careful writing
 
 
@@ -89,6 +90,8 @@ def wanted(call, truth, name, upstream):
             return (right * u).sum(0).roughly(4), dtype
     if name == "hessian":  # squares go below the normal numbers, and above the largest, earlier than what is divided by them
         right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / right.format.unit, right.format)
+    if name in ("gradient", "prob") and call.loss in OF_SOFTMAX:  # exponentials below the normal numbers have fewer digits
+        right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / 2048 / right.format.unit, right.format)
     if right is not None and upstream is not None:
         u = upstream.values.astype(LONG)
         if name == "by_weight":
@@ -112,9 +115,10 @@ def wanted(call, truth, name, upstream):
 
 
 def largest(call):
-    """The largest weight, or 1."""
-    weight = call.arrays.get("sample_weight")
-    return 1 if weight is None else max(1, np.nanmax(np.abs(weight.values), initial=1))
+    """The largest weight, divided by a denominator that is followed, too; or 1."""
+    weight, denominator = call.arrays.get("sample_weight"), call.arrays.get("denominator")
+    size = 1 if weight is None else max(1, np.nanmax(np.abs(weight.values), initial=1))
+    return size if denominator is None or not denominator.values else size * max(1, 1 / abs(float(denominator.values)))
 
 
 def compared(x, right):

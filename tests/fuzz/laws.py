@@ -146,6 +146,8 @@ def accumulated(call, rng):
 def evaluated(call, rng):
     """`evaluate` over batches of any length gives the mean of the whole, which the truth knows from the contract alone."""
     t, p = call.arrays["y_true"].seen(), call.prediction.seen()
+    if p.size == 0:  # of nothing there is no mean
+        return None
     axis = call.options["axis"] % p.ndim
     w = np.array(rng.choice([1.0, 0.5, 0.0, 3.0, 0.1], p.shape[:axis] + p.shape[axis + 1 :])) if draw.chance(rng, 0.5) else None
     whole = call.with_array("sample_weight", None if w is None else Array(w))
@@ -158,7 +160,7 @@ def evaluated(call, rng):
         batches.append(tuple(x[start:stop] for x in given))
         start = stop
     batches = [lambda batch=batch: batch for batch in batches] if draw.chance(rng, 0.3) else iter(batches)
-    found = pl.evaluate((call.loss, call.options), batches)[call.loss] if len(p) else 0.0
+    found = pl.evaluate((call.loss, call.options), batches)[call.loss]
     fault = compared(np.asarray(found), right)
     return None if fault is None else f"evaluate of {call.options}, weights {None if w is None else w.reshape(-1)[:8].tolist()}: {fault[1]}"
 

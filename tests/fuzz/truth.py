@@ -571,6 +571,8 @@ def softmax_loss(t, p, label_smoothing, z_loss, softcap, class_weight=None):
         value = value + k * (lse * lse)
         lse = lse[:, None]
         slope, curvature = slope + k * 2 * lse * s.p, curvature + k * 2 * (lse * s.p * s.q + s.p * s.p)
+        huge = np.isfinite(lse.v) & (np.abs((k * 2 * lse).v) > p.format.most / 4)  # the factor of the softmax
+        slope, curvature = unknown(slope, huge), unknown(curvature, huge)
     if softcap is None:
         return Parts(value, slope, curvature, by_target)
     return Parts(value, slope * first, curvature * first * first + slope * second, by_target)
@@ -975,7 +977,8 @@ def open_at_infinities(loss, t, p, parts, params):
 def by_class_weight(t, p, params, w, skip):
     """Weighted losses of each class, which its weight multiplies: (positions, classes)."""
     t, _ = smoothed(t, params["label_smoothing"], p.shape[1])
-    terms = times(t, -softmax(capped(p, params["softcap"])[0]).l)
+    l = softmax(capped(p, params["softcap"])[0]).l
+    terms = unknown(times(t, -l), (t.v == 0) & ((np.abs(l.v) > l.format.most / 16) | (l.e > UNKNOWN**0.5)))  # times what comes from above
     terms = terms if w is None else times(w[:, None] + zeros(terms), terms)
     return where(skip[:, None], np.zeros_like(terms.v), terms)
 

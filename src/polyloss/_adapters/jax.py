@@ -407,7 +407,9 @@ def _run(text, operands, results):
         bits = {key: getattr(arrays, key) for key in ("p", "out", "out_hessian")}
         arrays = arrays._replace(**{key: x if x is None else x.view(jnp.bfloat16) for key, x in bits.items()})
     outcome = _routes.run(plan, arrays)
-    for result, x in zip(results, _results(plan, arrays, outcome), strict=True):
+    with np.errstate(all="ignore"):  # sums beyond float32 are infinite in silence, as everywhere
+        found = _results(plan, arrays, outcome)
+    for result, x in zip(results, found, strict=True):
         bits = NUMPY.as_numpy(np.asarray(x))
         if not np.may_share_memory(result, bits):
             result[...] = bits
