@@ -748,6 +748,7 @@ def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
 
 @pytest.mark.filterwarnings("error")
 def test_sums_beyond_float32_are_infinite_in_silence_in_traced_programs():
-    p, t = (JAX.array(x) for x in (np.array([[0.0, 0.0, 0.0], [-3.0, -3.0, -3e38]], "float32"), np.array([2, 2])))
+    """Float labels are read in Python, not by XLA's own call of the kernel."""
+    p, t = JAX.array(np.array([[0.0, 0.0, 0.0], [-3.0, -3.0, -3e38]], "float32")), JAX.array(np.array([2.0, 2.0]))
     value, _ = JAX.jax.vjp(lambda p: pl.multiclass_hinge(t, p, power=2.0, average=True, reduction="sum"), p)
     assert value == np.inf
