@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import sys
 
 FAILED, INTERRUPTED = 1, 130  # exit statuses; a shell's of a program that Ctrl-C ended is 128 + SIGINT
@@ -56,5 +57,12 @@ def _demo_alone(arguments: list[str] | None) -> int:
     return _demo.main(losses)
 
 
+def program() -> None:
+    """The process that runs one command, to its end."""
+    status = main()
+    gc.freeze()  # else all that polars and NumPy hold is looked through once more before the process ends: 0.05 of 0.7 s
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
