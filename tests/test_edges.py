@@ -76,7 +76,7 @@ def check(route, loss, row, right, dtype, **options):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_focal_losses_of_the_largest_logits(gamma):
-    """Beside a label that is infinitely unlikely its derivative is all there is."""
+    """At a label that is infinitely unlikely the loss is linear in the logits: slopes are plus and minus alpha, curvatures 0."""
     for dtype in ("float64", "float32"):
         most = float(np.finfo(dtype).max)
         for z in ([most / 4, -most / 4], [most, 0.0], [0.0, -most]):
@@ -253,7 +253,7 @@ def _of_sets(loss, dtype, params):
 
 
 def test_sets_whose_sums_are_infinite():
-    """NaN in value, gradient and Hessian, by kernel and formula: such a set is not one of weight 0, which is skipped. However sets lie."""
+    """They are NaN in value, gradient and Hessian, by kernel and formula, in any layout; they are not skipped like sets of weight 0."""
     for loss in ("dice", "jaccard", "tversky"):
         for n in (20, 100, 70_000):  # short, long, in segments
             p = np.full((4, n), 0.5, np.float32)
@@ -328,7 +328,7 @@ def test_the_rules_of_the_edges():
 
 
 def test_hessians_of_tiny_sums():
-    """Predictions whose sum squared underflows: 0 stays 0, and what is not 0 is as large as it is."""
+    """The square of the predictions' sum underflows: second derivatives of 0 stay 0, and the others keep their size."""
     for route in ROUTES:
         for dtype, small in (("float32", 1e-25), ("float64", 1e-170)):
             _, h = route(pl.grad_and_hess("cce"), np.array([[1.0, 0.0, 0.0]], dtype), np.array([[small, 0.0, 0.0]], dtype), epsilon=0.0)
@@ -430,7 +430,7 @@ def test_the_derivative_by_tiny_targets(mean):
 
 
 def test_a_prediction_of_minus_zero_is_zero():
-    """Also where its reciprocal is infinite: in shares, probabilities that are not clipped, and means."""
+    """Its reciprocal would be -inf instead of inf: in shares, in probabilities that are not clipped, in means."""
     with np.errstate(all="ignore"):
         for name, block in LOSSES.items():
             params = {"epsilon": 0.0} if block.params.get("epsilon") is clip_bound else {}
@@ -446,7 +446,7 @@ def test_a_prediction_of_minus_zero_is_zero():
 
 
 def test_autograd_of_branches_not_taken():
-    """Targets that are differentiated, too: what is infinite in a case that does not apply reaches no derivative."""
+    """An infinite term of a case that does not apply reaches no derivative, with respect to targets neither."""
     inf = np.inf
     for loss, t, p, params, by_t, by_p in (
         ("huber", 0.0, 3.4e38, {}, -1.0, 1.0),
@@ -483,7 +483,7 @@ def derivatives(library, function, t, p, **params):
 
 
 def test_the_slope_of_one_class_alone_is_0():
-    """Whatever its target is smoothed to."""
+    """With any label smoothing, and with a softcap."""
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float64"):
         t, z = rng.random((50, 1)).astype(dtype), rng.standard_normal((50, 1)).astype(dtype)
@@ -533,7 +533,7 @@ def test_the_log_sum_of_far_logits():
 
 
 def test_the_square_of_a_small_excess_is_0_but_not_its_slope():
-    """Of a margin of 1e-38 a float holds no square."""
+    """The square of a margin of 1e-38 is 0 in float32."""
     for route in ROUTES:
         for dtype, gap in (("float32", 1e-38), ("float64", 1e-200)):
             z = np.array([[-0.0, gap]], dtype)
@@ -552,7 +552,7 @@ def test_no_shares_are_nan_without_a_target():
 
 
 def of_set(t, p, alpha, beta, epsilon, weight):
-    """Slopes and curvatures of a set, in mpmath: both infinite where the weight is."""
+    """Slopes and curvatures of a set, in mpmath; both are infinite where the weight is."""
     t, p = [mp.mpf(float(x)) for x in t], [mp.mpf(float(x)) for x in p]
     alpha, beta, epsilon = mp.mpf(alpha), mp.mpf(beta), mp.mpf(epsilon)
     common = mp.fdot(t, p)
@@ -566,7 +566,7 @@ def of_set(t, p, alpha, beta, epsilon, weight):
 
 @pytest.mark.parametrize("sets", [1, 40])
 def test_slopes_of_sets_beyond_the_range(sets):
-    """Infinite weights and products give the infinity that is right, and what is finite stays so: one set, or many side by side."""
+    """Infinite weights and overflowing products give the right infinity, and finite results stay finite, for one set and for many."""
     cases = [
         ("float64", [0, 1, 1], [0.25, 0.5, 0.25], np.inf),
         ("float64", [0.5, 1, 0], [0.25, 0.5, 0.25], np.inf),
@@ -593,7 +593,7 @@ def test_slopes_of_sets_beyond_the_range(sets):
 
 
 def test_targets_of_sets_have_slopes_written_out():
-    """Where 1e154 stands among them, autograd of the quotient would be NaN; alpha and beta change places."""
+    """The formula with alpha and beta exchanged: autograd of the quotient would be NaN beside a target of 1e154."""
     for loss, options in (("dice", {}), ("jaccard", {}), ("tversky", {"alpha": 0.25, "beta": 0.75})):
         t, p = torch.tensor([[0.5, 1e154, 0.25], [1.0, 0.0, 0.5]], dtype=torch.float64), torch.tensor([[0.25, 0.5, 1.0]] * 2).double()
         other = {"alpha": 0.75, "beta": 0.25} if options else {}
@@ -618,7 +618,7 @@ def test_a_cosine_near_a_right_angle_keeps_its_shares():
 
 
 def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
-    """0 times infinity is none: the classes that have no slope are NaN, by kernel as by formula."""
+    """Classes with a slope of 0 become NaN (0 times infinity), by kernel and by formula."""
     for weight in (np.nan, np.inf):
         for loss, t in (("generalized_crossentropy", [1]), ("multiclass_hinge", [2]), ("categorical_hinge", [[1.0, 0, 0]])):
             for p in ([0.25, 0.25, 0.5], [3.0, 0.25, 0.5]):
@@ -648,7 +648,7 @@ def test_sums_of_dask_blocks_overflow_in_silence():
 
 
 def test_a_loss_that_is_nan_has_no_slope_by_its_target():
-    """Whatever the target: a formula that leaves out what a factor of 0 hides would give a number."""
+    """Its slope is NaN for every target; a formula that skips a factor of 0 would give a number."""
     elementwise = {name: block for name, block in LOSSES.items() if issubclass(block, Elementwise) and block.targets == "dense"}
     settings = [(name, {key: True}) for name, b in elementwise.items() for key in ("from_logits", "log_input") if key in b.params]
     settings += [(name, {}) for name in elementwise]
@@ -672,7 +672,7 @@ def test_an_impossible_class_outweighs_what_overflows_beside_it():
 
 
 def test_the_slope_of_a_cosine_may_be_below_the_normal_numbers():
-    """(cos p / |p| - t / |t|) / |p|, by hand of right angles all but exactly."""
+    """The slope is (cos p / |p| - t / |t|) / |p|, computed by hand for vectors at almost a right angle."""
     for route in ROUTES:
         for t, p, at, right in (
             ([0.0, 1.0], [1e154, 0.5], 0, 5e-309),
@@ -693,7 +693,7 @@ def test_squared_errors_of_logarithms_have_slopes_by_targets_where_the_mean_over
 
 
 def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
-    """Its position's weight is NaN or infinite: it is in no sum of weights, and the others' mean is theirs."""
+    """A weight of NaN or infinity at its position enters no sum: the mean is that of the other positions."""
     t, z, k = np.array([0, 1, 1]), np.array([[0.0, 1.0], [2.0, 1.0], [np.inf, 0.0]]), np.array([0.0, 2.0])
     for odd in (np.nan, np.inf):
         for library in (NUMPY, TORCH, JAX):
@@ -733,7 +733,7 @@ def test_the_log_sum_counts_at_a_label_of_class_weight_0():
 
 
 def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
-    """Of 1e-30 beside 1e30 nothing is left in float32, and 0 times infinity is no number."""
+    """A weight of 1e-30 beside 1e30, divided by their sum, is 0 in float32; times an infinite loss that would be NaN."""
     t, p, w = (np.array(x, np.float32) for x in ([[1.0], [1.0]], [[0.0], [-3e38]], [1e30, 1e-30]))
     for library in (NUMPY, TORCH, JAX):
         for route in ROUTES:

@@ -118,7 +118,7 @@ def test_curvature_is_the_truth(case, lib):
 
 @over(CASES)
 def test_low_precision_is_computed_in_float32(case, lib):
-    """Losses have float32's error; gradients that and one rounding."""
+    """Losses have float32's error, gradients the same and one rounding more."""
     for dtype in lib.low:
         value, slope = case.of(pl.value_and_grad(case.target), *arrays(case, lib, dtype))
         assert (lib.dtype(value), lib.dtype(slope)) == ("float32", dtype)
@@ -132,7 +132,7 @@ def test_low_precision_is_computed_in_float32(case, lib):
 @over(CASES)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_slope_is_the_difference_quotient(case, lib, reduction):
-    """Of the reduced, weighted loss, in a random direction."""
+    """The slope of the reduced, weighted loss in a random direction."""
     if case.loss == "softmax_loss" and reduction == "mean":
         reduction = "normalize"
     t, p = case.inputs()
@@ -255,7 +255,7 @@ def batch(case, n, c, dtype):
 
 @pytest.fixture
 def every_isa():
-    """Instruction sets, each of which the kernels use while it is the loop's turn."""
+    """Every instruction set in turn; the kernels use it until the next one."""
     modules = [import_module(f"polyloss._kernels.cpu.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
     before = [module.isa() for module in modules]
 
@@ -498,7 +498,7 @@ def test_many_rows_sum_to_the_last_bit(case):
 
 @over(CASES)
 def test_reductions_are_consistent(case, lib):
-    """Of the losses by the definitions in words; the gradient follows."""
+    """Each reduction is its definition over the unreduced losses, and its gradient is that of the definition."""
     t, p = arrays(case, lib)
     losses, slope = truth(case).losses, truth(case).slope
     ignored = case.params.get("ignore_label", case.params.get("ignore_class"))
@@ -570,7 +570,7 @@ def test_weight_0_is_as_if_it_was_not_there(case, lib):
 
 
 def routes_of(lib):
-    """By kernel, and by formula."""
+    """By kernel and by formula, where the library has kernels."""
     return ROUTES if lib.kernels else (formula,)
 
 
@@ -602,7 +602,7 @@ def test_a_mean_does_not_depend_on_the_scale_of_the_weights(case, lib):
 
 @over([case for case in CASES if case.loss == "softmax_loss"], (NUMPY, TORCH, JAX), every=True)
 def test_denominators_of_any_size(case, lib):
-    """A number or a 0-d array of any dtype divides as it is: it need be neither a number of the dtype nor have a reciprocal in it."""
+    """A denominator is not rounded to the loss's dtype: it may be a number of another one, without a reciprocal in this."""
     for dtype, denominators in (("float64", (1e-310, 1e-300, 1e300)), ("float32", (1e-60, 1e-42, 1e-20, 1e20, 1e60))):
         t, p = case.inputs(dtype)
         exact = case.of(pl.value_and_grad(case.target), t.astype(float) if t.dtype.kind == "f" else t, p.astype(float), reduction="sum")
@@ -622,7 +622,7 @@ def test_denominators_of_any_size(case, lib):
 
 @over(CASES)
 def test_weight_0_beside_a_weight_of_nan_gives_no_gradient(case, lib):
-    """The mean is NaN then, and so are the other gradients; a position of weight 0 has none all the same."""
+    """A weight of NaN makes the mean and the other gradients NaN; that of a position of weight 0 stays 0."""
     weight = np.array(WEIGHTED)
     weight[2] = np.nan
     t, p = arrays(case, lib)
@@ -681,7 +681,7 @@ def test_nan_goes_through_and_stays_in_its_row(case, lib):
 
 @over(CASES, (NUMPY, TORCH, JAX))
 def test_a_loss_that_is_nan_has_slopes_that_are(case, lib):
-    """Of NaN or an infinity among the predictions, beside targets of 0, too; with torch also with respect to the target."""
+    """NaN or infinity among the predictions, also beside targets of 0; on torch with respect to the target, too."""
     for spoil in (np.nan, np.inf):
         for target in (None, 0):
             t, p = case.inputs()
@@ -702,7 +702,7 @@ def test_a_loss_that_is_nan_has_slopes_that_are(case, lib):
 
 @over(CASES, (NUMPY, TORCH, JAX))
 def test_a_weight_that_its_mean_makes_0_hides_no_nan(case, lib):
-    """1e-38 beside 1e30: of the weight that slopes are multiplied by nothing is left in float32, and 0 times NaN is NaN all the same."""
+    """A weight of 1e-38 beside 1e30, divided by their sum, is 0 in float32; times NaN the slope is NaN all the same."""
     t, p = case.inputs("float32")
     if case.labelled:
         t[2] = 0
@@ -718,7 +718,7 @@ def test_a_weight_that_its_mean_makes_0_hides_no_nan(case, lib):
 
 @over(CASES, (NUMPY, TORCH, JAX))
 def test_where_the_weights_add_up_to_0_a_mean_has_no_slopes(case, lib):
-    """Not of a loss that is NaN either."""
+    """Slopes are 0 even where the loss is NaN."""
     t, p = case.inputs()
     if case.labelled:
         t[:] = 0
