@@ -203,7 +203,7 @@ class Asked:
     prediction: tuple[str, ...] = ()
     weight: str | None = None
     group: str | None = None
-    kaggle: bool = False  # whether rows whose `Usage` is `Ignored` count
+    kaggle: bool = False  # whether column `Usage` says which rows count
 
 
 @dataclass(frozen=True)
