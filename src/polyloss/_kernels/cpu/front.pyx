@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport fabs, isfinite, isinf
+from libc.math cimport fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcpy, memset, strcmp
@@ -149,7 +149,7 @@ cdef class Prepared:
                 self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
 
     def serve(self, given=None, gives=None, then=None):
-        """Serve calls of who has options of his own, from which this plan follows.
+        """Serve calls that have other options, such as those of a module, from which this plan follows.
 
         Parameters
         ----------
@@ -401,7 +401,7 @@ def take_tensors(kinds, dtypes, states, engine):
         active, whether autograd follows operations, what it was told to do with what graphs keep; the dictionaries where
         "_is_compiling_flag" says whether a graph is compiled, and "_current_level" how many forward modes there are.
     engine : tuple
-        Functions that say whether a graph outlives its backward pass, and that run one node's in every case: (node, *upstream) -> gradients.
+        Functions that say whether a graph outlives its backward pass, and that run a node's in every case: (node, *upstream) -> gradients.
     """
     global tensors, exchange, tracing, modes, recorder, transform, grad_enabled, hooks, compiler, forward_mode
     global keeps_graph, otherwise
