@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, files, head, limits, mesh, peers, small, timing
+from benchmarks import cases, evaluation, files, head, limits, mesh, peers, small, timing
 
 import polyloss as pl
 from polyloss._core.block import Elementwise
@@ -367,11 +367,11 @@ def file_lines():
     many = f"{files.LARGE} rows of 10 classes, CSV, each in a process of its own"
     yield Line("files", "a large submission", many, files.large, (("whole process", "parser", 1 / 1.5),), seconds=0, alike=False)
     yield Line("files", "the command's help", "its start", lambda: files.start() | wait(300_000), goals, alike=False)
-    for partitions in files.PARTITIONS:
+    for partitions in evaluation.PARTITIONS:
         limit = 6000 * partitions
         goals = tuple((name, f"{limit} µs", 1) for name in ("softmax_loss", "Accumulator", "evaluate"))
         why = f"{partitions} of 2000×10, float64, on two processes"
-        made = partial(files.cluster, partitions)
+        made = partial(evaluation.cluster, partitions)
         yield Line("Dask", f"{partitions} partitions", why, lambda made=made, limit=limit: made() | wait(limit), goals, alike=False)
     memory = partial(Line, "files: memory of the process", unit="MB")
     yield memory("a competition's jobs", f"{files.ROWS} rows of 10 classes", lambda: files.jobs() | megabytes(350), COMPETITION)

@@ -10,6 +10,8 @@ from polyloss._evaluation import exact_sums as _exact
 
 from . import timing
 
+PARTITIONS = 10, 50
+
 
 class Sums:
     """One sum of a million losses without rounding beside two that round: NumPy's, and Python's, which rounds once."""
@@ -70,28 +72,13 @@ class Partitions:
     def setup(self, partitions, way):
         """Start the cluster and lay the blocks down."""
         try:
-            import dask.array as da
-            import distributed
+            self.call = cluster(partitions)[way]
         except ImportError as error:
             raise NotImplementedError("Dask or its scheduler is not installed") from error
-        self.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
-        self.client = distributed.Client(self.cluster)
-        n = 2000 * partitions
-        logits = self.client.persist(da.random.random((n, 10), chunks=(2000, 10)))
-        labels = self.client.persist(da.random.randint(0, 10, n, chunks=2000))
-        distributed.wait([logits, labels])
-        opened = [functools.partial(drawn, seed) for seed in range(partitions)]
-        self.call = {
-            "p.sum()": lambda: logits.sum().compute(),
-            "softmax_loss": lambda: pl.softmax_loss(labels, logits).compute(),
-            "Accumulator": lambda: pl.Accumulator("softmax_loss").update(labels, logits).result(),
-            "evaluate": lambda: pl.evaluate("softmax_loss", opened, client=self.client),
-        }[way]
 
     def teardown(self, partitions, way):
-        """Stop the cluster."""
-        self.client.close()
-        self.cluster.close()
+        """Stop the cluster, whose last contender this is."""
+        del self.call
 
     def track_partition(self, partitions, way):
         """Best of five, after one that starts what the workers lack."""
@@ -99,7 +86,49 @@ class Partitions:
         return 1e3 * min(timing.once(self.call) for _ in range(5)) / partitions
 
 
+class Cluster:
+    """Two processes that hold the blocks of an array; they end when the last of its contenders goes."""
+
+    def __init__(self, partitions):
+        import dask.array as da
+        import distributed
+
+        self.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
+        self.client = distributed.Client(self.cluster)
+        n = 2000 * partitions
+        self.logits = self.client.persist(da.random.random((n, 10), chunks=(2000, 10)))
+        self.labels = self.client.persist(da.random.randint(0, 10, n, chunks=2000))
+        distributed.wait([self.logits, self.labels])
+        self.opened = [functools.partial(drawn, seed) for seed in range(partitions)]
+
+    def __del__(self):
+        self.client.close()
+        self.cluster.close()
+
+    def loss(self):
+        """The loss as a Dask array."""
+        return pl.softmax_loss(self.labels, self.logits).compute()
+
+    def accumulator(self):
+        """The exact mean of the same."""
+        return pl.Accumulator("softmax_loss").update(self.labels, self.logits).result()
+
+    def evaluate(self):
+        """Batches that the workers make themselves."""
+        return pl.evaluate("softmax_loss", self.opened, client=self.client)
+
+    def sum(self):
+        """What Dask itself takes."""
+        return self.logits.sum().compute()
+
+
 def drawn(seed):
     """A batch that the worker makes itself."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 10, 2000), rng.random((2000, 10))
+
+
+def cluster(partitions):
+    """Contenders for the blocks of a Dask array."""
+    made = Cluster(partitions)
+    return {"softmax_loss": made.loss, "Accumulator": made.accumulator, "evaluate": made.evaluate, "p.sum()": made.sum}

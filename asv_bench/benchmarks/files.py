@@ -1,4 +1,4 @@
-"""Scores of files, and of partitions on a cluster: what the command and a client take, beside what reading the data takes."""
+"""Scores of files: what the command takes, beside what reading the data takes."""
 
 import contextlib
 import functools
@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-import polyloss as pl
 from polyloss.__main__ import main
 
 CLASSES = ("bird", "cat", "cow", "dog", "duck", "fish", "goat", "horse", "pig", "sheep")
 ROWS, LARGE = 1_000_000, 10_000_000
 LOGITS = (20_000, 1000)
-PARTITIONS = 10, 50
 
 
 # A process that runs the command, or polars' parser alone, and says at its end how much memory it had: resident, and of addresses. The
@@ -269,51 +267,3 @@ def dump(shape=LOGITS):
 def start():
     """The command's help, from the start of a process to its end."""
     return {"polyloss": functools.partial(Folder().process, "score", "--help")}
-
-
-class Cluster:
-    """Two processes that hold the blocks of an array; they end when the last of its contenders goes."""
-
-    def __init__(self, partitions):
-        import dask.array as da
-        import distributed
-
-        self.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
-        self.client = distributed.Client(self.cluster)
-        n = 2000 * partitions
-        self.logits = self.client.persist(da.random.random((n, 10), chunks=(2000, 10)))
-        self.labels = self.client.persist(da.random.randint(0, 10, n, chunks=2000))
-        distributed.wait([self.logits, self.labels])
-        self.opened = [functools.partial(drawn, seed) for seed in range(partitions)]
-
-    def __del__(self):
-        self.client.close()
-        self.cluster.close()
-
-    def loss(self):
-        """The loss as a Dask array."""
-        return pl.softmax_loss(self.labels, self.logits).compute()
-
-    def accumulator(self):
-        """The exact mean of the same."""
-        return pl.Accumulator("softmax_loss").update(self.labels, self.logits).result()
-
-    def evaluate(self):
-        """Batches that the workers make themselves."""
-        return pl.evaluate("softmax_loss", self.opened, client=self.client)
-
-    def sum(self):
-        """What Dask itself takes."""
-        return self.logits.sum().compute()
-
-
-def drawn(seed):
-    """A batch that the worker makes itself."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 10, 2000), rng.random((2000, 10))
-
-
-def cluster(partitions):
-    """Contenders for the blocks of a Dask array."""
-    made = Cluster(partitions)
-    return {"softmax_loss": made.loss, "Accumulator": made.accumulator, "evaluate": made.evaluate, "p.sum()": made.sum}
