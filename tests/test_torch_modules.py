@@ -1,7 +1,10 @@
 """The modules of polyloss.torch against torch's own: every sample that torch tests its functions with, values and gradients."""
 
+import contextlib
 import re
+import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -427,6 +430,33 @@ def test_results_are_tensors_like_any_other(dtype):
     del gradient
     both(t, 1 - p)
     torch.testing.assert_close(view, wanted.to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch's, of what it refuses then
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")
+def test_steps_hold_nothing():
+    """Neither the inputs, after a call that was refused or a graph that was dropped, nor the results, once nobody holds them."""
+    for name in TRACED:
+        module = getattr(ours, name)()
+        arguments = [*arguments_of(name)]
+        arguments[0].requires_grad_()
+        refused = [arguments[0], arguments[1] + 100 if name in LABELLED else arguments[1][:, :3], *arguments[2:]]
+        counts = []
+        for _ in range(3):
+            alive = []
+            for _ in range(4):
+                loss = module(*arguments)
+                (gradient,) = torch.autograd.grad(loss, arguments[0])
+                alive += [weakref.ref(loss), weakref.ref(gradient)]
+                alive.append(weakref.ref(module(*arguments)))
+                with torch.no_grad():
+                    alive.append(weakref.ref(module(*arguments)))
+                with contextlib.suppress(RuntimeError, ValueError, IndexError):
+                    module(*refused)
+            del loss, gradient
+            assert not any(x() is not None for x in alive), name
+            counts.append([sys.getrefcount(x) for x in (module, *arguments, *refused)])
+        assert counts[1] == counts[2], name
 
 
 def resident():
