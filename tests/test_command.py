@@ -1197,9 +1197,7 @@ def test_a_bad_part_is_named(run):
 
 def test_bad_weights_and_directories(run):
     Path("truth.csv").write_text("id,label,w\n1,cat,1\n2,dog,-1\n3,bird,1\n")
-    assert run("truth.csv", "good.csv", "--weight", "w")[2] == (
-        f"polyloss score: truth.csv: column 'w' is -1.0 at id 2, but {WEIGHTS}\n"
-    )
+    assert run("truth.csv", "good.csv", "--weight", "w")[2] == (f"polyloss score: truth.csv: column 'w' is -1.0 at id 2, but {WEIGHTS}\n")
     for word in ("nan", "inf", "heavy"):
         Path("truth.csv").write_text(f"id,label,w\n1,cat,1\n2,dog,{word}\n3,bird,1\n")
         said = word if word == "inf" else repr(word)

@@ -21,9 +21,7 @@ def number(x: float) -> float | str | None:
     return None if math.isnan(x) else x
 
 
-def as_json(
-    scores: list[Score], errors: list[dict[str, str | None]], truth: str, seconds: float, settings: Settings, version: str
-) -> str:
+def as_json(scores: list[Score], errors: list[dict[str, str | None]], truth: str, seconds: float, settings: Settings, version: str) -> str:
     """One JSON object. `errors` stand in it if there are any; a score has a signature of its own if those of the files differ."""
     rows = []
     common, own = signatures(settings, [s.predictions for s in scores], version)

@@ -122,9 +122,7 @@ class Job:
             hint = spelled(missing[0], columns)
             if block and block.combine == "mean":
                 hint = f"; of numbers as targets, {loss.name} takes one column of predictions: name it with --prediction"
-            raise BadFile(
-                f"{self.predictions.paths[0]}: no column for class {quoted(missing[0])}{more}; it has {listed(columns)}{hint}"
-            )
+            raise BadFile(f"{self.predictions.paths[0]}: no column for class {quoted(missing[0])}{more}; it has {listed(columns)}{hint}")
         if all(map(is_integer, present)):
             self.odd = [name for name in columns if not is_integer(name)]
         self.classes = len(columns)
