@@ -23,8 +23,8 @@
    The definitions for scalars stand below, for any includer that brings none. What both value and slope need is written in both: the
    compiler computes it once. a: the loss's parameters, in the order of its entry in FORMULAS. NaN in t or p goes through; 0 · inf is 0
    where the factor 0 is a target. Clipped predictions have slope 0. */
-#ifndef POLYLOSS_FORMULAS_H
-#define POLYLOSS_FORMULAS_H
+#ifndef POLYLOSS_FORMULAS_ELEMENTWISE_H
+#define POLYLOSS_FORMULAS_ELEMENTWISE_H
 /* X(name, number of parameters, their names) */
 #define FORMULAS(X)                                                                                                                        \
     X(mean_squared_error, 0, "")                                                                                                           \

@@ -4,8 +4,8 @@
        EXPM1(x)   exp(x) - 1 of |x| <= 1; for scalars it is defined below
    A loss's row is summed by its includer: rowwise_loops.h, rowwise.cu. The blocks in classification.py and similarity.py hold the same
    formulas under the same names. */
-#ifndef POLYLOSS_ROWWISE_FORMULAS_H
-#define POLYLOSS_ROWWISE_FORMULAS_H
+#ifndef POLYLOSS_FORMULAS_ROWWISE_H
+#define POLYLOSS_FORMULAS_ROWWISE_H
 /* X(name, its parameters, whether targets are labels) */
 #define ROWWISE(X)                                                                                                                         \
     X(categorical_crossentropy, "epsilon label_smoothing", 0)                                                                              \

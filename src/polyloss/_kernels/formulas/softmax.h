@@ -5,8 +5,8 @@
    and with k_c t'_c the weighted, smoothed targets, K their sum,
        loss = sum_c k_c t'_c (lse - z_c) = sum_c k_c t'_c (z_a - z_c) + K log1p(others)
    no term of which is negative: nothing cancels, and the small loss of a confident row keeps all its digits. */
-#ifndef POLYLOSS_SOFTMAX_STEPS_H
-#define POLYLOSS_SOFTMAX_STEPS_H
+#ifndef POLYLOSS_FORMULAS_SOFTMAX_H
+#define POLYLOSS_FORMULAS_SOFTMAX_H
 #ifdef __cplusplus /* CUDA: in the type of its computation */
 #define STEP template <class REAL> __device__ __forceinline__
 #else

@@ -2,8 +2,8 @@
    and in v.
 
    Included once per type, as elementwise.h is and with the same macros. The blocks in regression.py and torch.py hold the same formulas. */
-#ifndef POLYLOSS_VALUES_FORMULAS_H
-#define POLYLOSS_VALUES_FORMULAS_H
+#ifndef POLYLOSS_FORMULAS_VALUES_H
+#define POLYLOSS_FORMULAS_VALUES_H
 /* X(name, its parameters) */
 #define VALUES(X)                                                                                                                          \
     X(gaussian_nll, "")                                                                                                                    \

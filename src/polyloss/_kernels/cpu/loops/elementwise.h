@@ -1,6 +1,6 @@
 /* What elementwise.pyx and the loops of elementwise_simd.c, compiled once per instruction set, know of each other. */
-#ifndef POLYLOSS_ELEMENTWISE_ROWS_H
-#define POLYLOSS_ELEMENTWISE_ROWS_H
+#ifndef POLYLOSS_LOOPS_ELEMENTWISE_H
+#define POLYLOSS_LOOPS_ELEMENTWISE_H
 #include "cpu/loops/kernel.h"
 
 #define ELEMENTWISE_SEGMENT 32768 /* elements of a task: 1/10 ms, so that threads share evenly and starting a task costs nothing */

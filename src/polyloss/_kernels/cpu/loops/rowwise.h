@@ -1,6 +1,6 @@
 /* What rowwise.pyx and the loops of rowwise_simd.c, compiled once per instruction set, know of each other. */
-#ifndef POLYLOSS_ROWWISE_ROWS_H
-#define POLYLOSS_ROWWISE_ROWS_H
+#ifndef POLYLOSS_LOOPS_ROWWISE_H
+#define POLYLOSS_LOOPS_ROWWISE_H
 #include "cpu/loops/kernel.h"
 #include "formulas/rowwise.h"
 

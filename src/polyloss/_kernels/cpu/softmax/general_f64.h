@@ -11,8 +11,8 @@
    formulas/softmax.h. Exponentials are divided by 2^m, m = log2 of the top one rounded to a whole number, which only changes their
    exponents: exp(z - top) would lose |z - top| / 2 units in the last place to the subtraction. Logits far from 0 are taken relative to the
    top; those whose exponential is not 0 are then within a factor of 2 of it, and their difference is exact [Sterbenz 1974]. */
-#ifndef POLYLOSS_SOFTMAX_DOUBLE_H
-#define POLYLOSS_SOFTMAX_DOUBLE_H
+#ifndef POLYLOSS_SOFTMAX_GENERAL_H
+#define POLYLOSS_SOFTMAX_GENERAL_H
 #include "cpu/softmax/arrays.h"
 #include "formulas/softmax.h"
 

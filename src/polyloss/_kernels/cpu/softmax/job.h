@@ -1,6 +1,6 @@
 /* The softmax losses' names for what kernel.h describes. */
-#ifndef POLYLOSS_SOFTMAX_XENT_H
-#define POLYLOSS_SOFTMAX_XENT_H
+#ifndef POLYLOSS_SOFTMAX_JOB_H
+#define POLYLOSS_SOFTMAX_JOB_H
 #include "cpu/loops/kernel.h"
 
 typedef strided_array softmax_array;

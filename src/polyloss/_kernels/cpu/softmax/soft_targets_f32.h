@@ -4,8 +4,8 @@
        loss = K log1p(odds) + sum over c of w_c (z_a - z_c),  K = sum of w_c,  slopes K p_c - w_c, at a (K - w_a) - K (1 - p_a)
    where no term of the loss is negative and K - w_a is summed as such: both keep their digits. A position is visited three times, in the
    cache after the first: for its top, for the exponentials, and for its targets; for slopes once more. */
-#ifndef POLYLOSS_SOFTMAX_SPREAD_H
-#define POLYLOSS_SOFTMAX_SPREAD_H
+#ifndef POLYLOSS_SOFTMAX_SOFT_TARGETS_H
+#define POLYLOSS_SOFTMAX_SOFT_TARGETS_H
 #include "cpu/softmax/columns_f32.h"
 #include "cpu/softmax/rows_f32.h"
 
