@@ -775,6 +775,19 @@ def test_what_kaggle_asks_for(run):
     assert "--kaggle changes nothing here" in err
 
 
+def test_names_with_quotation_marks_and_commas(run):
+    """As text writes them, and as Parquet has them."""
+    names = ['q"t', 'six" pipe', "a,b", '""', "plain"]
+    y = np.arange(20) % 5
+    p = np.random.default_rng(0).dirichlet(np.ones(5), 20)
+    given = pd.DataFrame({"id": range(20), **dict(zip(names, p.T, strict=True))})
+    pd.DataFrame({"id": range(20), 'la"bel': np.array(names)[y]}).to_csv("t.csv", index=False)
+    given.to_csv("p.csv", index=False), given.to_csv("p.tsv", index=False, sep="\t")
+    polars.DataFrame(given.to_dict("list")).write_parquet("p.parquet")
+    _, lines, _ = run("t.csv", "p.csv", "p.tsv", "p.parquet", "--target", 'la"bel')
+    assert [float(line[2]) for line in lines] == pytest.approx([-np.log(p[np.arange(20), y]).mean()] * 3, rel=1e-14)
+
+
 def test_text_as_programs_leave_it(run):
     """Compressed, with a byte-order mark, with blank lines, with other line ends, in quotes, without the last line's end."""
     want = ["log_loss", repr(float(SCORE))]
@@ -974,6 +987,10 @@ BAD = {
     "class column of another case": (
         {"p.csv": GOOD.replace("dog", " Dog")},
         "p.csv: no column for class 'dog'; it has 'bird', 'cat', ' Dog'; rename ' Dog', since names compare as written",
+    ),
+    "class column of another number": (
+        {"truth.csv": TRUTH.replace("cat", "0.0").replace("dog", "1.0").replace("bird", "1.0"), "good.csv": GOOD.replace("cat", "0")},
+        "good.csv: no column for class '0.0' (and 1 more); it has 'bird', '0', 'dog'; rename '0', since names compare as written",
     ),
     "a pickle": ({"p.csv": pickle.dumps([1, 2.5])}, "p.csv: holds binary data, but must be text"),
     "missing class column": ({"p.csv": "id,bird,cat\n1,.5,.5\n"}, "p.csv: no column for class 'dog'; it has 'bird', 'cat'"),

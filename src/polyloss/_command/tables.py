@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -461,9 +462,13 @@ def check_named(paths: list[str], only: tuple[str, ...]) -> None:
 
 
 def spelled(name: str, names: list[str]) -> str:
-    """What is said of a name that only case or blanks tell from the one looked for."""
-    alike = [other for other in names if other.strip().lower() == name.strip().lower()]
+    """What is said of a name that only case or blanks tell from the one looked for, or that is the same number."""
+    alike = [other for other in names if other.strip().lower() == name.strip().lower() or _same_number(other, name)]
     return f"; rename {quoted(alike[0])}, since names compare as written" if alike else ""
+
+
+def _same_number(a: str, b: str) -> bool:
+    return bool(NUMBER.fullmatch(a) and NUMBER.fullmatch(b)) and float(a) == float(b)
 
 
 def _index(path: str, name: str, names: list[str]) -> str:
@@ -575,8 +580,12 @@ def columns_of(path: str) -> list[str]:
 def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
     """A table that is read when it is needed; of text, these columns get these types and all others stay text."""
     if ending(path) in TEXT:
-        separator = TEXT[ending(path)]
-        return po.scan_csv(real(path), separator=separator, infer_schema=False, schema_overrides=types, glob=False)
+        read = partial(po.scan_csv, real(path), separator=TEXT[ending(path)], infer_schema=False, glob=False)
+        own: dict[str, str] = {}  # names in which polars leaves a quotation mark doubled, as the text writes it within others
+        if not types or any('"' in name for name in types):
+            own = {name.replace('""', '"'): name for name in read().collect_schema().names() if '""' in name}
+        frame = read(schema_overrides={own.get(name, name): kind for name, kind in types.items()})
+        return frame.rename({there: name for name, there in own.items()}) if own else frame
     if ending(path) in (".parquet", ".pq"):
         return po.scan_parquet(real(path), glob=False)
     with open(real(path), "rb") as file:
