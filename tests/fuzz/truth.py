@@ -609,6 +609,9 @@ def poly1_crossentropy(t, p, poly_epsilon):
     value = unknown(value, np.isnan(s.l.v).all(1) & (t.v == 0).all(1))  # no target, and a row without a softmax
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(p), s.l)  # infinite, for a target of 0: it counts as 0
     parts = of_log_softmax(s, value, -t - tp, -tp, unknown(-l - s.p * k, sums_overflow(t * k)))
+    others = t.others()  # both terms' sums are taken of all targets, and then h may be 0 where none of the two is
+    hidden = np.minimum(np.abs(t.v), np.abs(others.v) / p.format.unit) * (1 + np.abs(k.v))
+    parts = parts._replace(slope=Ball(parts.slope.v, parts.slope.e + s.p.v * np.where(np.isfinite(hidden), hidden, 0), p.format))
     hard = (((t.v == 0) | (t.v == 1)).all(1) & (t.v.sum(1) == 1))[:, None]  # one label y: its terms can be put together
     y = (s.p * t).sum(1)[:, None]
     other = s.p * (s.q * (1 + k * y) - k * y * s.p)
@@ -903,7 +906,8 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     if w is not None:
         own = parts.value.limited()
         by_weight = over(gone(own) if counted is None or total is None else own - total * counted)
-        by_weight = unknown(by_weight, skip).reshape(losses if not scalar else ())
+        lost = counted is not None and total is not None and total.e > UNKNOWN**0.5  # times what counts for 0, too
+        by_weight = unknown(by_weight, skip | lost).reshape(losses if not scalar else ())
     by_target = None
     if loss == "quantile_loss" and valued:
         by_target = divided(weighted(parts.by_target), parts.by_target).sum(1).limited().reshape(t.shape)
