@@ -1071,6 +1071,12 @@ def test_bad_tables(run, kind):
     assert lines == ([] if bad == "truth.csv" else [["good.csv", "log_loss", repr(float(SCORE))]])
 
 
+def test_a_panic_of_the_reader_is_one_bad_file():
+    """Of which polars makes an exception that is no Exception."""
+    with pytest.raises(BadFile, match=r"p\.arrow: cannot be read: range end index"), tables._reading("p.arrow", None, []):
+        raise polars.exceptions.PanicException("range end index 9 out of range for slice of length 4")
+
+
 def test_rows_of_another_length_are_noticed_in_columns_that_nobody_reads(run):
     """But an empty cell there is no fault."""
     head, rows = "id,label,note,more\n", ["1,cat,x,y\n", "2,dog,,\n", "3,bird,x,\n"]
@@ -1237,6 +1243,7 @@ def test_bad_arrays(run):
     np.save("pickled.npy", np.array([{}], object), allow_pickle=True)
     np.savez("several.npz", a=np.zeros(3), b=np.zeros(3))
     Path("cut.npy").write_bytes(Path("z.npy").read_bytes()[:-8])
+    Path("head.npy").write_bytes(Path("z.npy").read_bytes().replace(b"(3, 3)", b"(3, 3 "))
     np.savez("z.npz", z=np.zeros((3, 3)))
     Path("empty.npy").touch()
     Path("text.npy").write_text(TRUTH)
@@ -1255,6 +1262,7 @@ def test_bad_arrays(run):
     Path("changed.h5").write_bytes(raw[: offset + 4] + bytes([raw[offset + 4] ^ 255]) + raw[offset + 5 :])
     for truth, predictions, said in (
         ("y.npy", "cut.npy", "cut.npy: cannot be read: it is cut short"),
+        ("y.npy", "head.npy", "head.npy: cannot be read: its header is broken"),
         ("y.npy", "pickled.npy", "pickled.npy: cannot be read: it holds pickled objects, which are never loaded"),
         ("empty.npy", "z.npy", "empty.npy: the file is empty"),
         ("y.npy", "text.npy", "text.npy: is no NPY file"),

@@ -1,8 +1,7 @@
 """Arrays: NPY and NPZ files, Zarr and HDF5, aligned by row and read by slabs; nothing is unpickled."""
 
 import math
-import zipfile
-import zlib
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from polyloss._command.problems import BadFile, usage
 from polyloss._command.streams import real
 
 ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
-BROKEN = (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what readers raise of broken files
+BROKEN = Exception  # what readers raise of broken files: ValueError, OSError, zlib.error, TokenError of NPY's header, and what not
 SLAB = 1 << 25  # bytes of predictions that are taken at once
 
 
@@ -65,6 +64,8 @@ def read(path: str, start: int, stop: int) -> np.ndarray:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, (tokenize.TokenError, SyntaxError)):
+        return "its header is broken"
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "mmap length" in text or "Failed to read all data" in text or "cannot reshape" in text:
         return "it is cut short"

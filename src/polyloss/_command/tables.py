@@ -638,7 +638,7 @@ class _reading:
     def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
         if error is None or isinstance(error, (BadFile, GeneratorExit)):
             return
-        if isinstance(error, (po.exceptions.PolarsError, OSError, ValueError, EOFError, UnicodeError)):
+        if isinstance(error, (po.exceptions.PolarsError, po.exceptions.PanicException, OSError, ValueError, EOFError, UnicodeError)):
             if ending(self.path) in TEXT:
                 explain_csv(self.path, self.id_column, self.columns)
             if isinstance(error, po.exceptions.NoDataError):
