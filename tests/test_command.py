@@ -340,7 +340,24 @@ def test_parts_with_one_column_of_probabilities(run):
     Path("b.csv").write_text("id,y,p\n3,0,0.1\n2,0,0.1\n")
     assert run("[ab].csv", "[ab].csv", *options)[2] == "polyloss score: b.csv: id 2 stands in a.csv, too, but must stand once\n"
     Path("b.csv").write_text("id,y,p\n3,9,0.1\n4,8,0.1\n")
-    assert "b.csv: column 'y' has the labels '8', '9', but must hold 0 and 1" in run("[ab].csv", "[ab].csv", *options)[2]
+    assert "b.csv: column 'y' has the labels '8', '9', but must hold 0 and 1, or true" in run("[ab].csv", "[ab].csv", *options)[2]
+    for true, false in (("True", "False"), ("true", "false"), ("TRUE", "FALSE")):  # each part has one of them
+        Path("a.csv").write_text(f"id,y,p\n1,{true},0.9\n2,{true},0.5\n")
+        Path("b.csv").write_text(f"id,y,p\n3,{false},0.1\n")
+        assert run("[ab].csv", "[ab].csv", *options)[1][0][2] == repr(float(-np.log([0.9, 0.5, 0.9]).mean()))
+
+
+def test_one_column_where_labels_are_odd(run):
+    """The second of -1 and 0 is 0; where no row counts there is none."""
+    Path("p.csv").write_text("id,p\n1,0.9\n2,0.2\n")
+    Path("t.csv").write_text("id,y\n1,0\n2,-1\n")
+    assert float(run("t.csv", "p.csv", "-l", "log_loss")[1][0][2]) == pytest.approx(-np.log([0.9, 0.8]).mean())
+    Path("t.csv").write_text("id,y,Usage\n1,0,Ignored\n2,1,Ignored\n")
+    assert run("t.csv", "p.csv", "-l", "log_loss", "--kaggle") == (
+        1,
+        [["p.csv", "log_loss", "nan"]],
+        "polyloss score: p.csv: the log_loss is NaN: nothing counts\n",
+    )
 
 
 def test_data_and_predictions_of_others(run):

@@ -10,7 +10,7 @@ import polars as po
 from polyloss._command.problems import BadFile, listed, quoted
 from polyloss._command.scoring import Basis, Loss, Score, Settings, in_parts
 from polyloss._command.table_scores import Job, Sums, sums_of
-from polyloss._command.tables import Asked, Header, Predictions, as_written, read_truth, shown
+from polyloss._command.tables import TRUTH_VALUES, Asked, Header, Predictions, as_written, read_truth, shown
 
 
 @dataclass
@@ -41,10 +41,10 @@ class LabelledTables:
         job = Job(truth, Predictions.of([path], truth, False), self.losses, self.asked.kaggle)
         if len(self.paths) > 1 and len(job.columns) == 1 and any(loss.name == "log_loss" for loss in job.losses):
             present = truth.labels(truth.target)[1]
-            if not {"0", "1"}.issuperset(present):
+            if not TRUTH_VALUES.keys() >= set(present):
                 raise BadFile(
-                    f"{path}: column {truth.target!r} has the labels {listed(present)}, but must hold 0 and 1: of one column of"
-                    " probabilities, no part by itself tells the second class"
+                    f"{path}: column {truth.target!r} has the labels {listed(present)}, but must hold 0 and 1, or true and false:"
+                    " of one column of probabilities, no part by itself tells the second class"
                 )
         settings = Settings(self.losses, self.asked.kaggle, by_group=self.asked.group is not None, warn=lambda message: None)
         sums, said, _, basis = sums_of(job, path, settings)

@@ -9,7 +9,7 @@ import numpy as np
 from polyloss._command import values
 from polyloss._command.problems import BadFile, counted, listed, quoted, usage
 from polyloss._command.scoring import Basis, Loss, Score, Settings, ignoring_warnings, in_words, tested
-from polyloss._command.tables import BINARY, Predictions, Truth, ending, in_order, is_integer, spelled
+from polyloss._command.tables import BINARY, SECOND, TRUTH_VALUES, Predictions, Truth, ending, in_order, is_integer, spelled
 from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
 
@@ -155,11 +155,13 @@ class Job:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has {len(present)} labels, but one column of probabilities is of two classes"
             )
-        if column not in present and len(present) == 1 and present[0] not in ("0", "1"):
+        if column not in present and len(present) == 1 and present[0] not in TRUTH_VALUES:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has the label {quoted(present[0])} alone, which does not tell the second class"
             )
-        self.classes, self.positive = 2, column if column in present else "1" if len(present) == 1 else present[1]
+        alone = present[0] if present else "1"  # none where no row counts
+        self.classes = 2
+        self.positive = column if column in present else present[1] if len(present) == 2 else SECOND.get(alone, alone)
         return np.array([label == self.positive for label in [*present, ""]], np.int8)[places]  # the last for rows that do not count
 
     def targets(self, loss: Loss, rows: np.ndarray) -> np.ndarray:
