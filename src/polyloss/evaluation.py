@@ -469,7 +469,7 @@ def _score(empty: bytes, batch: Any) -> bytes:
 
 
 def _counted(done: Iterator[int], total: int | None) -> Iterator[int]:
-    """The same with a line on stderr, written over at most ten times a second."""
+    """The batches as they are done, with a line on stderr that is written over at most ten times a second."""
     start = last = time.monotonic()
     count = 0
     for count, k in enumerate(done, 1):

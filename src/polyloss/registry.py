@@ -131,7 +131,7 @@ def _exact_names():
 
 @cache
 def _loose_names():
-    """The same without case and underscores; losses before metrics."""
+    """Name or alias, without case and underscores -> function; losses before metrics."""
     loose: dict[str, Any] = {}
     for key, function in sorted(_exact_names()[0].items(), key=lambda item: item[0] in METRICS):
         loose.setdefault(_loosened(key), function)

@@ -98,7 +98,7 @@ def _settled(call, input, loss):
 
 
 def _first(rule, target, input, want, out, options):
-    """The same for a call that is not known yet, with what calls like it are kept for: the kernel, or nothing but that they were seen."""
+    """The loss of a call that is not known yet, behind what is kept for calls like it: the kernel, or the rule where none takes them."""
     call = _ruled(rule, target, input, options)
     if call is None:
         return rule, None
@@ -111,7 +111,7 @@ def _first(rule, target, input, want, out, options):
 
 
 def _again(known, rule, target, input, out, options):
-    """The same where no kernel was kept, or it refused the data."""
+    """The loss of a call for which no kernel is kept, or whose data it refused."""
     return _planned(rule, target, input, VALUE, out, options)
 
 
@@ -264,7 +264,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **FROM_LOGITS)
 
     def _differentiable(self, input, target):
-        """The same as a sum over the two classes, which autograd follows to the weights, too: torch gives these no derivatives."""
+        """The loss as a sum over the two classes, which autograd follows to the weights, too: torch gives these no derivatives."""
         target = target.to(torch.promote_types(target.dtype, torch.float32))
         of_1, of_0 = (_elementwise(BinaryCrossentropy, input, torch.full_like(input, y), "none", **FROM_LOGITS) for y in (1, 0))
         loss = (target if self.pos_weight is None else self.pos_weight * target) * of_1 + (1 - target) * of_0
@@ -860,12 +860,12 @@ def _of_elements(block, input, target, reduction, weight=None, **params):
 
 
 def _elementwise(block, input, target, reduction, weight=None, **params):
-    """The loss of such a call."""
+    """A loss of single elements under torch's reductions."""
     return _planned(partial(_of_elements, block), target, input, VALUE, None, {"reduction": reduction, "weight": weight, **params})
 
 
 def _of_alike(block, input, target, reduction, **params):
-    """The same, where nothing is to be broadcast or promoted."""
+    """As `_of_elements`, or None where something is to be broadcast or promoted."""
     return _of_elements(block, input, target, reduction, **params) if _alike(input, target) else None
 
 

@@ -277,7 +277,7 @@ def _share(t, where, weight, class_weight, zero_one, p, *, recipe):
 
 @_silent
 def _weight_share(t, where, weight, class_weight, zero_one, *, recipe):
-    """The same of targets and weights alone."""
+    """The three numbers of one block where its losses are not asked for: from targets and weights alone."""
     plan, arrays = recipe.of(t, recipe.like(t), weight, class_weight, **_meaning(zero_one))
     return _numbers(0.0, _weight(plan, arrays), plan.layout.losses, where)
 

@@ -297,7 +297,7 @@ def _axes(plan):
 
 
 def _rule(plan, mesh, operands, results):
-    """The same for XLA's partitioner; classes stay together."""
+    """The axes of operands and results for XLA's partitioner, and which of them it may not cut: that of the classes, or all."""
     named = [tuple(tuple(axes) for axes in side) for side in _axes(plan)]
     return SdyShardingRule(*named, need_replication_factors=("c",) if _apart(plan) else ("n", "c", "s"))
 

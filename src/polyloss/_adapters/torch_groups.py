@@ -218,7 +218,7 @@ def _part(plan, arrays, world):
 
 
 def _part_of_head(head, world):
-    """The same of a head."""
+    """What this part of a batch adds to the number that a head's whole is divided by."""
     rows, rules = Rows(head), head.rules
     if rules.reduction != "normalize":
         return 0

@@ -26,7 +26,7 @@ def call(block, y_true, y_pred, *, want=VALUE, out=None, **options):
 
 
 def called(block, y_true, y_pred, want, out, options):
-    """The same where the options are a dictionary already: it is not written to."""
+    """As `call`, with the options as a dictionary, which is not written to."""
     caller = _callers.get(type(y_pred))
     if caller is None:
         caller = _callers[type(y_pred)] = _caller(type(y_pred), y_pred)
@@ -54,7 +54,7 @@ def _caller(kind, y_pred):
 
 
 def _on_its_device(block, y_true, y_pred, want, out, options):
-    """The same with the device of the predictions current, where casts and results lie otherwise wherever the caller was."""
+    """As `planned`, with the predictions' device current: casts and results would lie on the caller's otherwise."""
     with backend_of(y_pred).current(y_pred):
         return planned(block, y_true, y_pred, want, out, options)
 

@@ -42,8 +42,9 @@ def _lies_beside(xp, x):
 
 
 def _by_position(plan, arrays):
-    """The same with each position's classes beside each other: libraries add up other layouts in other orders, and the bits of a position
-    are not to depend on how many there are.
+    """The formula on arrays in which each position's classes lie beside each other.
+
+    Libraries add up other layouts in other orders, and the bits of a position are not to depend on how many positions there are.
     """
     xp, lay = arrays.xp, plan.layout
     n, c, s = lay.n, lay.c, lay.s

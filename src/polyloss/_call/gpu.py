@@ -93,7 +93,7 @@ def note():
 
 
 def _on_its_device(run):
-    """The same with the device of the arrays current, whichever is for the caller: CuPy compiles, allocates and launches there."""
+    """`run` with the arrays' device current, whichever is for the caller: CuPy compiles, allocates and launches there."""
 
     @wraps(run)
     def there(plan, arrays):

@@ -54,7 +54,7 @@ def choose(plan):
 
 
 def chosen(plan):
-    """The same, by the rules of the plan's library."""
+    """The route and the obstacles by the rules of the plan's library, if it has some, else by `choose`."""
     return (plan.backend.route or choose)(plan)
 
 

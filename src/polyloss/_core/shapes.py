@@ -89,7 +89,7 @@ class Layout(NamedTuple):
         return self._replace(n=math.prod(self.losses[:cut]), s=math.prod(self.losses[cut:]), cut=cut if self.axis >= 0 else -1)
 
     def viewing_sets(self, strides):
-        """The same of sets along several axes: (0, 2, 3) of (N, C, H, W) as N runs of H W elements."""
+        """As `viewing`, for sets along several axes: (0, 2, 3) of (N, C, H, W) as N runs of H W elements."""
         (elements, places) = (self._breaks(axes, strides) for axes in (self.axes, self._places))
         if len(elements) > 1 or len(places) > 1:
             return self

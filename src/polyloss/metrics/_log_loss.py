@@ -445,7 +445,7 @@ def _sums(xp, p, marks, weight, rule, into=None):
 
 
 def _sums_of_blocks(p, marks, weight, rule):
-    """The same for a Dask array: a few numbers of each block of rows, put together. Labels and weights go to the blocks in parts."""
+    """The sums for a Dask array: a few numbers of each block of rows, put together. Labels and weights go to the blocks in parts."""
     from polyloss._adapters import dask as _dask
 
     def beside(rows):
