@@ -694,20 +694,21 @@ def test_squared_errors_of_logarithms_have_slopes_by_targets_where_the_mean_over
 
 def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
     """A weight of NaN or infinity at its position enters no sum: the mean is that of the other positions."""
-    t, z, k = np.array([0, 1, 1]), np.array([[0.0, 1.0], [2.0, 1.0], [np.inf, 0.0]]), np.array([0.0, 2.0])
+    t, k = np.array([0, 1, 1, 0]), np.array([0.0, 2.0])
+    z = np.array([[0.0, 1.0], [2.0, 1.0], [np.inf, 0.0], [np.nan, 0.0]])
     for odd in (np.nan, np.inf):
         for library in (NUMPY, TORCH, JAX):
             for dtype in ("float32", "float64"):
-                options = dict(class_weight=library.array(k, dtype), sample_weight=library.array(np.array([odd, 1.5, 0.0]), dtype))
+                options = dict(class_weight=library.array(k, dtype), sample_weight=library.array(np.array([odd, 1.5, 0.0, 1.0]), dtype))
                 for route in ROUTES:
                     found = route(pl.value_and_grad("softmax_loss"), library.array(t), library.array(z, dtype), **options)
                     value, slope = map(library.numpy, found)
                     np.testing.assert_allclose(value, 1.3132616875182228, rtol=1e-6)
-                    np.testing.assert_allclose(slope, [[0, 0], [0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
+                    np.testing.assert_allclose(slope, [[0, 0], [0.731058578, -0.731058578], [0, 0], [0, 0]], rtol=1e-6)
         soft = np.eye(2)[t]
         for route in ROUTES:  # one-hot targets divide by the same sum
-            _, slope = route(pl.value_and_grad("softmax_loss"), soft, z, class_weight=k, sample_weight=np.array([odd, 1.5, 0.0]))
-            np.testing.assert_allclose(slope[1:], [[0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
+            _, slope = route(pl.value_and_grad("softmax_loss"), soft, z, class_weight=k, sample_weight=np.array([odd, 1.5, 0.0, 1.0]))
+            np.testing.assert_allclose(slope[1:3], [[0.731058578, -0.731058578], [0, 0]], rtol=1e-6)
 
 
 def test_a_weight_of_0_leaves_no_slope_by_the_target_though_it_is_infinite():

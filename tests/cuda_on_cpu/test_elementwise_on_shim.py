@@ -109,7 +109,7 @@ def check(got, case, divisor=1.0):
     last = float(storage.eps) if STORAGE[case["dtype"]].itemsize == 2 else 0
     for name, x in got.items():
         e = expected[name]
-        size = max(np.abs(expected[name]).max(), 1e-3)
+        size = np.max(np.abs(e), initial=1e-3, where=~np.isnan(e))
         np.testing.assert_allclose(
             np.asarray(x, np.float64),
             e,
@@ -162,6 +162,21 @@ def test_skipped_positions_leak_nothing(n, c, s):
         got = run(case, ("losses", "grad", "hess"))
         check(got, case)
     assert not got["grad"][1].any()
+
+
+@pytest.mark.parametrize(("n", "c", "s"), [(1, 50, 1), (9, 10, 1), (2, 3, 16), (2, 3, 7)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_that_the_divisor_makes_0_hides_no_nan(n, c, s, dtype):
+    """Element by element, in rows, and in columns by packs and one by one."""
+    size = 1e30 if dtype == "float32" else 1e200
+    case = sample("huber", (n, c, s), dtype)
+    case["weight"] = np.full((n, s), size, REAL[dtype])
+    case["p"][-1], case["weight"][-1] = np.nan, 1 / size
+    with device.device():
+        check(run(case, divisor=size), case, size)
+        out = run(case, divisor=0.0)
+    assert not out["grad"].any()
+    assert not out["hess"].any()
 
 
 @pytest.mark.parametrize("weight", [None, 2.0, 0.0])

@@ -10,6 +10,7 @@ import libraries
 import numpy as np
 import pytest
 import stand_in
+import test_edges
 import test_laws
 from cpu_module import RawModule
 from oracle import CASES
@@ -79,6 +80,12 @@ def calls(law):
 
 CALLS = [pytest.param(law, call, id="-".join([name[5:], *map(str, call.values())])) for name, law in LAWS.items() for call in calls(law)]
 
+EDGES = (  # tests of NumPy, torch and JAX, of weights
+    test_edges.test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight,
+    test_edges.test_the_log_sum_counts_at_a_label_of_class_weight_0,
+    test_edges.test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss,
+)
+
 
 class Together:
     """A module with the kernels of all losses for one that is asked for: g++ reads the headers once."""
@@ -124,6 +131,13 @@ def _device():
 def test_law(law, call, monkeypatch):
     asked = inspect.signature(law).parameters
     law(**call, lib=GPU, **({"monkeypatch": monkeypatch} if "monkeypatch" in asked else {}))
+
+
+@pytest.mark.parametrize("test", EDGES)
+def test_edge_case(test, monkeypatch):
+    for name in ("NUMPY", "TORCH", "JAX"):
+        monkeypatch.setattr(test_edges, name, GPU)
+    test()
 
 
 def test_every_loss_and_law_takes_part():

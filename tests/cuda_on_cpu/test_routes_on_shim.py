@@ -1,6 +1,8 @@
 """Calls from a public function to a kernel and back, with a stand-in for CuPy's arrays and the shim where CuPy would be."""
 
 import contextlib
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import stand_in
 from cpu_module import Function
 
 import polyloss as pl
+from polyloss import _demo
 from polyloss._core.block import LOSSES
 from polyloss._kernels.gpu import cuda
 
@@ -64,6 +67,19 @@ def test_every_elementwise_loss(name):
     if name in ("mean_absolute_percentage_error", "mean_squared_logarithmic_error"):
         t += 0.5
     agree(*both(pl.grad_and_hess(name), t, p), rtol=1e-5)
+
+
+def test_the_pages_of_losses_say_which_kernel_takes_a_call(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    pages, digits = import_module("loss_pages"), _demo.digits()
+    for name, loss in LOSSES.items():
+        t, p = (x[:4] for x in _demo.arguments(name, *digits))
+        labelled = t.ndim < p.ndim
+        for block, options in ((loss, {}), (loss.logits, {"from_logits": True}), (loss.logarithms, {"log_input": True})):
+            if block is not None:
+                taken = pl.explain(name, stand_in.asarray(t), stand_in.asarray(p), **options).route
+                assert pages.on_cuda(block, labelled) == taken.removesuffix(" kernel for CUDA"), (name, options)
 
 
 @pytest.mark.parametrize("labels", ["auto", "01", "pm1"])

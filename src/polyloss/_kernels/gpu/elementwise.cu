@@ -44,9 +44,9 @@ template <class T, class Loss> struct Evaluation {
     if (job.scan) a[0] = *job.scan == 0;
   }
 
-  static __device__ A times(double k, A x) { return k == 0 ? A(0) : static_cast<A>(k) * x; }  // 0 where k is, whatever x
-  // N neighbours from offset `at`, of weights w: their values; their derivatives are written.
-  template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], A (&value)[N]) const {
+  static __device__ A times(A k, A x) { return k == 0 ? A(0) : k * x; }  // 0 where k is, whatever x
+  // N neighbours from offset `at`, of weights w, by which derivatives have the factors k: their values; their derivatives are written.
+  template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], const A (&k)[N], A (&value)[N]) const {
     A t[N], p[N], out[N];
     read(static_cast<const A*>(job.y) + at, t);
     read(job.z + at, p);
@@ -54,12 +54,12 @@ template <class T, class Loss> struct Evaluation {
     for (int j = 0; j < N; j++) value[j] = w[j] == 0 ? A(0) : Loss::value(t[j], p[j], a);
     if (job.grad) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = times(w[j] == 0 ? 0 : factor * w[j], Loss::slope(t[j], p[j], a));
+      for (int j = 0; j < N; j++) out[j] = times(k[j], Loss::slope(t[j], p[j], a));
       write(job.grad + at, out);
     }
     if (job.hess) {
 #pragma unroll
-      for (int j = 0; j < N; j++) out[j] = times(w[j] == 0 ? 0 : factor * w[j], Loss::curvature(t[j], p[j], a));
+      for (int j = 0; j < N; j++) out[j] = times(k[j], Loss::curvature(t[j], p[j], a));
       write(job.hess + at, out);
     }
   }
@@ -67,17 +67,18 @@ template <class T, class Loss> struct Evaluation {
   __device__ double stretch(long long at, long long length, long long rank, long long size, A w) const {
     constexpr int V = kPack<T>;
     const Stretch<long long> of(job.z + at, length);
-    A weights[V], value[V], one[1], single[1] = {w};
+    const A k = factor_of(factor, w);
+    A weights[V], factors[V], value[V], one[1], single[1] = {w}, of_single[1] = {k};
 #pragma unroll
-    for (int j = 0; j < V; j++) weights[j] = w;
+    for (int j = 0; j < V; j++) weights[j] = w, factors[j] = k;
     double sum = 0;
     for (long long e = rank; e < of.singles; e += size) {
-      neighbours(at + of.single(e), single, one);
+      neighbours(at + of.single(e), single, of_single, one);
       sum += one[0];
     }
 #pragma unroll 2
     for (long long i = rank; i < of.packs; i += size) {
-      neighbours(at + of.head + i * V, weights, value);
+      neighbours(at + of.head + i * V, weights, factors, value);
       A v = 0;
 #pragma unroll
       for (int j = 0; j < V; j++) v += value[j];
@@ -136,13 +137,13 @@ template <class T, class Loss, int V> __global__ void __launch_bounds__(kThreads
   Sums sums;
   for (long long vector = thread; vector < vectors; vector += static_cast<long long>(gridDim.x) * blockDim.x) {
     const long long n = vector / (job.s / V), s = vector % (job.s / V) * V;
-    A w[V], value[V];
+    A w[V], k[V], value[V];
     double sum[V] = {};
 #pragma unroll
-    for (int v = 0; v < V; v++) w[v] = weight_of(job, n, s + v);
+    for (int v = 0; v < V; v++) w[v] = weight_of(job, n, s + v), k[v] = factor_of(evaluation.factor, w[v]);
 #pragma unroll 2
     for (long long c = 0; c < job.c; c++) {
-      evaluation.neighbours((n * job.c + c) * job.s + s, w, value);
+      evaluation.neighbours((n * job.c + c) * job.s + s, w, k, value);
 #pragma unroll
       for (int v = 0; v < V; v++) sum[v] += value[v];
     }

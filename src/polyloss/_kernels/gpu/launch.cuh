@@ -86,6 +86,17 @@ template <class T> __device__ __forceinline__ Compute<T> weight_of(const Launch<
 template <class T> __device__ __forceinline__ double factor_of(const Launch<T>& job) {
   return job.factor ? job.scale * *job.factor : job.scale;
 }
+// What multiplies those of a position: 0 only where its weight is, or what multiplies all of them, whatever the other. A product below all
+// normal numbers is the least of them: it hides no NaN.
+template <class A> __device__ __forceinline__ A factor_of(double all, A weight) {
+  const A k = static_cast<A>(all * weight), least = sizeof(A) == 4 ? A(0x1p-126) : A(0x1p-1022);
+  if (all == 0 || weight == 0) return 0;
+  return k != 0 ? k : (all < 0) == (weight < 0) ? least : -least;
+}
+// What a position's weight adds to their sum, by the weight of its targets: nothing where either is 0, whatever the other.
+__device__ __forceinline__ double counted(double weight, double of_targets) {
+  return weight == 0 || of_targets == 0 ? 0 : weight * of_targets;
+}
 
 // A block's last act.
 template <class T> __device__ __forceinline__ void hand_in(const Launch<T>& job, Sums sums) {
@@ -113,7 +124,7 @@ template <class T> struct Position {
     const double loss = live ? weight * value : fill;
     if (job.losses) job.losses[i] = static_cast<A>(loss);
     sums.total += loss;
-    sums.weight += y >= 0 && weight != 0 ? weight * targets : 0.0;
+    if (y >= 0) sums.weight += counted(weight, targets);
     sums.count += y != kIgnored;
     if (y == kBad && i < sums.bad) sums.bad = i;
   }
@@ -168,7 +179,7 @@ template <class A> __global__ void __launch_bounds__(256, 1) position_sums(const
     const long long c = job.label_kind ? class_of(job, i) : 0;
     sums.count += c != kIgnored;
     if (c < 0) continue;  // the weight of a bad label is in no sum
-    sums.weight += static_cast<double>(weight_of(job, i / job.s, i % job.s)) * (job.class_weight ? job.class_weight[c] : 1);
+    sums.weight += counted(weight_of(job, i / job.s, i % job.s), job.class_weight ? job.class_weight[c] : 1);
   }
   hand_in(job, sums);
 }

@@ -489,7 +489,7 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
       terms = group.merge(terms, turn);
       turn ^= 1;
     }
-    const A k = static_cast<A>(factor * position.weight);
+    const A k = factor_of(factor, position.weight);
     const double value = loss.conclude(terms, k);
     if (inside && group.leads()) position.report(job, value, 1, i, sums);
     if (!inside || !(job.grad || job.hess)) continue;

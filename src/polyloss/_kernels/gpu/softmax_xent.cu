@@ -62,7 +62,12 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   A twice_z, pull;     // 2 z_loss; that times lse, which multiplies p: apart from u, of which it may be a small part or that overflows
 
   __device__ Softmax() {}
-  __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
+  __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {
+    if constexpr (WEIGHTED) {  // a label of class weight 0 is skipped, unless the loss is more than its label's
+      if (this->live && job.label_kind && job.class_weight && job.smoothing == 0 && job.z_loss == 0 && job.class_weight[this->y] == 0)
+        this->weight = 0, this->live = false;
+    }
+  }
   // Takes the sum over the classes and the label's logit, fills in the rest and reports the loss; `leader`: one thread of those that share
   // the position. `i`: its place in (n, s).
   __device__ void conclude(const Job<T>& job, const State<T, WEIGHTED>& state, A z_y, double factor, long long i, bool leader, Sums& sums) {
@@ -71,7 +76,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     inverse = 1 / (state.ones + state.rest);
     others = more * inverse;
     poly = static_cast<A>(job.poly);
-    front = static_cast<A>(this->weight * factor);  // either may be none of type A: weights of 1e38 that are divided by their sum
+    front = factor_of(factor, this->weight);
     const bool derived = front != 0;
     if constexpr (WEIGHTED) {
       const A above = log1p(more), lse = m + above;
@@ -90,7 +95,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       at_label = front * missing;
       if (leader) this->report(job, log1p(more) + (m - z_y) - poly * missing, 1, i, sums);
     }
-    this->live = this->live && derived;  // of derivatives divided by 0, or that underflow, nothing is left, NaN included
+    this->live = this->live && derived;  // of derivatives divided by 0 nothing is left, NaN included
   }
 
   __device__ A power(A z) const { return exp_of<T>(z - m); }
