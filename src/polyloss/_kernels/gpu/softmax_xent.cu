@@ -62,12 +62,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
   A twice_z, pull;     // 2 z_loss; that times lse, which multiplies p: apart from u, of which it may be a small part or that overflows
 
   __device__ Softmax() {}
-  __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {
-    if constexpr (WEIGHTED) {  // a label of class weight 0 is skipped, unless the loss is more than its label's
-      if (this->live && job.label_kind && job.class_weight && job.smoothing == 0 && job.z_loss == 0 && job.class_weight[this->y] == 0)
-        this->weight = 0, this->live = false;
-    }
-  }
+  __device__ Softmax(const Job<T>& job, long long n, long long s, bool inside) : Position<T>(job, n, s, inside) {}
   // Takes the sum over the classes and the label's logit, fills in the rest and reports the loss; `leader`: one thread of those that share
   // the position. `i`: its place in (n, s).
   __device__ void conclude(const Job<T>& job, const State<T, WEIGHTED>& state, A z_y, double factor, long long i, bool leader, Sums& sums) {
@@ -79,6 +74,8 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     front = factor_of(factor, this->weight);
     const bool derived = front != 0;
     if constexpr (WEIGHTED) {
+      // A label of class weight 0 is skipped, unless the loss is more than its label's.
+      if (state.kt == 0 && job.label_kind && job.smoothing == 0 && job.z_loss == 0) this->live = false;
       const A above = log1p(more), lse = m + above;
       twice_z = static_cast<A>(2 * job.z_loss);
       u = state.u;
