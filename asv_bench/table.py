@@ -384,7 +384,7 @@ def head_lines():
     rivals = {"torch": head.torch_steps, "NumPy": head.numpy_calls, "JAX under jit": head.jax_calls}
     goals = tuple(("polyloss", *goal) for goal in (("matmuls", 1 / 1.1), ("torch", 1), ("torch, chunks", 1 / 0.6), ("optax", 1)))
     for library, contenders in rivals.items():
-        yield Line("a language model's head", f"{name}, {library}", why, contenders, goals, seconds=1)
+        yield Line("a language model's head", f"{name}, {library}", why, contenders, goals, seconds=30)
     goals = tuple((f"polyloss, {library}", "64 MB", 1) for library in ("NumPy", "torch", "JAX"))
     group, why = "a language model's head: memory beside inputs and gradients", "64 features, 32000 words; float32, two gradients"
     for positions in head.Memory.params:
