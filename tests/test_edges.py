@@ -733,6 +733,30 @@ def test_the_log_sum_counts_at_a_label_of_class_weight_0():
             np.testing.assert_allclose(value[1], 2 * np.log(2) ** 2, rtol=1e-14)
 
 
+def test_weights_that_add_up_to_0_leave_no_slope_however_it_lies_in_memory():
+    """Classes last, first, and a part of a larger array; beside it nothing is written."""
+    for axis, shape in ((1, (3, 4)), (-1, (2, 3, 4)), (1, (2, 4, 3)), (0, (4, 3))):
+        for dtype in ("float32", "float64"):
+            p = np.full(shape, np.nan, dtype)
+            t = np.zeros([n for i, n in enumerate(shape) if i != axis % len(shape)], int)
+            whole = np.ones((*shape[:-1], 2 * shape[-1]), dtype)
+            for out in (np.ones(shape, dtype), whole[..., ::2], np.ones(shape[::-1], dtype).T):
+                _, slope = pl.value_and_grad("softmax_loss")(
+                    t, p, axis=axis, sample_weight=np.zeros(t.shape), normalization="valid", out=out
+                )
+                assert slope is out
+                assert (out == 0).all()
+            assert (whole[..., 1::2] == 1).all()
+
+
+def test_a_bad_label_without_checks_leaves_nan_though_weights_add_up_to_0():
+    """validate=False: its position has no loss and no slope."""
+    t, p = np.array([0, 9, 2]), np.zeros((3, 4), np.float32)
+    for route in ROUTES:
+        _, slope = route(pl.value_and_grad("softmax_loss"), t, p, sample_weight=np.array([0.0, 1.0, 0.0]), validate=False)
+        assert np.isnan(slope).all(1).tolist() == [False, True, False]
+
+
 def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
     """A weight of 1e-30 beside 1e30, divided by their sum, is 0 in float32; times an infinite loss that would be NaN."""
     t, p, w = (np.array(x, np.float32) for x in ([[1.0], [1.0]], [[0.0], [-3e38]], [1e30, 1e-30]))

@@ -310,7 +310,7 @@ class BCELoss(nn.BCELoss):
         weight = _buffer(self, "weight")
         if weight is None:
             loss = _evaluated(_floored, target, input, VALUE, None, {"reduction": self.reduction})
-        elif _alike(input, target) and has_values(input) and all(bool(((x >= 0) & (x <= 1)).all()) for x in (input, target)):
+        elif _alike(input, target) and all(has_values(x) and bool(((x >= 0) & (x <= 1)).all()) for x in (input, target)):
             loss = _planned(_floored, target, input, VALUE, None, {"reduction": self.reduction, "weight": weight})
         else:
             loss = None

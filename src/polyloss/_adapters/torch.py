@@ -371,7 +371,7 @@ def _gradient(plan, arrays, upstream):
         return kept(plan, arrays, gradient.to(dtype))
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
-        changes["divisor"], divisor = GIVEN, divisor / factor if factor else math.inf
+        changes["divisor"], divisor = GIVEN, divisor / factor if factor else 0.0  # of which all slopes are 0
     else:
         if reduced:
             upstream = _reduce.quotient(arrays.xp, upstream, divisor).to(plan_dtype(plan))

@@ -81,7 +81,7 @@ def total_weight(plan, arrays, t, skip):
     if arrays.class_weight is not None:
         w = times(xp, xp.sum(t * arrays.class_weight[None, :, None], axis=1), w)
     elif plan.reduction == "normalize" and not plan.labelled:
-        w = w * xp.sum(t, axis=1)
+        w = times(xp, xp.sum(t, axis=1), w)
     return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))
 
 

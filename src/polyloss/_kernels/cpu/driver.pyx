@@ -444,18 +444,28 @@ cdef class Bound:
         return 0
 
     cdef void clear(self, char **at) noexcept nogil:
-        """Derivatives of 0."""
+        """Derivatives of 0, a line at a time where a line is whole."""
         cdef const strided_array *x
-        cdef Py_ssize_t n, c, s
+        cdef Py_ssize_t n, c, s, size, rows = self.job.n, classes = self.job.c, across = self.job.s
+        cdef char *row
         cdef int i
         for i in range(AT_GRAD, AT_HESS + 1):
             x = &self.job.arrays[i]
             if at[i] == NULL:
                 continue
-            for n in range(self.job.n):
-                for c in range(self.job.c):
-                    for s in range(self.job.s):
-                        memset(at[i] + n * x.n + c // self.job.run * x.run + c % self.job.run * x.c + s * x.s, 0, ITEMSIZE[x.type])
+            size = ITEMSIZE[x.type]
+            for n in range(rows):
+                row = at[i] + n * x.n
+                if x.c == size and self.job.run >= classes:
+                    for s in range(across):
+                        memset(row + s * x.s, 0, classes * size)
+                    continue
+                for c in range(classes):
+                    if x.s == size:
+                        memset(row + c // self.job.run * x.run + c % self.job.run * x.c, 0, across * size)
+                        continue
+                    for s in range(across):
+                        memset(row + c // self.job.run * x.run + c % self.job.run * x.c + s * x.s, 0, size)
 
     cdef int visit(self, const kernel_loops *loops, const kernel_job *job, kernel_sums *found, kernel_sums *each) noexcept nogil:
         """Every task, and the losses of rows that are cut into segments, of which `each` has the sums."""

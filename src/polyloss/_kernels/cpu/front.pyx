@@ -187,7 +187,7 @@ cdef class Prepared:
             scale = 1 / divisor[0] if divisor[0] != 0 else 0
         if self.bound.run(at, scale, &found):
             return SHORT
-        if scale == 0:  # where a loss is NaN, 0 times its slope would be
+        if scale == 0 and found.bad < 0:  # where a loss is NaN, 0 times its slope would be; of a bad label NaN stays
             self.bound.clear(at)
         if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
             self.choose(&found, divisor)
