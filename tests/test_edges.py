@@ -749,6 +749,17 @@ def test_weights_that_add_up_to_0_leave_no_slope_however_it_lies_in_memory():
             assert (whole[..., 1::2] == 1).all()
 
 
+def test_an_infinite_weight_of_smoothed_labels_makes_an_infinite_loss():
+    """Though what the smoothing adds may be negative."""
+    t, p = np.array([0, 2]), np.array([[1, 2, 3], [0, 1, 5]])
+    for dtype in ("float32", "float64"):
+        for route in ROUTES:
+            options = dict(sample_weight=np.array([np.inf, 1]), label_smoothing=0.1, reduction="none")
+            losses = route(pl.softmax_loss, t, p.astype(dtype), **options)
+            assert losses[0] == np.inf
+            np.testing.assert_allclose(losses[1], np.log(1 + np.e + np.e**5) - 5 + 0.1 * 3, rtol=1e-6)
+
+
 def test_a_bad_label_without_checks_leaves_nan_though_weights_add_up_to_0():
     """validate=False: its position has no loss and no slope."""
     t, p = np.array([0, 9, 2]), np.zeros((3, 4), np.float32)

@@ -255,18 +255,19 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         vd over = load_d(x->m + i) * LN2 - target, d = min_d(all_d(FAR), max_d(all_d(-FAR), over));
         vd inverse = quick_exp_d(d), odds = others * inverse; /* 2^m / exp(z_y) */
         vd above = quick_log1p_d(odds) + max_d(none, over - d);
-        vd loss = weighted ? load_d(x->w_k + i) * above : above;
+        vd loss = above;
         vd y = widen_i(x->label + i);
         const md live = le_d(none, y);
         const vd fill = select_d(eq_d(y, all_d((double)BAD)), all_d((double)NAN), none);
         vd prob = all_d(1.0), gap = none, size = none, pull = none;
         if (x->soft_targets) {
             gap = load_d(x->soft.more + i);
-            loss += gap;
         } else if (j->smoothing != 0) {
             gap = target - load_d(x->mean + i);
-            loss += (weighted ? load_d(x->w_k + i) : all_d(1.0)) * (j->smoothing * gap);
+            loss += j->smoothing * gap; /* which may be negative, but not their sum: of an infinite weight, too */
         }
+        if (weighted) loss = load_d(x->w_k + i) * loss;
+        if (x->soft_targets) loss += gap;
         if (j->z_loss != 0) { /* a term of lse², whose slopes are p times `pull` */
             const vd lse = above + target;
             loss += (weighted ? load_d(x->w + i) : all_d(1.0)) * (j->z_loss * (lse * lse));
