@@ -287,6 +287,13 @@ def test_chunks_that_were_never_written(run):
     ):
         status, _, err = run("y.npy", path, "-l", "softmax_loss")
         assert (status, err) == (0, said and f"polyloss score: warning: {path}: {said}\n")
+    np.save("z.npy", np.ones((10, 2)))
+    group.create_array("y", shape=(10,), chunks=(3,), dtype="i8")[:6] = 1
+    with h5py.File("a.h5", "a") as file:
+        file.create_dataset("y", (10,), "i8", chunks=(3,))[:6] = 1
+    for truth in ("a.zarr::y", "a.h5::y"):
+        said = f"z.npy: of {truth}, chunks that were never written are read as 0: 2 of 4"
+        assert run(truth, "z.npy", "-l", "softmax_loss")[::2] == (0, f"polyloss score: warning: {said}\n")
 
 
 def test_a_gate(run):
@@ -330,6 +337,48 @@ def test_tables_that_carry_their_labels(run):
     status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options)
     assert (status, lines) == (1, [])
     assert err == "polyloss score: part1.parquet: no column for class 'eel'; it has 'dog', 'cat', 'bird'\n"
+
+
+def test_truth_values_that_are_not_written_in_one_way(run):
+    """In the order of text "1" comes before "False" and "True": the second of such labels is not the second class."""
+
+    def write(name, *labels, column="p"):
+        chances = [0.9 if label in ("1", "True", "true", "TRUE") else 0.2 for label in labels]
+        rows = [f"{name}{k},{label},{p}" for k, (label, p) in enumerate(zip(labels, chances, strict=True))]
+        Path(f"{name}.csv").write_text("\n".join([f"id,label,{column}", *rows, ""]))
+        Path(f"truth-{name}.csv").write_text("\n".join(["id,label", *(row.rsplit(",", 1)[0] for row in rows), ""]))
+        Path(f"only-{name}.csv").write_text("\n".join([f"id,{column}", *(f"{name}{k},{p}" for k, p in enumerate(chances)), ""]))
+
+    pairs = "0 and 1, False and True, false and true, FALSE and TRUE"
+    rule = f"truth values beside one column of probabilities must be written in one way: {pairs}"
+    parts = "?.csv", "?.csv", "--parts", "--target", "label", "-l", "log_loss"
+    write("a", "1", "0")
+    for labels in (("1", "False"), ("1", "True"), ("0", "True"), ("True", "false"), ("1", "0", "True"), ("1.0", "False")):
+        write("b", *labels)
+        shown = ", ".join(map(repr, sorted(labels)))
+        for truth, arguments in (
+            ("b", parts),
+            ("b", ("b.csv", "b.csv", "--target", "label", "-l", "log_loss")),
+            ("truth-b", ("truth-b.csv", "only-b.csv", "-l", "log_loss")),
+        ):
+            status, lines, err = run(*arguments)
+            assert (status, lines, err) == (1, [], f"polyloss score: {truth}.csv: column 'label' has the labels {shown}, but {rule}\n")
+    # Each part in its own way, also where one label of the two is there.
+    for labels in (("True", "False"), ("True",), ("False",), ("0",), ("TRUE", "FALSE"), ("false",)):
+        write("b", *labels)
+        chance = [0.9, 0.8, *(0.9 if label.upper() == "TRUE" else 0.8 for label in labels)]
+        status, lines, _ = run(*parts)
+        assert status == 0
+        assert float(lines[0][2]) == pytest.approx(-np.log(chance).mean(), rel=1e-12)
+    # A column of the first class, which not all parts have; in another spelling it is refused.
+    write("a", "1", "0", column="0")
+    write("b", "1", column="0")
+    status, lines, _ = run(*parts)
+    assert status == 0
+    assert float(lines[0][2]) == pytest.approx(-np.log([0.1, 0.2, 0.1]).mean(), rel=1e-12)
+    write("b", "True", "False", column="0")
+    said = f"b.csv: column '0' is of probabilities, but the labels of b.csv are 'False', 'True': {rule}"
+    assert run(*parts) == (1, [], f"polyloss score: {said}\n")
 
 
 def test_parts_with_one_column_of_probabilities(run):

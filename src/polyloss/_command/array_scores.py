@@ -170,6 +170,7 @@ class ArrayJob:
     def results(self, whole: list[Seen]) -> tuple[list[Score], dict[str, BadFile]]:
         """Of each submission a score for each loss, or what is wrong with it."""
         scores, faults = [], {}
+        of_truth = arrays.unwritten(arrays.opened(self.truth))
         for k, (path, seen) in enumerate(zip(self.predictions, whole, strict=True)):
             if seen.fault is not None:
                 faults[path] = BadFile(seen.fault[1])
@@ -177,7 +178,8 @@ class ArrayJob:
             tolerance = values.tolerance(arrays.opened(path).dtype)
             advice = "-l log_loss:rescale=True divides rows by their sums"
             said = [watch.warning(tolerance, lambda place: f"at {list(place)}", advice) for watch in seen.watched]
-            warnings = [text for text in (*said, self._of_truth_values(path), arrays.unwritten(arrays.opened(path))) if text]
+            unwritten = [arrays.unwritten(arrays.opened(path)), of_truth and f"of {self.truth}, {of_truth}"]
+            warnings = [text for text in (*said, self._of_truth_values(path), *unwritten) if text]
             for i, (loss, found) in enumerate(zip(self.losses, seen.sums, strict=True)):
                 measure, gap = loss.measure(self.classes), seen.gaps[i]
                 score = Score.of(path, loss, measure, found, None, warnings)

@@ -14,6 +14,7 @@ from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
 
 KAGGLE = {"epsilon": 1e-15, "rescale": True}
+ONE_WAY = f"truth values beside one column of probabilities must be written in one way: {', '.join(map(' and '.join, SECOND.items()))}"
 
 
 class Sums:
@@ -147,21 +148,35 @@ class Job:
         return y
 
     def _second_class(self) -> np.ndarray:
-        """0 and 1, 1 where the label is that of the column's name; if it has none, the second of the two."""
+        """0 and 1, 1 where the label is that of the column's name; if it has none, the second of the two.
+
+        Truth values are of one pair, such as False and True: "1" sorts before "False", so that order does not tell the second of others.
+        """
         assert self.target is not None
         places, present = self.truth.labels(self.target)
         column = self.columns[0]
+        one_way = next((pair for pair in SECOND.items() if set(present) <= set(pair)), None)
+        if one_way is None and (
+            TRUTH_VALUES.keys() >= set(present)
+            or (len(present) == 2 and column not in present and any(x in TRUTH_VALUES and not is_integer(x) for x in present))
+        ):
+            raise BadFile(f"{self.truth.path}: column {quoted(self.target)} has the labels {listed(present)}, but {ONE_WAY}")
         if len(present) > 2:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has {len(present)} labels, but one column of probabilities is of two classes"
             )
-        if column not in present and len(present) == 1 and present[0] not in TRUTH_VALUES:
+        if column not in present and len(present) == 1 and one_way is None:
             raise BadFile(
                 f"{self.truth.path}: column {self.target!r} has the label {quoted(present[0])} alone, which does not tell the second class"
             )
-        alone = present[0] if present else "1"  # none where no row counts
+        if one_way is not None and present and column not in one_way and TRUTH_VALUES.get(column) == 0:
+            raise BadFile(
+                f"{self.predictions.paths[0]}: column {quoted(column)} is of probabilities, but the labels of {self.truth.path} are"
+                f" {listed(present)}: {ONE_WAY}"
+            )
         self.classes = 2
-        self.positive = column if column in present else present[1] if len(present) == 2 else SECOND.get(alone, alone)
+        # None of a pair may count, or one alone; the column may name the other.
+        self.positive = column if column in (one_way or present) else (one_way or present)[1]
         return np.array([label == self.positive for label in [*present, ""]], np.int8)[places]  # the last for rows that do not count
 
     def targets(self, loss: Loss, rows: np.ndarray) -> np.ndarray:
