@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import render
 import torch
-from benchmarks import cases, evaluation, files, head, limits, mesh, peers, small, timing
+from benchmarks import cases, dask_cluster, evaluation, files, head, limits, mesh, peers, small, timing
 
 import polyloss as pl
 from polyloss._core.block import Elementwise
@@ -371,7 +371,7 @@ def file_lines():
         limit = 6000 * partitions
         goals = tuple((name, f"{limit} µs", 1) for name in ("softmax_loss", "Accumulator", "evaluate"))
         why = f"{partitions} of 2000×10, float64, on two processes"
-        made = partial(evaluation.cluster, partitions)
+        made = partial(dask_cluster.contenders, partitions)
         yield Line("Dask", f"{partitions} partitions", why, lambda made=made, limit=limit: made() | wait(limit), goals, alike=False)
     memory = partial(Line, "files: memory of the process", unit="MB")
     yield memory("a competition's jobs", f"{files.ROWS} rows of 10 classes", lambda: files.jobs() | megabytes(350), COMPETITION)

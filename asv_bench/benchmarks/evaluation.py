@@ -1,6 +1,5 @@
 """Exact means over batches: what a position costs, and what a partition of a Dask array or a batch on a cluster costs."""
 
-import functools
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 import polyloss as pl
 from polyloss._evaluation import exact_sums as _exact
 
-from . import timing
+from . import dask_cluster, timing
 
 PARTITIONS = 10, 50
 
@@ -72,7 +71,7 @@ class Partitions:
     def setup(self, partitions, way):
         """Start the cluster and lay the blocks down."""
         try:
-            self.call = cluster(partitions)[way]
+            self.call = dask_cluster.contenders(partitions)[way]
         except ImportError as error:
             raise NotImplementedError("Dask or its scheduler is not installed") from error
 
@@ -84,51 +83,3 @@ class Partitions:
         """Best of five, after one that starts what the workers lack."""
         self.call()
         return 1e3 * min(timing.once(self.call) for _ in range(5)) / partitions
-
-
-class Cluster:
-    """Two processes that hold the blocks of an array; they end when the last of its contenders goes."""
-
-    def __init__(self, partitions):
-        import dask.array as da
-        import distributed
-
-        self.cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50)
-        self.client = distributed.Client(self.cluster)
-        n = 2000 * partitions
-        self.logits = self.client.persist(da.random.random((n, 10), chunks=(2000, 10)))
-        self.labels = self.client.persist(da.random.randint(0, 10, n, chunks=2000))
-        distributed.wait([self.logits, self.labels])
-        self.opened = [functools.partial(drawn, seed) for seed in range(partitions)]
-
-    def __del__(self):
-        self.client.close()
-        self.cluster.close()
-
-    def loss(self):
-        """The loss as a Dask array."""
-        return pl.softmax_loss(self.labels, self.logits).compute()
-
-    def accumulator(self):
-        """The exact mean of the same."""
-        return pl.Accumulator("softmax_loss").update(self.labels, self.logits).result()
-
-    def evaluate(self):
-        """Batches that the workers make themselves."""
-        return pl.evaluate("softmax_loss", self.opened, client=self.client)
-
-    def sum(self):
-        """What Dask itself takes."""
-        return self.logits.sum().compute()
-
-
-def drawn(seed):
-    """A batch that the worker makes itself."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 10, 2000), rng.random((2000, 10))
-
-
-def cluster(partitions):
-    """Contenders for the blocks of a Dask array."""
-    made = Cluster(partitions)
-    return {"softmax_loss": made.loss, "Accumulator": made.accumulator, "evaluate": made.evaluate, "p.sum()": made.sum}
