@@ -84,6 +84,8 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       A loss = u * above + state.below + poly * (1 - (met + at_near));
       pull = twice_z * lse;
       if (twice_z != 0) loss += twice_z / 2 * lse * lse;
+      // Of a finite loss there is no NaN to hide, and class weights may be large.
+      if (loss - loss == 0 && (front < 0 ? -front : front) <= (sizeof(A) == 4 ? A(0x1p-126) : A(0x1p-1022))) front = 0;
       if (leader) this->report(job, loss, state.kt, i, sums);
     } else {
       const A p = prob(z_y), missing = prob_minus_1(z_y, p);
