@@ -223,7 +223,7 @@ def test_first_logits_lie_where_the_gradient_of_the_weight_is_to_be(lib, monkeyp
 
 def test_rows_at_once_are_chosen_from_the_classes():
     for classes, itemsize, in_place in ((10, 4, False), (32000, 4, True), (128256, 4, True), (256000, 8, False), (10**8, 8, True)):
-        rows = chunks._default_chunk(classes, itemsize, in_place)
+        rows = chunks.default_chunk(classes, itemsize, in_place)
         assert 1 <= rows <= 1024
         assert rows == 1 or rows * classes * itemsize * (1 if in_place else 2) <= 50e6
     sizes = (

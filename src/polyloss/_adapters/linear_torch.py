@@ -77,7 +77,8 @@ def call(want, y_true, features, weight, bias, arguments):
         head = _prepared(want, y_true, *map(detached, operands), arguments | constants)
         return results(head, *_run(head))
     head = _prepared(want, y_true, *operands, arguments)
-    value = Bridge.apply(head, head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator)
+    tensors = head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator
+    value = HeadLoss.apply(head, *tensors)
     return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
 
 
@@ -103,7 +104,7 @@ def _run(head, **options):
         return run(head, **options)
 
 
-class Bridge(torch.autograd.Function):
+class HeadLoss(torch.autograd.Function):
     """The loss in autograd's graph, differentiable with respect to features, weight and bias."""
 
     @staticmethod

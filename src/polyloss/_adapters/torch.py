@@ -119,7 +119,7 @@ class Written(torch.autograd.Function):
 
 @lru_cache(maxsize=256)
 def _written(block):
-    """The same block, as `Written` has it."""
+    """A block whose value's derivative with respect to the predictions is its slope, as `Written` has it."""
 
     class OfSlopes(block):  # type: ignore[valid-type, misc]
         def value(xp, t, p, **params):  # not as a dictionary, which function transforms take apart; but its tensors they must see
@@ -434,6 +434,11 @@ def refused(x):
     if x.is_nested:
         return "is a nested tensor, but must have one shape: pad it with torch.nested.to_padded_tensor, and give what was added weight 0"
     return None if x.layout is torch.strided else f"has layout {x.layout}, but must be dense: torch.strided"
+
+
+def readable(x):
+    """A tensor, or a copy of one over foreign memory whose numbers lie at no multiples of their size, as a file's may behind its header."""
+    return x.clone() if has_values(x) and x.data_ptr() % x.itemsize else x
 
 
 def unwritable(x):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, Bridge, detached
+from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, HeadLoss, detached
 from polyloss._adapters.torch_processes import gathered
 from polyloss._call.call import called
 from polyloss._call.formula import Outcome
@@ -31,7 +31,7 @@ from polyloss._core import reduce as _reduce
 from polyloss._core.block import capped
 from polyloss._core.labels import sort_labels
 from polyloss._core.reduce import total_weight
-from polyloss._linear_softmax.chunks import FEW, IGNORED, Rows, _default_chunk, prepared as prepared_head
+from polyloss._linear_softmax.chunks import FEW, IGNORED, Rows, default_chunk, prepared as prepared_head
 from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
@@ -401,7 +401,7 @@ def _shared(group, call, local):
     k = torch.ones(total, dtype=torch.float64, device=features.device) if head.class_weight is None else head.class_weight.double()
     shard = Shard(group, sum(sizes[:rank]), sizes[rank], total, k, terms["label_smoothing"], terms["z_loss"], terms["softcap"])
     in_place = min(sizes) > FEW and features.device.type == "cpu" and (shard.softcap is None or not shard.smoothing)
-    chunk = given["chunk"] or _default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place)
+    chunk = given["chunk"] or default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place)
     if not torch.is_grad_enabled():
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))
     n, d = head.rules.n, features.shape[-1]
@@ -424,7 +424,7 @@ def _head_by_vocabulary(group, y_true, features, weight, bias, options):
     head = _shared(group, "linear_softmax_loss", local)
     tensors = head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator
     with torch.autocast(features.device.type, enabled=False):
-        value = Bridge.apply(head, *tensors)
+        value = HeadLoss.apply(head, *tensors)
     return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
 
 

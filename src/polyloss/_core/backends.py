@@ -54,6 +54,7 @@ class Backend:
     from_numpy: Callable | None = None  # NumPy array, array like the result -> array of this library over the same memory
     place: Callable = device_of  # array -> its device; None if it goes wherever the others are
     refused: Callable = lambda x: None  # array -> why it cannot be taken, or None
+    readable: Callable = lambda x: x  # array -> the same, or a copy where kernels could not read it as it lies
     unwritable: Callable = lambda x: None  # array -> why it cannot receive a result, or None
     seen: Callable = lambda x: (False, False)  # array -> whether autograd follows it, whether a transform or tracer looks at it
     current: Callable | None = None  # array -> a context in which its device is current, where the library allocates on no other
@@ -164,7 +165,8 @@ def to_one_library(given):
         if kind is backend and backend.namespace(x) is xp:
             if (other := backend.place(x)) != device and None not in (other, device):
                 raise ValueError(f"{first} is on device {device}, but {name} is on device {other}: all must be on one device")
-            arrays[name] = x if (wider := WIDER.get(dtype_name(x.dtype))) is None else xp.astype(x, getattr(xp, wider))
+            wider = WIDER.get(dtype_name(x.dtype))
+            arrays[name] = backend.readable(x) if wider is None else xp.astype(x, getattr(xp, wider))
         elif backend.takes_numpy and (kind is NUMPY or kind in _COLUMNS):
             arrays[name] = xp.asarray(numpy_array(name, x))
         else:

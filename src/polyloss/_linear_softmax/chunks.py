@@ -133,7 +133,7 @@ def prepared(want, y_true, features, weight, bias, arguments):
         denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
     here = backend.as_numpy is not None
     first = min(chunk or d, d) if here and c > FEW and wide == "float32" and _by_class(plan, class_weight) else 0
-    chunk = chunk or _default_chunk(c, 8 if wide == "float64" else 4, here and c > FEW)
+    chunk = chunk or default_chunk(c, 8 if wide == "float64" else 4, here and c > FEW)
     rules = Rules(n, c, chunk, first, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
@@ -176,7 +176,7 @@ def _chunk(chunk):
     return chunk.__index__()
 
 
-def _default_chunk(classes, itemsize, in_place):
+def default_chunk(classes, itemsize, in_place):
     """Rows at once: as many as the buffers hold, a multiple of 4."""
     rows = min(ROWS, (BUFFER - PACKED * itemsize) // (classes * itemsize * (1 if in_place else 2)))
     return _multiple_of_4(rows)

@@ -35,6 +35,7 @@ cdef class Prepared:
     cdef span spans[INPUTS]
     cdef cast casts[INPUTS]
     cdef bint converts
+    cdef bint uncounted  # a call has come with a tensor of inference mode, which does not count how often it is written to
     cdef bint is_given(self, double value) noexcept nogil
     cdef int64_t fill(self, char **at, double given, double *total, double *divisor) noexcept nogil
     cdef int64_t filled(self, char **at, object given, double *total, double *divisor) except? SHORT

@@ -122,7 +122,7 @@ cdef class Prepared:
         cdef int i
         lay = plan.layout
         self.plan, self.bound, self.from_numpy, self.record = plan, bound, from_numpy, record
-        self.given, self.then, self.gives = None, None, ANY
+        self.given, self.then, self.gives, self.uncounted = None, None, ANY, False
         self.storage, self.real, self.bits = storage, np.dtype(plan.dtype), plan.storage == "bfloat16"
         self.divide = {"number": NUMBER, "count": COUNT, "weights": WEIGHTS, "given": GIVEN, "position weights": POSITION_WEIGHTS}[divide]
         self.divisor = plan.divisor if divide == "number" else 1
@@ -505,8 +505,13 @@ cdef int put_array(call_key *key, object x, char **at, bint written, int follow=
             put(key, tensor.shape[i])
             put(key, tensor.strides[i])
         at[0] = tensor.data + tensor.offset
-        return True
+        return is_aligned(at[0], tensor.bits)
     return put_tensor(key, x, at)
+
+
+cdef inline bint is_aligned(const char *data, int bits) noexcept:
+    """Whether numbers of so many bits lie at multiples of their size: tensors over foreign memory need not, and are copied first."""
+    return <uintptr_t>data % max(bits // 8, 1) == 0
 
 
 cdef int put_tensor(call_key *key, object x, char **at) except -1:
@@ -518,7 +523,7 @@ cdef int put_tensor(call_key *key, object x, char **at) except -1:
     shape, strides = x.shape, x.stride()
     ndim = len(shape)
     at[0] = <char *><uintptr_t>x.data_ptr()
-    if ndim > AXES or at[0] == NULL:
+    if ndim > AXES or at[0] == NULL or not is_aligned(at[0], known[1]):
         return False
     put(key, 2 | ndim << 8 | <int64_t>known[0] << 16 | <int64_t>known[1] << 32)
     for i in range(ndim):
@@ -535,6 +540,12 @@ cdef tuple versions(tuple given):
         return None if x is None else x._version, y._version, None if z is None else z._version, None if w is None else w._version
     except RuntimeError:
         return None
+
+
+cdef tuple counted(tuple given):
+    """The tensors for a graph to keep: of one of inference mode, which may be written to without a trace, a copy."""
+    cdef object x
+    return tuple([x.clone() if x is not None and x.is_inference() else x for x in given])
 
 
 cdef bint recorded() except -1:
@@ -572,8 +583,8 @@ cdef object kept_gradient(dict node, object upstream):
     kept = node.get("kept")
     if kept is None or exchange == NULL or type(upstream) is not tensors[0] or upstream.is_neg():
         return None
-    plan, saved = (<list>kept)[0], (<list>kept)[2] is None
-    if saved or len(plan.tracked) != 1 or keeps_graph() or grad_enabled() or recorded():
+    plan = (<list>kept)[0]
+    if len(plan.tracked) != 1 or keeps_graph() or grad_enabled() or recorded():
         return None
     if exchange.lend(<void *>upstream, &tensor) != 0:
         PyErr_Clear()
@@ -675,7 +686,11 @@ cdef class Front:
             prepared = entry
             if prepared.record is not None:
                 given = y_true, y_pred, arrays[0], arrays[1]
+                given = counted(given) if prepared.uncounted else given
                 counts = versions(given)
+                if counts is None:  # torch takes 10 µs to say so: the next call does not ask
+                    prepared.uncounted, given = True, counted(given)
+                    counts = versions(given)
             if (prepared.record is None or counts is not None) and (out is None or out is self.in_place or prepared.outputs_apart(at)):
                 number = arrays[2] if prepared.given is None else prepared.given
                 if (<tuple>want)[2] is True and out is not None:
