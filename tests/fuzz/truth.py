@@ -515,7 +515,8 @@ class Softmax(NamedTuple):
 
 def softmax(z):
     top = np.arange(z.shape[1]) == np.argmax(z.v, axis=1)[:, None]
-    d = z - Ball(z.v.max(1)[:, None], LONG(0), z.format)
+    greatest = Ball(z.v, np.broadcast_to(z.e, z.v.shape), z.format)[np.arange(len(z.v)), np.argmax(z.v, axis=1)][:, None]
+    d = where(top, zeros(z), z - greatest)
     e = where(top, ones(z), d.exp())
     none = ~np.isfinite(z.v.max(1))[:, None]  # +inf, NaN, or nothing but -inf
     rest = where(top, zeros(z), e).sum(1)[:, None]
