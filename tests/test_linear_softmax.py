@@ -13,13 +13,15 @@ from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, TORCH, formula, np_dtype
 
 import polyloss as pl
 from polyloss._adapters import linear_jax as _linear_jax
+from polyloss._call.prepare import IN_PLACE
 from polyloss._core import buffers
+from polyloss._kernels.cpu import softmax_xent
 from polyloss._linear_softmax import chunks
 
 torch, jax = TORCH.torch, JAX.jax
 nn, F = torch.nn, torch.nn.functional
 value_and_grad = pl.value_and_grad(pl.linear_softmax_loss)
-N, D, C = 37, 6, 300  # more classes than 192, where the gradient replaces the logits
+N, D, C = 37, 6, 300  # more classes than `softmax_xent.FEW`, where the gradient replaces the logits
 EXACT = [lib for lib in LIBRARIES if not lib.lazy]
 
 
@@ -179,6 +181,16 @@ def test_every_number_of_rows_at_once():
 def test_without_a_kernel():
     y, features, weight, _ = some(dtype="float64")
     compare(NUMPY, formula(value_and_grad, y, features, weight, chunk=16), plain(y, features, weight), 1e-13)
+
+
+def test_the_kernel_says_of_how_many_classes_the_gradient_replaces_the_logits(monkeypatch):
+    outs, called = [], chunks.called
+    monkeypatch.setattr(chunks, "called", lambda *args: outs.append(args[4]) or called(*args))
+    for few in (softmax_xent.FEW, C - 1, C):
+        monkeypatch.setattr(softmax_xent, "FEW", few)
+        outs.clear()
+        value_and_grad(*some()[:3])
+        assert {out is IN_PLACE for out in outs} == {few < C}, few
 
 
 def test_sums_of_large_products_in_parts(monkeypatch):

@@ -43,7 +43,7 @@ from polyloss._core.params import (
     weights,
 )
 from polyloss._core.types import Array, Reduction
-from polyloss.softmax import SoftmaxCrossentropy, smoothed
+from polyloss.softmax import SoftmaxCrossentropy, class_smoothed
 
 
 def all_binary(xp, t, labels):
@@ -686,11 +686,6 @@ def binary_focal_crossentropy(
         reduction=reduction,
         validate=validate,
     )
-
-
-def class_smoothed(xp, t, c, label_smoothing):
-    """(1 - ε) t + ε / C."""
-    return smoothed(t, c, label_smoothing)
 
 
 class CategoricalCrossentropyFromLogits(SoftmaxCrossentropy):

@@ -37,6 +37,11 @@ class SoftmaxCrossentropy(OfLogSoftmax):
         return xp.zeros_like(t)
 
 
+def class_smoothed(xp, t, c, label_smoothing):
+    """(1 - ε) t + ε / C."""
+    return t if not traced(label_smoothing) and label_smoothing == 0 else (1 - label_smoothing) * t + label_smoothing / c
+
+
 class SoftmaxLoss(SoftmaxCrossentropy):
     """-Σ k_c t_c log p_c + ζ (log Σ exp z)², divided by one of four normalizers; t smoothed to (1 - ε) t + ε / C.
 
@@ -54,8 +59,7 @@ class SoftmaxLoss(SoftmaxCrossentropy):
         dict(t=0, p=[0.0, 0.0, 0.0, 0.0], value=math.log(4), slope=[-0.75, 0.25, 0.25, 0.25]),
     )
 
-    def prepare_targets(xp, t, c, label_smoothing):
-        return smoothed(t, c, label_smoothing)
+    prepare_targets = class_smoothed
 
     def value(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
         z = z if absent(softcap) else capped(xp, z, softcap)[0]
@@ -86,11 +90,6 @@ def log_sum(xp, z):
     c = xp.arange(z.shape[1], device=beside(z))
     top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
     return xp.sum(xp.where(top, z - log_softmax(xp, z)[0], xp.zeros_like(z)), axis=1, keepdims=True)
-
-
-def smoothed(t, c, label_smoothing):
-    """(1 - ε) t + ε / c."""
-    return t if not traced(label_smoothing) and label_smoothing == 0 else (1 - label_smoothing) * t + label_smoothing / c
 
 
 @public(SoftmaxLoss)

@@ -15,11 +15,12 @@ import jax
 from jax import lax, numpy as jnp
 
 from polyloss._call.call import called
+from polyloss._call.cpu import softmax_in_place
 from polyloss._call.plan import BOTH, VALUE
 from polyloss._call.prepare import IN_PLACE
 from polyloss._core.backends import backend_of
 from polyloss._core.labels import sort_labels
-from polyloss._linear_softmax.chunks import FEW, SUMMAND, Head, Rows, chunk_options, even, refuse, results
+from polyloss._linear_softmax.chunks import SUMMAND, Head, Rows, chunk_options, even, refuse, results
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
 
@@ -125,7 +126,8 @@ def _visited(rules, needs, operands, rest, upstream):
             z = z + bias.astype(dtype)
         options = chunk_options(head, rows, slice(None), upstream)
         options["sample_weight"] = part(options["sample_weight"])
-        more = called(SoftmaxLoss, part(rows.labels), z, BOTH if derive else VALUE, IN_PLACE if derive and c > FEW else None, options)
+        want, out = (BOTH, IN_PLACE if softmax_in_place(c) else None) if derive else (VALUE, None)
+        more = called(SoftmaxLoss, part(rows.labels), z, want, out, options)
         g: Any = None
         if derive:
             more, g = more

@@ -23,6 +23,7 @@ from torch import distributed
 from polyloss._adapters.linear_torch import ARRAYS, PRODUCTS, TWICE, HeadLoss, detached
 from polyloss._adapters.torch_processes import gathered
 from polyloss._call.call import called
+from polyloss._call.cpu import softmax_in_place
 from polyloss._call.formula import Outcome
 from polyloss._call.plan import GIVEN, VALUE, Want
 from polyloss._call.prepare import prepare
@@ -31,7 +32,7 @@ from polyloss._core import reduce as _reduce
 from polyloss._core.block import capped
 from polyloss._core.labels import sort_labels
 from polyloss._core.reduce import total_weight
-from polyloss._linear_softmax.chunks import FEW, IGNORED, Rows, default_chunk, prepared as prepared_head
+from polyloss._linear_softmax.chunks import IGNORED, Rows, default_chunk, prepared as prepared_head
 from polyloss.linear_softmax import linear_softmax_loss
 from polyloss.softmax import SoftmaxLoss, softmax_loss
 
@@ -400,7 +401,7 @@ def _shared(group, call, local):
     terms = dict(head.rules.terms)
     k = torch.ones(total, dtype=torch.float64, device=features.device) if head.class_weight is None else head.class_weight.double()
     shard = Shard(group, sum(sizes[:rank]), sizes[rank], total, k, terms["label_smoothing"], terms["z_loss"], terms["softcap"])
-    in_place = min(sizes) > FEW and features.device.type == "cpu" and (shard.softcap is None or not shard.smoothing)
+    in_place = softmax_in_place(min(sizes)) and features.device.type == "cpu" and (shard.softcap is None or not shard.smoothing)
     chunk = given["chunk"] or default_chunk(max(sizes), 8 if head.dtype is torch.float64 else 4, in_place)
     if not torch.is_grad_enabled():
         features, weight, bias = (x if x is None else x.detach() for x in (features, weight, bias))

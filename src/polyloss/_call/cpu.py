@@ -47,6 +47,12 @@ def note(kernel):
     return f"{kernels(kernel).isa()}, {n} thread{'s' if n > 1 else ''}"
 
 
+def softmax_in_place(classes):
+    """Whether the softmax kernel can write the gradient over contiguous logits of so many classes: it reads those of fewer again."""
+    kernel = kernels("softmax_xent")
+    return kernel is not None and classes > kernel.FEW
+
+
 def is_softmax_xent(plan):
     """Whether the loss is a softmax cross-entropy from logits."""
     return plan.kernel == "softmax_xent"

@@ -17,6 +17,7 @@ import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss._call.call import called
+from polyloss._call.cpu import softmax_in_place
 from polyloss._call.formula import Outcome
 from polyloss._call.plan import BOTH, VALUE, Arrays, Want
 from polyloss._call.prepare import IN_PLACE, prepare, wide_enough
@@ -34,7 +35,6 @@ PACKED = 1_500_000  # numbers that matmuls pack
 PANEL = 8_000_000  # bytes of the weight that are converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
 ROWS = 1024  # of a chunk at most: more makes no matmul faster
-FEW = 192  # classes up to which the kernel may read logits again when their gradient is written, and needs two buffers
 IGNORED, BAD = -1, -2  # labels that are no classes
 
 
@@ -132,8 +132,8 @@ def prepared(want, y_true, features, weight, bias, arguments):
     if denominator is not None:
         denominator, divisor = wide_enough(xp, denominator, dtype), plan.divisor
     here = backend.as_numpy is not None
-    first = min(chunk or d, d) if here and c > FEW and wide == "float32" and _by_class(plan, class_weight) else 0
-    chunk = chunk or default_chunk(c, 8 if wide == "float64" else 4, here and c > FEW)
+    first = min(chunk or d, d) if here and softmax_in_place(c) and wide == "float32" and _by_class(plan, class_weight) else 0
+    chunk = chunk or default_chunk(c, 8 if wide == "float64" else 4, here and softmax_in_place(c))
     rules = Rules(n, c, chunk, first, wide, plan.reduction, divisor, plan.ignore, _terms(plan.settings), plan.validate)
     return Head(
         want, backend, xp, device_of(features), xp.reshape(features, (n, d)), weight, bias, labels, sample_weight, class_weight,
@@ -307,7 +307,7 @@ def _written(head, needs, upstream, exact):
     if wide(head.weight[:1]).dtype != head.weight.dtype or not _multiplies(head.weight):
         panels = _panels(c, d * 4)
     derive = any(needs)
-    in_place = here and c > FEW
+    in_place = here and softmax_in_place(c)
     make = xp.empty if kept is None else xp.zeros
     by_features = make((n, d), dtype=head.dtype if exact else head.features.dtype, device=head.device) if needs[0] else None
     by_weight: Any = (empty if m else xp.zeros)((c, d), **new) if needs[1] else None

@@ -14,26 +14,23 @@ from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-c
 
 cnp.import_array()
 
-cdef extern from "cpu/loops/elementwise.h":
-    pass
-
 cdef extern from *:
     """
     #include "formulas/elementwise.h"
-    #define ELEMENTWISE_BUILD_(isa) &elementwise_loops_##isa,
-    static const kernel_loops *const elementwise_builds[] = {POLYLOSS_ISAS(ELEMENTWISE_BUILD_)};
-    #define ELEMENTWISE_MATH_(isa) elementwise_math_##isa,
-    static void elementwise_call_math(int isa, int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
-    {
-        elementwise_math *const builds[] = {POLYLOSS_ISAS(ELEMENTWISE_MATH_)};
-        builds[isa](function, doubles, x, y, n, parameter);
-    }
+    typedef void elementwise_math(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter);
+    #define DECLARE_(isa) extern const kernel_loops elementwise_loops_##isa; elementwise_math elementwise_math_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &elementwise_loops_##isa,
+    static const kernel_loops *const elementwise_builds[] = {POLYLOSS_ISAS(LISTED_)};
+    #define MATH_(isa) elementwise_math_##isa,
+    static elementwise_math *const math_builds[] = {POLYLOSS_ISAS(MATH_)};
     #define ELEMENTWISE_NAME_(name, count, names) {#name, names, 0},
     static const listed_loss elementwise_losses[] = {FORMULAS(ELEMENTWISE_NAME_)};
     enum { ELEMENTWISE_LOSSES = sizeof elementwise_losses / sizeof *elementwise_losses };
     """
     const kernel_loops *const *elementwise_builds
-    void elementwise_call_math(int isa, int function, int doubles, const void *x, void *y, Py_ssize_t n, double parameter)
+    ctypedef void elementwise_math(int function, int doubles, const void *x, void *y, Py_ssize_t n, double parameter)
+    elementwise_math *const *math_builds
     const listed_loss *elementwise_losses
     int ELEMENTWISE_LOSSES
 
@@ -47,6 +44,6 @@ MATH = {name: i for i, name in enumerate(
 def math(str name, cnp.ndarray x, double parameter=0.0):
     """A function of vector_math.h on a contiguous array of float32 or float64; for its tests."""
     y = np.empty_like(x)
-    elementwise_call_math(isa_in_use(), MATH[name], cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64, cnp.PyArray_DATA(x),
-                          cnp.PyArray_DATA(<cnp.ndarray>y), x.size, parameter)
+    math_builds[isa_in_use()](MATH[name], cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64, cnp.PyArray_DATA(x),
+                              cnp.PyArray_DATA(<cnp.ndarray>y), x.size, parameter)
     return y

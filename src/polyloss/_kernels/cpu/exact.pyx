@@ -5,7 +5,7 @@ exact_sum.h says how a sum is kept. On one thread, since a loss of ten classes c
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-cdef extern from "cpu/loops/exact_sum.h":
+cdef extern from "cpu/exact_sum.h":
     enum:
         EXACT_AT_ONCE, EXACT_BYTES
     ctypedef struct exact_sum:

@@ -15,13 +15,12 @@ from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-c
 
 cnp.import_array()
 
-cdef extern from "cpu/loops/log_loss.h":
-    pass
-
 cdef extern from *:
     """
-    #define LOG_LOSS_BUILD_(isa) &log_loss_loops_##isa,
-    static const kernel_loops *const log_loss_builds[] = {POLYLOSS_ISAS(LOG_LOSS_BUILD_)};
+    #define DECLARE_(isa) extern const kernel_loops log_loss_loops_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &log_loss_loops_##isa,
+    static const kernel_loops *const log_loss_builds[] = {POLYLOSS_ISAS(LISTED_)};
     """
     const kernel_loops *const *log_loss_builds
 

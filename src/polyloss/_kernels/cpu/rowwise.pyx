@@ -7,13 +7,13 @@ from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
-cdef extern from "cpu/loops/rowwise.h":
-    pass
-
 cdef extern from *:
     """
-    #define ROWWISE_BUILD_(isa) &rowwise_loops_##isa,
-    static const kernel_loops *const rowwise_builds[] = {POLYLOSS_ISAS(ROWWISE_BUILD_)};
+    #include "formulas/rowwise.h"
+    #define DECLARE_(isa) extern const kernel_loops rowwise_loops_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &rowwise_loops_##isa,
+    static const kernel_loops *const rowwise_builds[] = {POLYLOSS_ISAS(LISTED_)};
     #define ROWWISE_NAME_(name, parameters, labels) {#name, parameters, labels},
     static const listed_loss rowwise_losses[] = {ROWWISE(ROWWISE_NAME_)};
     enum { ROWWISE_LOSSES = sizeof rowwise_losses / sizeof *rowwise_losses };

@@ -6,13 +6,12 @@ from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
-cdef extern from "cpu/loops/sets.h":
-    pass
-
 cdef extern from *:
     """
-    #define SETS_BUILD_(isa) &sets_loops_##isa,
-    static const kernel_loops *const sets_builds[] = {POLYLOSS_ISAS(SETS_BUILD_)};
+    #define DECLARE_(isa) extern const kernel_loops sets_loops_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &sets_loops_##isa,
+    static const kernel_loops *const sets_builds[] = {POLYLOSS_ISAS(LISTED_)};
     static const listed_loss sets_losses[] = {{"overlap", "alpha beta epsilon", 0}};
     """
     const kernel_loops *const *sets_builds

@@ -7,22 +7,22 @@ from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
 cdef extern from "cpu/softmax/job.h":
-    pass
+    int FEW_CLASSES "FEW"
 
 cdef extern from *:
     """
-    #define SOFTMAX_BUILD_(isa) &softmax_loops_##isa,
-    static const kernel_loops *const softmax_builds[] = {POLYLOSS_ISAS(SOFTMAX_BUILD_)};
-    #define SOFTMAX_NAME_(name, parameters, labels) {#name, parameters, labels},
-    static const listed_loss softmax_losses[] = {SOFTMAX(SOFTMAX_NAME_)};
-    enum { SOFTMAX_LOSSES = sizeof softmax_losses / sizeof *softmax_losses };
+    #define DECLARE_(isa) extern const kernel_loops softmax_loops_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &softmax_loops_##isa,
+    static const kernel_loops *const softmax_builds[] = {POLYLOSS_ISAS(LISTED_)};
+    static const listed_loss softmax_losses[] = {{"softmax_xent", "label_smoothing poly_epsilon z_loss softcap", 2}};
     """
     const kernel_loops *const *softmax_builds
     const listed_loss *softmax_losses
-    int SOFTMAX_LOSSES
 
 cdef Kernel kernel = Kernel()
-kernel.fill(softmax_builds, softmax_losses, SOFTMAX_LOSSES)
+kernel.fill(softmax_builds, softmax_losses, 1)
+FEW = FEW_CLASSES  # as many or fewer: the gradient of float32 and float64 logits cannot replace them
 PARAMETERS, bind, run = kernel.parameters, kernel.bind, kernel.run
 
 
@@ -44,7 +44,7 @@ def fused(z, y, *, ignore=(), double smoothing=0.0, double poly_epsilon=0.0, dou
     losses : (N, S) output in the computation's type
     grad, prob, hess : (N, C, S) outputs in the type of `z`
         May lie anywhere but over the inputs. `grad` and `hess` are multiplied by `scale`. `grad` alone may be `z` itself, of
-        more than 192 classes, if they are contiguous float32 or float64; or of float32 if the positions are, all of N = 1, and class
+        more than `FEW` classes, if they are contiguous float32 or float64; or of float32 if the positions are, all of N = 1, and class
         weights do not meet smoothing.
     """
     return kernel.run("softmax_xent", y, z, (smoothing, poly_epsilon, z_loss, softcap), ignore=ignore, **options)

@@ -7,13 +7,13 @@ from polyloss._kernels.cpu.driver cimport Kernel, kernel_loops, listed_loss
 
 from polyloss._kernels.cpu.driver import facts, force, isa, isas, openmp  # no-cython-lint: for importers
 
-cdef extern from "cpu/loops/values.h":
-    pass
-
 cdef extern from *:
     """
-    #define VALUES_BUILD_(isa) &values_loops_##isa,
-    static const kernel_loops *const values_builds[] = {POLYLOSS_ISAS(VALUES_BUILD_)};
+    #include "formulas/values.h"
+    #define DECLARE_(isa) extern const kernel_loops values_loops_##isa;
+    POLYLOSS_ISAS(DECLARE_)
+    #define LISTED_(isa) &values_loops_##isa,
+    static const kernel_loops *const values_builds[] = {POLYLOSS_ISAS(LISTED_)};
     #define VALUES_NAME_(name, parameters) {#name, parameters, 3},
     static const listed_loss values_losses[] = {VALUES(VALUES_NAME_)};
     enum { VALUES_LOSSES = sizeof values_losses / sizeof *values_losses };

@@ -1,7 +1,17 @@
 /* Loops of the elementwise losses for one instruction set; setup.py compiles this file once for each. */
-#include "cpu/loops/elementwise.h"
+#include "cpu/loops/kernel.h"
 #include "simd/storage.h"
 #include "simd/vector_math.h"
+
+#define ELEMENTWISE_SEGMENT 32768 /* elements of a task: 1/10 ms, so that threads share evenly and starting a task costs nothing */
+#define ELEMENTWISE_TILE 1024 /* elements; the rooms of a task stay in the first-level cache */
+#define ELEMENTWISE_STREAM (1 << 23) /* bytes of output that no cache should be filled with */
+
+/* Positions beside each other that are gone through together: fewer where the sum of each goes in lanes, since those are kept, too. */
+static inline ptrdiff_t elementwise_tile(const kernel_job *job)
+{
+    return job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE / 4 : ELEMENTWISE_TILE;
+}
 
 #define DOUBLES 0
 #include "simd/real.h"
@@ -57,8 +67,8 @@ static void not_binary(const kernel_job *job, ptrdiff_t at, void *scratch, kerne
     found->count += (job->doubles ? not_binary_d : not_binary_f)(job, at);
 }
 
-/* The order is that of MATH in elementwise.pyx. */
-static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
+/* One function of vector_math.h on n numbers, y beside x, for its tests. The order is that of MATH in elementwise.pyx. */
+void WITH_ISA(elementwise_math)(int function, int doubles, const void *x, void *y, ptrdiff_t n, double parameter)
 {
 #define CASE(number, f)                                                                                                                    \
     case number:                                                                                                                           \
@@ -94,4 +104,3 @@ static void math(int function, int doubles, const void *x, void *y, ptrdiff_t n,
 
 static const kernel_loops binary = {REORDER_ELEMENTS, 1, cut_rows, not_binary, NULL};
 const kernel_loops WITH_ISA(elementwise_loops) = {REORDER_ELEMENTS, 1, cut, task, &binary};
-elementwise_math *const WITH_ISA(elementwise_math) = math;

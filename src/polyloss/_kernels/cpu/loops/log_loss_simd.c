@@ -8,7 +8,6 @@
 #include <string.h>
 #include "simd/isa.h"
 #include "cpu/loops/labels.h"
-#include "cpu/loops/log_loss.h"
 #include "simd/vector_math.h"
 
 #ifdef __GNUC__

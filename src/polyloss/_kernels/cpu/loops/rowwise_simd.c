@@ -3,10 +3,14 @@
 
    A row is read once from memory: its sum, then value and slopes while it is in the cache. Positions that lie beside each other (classes
    far apart) are turned into rows some dozens at a time. */
-#include "cpu/loops/rowwise.h"
 #include "cpu/loops/labels.h"
+#include "formulas/rowwise.h"
 #include "simd/vector_math.h"
 #include <float.h>
+
+#define ROWWISE_TILE 64 /* positions; so many floats of a class are four lines of the cache */
+#define ROWWISE_ROWS (1 << 11) /* elements of a tile whose rows are copied */
+#define ROWWISE_TASK (1 << 15) /* elements of a task */
 
 #define EXPM1(x) FORMULA(expm1_near)(x)
 #if W > 1

@@ -1,7 +1,11 @@
 /* Loops of the losses of one number at each position, of which two are predicted, for one instruction set; setup.py compiles this file once
    for each. A vector holds several positions, however these lie. */
-#include "cpu/loops/values.h"
+#include "cpu/loops/kernel.h"
+#include "formulas/values.h"
 #include "simd/vector_math.h"
+
+#define VALUES_TILE 256 /* positions; the rooms of a task stay in the first-level cache */
+#define VALUES_TASK (1 << 14) /* positions of a task */
 
 #define DOUBLES 0
 #include "simd/real.h"

@@ -20,7 +20,6 @@
 #define BLOCK (32 * W) /* logits summed in float32, 8 to each sum: with 32 the sum of a row was off by up to 4 units */
 #define AHEAD 1024 /* logits prefetched ahead: the hardware stops at pages */
 #define FETCHED 192 /* positions of a plane prefetched ahead */
-#define FEW 192 /* classes up to which rows are transposed */
 #define PLANES (2 * CHUNK) /* positions of many planes taken together */
 #define IN_PLACE_NUMBERS 11 /* of a position, in in_place_f32.h */
 #define FAR 600.0 /* of a target below the reference: exp(600) 2^58, the largest sum in range, is a double */
