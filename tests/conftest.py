@@ -44,7 +44,7 @@ def restored_state():
     threads, losses = pl.get_num_threads(), dict(LOSSES)
     yield
     pl.set_num_threads(threads)
-    _call.front.forget()
+    _call.plan_cache.forget()
     if losses != LOSSES:
         LOSSES.clear()
         LOSSES.update(losses)

@@ -358,4 +358,4 @@ def ran(monkeypatch):
 def in_sight(monkeypatch):
     """From now on every call is evaluated by `routes.run`, none by a kernel that was prepared for the call before."""
     monkeypatch.setattr(_cpu, "prepared", lambda *_, **__: None)
-    _call.front.forget()
+    _call.plan_cache.forget()

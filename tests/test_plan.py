@@ -16,7 +16,7 @@ import polyloss as pl
 from polyloss._call import call as _call, plan as _plan, prepare as _prepare, routes as _routes, run_plan as _evaluate
 from polyloss._core.block import LOSSES
 
-REAL = _call.front
+REAL = _call.plan_cache
 
 
 def planned(case, t, p, want=_plan.BOTH, **options):

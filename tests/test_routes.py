@@ -242,7 +242,10 @@ for _ in range(2):  # the second call has a plan at hand
 """
 
 
-@pytest.mark.parametrize("missing", ["driver", "elementwise", "exact", "front", "log_loss", "rowwise", "sets", "softmax_xent", "values"])
+MODULES = "autograd driver elementwise exact log_loss plan_cache prepared rowwise sets softmax_xent tensors values"
+
+
+@pytest.mark.parametrize("missing", MODULES.split())
 def test_no_kernel_needs_another(missing):
     """Each is optional; `driver` is what most of them need."""
     program = BLOCKED.partition("import numpy")[0].replace("{names}", repr({missing})) + EVERY_LOSS

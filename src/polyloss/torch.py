@@ -21,7 +21,7 @@ from torch.nn.functional import nll_loss
 
 from polyloss._adapters import torch_groups as _torch_groups
 from polyloss._adapters.torch import as_numpy, foreign, from_numpy, has_values, looked_up, observed, tracing_state, transformed
-from polyloss._call.call import called, first, front
+from polyloss._call.call import called, first, plan_cache
 from polyloss._call.cpu import kernels
 from polyloss._call.plan import VALUE
 from polyloss._core.block import Elementwise, Rowwise
@@ -116,9 +116,9 @@ def _again(known, rule, target, input, out, options):
 
 
 # The losses of modules: (rule, target, input, VALUE, None, options) -> loss, or None where it is for torch to give. A rule is a function of
-# (input, target, **options) and gives a `Call` or None; it asks for facts, never for numbers, so that the front can keep what it says.
-Prepared = _kernel.Prepared if (_kernel := kernels("front")) else ()
-_evaluated = looked_up(front and front.beside(_first, _again, _planned), _planned, _planned)
+# (input, target, **options) and gives a `Call` or None; it asks for facts, never for numbers, so that the cache can keep what it says.
+Prepared = _kernel.Prepared if (_kernel := kernels("prepared")) else ()
+_evaluated = looked_up(plan_cache and plan_cache.beside(_first, _again, _planned), _planned, _planned)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -190,6 +190,6 @@ def torch_as_on_gpu():
         patch.setitem(_backends._loaded, row, there)
         patch.setattr(_backends, "_owners", {})
         patch.setattr(cuda, "_stream", lambda x: None)
-        _call.front.forget()
+        _call.plan_cache.forget()
         yield torch
-        _call.front.forget()
+        _call.plan_cache.forget()

@@ -42,26 +42,26 @@ KINDS = {"bool": (6, 8), "bfloat16": (4, 16)}  # DLPack's numbers of dtypes: cod
 KINDS |= {f"float{n}": (2, n) for n in (16, 32, 64)} | {f"int{n}": (0, n) for n in (8, 16, 32, 64)} | {"uint8": (1, 8)}
 
 
-def caller(front, planned):
-    """What takes calls of losses on tensors: `front` looks up the plans of those on the CPU, `planned` makes one for a call alone."""
+def caller(plan_cache, planned):
+    """What takes calls of losses on tensors: `plan_cache` knows the plans of those on the CPU, `planned` makes one for a call alone."""
 
     def recorded(block, y_true, y_pred, want, out, options):
         results = None if out is not None else _operator(block, y_true, y_pred, want, options)
         return planned(block, y_true, y_pred, want, out, options) if results is None else results
 
-    return looked_up(front, planned, recorded)
+    return looked_up(plan_cache, planned, recorded)
 
 
-def looked_up(front, planned, recorded):
-    """What takes calls on tensors: `front` unless something looks at what is done; `recorded` if operations are being recorded."""
+def looked_up(plan_cache, planned, recorded):
+    """What takes calls on tensors: `plan_cache` unless something looks at what is done; `recorded` if operations are being recorded."""
 
     def called(block, y_true, y_pred, want, out, options):
-        if front is None or torch.compiler.is_dynamo_compiling():
+        if plan_cache is None or torch.compiler.is_dynamo_compiling():
             return (recorded if traced() else planned)(block, y_true, y_pred, want, out, options)
         state = compiled.state(want)
         if state < 0:
             return (recorded if state == compiled.RECORDED else planned)(block, y_true, y_pred, want, out, options)
-        return front(block, y_true, y_pred, want, out, options, state)
+        return plan_cache(block, y_true, y_pred, want, out, options, state)
 
     return called
 
@@ -172,7 +172,7 @@ def prepared(plan, given, arrays):
 
 
 def _record(plan, tensors, divisor, results, gradient):
-    """The loss as part of autograd's graph, where anything may be unusual; else the front does it."""
+    """The loss as part of autograd's graph, where anything may be unusual; else autograd.pyx does it."""
     call = [plan, tensors, None if _hooked() else _versions(tensors), divisor, results]
     named = dict(zip(_arguments(plan), tensors, strict=True))
     return _apply(call, gradient, named[plan.name], *[named[name] for name in _others(plan)])
@@ -604,9 +604,10 @@ torch.library.register_autograd("polyloss::loss_gradient", _loss_gradient_backwa
 
 for x in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):  # known from here on: a first call that is being traced could not learn it
     backend_of(x)
-if (compiled := _cpu.kernels("front")) is not None:
+if (compiled := _cpu.kernels("autograd")) is not None:
     modes = torch._C._is_tracing, torch._C._len_torch_dispatch_stack, partial(dispatch_mode, PROXY), peek_transform
     states = *modes, grad_enabled, saved_hooks, vars(torch.compiler), vars(forward_ad)
     kinds, dtypes = (torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()}
-    compiled.take_tensors(kinds, dtypes, states, (keeps_graph, Loss._backward_cls.apply))
+    _cpu.kernels("tensors").take_tensors(kinds, dtypes)
+    compiled.take_states(states, (keeps_graph, Loss._backward_cls.apply))
     Loss._backward_cls.apply = compiled.backward  # the ordinary backward pass; any other is `Loss.backward`

@@ -2,8 +2,8 @@
 
 Every public function ends here, and so do the gradients: `want` says which of value, gradient, Hessian diagonal and probabilities is
 asked for. What depends on the array library stands in `_core.backends.BACKENDS`; what depends on the loss, in its block. The plan of a
-call on arrays in this machine's memory is looked up by `_kernels/cpu/front.pyx`; it is made here where it is not known yet, or a call has
-no key.
+call on arrays in this machine's memory is looked up by `_kernels/cpu/plan_cache.pyx`; here plans are made that are not known yet, and
+those of calls that have no key.
 """
 
 from collections.abc import Callable
@@ -39,18 +39,18 @@ def _caller(kind, y_pred):
     if library == "torch":
         from polyloss._adapters import torch as _torch
 
-        return _torch.caller(front, planned)
+        return _torch.caller(plan_cache, planned)
     if library in ("jax", "jaxlib"):
         from polyloss._adapters import jax as _jax
 
-        return _jax.caller(front or planned, planned)
+        return _jax.caller(plan_cache or planned, planned)
     if library == "dask":
         from polyloss._adapters import dask as _dask
 
         return _dask.called
     if library != "numpy" and getattr(backend_of(y_pred), "current", None) is not None:
         return _on_its_device
-    return (front if kind is np.ndarray else None) or planned
+    return (plan_cache if kind is np.ndarray else None) or planned
 
 
 def _on_its_device(block, y_true, y_pred, want, out, options):
@@ -79,5 +79,5 @@ def again(plan, block, y_true, y_pred, out, options):
     return (plan.backend.call or evaluate)(plan, arrays, given)
 
 
-_kernel = _cpu.kernels("front")
-front = None if _kernel is None else _kernel.Front(first, again, planned, vars(_threads), IN_PLACE)  # looks up the plans of calls
+_kernel = _cpu.kernels("plan_cache")
+plan_cache = None if _kernel is None else _kernel.PlanCache(first, again, planned, vars(_threads), IN_PLACE)

@@ -85,7 +85,7 @@ def obstacle(plan, kernel):
         return f"it needs arrays in this machine's memory, and those of {plan.backend.name} on {plan.device} are not"
     if plan.storage not in FLOATS:
         return f"it takes floating predictions, not {plan.storage}"
-    for needed in (kernel, "front"):
+    for needed in (kernel, "prepared"):
         if kernels(needed) is None:
             return f"the compiled kernel {needed} is missing"
     return None
@@ -187,7 +187,7 @@ def run(plan, arrays):
             kept.clear()
         kept[key] = _bound(plan, m, scanned)
     total, divisor, bad = kept[key].run(*m[:4], arrays.divisor, *m[4:])
-    if bad == kernels("front").FAR:  # the divisor is no number whose reciprocal the kernels could multiply by: the formula divides
+    if bad == kernels("prepared").FAR:  # the divisor is no number whose reciprocal the kernels could multiply by: the formula divides
         return _formula.run(plan, arrays)
     return Outcome(m.losses, total, divisor, m.gradient, m.hessian, m.prob, first_bad=bad)
 
@@ -252,7 +252,7 @@ def _address(x):
 
 def _castable(plan, x, seen, canonical):
     """Whether the kernel's array holds the numbers of an input in their order, one behind the other, in the dtype of the computation."""
-    if canonical is None or x.dtype.num not in kernels("front").CASTS or seen.dtype != plan.dtype:
+    if canonical is None or x.dtype.num not in kernels("prepared").CASTS or seen.dtype != plan.dtype:
         return False
     if x.size != seen.size or not (x.flags.c_contiguous and seen.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
         return False
@@ -290,4 +290,4 @@ def _bound(plan, m, scanned, called=None, inputs=(None,) * 4, casts=(False,) * 4
         divide = "position weights"
     else:
         divide = plan.divisor if isinstance(plan.divisor, str) else "number"
-    return kernels("front").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, casts, divide, from_numpy, record)
+    return kernels("prepared").Prepared(called or plan, plan.want, bound, m.p.dtype, inputs, casts, divide, from_numpy, record)

@@ -1,7 +1,8 @@
 """`Plan`: all that was decided about a call, apart from its data. `Arrays`: the data of one call.
 
 A plan follows from facts that repeat from call to call: the loss, what is wanted, the options, and of each array its library, dtype, shape,
-strides and device. `prepare.plan_of` makes it and `call.front` keeps it. It is hashable, can be pickled and prints as what `explain` says.
+strides and device. `prepare.plan_of` makes it and `call.plan_cache` keeps it. It is hashable, can be pickled and prints as what `explain`
+says.
 """
 
 from dataclasses import dataclass, fields

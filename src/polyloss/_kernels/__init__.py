@@ -1,1 +1,1 @@
-"""Compiled code: the kernels for CPUs and GPUs, and the front of a call. README.md beside this file says what is where."""
+"""Compiled code: the kernels for CPUs and GPUs, and the cache of plans. README.md beside this file says what is where."""

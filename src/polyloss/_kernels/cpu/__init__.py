@@ -1,1 +1,1 @@
-"""Compiled modules for the CPU: the front of a call, the driver, one module for each kind of loss, exact sums."""
+"""Compiled modules for the CPU: the cache of plans and what runs them, the driver, one module for each kind of loss, exact sums."""

@@ -1,4 +1,4 @@
-# What the kernels' modules and the front of a call need of driver.pyx.
+# What the other modules need of driver.pyx.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "simd/storage.h":

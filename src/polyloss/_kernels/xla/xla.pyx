@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from polyloss._kernels.cpu.driver cimport ARRAYS
-from polyloss._kernels.cpu.front cimport FAR_FROM_1, SHORT, Prepared
+from polyloss._kernels.cpu.prepared cimport FAR_FROM_1, SHORT, Prepared
 
 cnp.import_array()
 

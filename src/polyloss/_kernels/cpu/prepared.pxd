@@ -1,12 +1,12 @@
-# What the handler of XLA's calls needs of front.pyx.
+# What plan_cache.pyx and the handler of XLA's calls need of prepared.pyx.
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
 from polyloss._kernels.cpu.driver cimport Bound, kernel_sums
+from polyloss._kernels.cpu.tensors cimport AXES
 
 cdef enum:
-    AXES = 8  # an array of more has no key
     INPUTS = 4
     DONE = -1  # how a call ended, where not with the first bad label
     FAR_FROM_1 = -2
