@@ -491,7 +491,8 @@ def categorical_focal_crossentropy(t, p, alpha, gamma, from_logits, label_smooth
     second = times(f, 1 / y / y) + times(f1 * 2, 1 / y) - times(f2, slow), f + f1 * 2 * y - f2 * y * yl
     first, second = (tuple(times(t * a, x) for x in pair) for pair in (first, second))
     limit = ((u.v == 0) & (gamma < 2)).any(1)
-    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, by_given(of_factor(a + zeros(p), of), factor))
+    by_target = by_given(of_factor(a + zeros(p), -(f * of_target(t, y, y.log()))), factor)
+    parts = of_shares(p, part, of_classes(times(t * a, of)), first, second, by_target)
     return balanced(t * a, parts._replace(slope=unknown(parts.slope, limit[:, None]), curvature=unknown(parts.curvature, limit[:, None])))
 
 
