@@ -1,11 +1,14 @@
 """Everything that is checked of a call, checked once: arguments of any array library -> a plan, and arrays in canonical shape."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from polyloss._call import routes as _routes
-from polyloss._call.plan import GIVEN, Arrays, Plan, dtype_of, shares_memory
+from polyloss._call.plan import GIVEN, Arrays, Plan, Want, dtype_of, shares_memory
 from polyloss._core import reduce as _reduce
 from polyloss._core.backends import Fact, backend_of, to_one_library, what
+from polyloss._core.block import Block
 from polyloss._core.dtypes import FLOATS, INTEGERS, dtype_name
 from polyloss._core.params import flag, number, traced
 from polyloss._core.shapes import has, known_shape, layout, layout_of_sets, one_for_each, same_shape, weight_shape
@@ -87,6 +90,20 @@ def _overlaps_itself(view):
     return False
 
 
+class Asked(NamedTuple):
+    """The options of a call, checked, but for its arrays."""
+
+    want: Want
+    axis: Any
+    block: type[Block]  # whose formulas apply
+    values: dict  # of the formulas' parameters, by name
+    target_options: dict  # likewise of `block.prepare_targets`
+    ignore: tuple
+    reduction: str
+    normalization: str | None
+    validate: bool
+
+
 def plan_of(block, want, options, xp, facts):
     """What is decided of a call, from facts alone.
 
@@ -102,52 +119,98 @@ def plan_of(block, want, options, xp, facts):
     facts : dict
         Name of an array -> `Fact`, or None if it isn't given. "divisor" is a `Fact` or whether a number is given; "out" is a tuple or None.
     """
-    options = dict(options)
-    axis, reduction, validate = (options.pop(key) for key in ("axis", "reduction", "validate"))
-    normalization, normalize = options.pop("normalization", None), options.pop("normalize", None)
-    loss, name = block, block.predictions
-    if flag("return_prob", options.pop("return_prob", False)):
+    asked = _checked_options(block, want, options)
+    name, t, p = block.predictions, facts["y_true"], facts[block.predictions]
+    weighted, class_weighted, masked = (facts[key] is not None for key in ("sample_weight", "class_weight", "mask"))
+    storage, dtype = _checked_dtypes(block, xp, t, p)
+    lay = _layout(block, asked, p, masked)
+    labelled, targets = _checked_targets(block, asked, lay, dtype, t, options)
+    _check_values(block, asked, lay, p)
+    _check_weights(lay, name, asked.axis, p, facts)
+    divisor = _divisor(lay, asked, facts["divisor"], weighted or class_weighted)
+    out = _checked_out(asked.want, p, lay, storage, name, facts["out"])
+    inputs = {key: x for key, x in facts.items() if isinstance(x, Fact)}
+    return _routes.routed(
+        Plan(
+            block, asked.block, asked.want, p.backend, p.device, p.cuda, asked.axis, lay, labelled, t.shape, storage, dtype, targets,
+            tuple(asked.values.items()), tuple(asked.target_options.items()), asked.ignore, weighted, class_weighted, masked,
+            asked.reduction, asked.normalization, divisor, out, asked.validate,
+            has_values=all(x.has_values for x in inputs.values()), here=all(x.here for x in inputs.values()),
+            tracked=tuple(key for key, x in inputs.items() if x.tracked), watched=any(x.watched for x in inputs.values()),
+        )
+    )  # fmt: skip
+
+
+def _checked_options(loss, want, options):
+    """The options of a call, but for its arrays: each is valid by itself."""
+    if flag("return_prob", options.get("return_prob", False)):
         want = want._replace(prob=True)
-    values = {key: check(key, options[key]) for key, check in block.params.items()}
-    reduction = _reduce.reduction_name(block, reduction)
-    normalization = _reduce.normalization_name(normalization, normalize) if reduction == "normalize" else None
-    validate = flag("validate", validate)
+    values = {key: check(key, options[key]) for key, check in loss.params.items()}
+    reduction = _reduce.reduction_name(loss, options["reduction"])
+    normalization = None
+    if reduction == "normalize":
+        normalization = _reduce.normalization_name(options.get("normalization"), options.get("normalize"))
+    validate = flag("validate", options["validate"])
     ignore = values.pop(loss.ignores, ()) if loss.ignores else ()
     block = loss.form(loss, values)
     target_options = {key: values.pop(key) for key in ("label_smoothing", "labels") if key in values}
+    return Asked(want, options["axis"], block, values, target_options, ignore, reduction, normalization, validate)
 
-    t, p, weight, class_weight, mask = (facts[key] for key in ("y_true", name, "sample_weight", "class_weight", "mask"))
+
+def _checked_dtypes(loss, xp, t, p):
+    """The dtype of the predictions and gradients, and that of the computation; targets and predictions are not exchanged."""
     known_shape("y_true", t)
-    known_shape(name, p)
-    _check_numeric(name, p)
-    storage, dtype = (p.dtype, FLOATS[p.dtype]) if p.dtype in FLOATS else (dtype_name(xp.asarray(0.0).dtype),) * 2
+    known_shape(loss.predictions, p)
+    _check_numeric(loss.predictions, p)
     if loss.targets != "dense" and p.dtype in INTEGERS and t.dtype in FLOATS and len(t.shape) == len(p.shape) + 1:
-        raise ValueError(f"y_true has shape {t.shape} and {name} {has(name)} shape {p.shape} and dtype {p.dtype}: targets come first")
-    lay = layout_of_sets(p.shape, axis, name) if loss.sets else layout(p.shape, axis, name, block.combine is None)
+        what_p = f"{loss.predictions} {has(loss.predictions)} shape {p.shape} and dtype {p.dtype}"
+        raise ValueError(f"y_true has shape {t.shape} and {what_p}: targets come first")
+    return (p.dtype, FLOATS[p.dtype]) if p.dtype in FLOATS else (dtype_name(xp.asarray(0.0).dtype),) * 2
+
+
+def _layout(loss, asked, p, masked):
+    """How the predictions are seen: as (n, c, s), of this machine's memory by views wherever their strides allow it."""
+    if loss.sets:
+        lay = layout_of_sets(p.shape, asked.axis, loss.predictions)
+    else:
+        lay = layout(p.shape, asked.axis, loss.predictions, asked.block.combine is None)
     if lay.axes:
-        if p.here and facts["mask"] is None and p.backend.name in ("numpy", "torch"):  # of which canonical arrays are views
-            lay = lay.viewing_sets(p.strides)
-    elif p.here and len(lay.losses) > 1:
-        lay = lay.viewing(p.strides)
-    for key, x in values.items():
-        if isinstance(x, tuple) and len(x) != lay.c:  # a factor for each class
-            raise ValueError(f"{key} has {len(x)} entries, but must have one for each of the {lay.c} classes on axis {axis} of {name}")
-    labelled = _labelled(loss, t, lay)
+        views = p.here and not masked and p.backend.name in ("numpy", "torch")  # of which canonical arrays are views
+        return lay.viewing_sets(p.strides) if views else lay
+    return lay.viewing(p.strides) if p.here and len(lay.losses) > 1 else lay
+
+
+def _checked_targets(loss, asked, lay, dtype, t, options):
+    """Whether the targets are labels, and their dtype as routes get them; they have the shape that their kind asks for."""
+    name, labelled = loss.predictions, _labelled(loss, t, lay)
     _check_numeric("y_true", t)
     if labelled:
         labels = f"labels for {name} of shape {lay.shape} with classes on axis {lay.axis} have shape"
         one_for_each(t.shape, lay, labels, "; soft targets are floats" if loss.targets == "either" else "")
-        targets = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}.get(t.dtype, t.dtype)
+        dtype = "float32"  # which tells all labels of 16 bits apart
+    elif asked.ignore:
+        raise ValueError(f"{loss.ignores} is {options[loss.ignores]!r}, but y_true holds soft targets, which no label names")
+    elif asked.block.targets == "values":
+        one_for_each(t.shape, lay, f"one target for each position of {name} of shape {lay.shape} makes")
     else:
-        if ignore:
-            raise ValueError(f"{loss.ignores} is {options[loss.ignores]!r}, but y_true holds soft targets, which no label names")
-        if block.targets == "values":
-            one_for_each(t.shape, lay, f"one target for each position of {name} of shape {lay.shape} makes")
-        else:
-            same_shape(t.shape, lay, name)
-        targets = {"bool": "uint8", "float16": dtype, "bfloat16": dtype}.get(t.dtype, t.dtype)
-    if block.length is not None and lay.c != (length := block.length(values)):
+        same_shape(t.shape, lay, name)
+    return labelled, {"bool": "uint8", "float16": dtype, "bfloat16": dtype}.get(t.dtype, t.dtype)
+
+
+def _check_values(loss, asked, lay, p):
+    """An error unless parameters and predictions have as many classes as the layout and the loss say."""
+    name, axis = loss.predictions, asked.axis
+    for key, x in asked.values.items():
+        if isinstance(x, tuple) and len(x) != lay.c:  # a factor for each class
+            raise ValueError(f"{key} has {len(x)} entries, but must have one for each of the {lay.c} classes on axis {axis} of {name}")
+    length = None if asked.block.length is None else asked.block.length(asked.values)
+    if length is not None and lay.c != length:
         raise ValueError(f"{name} has shape {p.shape}: {loss.name} takes {length} numbers for each target on axis {axis}, not {lay.c}")
+
+
+def _check_weights(lay, name, axis, p, facts):
+    """An error unless mask and weights have the dtypes and shapes that they must have."""
+    mask, weight, class_weight = (facts[key] for key in ("mask", "sample_weight", "class_weight"))
     if mask is not None and (mask.dtype != "bool" or mask.shape != p.shape):
         raise ValueError(f"mask has shape {mask.shape} and dtype {mask.dtype}, but must hold booleans in the shape of {name}: {p.shape}")
     if weight is not None:
@@ -160,24 +223,15 @@ def plan_of(block, want, options, xp, facts):
                 f"class_weight has shape {class_weight.shape}, but must have one entry for each of the {lay.c} classes"
                 f" on axis {axis} of {name}"
             )
-    denominator = facts["divisor"]
+
+
+def _divisor(lay, asked, denominator, weighted):
+    """What the sum is divided by: a number; "count" or "weights", which the data decide; GIVEN."""
     if isinstance(denominator, Fact) and denominator.shape != ():
         raise ValueError(f"denominator has shape {denominator.shape}, but must be a number or a 0-d array")
-    if denominator and reduction == "normalize":
-        divisor = GIVEN
-    else:
-        divisor = _reduce.divisor(lay, reduction, normalization, weight is not None or class_weight is not None, bool(ignore))
-    inputs = {key: x for key, x in facts.items() if isinstance(x, Fact)}
-    return _routes.routed(
-        Plan(
-            loss, block, want, p.backend, p.device, p.cuda, axis, lay, labelled, t.shape, storage, dtype, targets, tuple(values.items()),
-            tuple(target_options.items()), ignore, weight is not None, class_weight is not None, mask is not None, reduction, normalization,
-            divisor,
-            _checked_out(want, p, lay, storage, name, facts["out"]), validate,
-            has_values=all(x.has_values for x in inputs.values()), here=all(x.here for x in inputs.values()),
-            tracked=tuple(key for key, x in inputs.items() if x.tracked), watched=any(x.watched for x in inputs.values()),
-        )
-    )  # fmt: skip
+    if denominator and asked.reduction == "normalize":
+        return GIVEN
+    return _reduce.divisor(lay, asked.reduction, asked.normalization, weighted, bool(asked.ignore))
 
 
 def _labelled(loss, y_true, lay):
