@@ -24,13 +24,14 @@ from polyloss._call.formula import scanned
 from polyloss._call.plan import GIVEN, VALUE, Want
 from polyloss._call.prepare import ARRAYS, denominator_of, known, plan_of, prepare
 from polyloss._call.run_plan import evaluate
-from polyloss._core.backends import NUMPY, Fact, backend_of
+from polyloss._core.backends import NUMPY, Fact, backend_of, new_enough
 from polyloss._core.block import LOSSES
 from polyloss._core.dtypes import dtype_name
 from polyloss._core.labels import bad_label, sort_labels
 from polyloss._core.reduce import total_weight
 from polyloss._core.shapes import has, known_shape
 
+new_enough(dask)
 AT_ONCE = 32  # blocks whose shares one task adds up
 # Indices of axes that the predictions don't have; those that they have are 0, 1, 2, …
 SINGLE, CLASSES, SHARES = -1, -2, -3  # of length 1; of class weights; of the three numbers

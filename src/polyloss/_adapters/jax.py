@@ -26,13 +26,14 @@ from polyloss._call.formula import Outcome
 from polyloss._call.plan import BOTH, GIVEN, GRADIENT, VALUE, Arrays
 from polyloss._call.run_plan import checked, evaluate, finish, reduced
 from polyloss._core import threads as _threads
-from polyloss._core.backends import NUMPY
+from polyloss._core.backends import NUMPY, new_enough
 from polyloss._core.buffers import empty
 from polyloss._core.dtypes import FLOATS, dtype_name
 from polyloss._core.labels import sort_labels
 from polyloss._core.params import several_traced
 from polyloss._core.shapes import layout
 
+new_enough(jax)
 TARGET = "polyloss"  # what XLA knows the handler as
 DIGEST = 16  # characters
 ARRAYS = ("sample_weight", "class_weight", "denominator", "mask")  # arguments that may be arrays

@@ -27,10 +27,11 @@ from polyloss._call.plan import BOTH, GIVEN, GRADIENT, VALUE, Want
 from polyloss._call.prepare import arrays_of, prepare
 from polyloss._call.run_plan import checked, evaluate, finish, kept, reduced, restored
 from polyloss._core import reduce as _reduce
-from polyloss._core.backends import backend_of, outlined
+from polyloss._core.backends import backend_of, new_enough, outlined
 from polyloss._core.block import LOSSES, capped, log_softmax
 from polyloss._core.params import integers
 
+new_enough(torch)
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode that records for make_fx
 tracing_state, dispatch_mode = torch._C._get_tracing_state, torch._C._get_dispatch_mode  # looked up once: 0.1 µs of a call's 6
 saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
@@ -608,6 +609,6 @@ if (compiled := _cpu.kernels("autograd")) is not None:
     modes = torch._C._is_tracing, torch._C._len_torch_dispatch_stack, partial(dispatch_mode, PROXY), peek_transform
     states = *modes, grad_enabled, saved_hooks, vars(torch.compiler), vars(forward_ad)
     kinds, dtypes = (torch.Tensor, torch.nn.Parameter), {getattr(torch, name): kind for name, kind in KINDS.items()}
-    _cpu.kernels("tensors").take_tensors(kinds, dtypes)
+    _cpu.kernels("tensors").take_tensors(kinds, torch.strided, dtypes)
     compiled.take_states(states, (keeps_graph, Loss._backward_cls.apply))
     Loss._backward_cls.apply = compiled.backward  # the ordinary backward pass; any other is `Loss.backward`

@@ -4,6 +4,7 @@
 library whose arrays need more (autograd, laziness) names an adapter: the one module that imports it, which fills the row's functions.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -132,11 +133,20 @@ BACKENDS = (
         current=_cupys_device,
     ),
 )
+OLDEST = {"torch": "2.8", "jax": "0.7.2", "dask": "2025.5"}  # as pyproject.toml has them, whose word only pip hears
 _loaded: dict[Backend, Backend] = {}
 _others: dict[str, Backend] = {}  # libraries that are not listed, by name
 NUMPY = BACKENDS[0].loaded()
 
 _owners: dict[type, object] = {}  # type -> Backend, or what `backend_of` says of it
+
+
+def new_enough(module):
+    """ImportError if a library is older than the oldest that its adapter knows: names that it asks for would be missing here and there."""
+    oldest = OLDEST[module.__name__]
+    has, wants = ([int(n) for n in re.findall(r"\d+", version)] for version in (module.__version__, oldest))
+    if has < wants:
+        raise ImportError(f"polyloss needs {module.__name__} {oldest} or later, but {module.__version__} is installed")
 
 
 def _named(name):

@@ -1,6 +1,6 @@
 """Torch's tensors in C: where one lies, and new ones.
 
-Both through DLPack's C interface (its version 1), for which no Python object is made. A torch without the interface is asked where a tensor
+Both through DLPack's C interface (its version 1), for which no Python object is made. A torch without the interface, one before 2.10, is asked where a tensor
 lies by its methods, and makes its tensors itself.
 """
 cimport numpy as cnp
@@ -42,21 +42,24 @@ ctypedef struct dl_exchange:
 
 cdef tuple known = ()  # types of tensors
 cdef const dl_exchange *exchange = NULL
+cdef object strided  # the layout of tensors whose numbers lie at strides
 cdef dict types = {}  # dtype -> DLPack's code and bits
 
 
-def take_tensors(kinds, dtypes):
+def take_tensors(kinds, layout, dtypes):
     """Let calls on tensors of exactly these types be looked up, where they are strided and on the CPU.
 
     Parameters
     ----------
     kinds : iterable of type
         Of tensors.
+    layout : object
+        What `layout` of a strided tensor is.
     dtypes : dict
         dtype -> (DLPack's code, bits).
     """
-    global known, exchange
-    known = tuple(kinds)
+    global known, exchange, strided
+    known, strided = tuple(kinds), layout
     types.update(dtypes)
     offered = getattr(known[0], "__dlpack_c_exchange_api__", None)
     if offered is not None and PyCapsule_IsValid(offered, "dlpack_exchange_api"):
@@ -94,7 +97,7 @@ cdef bint asked(object x, tensor_view *to) except -1:
     """`look` by the tensor's methods."""
     cdef int i
     kind = types.get(x.dtype)
-    if kind is None or not x.is_cpu or not x.is_strided:
+    if kind is None or not x.is_cpu or x.layout is not strided or x.is_nested:
         return False
     shape, strides = x.shape, x.stride()
     to.data, to.ndim, to.code, to.bits = <char *><uintptr_t>x.data_ptr(), len(shape), kind[0], kind[1]
