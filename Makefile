@@ -1,7 +1,7 @@
 # make demo   the losses on real predictions, on every array library at hand, in one table
 # make test   the test suite
 # make fuzz   SECONDS (60) of random calls of everything public beside what the contract says, from SEED (the clock's)
-# make test-oldest   the suite with the oldest versions of NumPy, JAX, Dask and others that pyproject.toml promises
+# make test-oldest   the suite with the oldest versions of NumPy, JAX, Dask and others that pyproject.toml promises; TORCH=2.8.0: and that torch
 # make test-settings   the suite under each instruction set of this processor, with 1, 2 and 3 threads, under both waits of OpenMP's threads
 # make docs   the documentation, in docs/_build/html
 # make bench  every loss beside its rivals and the memory's limits, in docs/benchmarks.md; ONLY=files: a part of it
@@ -61,6 +61,7 @@ test-oldest: .venv-oldest/installed
 	$(FORGET_MODULES)
 	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
 	POLYLOSS_REQUIRE_KERNELS=1 .venv-oldest/bin/pip install --quiet --constraint tests/oldest.txt '.[test]'
+	$(if $(TORCH),.venv-oldest/bin/pip install --quiet --constraint tests/oldest.txt 'torch==$(TORCH)')
 	touch $@
 
 # tests/sanitize.py says what runs under which sanitizer, and what it needs of the machine.

@@ -6,6 +6,7 @@ import os
 import re
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import array_api_strict as strict
 import dask.array as da
@@ -20,6 +21,7 @@ import torch
 import polyloss as pl
 from polyloss import boosting, registry
 from polyloss._core import threads as _threads
+from polyloss._core.backends import new_enough
 from polyloss._core.block import LOSSES, Elementwise, public
 
 rng = np.random.default_rng(0)
@@ -428,6 +430,8 @@ CASES = [
      "value_and_grad(linear_softmax_loss): missing a required argument: 'weight'"),
     (TypeError, lambda: pl.grad_and_hess(pl.linear_softmax_loss),
      "grad_and_hess takes a loss of one array of predictions, and linear_softmax_loss has two"),
+    (ImportError, lambda: new_enough(SimpleNamespace(__name__="torch", __version__="2.7.1+cpu")),
+     "polyloss needs torch 2.8 or later, but 2.7.1+cpu is installed"),
 ]  # fmt: skip
 
 

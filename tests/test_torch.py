@@ -6,6 +6,7 @@ import math
 import threading
 import tracemalloc
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from libraries import formula, ran
 
 import polyloss as pl
 from polyloss._adapters import torch as _torch
-from polyloss._call import cpu as _cpu
+from polyloss._call import call as _call, cpu as _cpu
 from polyloss._call.plan import VALUE
 from polyloss._core.block import LOSSES
 from polyloss._core.params import clip_bound
@@ -907,6 +908,38 @@ def test_an_ordinary_backward_pass_is_compiled(monkeypatch):
     assert logits.grad[0, 1] == pytest.approx(1 / 6)
     with pytest.raises(TypeError):  # the rest is not
         (2 * pl.softmax_loss(torch.tensor([0, 1]), logits)).backward()
+
+
+@pytest.fixture
+def without_the_interface(monkeypatch):
+    """As of a torch that does not say in C where a tensor lies, as before 2.10."""
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__", raising=False)
+    take = partial(_cpu.kernels("tensors").take_tensors, (torch.Tensor, torch.nn.Parameter), torch.strided)
+    take(_torch.dtypes)
+    _call.plan_cache.forget()
+    yield
+    monkeypatch.undo()
+    take(_torch.dtypes)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_torch_that_does_not_say_in_c_where_a_tensor_lies(without_the_interface):
+    for name, options in CASES:
+        t, p = sample(name, dtype=torch.float32)
+        wanted, slopes = (torch.as_tensor(x) for x in pl.value_and_grad(pl.get(name))(t.numpy(), p.numpy(), **options))
+        for given in (p, p.T.contiguous().T, p.clone()) * 2:  # the second call of each is looked up
+            x = given.detach().requires_grad_()
+            loss = pl.get(name)(t, x, **options)
+            loss.sum().backward()
+            torch.testing.assert_close(loss.detach(), wanted, check_dtype=False)
+            torch.testing.assert_close(x.grad, slopes)
+    t, p = torch.tensor([0, 2]), torch.tensor([[1, 2, 3], [3, 1, 2]], dtype=torch.bfloat16)
+    for x in (p, p) * 2:
+        assert pl.softmax_loss(t, x) == pytest.approx(torch.nn.functional.cross_entropy(x.float(), t).item())
+    with pytest.raises(TypeError, match=r"torch\.strided"):
+        pl.softmax_loss(t, p.to_sparse())
+    with pytest.raises(TypeError, match="nested"):
+        pl.softmax_loss(t, torch.nested.as_nested_tensor([p[0], p[1]]))
 
 
 @pytest.mark.parametrize("reduction", ["normalize", "none"])

@@ -133,7 +133,7 @@ BACKENDS = (
         current=_cupys_device,
     ),
 )
-OLDEST = {"torch": "2.8", "jax": "0.7.2", "dask": "2025.5"}  # as pyproject.toml has them, whose word only pip hears
+OLDEST = {"torch": "2.8", "jax": "0.7.2", "dask": "2025.5.1"}  # as pyproject.toml has them, whose word only pip hears
 _loaded: dict[Backend, Backend] = {}
 _others: dict[str, Backend] = {}  # libraries that are not listed, by name
 NUMPY = BACKENDS[0].loaded()

@@ -1,6 +1,6 @@
 """Torch's tensors in C: where one lies, and new ones.
 
-Both through DLPack's C interface (its version 1), for which no Python object is made. A torch without the interface, one before 2.10, is asked where a tensor
+Both through DLPack's C interface (its version 1), for which no Python object is made. A torch without the interface is asked where a tensor
 lies by its methods, and makes its tensors itself.
 """
 cimport numpy as cnp
@@ -61,6 +61,7 @@ def take_tensors(kinds, layout, dtypes):
     global known, exchange, strided
     known, strided = tuple(kinds), layout
     types.update(dtypes)
+    exchange = NULL
     offered = getattr(known[0], "__dlpack_c_exchange_api__", None)
     if offered is not None and PyCapsule_IsValid(offered, "dlpack_exchange_api"):
         exchange = <const dl_exchange *>PyCapsule_GetPointer(offered, "dlpack_exchange_api")
