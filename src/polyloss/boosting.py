@@ -269,7 +269,7 @@ def xgboost(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
 
     See Also
     --------
-    lightgbm : The same for LightGBM.
+    lightgbm : An objective for LightGBM.
 
     Notes
     -----
@@ -309,7 +309,7 @@ def lightgbm(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
 
     See Also
     --------
-    xgboost : The same for XGBoost.
+    xgboost : An objective for XGBoost.
 
     Notes
     -----

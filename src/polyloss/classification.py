@@ -506,7 +506,7 @@ def binary_crossentropy(
 class BinaryFocalCrossentropyFromLogits(Elementwise):
     """w u^γ b: b the binary cross-entropy from logits, u = 1 - p_t = t σ(-z) + (1 - t) σ(z), w the class balance.
 
-    Derivatives of u are written as multiples of u, by r = u' / u, which is never large: no power of u is negative.
+    Derivatives of u are written as multiples of u, with r = u' / u, which is never large: no power of u is negative.
     """
 
     kernel = "binary_focal_crossentropy_from_logits"

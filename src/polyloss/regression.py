@@ -734,7 +734,7 @@ def smooth_l1(
 
     See Also
     --------
-    huber : The same times `beta`.
+    huber : `beta` times this loss.
     mean_absolute_error : Its limit for a `beta` of 0.
 
     References
@@ -1054,7 +1054,7 @@ def gaussian_nll(
 
     See Also
     --------
-    mean_squared_error : The same with one variance for all targets.
+    mean_squared_error : For one variance of all targets.
     quantile_loss : Assumes no distribution.
 
     References

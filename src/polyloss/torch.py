@@ -61,7 +61,7 @@ def __dir__():
 
 
 SMALL = 1 << 14  # elements, of some modules: below, torch's way is as fast
-UNSEEN = torch._C._disabled_torch_function_impl  # of a subclass that torch's functions don't ask, as parameters are
+UNSEEN = torch._C._disabled_torch_function_impl  # `__torch_function__` of a subclass that torch's functions don't ask, as Parameter
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 EPSILON = float(np.float32(1e-12))  # that torch adds to squared norms, and divides by at least, in float64 too
 FLOATING = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point}
@@ -71,22 +71,22 @@ KL_REDUCTIONS = (*REDUCTIONS.values(), "normalize")  # by the length of the batc
 
 
 class Call(NamedTuple):
-    """The call of ours that gives a module's loss."""
+    """The call of one of this library's losses that gives a module's loss."""
 
     block: type
     target: torch.Tensor
     options: dict[str, Any]
-    gives: str | None = None  # which values are the module's own at once, where not all are: "not zero", "finite"
-    settled: Callable[[torch.Tensor], Any] | None = None  # gives the module's value of any; None where it is for torch to give
+    gives: str | None = None  # which values need no look at `settled`: "not zero", "finite"; None: all
+    settled: Callable[[torch.Tensor], Any] | None = None  # the call's value -> the module's, or None where torch has to compute it
 
 
 def _ruled(rule, target, input, options):
-    """What a rule says; None where a tensor is of a class with a say in torch's functions, which then see the module's."""
+    """What a rule says; None where a tensor's class overrides torch's functions: then torch's own module is to call them."""
     return rule(input, target, **options) if all(map(_plain, (target, *options.values()))) else None
 
 
 def _planned(rule, target, input, want, out, options):
-    """A module's loss; None where it is for torch to give."""
+    """A module's loss; None where torch has to compute it."""
     call = _ruled(rule, target, input, options)
     return None if call is None else _settled(call, input, called(call.block, call.target, input, want, out, call.options))
 
@@ -98,7 +98,7 @@ def _settled(call, input, loss):
 
 
 def _first(rule, target, input, want, out, options):
-    """The loss of a call that is not known yet, behind what is kept for calls like it: the kernel, or the rule where none takes them."""
+    """What is kept for calls like this one, the kernel, or the rule if no kernel takes them; and this call's loss."""
     call = _ruled(rule, target, input, options)
     if call is None:
         return rule, None
@@ -115,8 +115,8 @@ def _again(known, rule, target, input, out, options):
     return _planned(rule, target, input, VALUE, out, options)
 
 
-# The losses of modules: (rule, target, input, VALUE, None, options) -> loss, or None where it is for torch to give. A rule is a function of
-# (input, target, **options) and gives a `Call` or None; it asks for facts, never for numbers, so that the cache can keep what it says.
+# The losses of modules: (rule, target, input, VALUE, None, options) -> loss, or None where torch has to compute it. A rule is a function of
+# (input, target, **options) and gives a `Call` or None; it looks at dtypes and shapes, never at numbers, so that its answer can be kept.
 Prepared = _kernel.Prepared if (_kernel := kernels("prepared")) else ()
 _evaluated = looked_up(plan_cache and plan_cache.beside(_first, _again, _planned), _planned, _planned)
 
@@ -318,7 +318,7 @@ class BCELoss(nn.BCELoss):
 
 
 def _floored(input, target, reduction, weight=None):
-    """What is no probability makes the loss NaN, unless a weight of 0 hides it: that costs no pass over the arrays."""
+    """The call. Its loss is NaN if an entry of weight other than 0 is no probability: then torch computes it, and words the error."""
     usable = _alike(input, target) and (weight is None or _broadcasts(weight, input)) and not target.requires_grad
     if not usable or not (has_values(input) and has_values(target)):
         return None
@@ -517,7 +517,7 @@ class MultiMarginLoss(nn.MultiMarginLoss):
 
 
 def _multi_margin(input, target, reduction, margin, p, weight):
-    """The hinge of classes, unless it is NaN: to torch a NaN exceeds nothing."""
+    """The hinge of classes; None if it is NaN, since torch's loss of a NaN decision is 0."""
     shape, kind = input.shape, input.dtype
     if (
         (kind not in (torch.float32, torch.float64) and input.is_cpu)  # which torch refuses
@@ -782,14 +782,14 @@ def linear_softmax_loss(
 
 
 def _plain(x):
-    """Whether nobody but torch has a say in what is done with a tensor: no subclass sees its functions, or has operations of its own."""
+    """Whether a tensor is torch's alone: of no subclass that overrides torch's functions or operations."""
     kind = type(x)
     known = kind is torch.Tensor or kind is torch.nn.Parameter or not isinstance(x, torch.Tensor)
     return known or (kind.__torch_function__ is UNSEEN and not foreign(x))
 
 
 def _usable(x):
-    """Whether a tensor is one of ours: real floating numbers in strided memory, and not none."""
+    """Whether a kernel may take a tensor: real floating numbers in strided memory, at least one."""
     if not isinstance(x, torch.Tensor) or not _plain(x) or tracing_state() is not None:  # under `torch.jit.trace` lengths are tensors
         return False
     return x.dtype in FLOATING and x.layout is torch.strided and x.numel() > 0 and x.ndim > 0
@@ -802,7 +802,7 @@ def _buffer(module, name):
 
 
 def _single(factor, input):
-    """Whether a factor of the input's elements is one number that is at hand, and that our losses take for a weight."""
+    """Whether a factor of the input's elements is a single number, at hand, and one that the losses here take for a weight."""
     if factor.numel() != 1 or torch.compiler.is_compiling() or not factor.is_cpu or not has_values(factor) or factor.requires_grad:
         return False
     return isinstance(input, torch.Tensor) and _broadcasts(factor, input) and 0 <= factor.item() < math.inf
@@ -832,13 +832,13 @@ def _nan_of_nothing(target, ignore_index, weight, loss):
 
 
 def _if_finite(loss):
-    """A loss, or None where it or one of it is not finite."""
+    """A loss; None if an entry of it is not finite."""
     total = loss if loss.ndim == 0 else loss.detach().sum(dtype=torch.float64)
     return loss if math.isfinite(total.item()) else None
 
 
 def _unless_nan(loss):
-    """A loss, or None where it is at hand and NaN, or one of it is."""
+    """A loss; None if its values are at hand and one of them is NaN."""
     total = _number(loss if loss.ndim == 0 else loss.detach().sum())
     return None if total is not None and math.isnan(total) else loss
 

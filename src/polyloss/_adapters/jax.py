@@ -193,8 +193,10 @@ def _operation(plan, *operands):
 
 @partial(_operation.defjvp, symbolic_zeros=True)
 def _operation_jvp(plan, operands, tangents):
-    """With respect to predictions from the slope that is written out, as to targets that may change places with them; to anything else, and
-    where derivatives are differentiated, from the formula.
+    """The value and its derivative in the direction of the tangents.
+
+    With respect to predictions, and to targets of a symmetric loss, it is the block's slope. With respect to anything else, and where
+    derivatives are differentiated again, it is the formula's.
     """
     moves = [not isinstance(x, jax.custom_derivatives.SymbolicZero) for x in tangents]
     exchangeable = plan.block.symmetric and moves[1]

@@ -109,7 +109,7 @@ def _visited(rules, needs, operands, rest, upstream):
     panels = partial(_in_turn, n=c, most=max(1, SUMMAND // ((2 * d + chunk) * dtype.itemsize)))
 
     def visit(found, start, size, first):
-        """The results so far with those of rows start, start + 1, …; the first ones write the weight's gradient, and others add to it."""
+        """The results so far and those of rows start … start + size. The first part writes the weight's gradient, others add to it."""
         value, by_features, by_weight, by_bias = found
 
         def part(x):
@@ -159,10 +159,11 @@ def _visited(rules, needs, operands, rest, upstream):
 
 
 def _in_turn(visit, found, n, most):
-    """What `visit(found, start, size, first)` makes of what was found before, for parts of n entries, `most` each but for the first.
+    """Call `found = visit(found, start, size, first)` for one part after another of n entries; the last `found`.
 
-    What is left of whole parts comes first: the others wait for it, so that XLA gives them its memory. A loop of one turn XLA takes apart,
-    and then visits both parts at once: there a condition, which it is not told in time, makes the second one wait.
+    Parts have `most` entries, but for the first, which has what is left over: the others wait for it, so that XLA gives them its memory.
+    XLA unrolls a loop of a single turn and would then compute both parts at once; a condition whose value it does not know at compile
+    time makes the second part wait.
     """
     first = min(n % most or most, n)
     turns = (n - first) // most

@@ -44,7 +44,7 @@ def _lies_beside(xp, x):
 def _by_position(plan, arrays):
     """The formula on arrays in which each position's classes lie beside each other.
 
-    Libraries add up other layouts in other orders, and the bits of a position are not to depend on how many positions there are.
+    Libraries add the numbers of other layouts in other orders; in this one the bits of a position do not depend on how many there are.
     """
     xp, lay = arrays.xp, plan.layout
     n, c, s = lay.n, lay.c, lay.s
@@ -85,12 +85,12 @@ def _run(plan, arrays):
         t = xp.astype(arrays.t, dtype, copy=False)
     weight, skip, zero = arrays.weight, ignored, None
     more = dict(plan.target_options).get("label_smoothing", 0.0), dict(plan.params).get("z_loss", 0.0)
-    spread = not all(map(absent, more))  # the loss is more than its label's
-    if weight is not None:  # where a weight is 0 the loss is still known, for the derivative with respect to it, unless it is not finite
+    of_label_alone = all(map(absent, more))  # no other class has a part in the loss
+    if weight is not None:  # a finite loss of weight 0 is kept, since it is the derivative with respect to that weight
         zero = weight == 0
-    if plan.labelled and arrays.class_weight is not None and not spread:
-        of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # a label whose class has no weight: likewise
-        if weight is not None:  # whose own weight counts for nothing, NaN included
+    if plan.labelled and arrays.class_weight is not None and of_label_alone:
+        of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # the label's class has weight 0: likewise
+        if weight is not None:  # 0 times the position's weight is 0, even if that is NaN
             weight = xp.where(of_label & ~xp.isfinite(weight), xp.zeros_like(weight), weight)
             arrays = arrays._replace(weight=weight)
         zero = of_label if zero is None else zero | of_label
@@ -107,7 +107,7 @@ def _run(plan, arrays):
     if mean:
         arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
         weight = arrays.weight
-    lost = None  # weights of which taming has left nothing
+    lost = None  # as given, the weights that `tamed` has made 0
     if mean and weight is not None:
         lost = xp.where(weight == 0, given.weight, xp.zeros_like(weight))
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
@@ -123,7 +123,7 @@ def _run(plan, arrays):
     if hasattr(block, "term"):  # the row-wise schemes of _core.block are shared and are told whose terms to sum
         params["block"] = block
     if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.has_values):
-        # A loss that is infinite or none though its arguments are finite: autograd would multiply its derivative by the weight of 0.
+        # A loss that is infinite or NaN though its arguments are finite: autograd would multiply its derivative by the weight of 0.
         wild = ~xp.isfinite(block.value(xp, t, p, **params))
         wild = (zero & (xp.any(wild, axis=1) if block.combine else wild))[:, None, :]
         t, p = xp.where(wild, xp.ones_like(t), t), xp.where(wild, xp.full_like(p, 0.5), p)
@@ -156,14 +156,14 @@ def _of_classes(numbers, xp, z):
 
 
 def times_factors(plan, xp, t):
-    """Targets (n, c, s) smoothed and times a factor of each class, for kernels of a loss that is linear in them and whose factor is one."""
+    """Targets (n, c, s), smoothed and times each class's factor, for kernels that take one factor; the loss is linear in its targets."""
     t = xp.astype(t, plan.real(xp), copy=False)
     t = plan.block.prepare_targets(xp, t, plan.layout.c, label_smoothing=plan.settings["label_smoothing"])
     return t * _of_classes(plan.settings["alpha"], xp, t)
 
 
 def scanned(plan, arrays, t):
-    """What `prepare_targets` must know of all targets at once, if anything; as computed with; those of weight 0 have no say."""
+    """What `prepare_targets` must know of all targets at once, if anything. Targets of weight 0 are not looked at."""
     xp, block = arrays.xp, plan.block
     if block.scan_targets is None or arrays.scanned is not None:
         return arrays.scanned
@@ -187,12 +187,12 @@ def _divisor(plan, arrays, t, skip):
 
 
 def _hidden(xp, x, zero):
-    """x, and 0 where a weight of 0 hides what is not finite. The rest stays, for derivatives with respect to that weight."""
+    """x, but 0 where it is not finite and its weight is 0. A finite x stays: it is the derivative with respect to that weight."""
     return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
 
 
 def _weighted(xp, x, scale, lost):
-    """x times its weight; of an infinite x the weight as it was given, where that is `lost` (else 0): it is no weight of 0."""
+    """x times its weight. An infinite x is multiplied by the weight as it was given where that was rounded to 0 (`lost`, else 0)."""
     return x * scale if lost is None else x * xp.where((lost != 0) & ~xp.isfinite(x), lost, scale)
 
 

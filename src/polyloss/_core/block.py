@@ -124,7 +124,7 @@ class OfLogSoftmax(Rowwise):
 
 
 def of_others(xp, x, near):
-    """For each class the sum of x over all others, of which none is lost to the rounding of a large one at the class that is `near`."""
+    """For each class the sum of x over all other classes. A large x at the class that is `near` costs the others' sum no digits."""
     zero = xp.zeros_like(x)
     far, at_near = (xp.sum(xp.where(near, *pair), axis=1, keepdims=True) for pair in ((zero, x), (x, zero)))
     return xp.where(near, far, (far - x) + at_near)
@@ -181,7 +181,7 @@ def magnitude(xp, x):
 
 
 def sign(xp, x):
-    """-1, 0 or 1, and NaN of NaN: without the mask that array_api_compat's writes NaN through, which torch cannot take apart in `vmap`."""
+    """-1, 0 or 1; NaN stays NaN. array_api_compat's writes NaN by a mask, which torch cannot do under `vmap`."""
     return xp.where(x > 0, xp.ones_like(x), xp.where(x < 0, -xp.ones_like(x), x - x))
 
 
@@ -214,7 +214,7 @@ def nan_where(xp, bad, x):
 
 
 def whole(xp, x):
-    """x, whose derivative is NaN, too, where x is: steps behind it that leave something out would give a number."""
+    """x, with a derivative that is NaN where x is: `where` or `clip` further on would otherwise make a number of it."""
     return x * nan_where(xp, xp.isnan(x), x)
 
 
@@ -301,8 +301,8 @@ def log_softmax(xp, z):
     c = xp.arange(z.shape[1], device=beside(z))
     top = c[None, :, None] == xp.argmax(z, axis=1, keepdims=True)
     m = xp.sum(xp.where(top, z, xp.zeros_like(z)), axis=1, keepdims=True)
-    # NaN where m is infinite, and not from a constant: JAX' debug_nans stops at every NaN that is made. The largest's is 0 even where XLA
-    # takes a product that z is and the difference in one rounding: at logits of 1000 its p was 1 + 4e-5.
+    # 0 * m is NaN where m is infinite; a constant NaN would stop JAX under debug_nans. The largest logit's d is set to 0, not computed: XLA
+    # may fuse z, where that is a product, with the subtraction, which rounds once; at logits of 1000 its p was 1 + 4e-5.
     d = xp.where(top, 0 * m, z - (m + 0 * m))
     e = xp.exp(d)
     rest = xp.sum(xp.where(top, xp.zeros_like(e), e), axis=1, keepdims=True)

@@ -1,6 +1,7 @@
-"""What a call needs of torch's autograd, in C: whether it looks at a call, and the backward pass of a loss whose gradient is kept.
+"""What every training step on torch's tensors needs of autograd, in C, since a small step takes but some 30 µs.
 
-The forward pass, and any backward pass but the ordinary one, are those of `_adapters.torch.Loss`.
+`state` says whether autograd, a function transform, or something that records operations has a part in a call. `backward` is the
+backward pass of a loss whose gradient was found in the forward pass. All else is in `_adapters.torch.Loss`.
 """
 from polyloss._kernels.cpu.tensors cimport is_tensor, lent, tensor_view
 
@@ -13,7 +14,7 @@ cdef dict compiler, forward_mode  # its modules
 
 
 def take_states(states, engine):
-    """Take from torch what says what it does with a call.
+    """Take the functions and variables of torch that say what it does with a call.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def take_states(states, engine):
 
 
 cdef tuple versions(tuple given):
-    """How often each of four tensors was written to; None if one is of inference mode, and does not count."""
+    """How often each of four tensors was written to; None if one was made in inference mode, in which torch does not count."""
     cdef object x, y, z, w
     x, y, z, w = given
     try:
@@ -40,7 +41,7 @@ cdef tuple versions(tuple given):
 
 
 cdef tuple counted(tuple given):
-    """The tensors for a graph to keep: of one of inference mode, which may be written to without a trace, a copy."""
+    """The tensors for a graph to keep. One made in inference mode is copied: torch would not notice that it is written to."""
     cdef object x
     return tuple([x.clone() if x is not None and x.is_inference() else x for x in given])
 
@@ -51,7 +52,7 @@ cdef bint recorded() except -1:
 
 
 def state(want):
-    """What torch does with a call: RECORDED, or WATCHED by a transform or a forward mode; else what `follow` of `PlanCache` is."""
+    """RECORDED if operations are being recorded, WATCHED under a function transform or forward mode, else `follow` of `PlanCache`."""
     if tracing() or compiler.get("_is_compiling_flag") or recorded():
         return RECORDED
     if transform() is not None or forward_mode["_current_level"] >= 0:
@@ -62,18 +63,23 @@ def state(want):
 
 
 def backward(node, upstream, *more):
-    """A node's backward pass: the gradients of what its forward pass was given, the third of which are the predictions."""
+    """The backward pass of a node: a gradient, or None, for each argument of its forward pass; the third are the predictions."""
     gradient = kept_gradient(node.__dict__, upstream)
     return otherwise(node, upstream, *more) if gradient is None else (None, None, gradient)
 
 
 cdef object kept_gradient(dict node, object upstream):
-    """The gradient that a node of autograd's graph keeps, which is the receiver's from now on, where it is what autograd asks for.
+    """The gradient that a node of autograd's graph keeps, if it is the one that autograd asks for; the node gives it away.
 
-    None, and nothing has changed, where anything is unusual: other than 1 comes down, the graph is retained, torch was told what to do with
-    what graphs keep, or the pass is differentiated or recorded. Nobody asks whether a function transform is active: this node's tensors
-    were none of its own, and an upstream that is lends no memory; nor whether an input was written to, of which nothing is read any more.
-    `node`: "gradient", and in "kept" plan, tensors, how often they had been written to (None: torch was told), divisor.
+    None, and nothing has changed, in every unusual case: the upstream gradient is not 1, the graph is retained, other tensors than the
+    predictions need a gradient, or the pass itself is differentiated or recorded. Two cases need no question: under a function transform
+    `lent` refuses the upstream gradient; and an input that was written to does not matter, since none is read.
+
+    Parameters
+    ----------
+    node : dict
+        The node's attributes: "gradient"; "kept", a list of plan, tensors, how often these had been written to, and divisor.
+    upstream : Tensor or None
     """
     cdef tensor_view tensor
     cdef double factor

@@ -54,7 +54,7 @@ cdef inline bint put(call_key *key, int64_t word) noexcept:
 
 
 cdef int put_array(call_key *key, object x, char **at, bint written, int follow=0) except -1:
-    """An array's type, dtype, shape and strides, and where it lies; False if it has no key."""
+    """Put an array's type, dtype, shape and strides into a key, and at `at` where it lies; False if calls on such arrays have no key."""
     cdef cnp.ndarray array
     cdef tensor_view tensor
     cdef int i, ndim
@@ -101,7 +101,7 @@ cdef class Calls:
 
 
 cdef class PlanCache:
-    """Finds the plan of a call and evaluates it.
+    """Finds the plan of a call by its key and evaluates it.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ cdef class PlanCache:
         self.threads, self.losses, self.in_place, self.limit = threads, {}, in_place, limit
 
     def beside(self, first, again, planned):
-        """A cache for what has other options and keys, `block` in `first`, `again` and `planned`, whose plans are forgotten with these."""
+        """Another cache, as for the modules of `polyloss.torch`, with functions of its own. `forget` empties both."""
         cdef PlanCache other = PlanCache(first, again, planned, self.threads, self.in_place, self.limit)
         other.losses = self.losses
         return other
@@ -143,7 +143,7 @@ cdef class PlanCache:
         return [] if calls is None else [x.plan if isinstance(x, Prepared) else x for x in (<Calls>calls).plans.values()]
 
     def __call__(self, block, y_true, y_pred, want, out, dict options, int follow=0):
-        """The results of a call. `follow`: whether autograd follows tensors (1), and is told what to do with what it keeps (2)."""
+        """The results of a call. `follow`: 0 if autograd takes no part; 1 if it does; 2 if saved-tensor hooks are set, too."""
         cdef call_key key
         cdef char *at[ARRAYS]
         cdef Prepared prepared

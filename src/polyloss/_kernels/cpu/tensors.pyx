@@ -1,7 +1,6 @@
-"""Torch's tensors in C: where one lies, and new ones.
+"""Tensors of torch in C: where one lies in memory, and new ones.
 
-Both through DLPack's C interface (its version 1), for which no Python object is made. A torch without the interface is asked where a tensor
-lies by its methods, and makes its tensors itself.
+Both by the C interface of DLPack 1, which makes no Python object. Where torch lacks it, a tensor's methods say where it lies.
 """
 cimport numpy as cnp
 from cpython.object cimport PyObject
@@ -70,7 +69,7 @@ def take_tensors(kinds, layout, dtypes):
 
 
 cdef bint is_tensor(object x) except -1:
-    """Whether an object is a tensor of a known type, whose memory has its numbers rather than their negatives."""
+    """Whether an object is a tensor of one of these types, and no lazy negative, whose memory holds its numbers with the other sign."""
     return type(x) in known and not x.is_neg()
 
 
@@ -80,7 +79,7 @@ cdef bint look(object x, tensor_view *to) except -1:
 
 
 cdef bint lent(object x, tensor_view *to) noexcept:
-    """`look` by the C interface; False, too, where torch doesn't have it, or for a tensor that a function transform wraps."""
+    """`look` by the C interface; also False where torch lacks it, and for a tensor that a function transform has wrapped."""
     cdef dl_tensor tensor
     if exchange == NULL:
         return False
@@ -111,7 +110,7 @@ cdef bint asked(object x, tensor_view *to) except -1:
 
 
 cdef object new_tensor(uint8_t code, uint8_t bits, int ndim, const cnp.npy_intp *shape, Py_ssize_t nbytes, char **data):
-    """A new tensor, contiguous, and where it lies, or None where torch has no C interface; takes 1 µs less than one over a NumPy array."""
+    """A new contiguous tensor, and at `data` where it lies; None where torch lacks the interface. 1 µs less than one over a NumPy array."""
     cdef dl_managed *made
     cdef int64_t *lengths
     cdef int64_t step = 1

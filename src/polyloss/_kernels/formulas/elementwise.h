@@ -274,7 +274,7 @@ LOSS(binary_crossentropy_from_logits, value) { return FORMULA(logit_value)(FORMU
 LOSS(binary_crossentropy_from_logits, slope) { return FORMULA(logit_slope)(FORMULA(smoothed)(t, a[0]), p); }
 LOSS(binary_crossentropy_from_logits, curvature) { return (void)t, (void)a, FORMULA(logit_curvature)(p); }
 
-/* The same with k t in the place of t, but not in that of 1 - t. */
+/* Binary cross-entropy from logits with k = w t in the place of t, w the weight of positive targets, and 1 - t as it is. */
 FORMULA_INLINE real FORMULA(weighted_value)(real t, real k, real z)
 {
     real m = SELECT(LT(R(0), z), R(1) - t, k);

@@ -46,8 +46,8 @@ FORMULA_INLINE FORMULA(share) FORMULA(share_of)(real p, real high, real low, rea
 /* loss / rest of loss = -log(1 - rest), which nears 1 with rest: no negative power of rest is multiplied by it. */
 FORMULA_INLINE real FORMULA(loss_per_miss)(real loss, real rest) { return SELECT(LT(rest, R(0x1p-26)), R(1) + R(0.5) * rest, loss / rest); }
 
-/* -t log y, times α (1 - y)^γ if focal; its derivative h by y times y, first, and the next one h' times y², second: both stay finite where
-   y is 0. With S the sum of the predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S and the curvature
+/* -t log y, times α (1 - y)^γ if focal. With h its derivative in y and h' the next one, first is h y and second is h' y²: both stay finite
+   where y is 0. With S the sum of predictions, P = Σ h y and B = Σ (h' y + 2 h) y the slope is (h (1 - y) - (P - h y)) / S, the curvature
    ((h' (1 - y) - 2 h) (1 - y) + (B - (h' y + 2 h) y)) / S²: where they would cancel the own term is taken out of the sums. Of what is not
    clipped y S is p: own terms of small shares are divided by p, since powers of y may leave the dtype where those of p do not. */
 FORMULA_INLINE real FORMULA(share_factor)(int focal, FORMULA(share) s, real alpha, real gamma)
@@ -97,8 +97,8 @@ FORMULA_INLINE real FORMULA(share_derivative)(MASK small, real k, real own, real
     return SELECT(small, k * own + SELECT(EQ(ABS(k * own), R(1) / R(0)), R(0), apart), together);
 }
 
-/* The same of a one-hot target: first is -1 at the label and second is 1. Slope and curvature at the label, whose prediction is p; at the
-   other classes S times the slope, S² times the curvature. */
+/* Slope and curvature for a one-hot target: first is -1 at the label and second is 1. At the label, whose prediction
+   is p, they are complete; those of the other classes are S times the slope and S² times the curvature. */
 FORMULA_INLINE real FORMULA(label_slope)(real p, FORMULA(share) s) { return SELECT(s.outside, R(0), -(s.rest / (p + R(0)))); }
 FORMULA_INLINE real FORMULA(other_slope)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(1) + R(0) * s.rest); } /* NaN goes through */
 FORMULA_INLINE real FORMULA(label_curvature)(real p, FORMULA(share) s) /* (1 - y²) / p², which does not cancel */
@@ -107,7 +107,7 @@ FORMULA_INLINE real FORMULA(label_curvature)(real p, FORMULA(share) s) /* (1 - y
 }
 FORMULA_INLINE real FORMULA(other_curvature)(FORMULA(share) s) { return SELECT(s.outside, R(0), R(-1) + R(0) * s.rest); }
 
-/* -α t q^γ l of l = log p, p = softmax(z), q = 1 - p; its derivative h by l, first; and second, that of h times q. With far and near sums
+/* -α t q^γ l, l = log p, p = softmax(z), q = 1 - p. First is h, its derivative in l; second is the derivative of h in l, times q. With sums
    over the classes with q >= 1/2, and the number of the one class that may be nearer to p = 1:
        slope_j = h_j q_j - p_j Σ_{c≠j} h_c,   curvature_j = second_j q_j + p_j² Σ_{c≠j} second_c / q_c - p_j q_j Σ h
    of which nothing is lost to the near class's large or small terms, and nothing overflows: p_j / q of it is a number of its own. */

@@ -104,7 +104,7 @@ def handler(bind, evaluate):
         C-contiguous arrays, bfloat16 as its bits in uint16, which must not outlive the call. Gives the call's kernel, a `Prepared` that
         reads and writes such arrays where they lie, and what each of them is to it, as in `ROLES`; or None: there is none.
     evaluate : callable
-        Takes the same, and fills the results.
+        Takes the arguments of `bind`, and fills the results.
     """
     global _bind, _evaluate
     _bind, _evaluate = bind, evaluate

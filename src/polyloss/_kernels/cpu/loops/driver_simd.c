@@ -35,7 +35,7 @@ static void cut(kernel_job *j)
     j->tasks = (j->n * j->s + POSITIONS - 1) / POSITIONS;
     j->scratch = 0;
 }
-/* total: Σ w; weights: Σ w k t of the softmax losses, else the same; both of positions not ignored. */
+/* total: Σ w; weights: Σ w k t of the softmax losses, else Σ w; both of positions not ignored. */
 static void task(const kernel_job *j, ptrdiff_t number, void *scratch, kernel_sums *sums)
 {
     int32_t label[LINE];

@@ -27,8 +27,8 @@ INLINE real FORMULA(known)(FORMULA(formula) *value_of, FORMULA(formula) *slope_o
     if (curvature_of) *curvature = k * curvature_of(t, p, b);
     return value_of(t, p, b);
 }
-/* bits: whether targets may be looked at, and found hard. A hard target beside soft ones is taken as among its like: its result does not
-   depend on its neighbours. All branches hold value and slope, so that each computes once what they share. */
+/* bits: whether targets are looked at: hard ones, 0 or 1, have shorter formulas. In a vector with both kinds each lane gets the result
+   of its own kind, so that it does not depend on its neighbours. Every branch computes value and slope, which share most of their work. */
 INLINE real FORMULA(step)(FORMULA(formula) *value_of, FORMULA(formula) *slope_of, FORMULA(formula) *curvature_of, real t, real p,
                           const real *a, real k, int bits, real *slope, real *curvature)
 {

@@ -30,7 +30,7 @@ typedef struct {
         struct {
             strided_array y, z; /* targets and logits */
         };
-        strided_array arrays[ARRAYS]; /* the same, in the order of AT_T … */
+        strided_array arrays[ARRAYS]; /* all of them, in the order of AT_T … */
     };
     int loss;     /* index in the kernel's list of losses */
     int doubles;  /* compute in double, else in float */

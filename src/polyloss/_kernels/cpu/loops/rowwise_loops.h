@@ -146,7 +146,7 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     }
     return total;
 }
-/* The same of a one-hot target, by its label. */
+/* The categorical cross-entropy of a one-hot target, of which the label is given. */
 static double FORMULA(row_sparse_categorical_crossentropy)(ptrdiff_t C, ptrdiff_t label, const one *p, const one *a, one k, one *g, one *h)
 {
     const sum_t sum = SUM_ROW(p, C);
@@ -206,8 +206,8 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     return margin;
 }
 
-/* x times a power of two that brings its largest entry near 1, in room, where that is from a limit on, above which squares could overflow,
-   or, if not floored, down to its reciprocal; else x itself. */
+/* x times a power of two that brings its largest entry near 1, in room, if that entry is at least `limit`, where squares could overflow,
+   or, if not floored, at most 1 / limit, where they could vanish; else x itself. */
 static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, double limit, one *room, int *exponent)
 {
     real top = R(0);

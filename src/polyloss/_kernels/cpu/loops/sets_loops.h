@@ -79,7 +79,7 @@ INLINE const one *FORMULA(read)(const strided_array *x, const char *from, ptrdif
     FORMULA(read_line)(x->type, from, stride, n, room);
     return room;
 }
-/* The same of the elements of a set from l on, in whatever runs */
+/* As read_line, for n elements of a set from l on, which may lie in several runs. */
 static const one *FORMULA(read_elements)(const kernel_job *job, const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l, ptrdiff_t n,
                                          one *room)
 {

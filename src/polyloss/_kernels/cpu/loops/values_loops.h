@@ -4,7 +4,7 @@
    derivatives, of which 0 hides whatever lies there. */
 
 typedef void FORMULA(evaluation)(ptrdiff_t n, const one *t, const one *m, const one *v, const one *parameters, const one *k, one *value,
-                                 one *const *slope /* by m and by v, or NULL twice */, one *const *curvature /* likewise */);
+                                 one *const *slope /* in m and in v, or NULL twice */, one *const *curvature /* likewise */);
 
 INLINE real FORMULA(unless_0)(real factor, real x) { return SELECT(EQ(factor, R(0)), R(0), factor * x); }
 

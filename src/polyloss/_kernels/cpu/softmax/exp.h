@@ -92,7 +92,7 @@ INLINE reference reference_of(float m, const int kept)
 #endif
     return r;
 }
-/* The same with an m in each lane; the functions below say `apart`. */
+/* A reference with an m in each lane; the functions below say `apart`. */
 INLINE reference references_of(vf m, const int kept)
 {
     reference r = {.low = (m - (W == 8 && !kept ? 126.0f : 151.0f)) * (float)LN2};
@@ -144,10 +144,10 @@ INLINE vf exp_over_f(vf x, const reference *ref, const int exact, const int apar
     return t * (vf)(((127 - 64) << 23) & ~(vi)lt_f(x, ref->low));
 #endif
 }
-/* The same where `adds`, in two parts, for results that need not be at hand: 5 cycles instead of 6 with AVX-512, and no rounding of the
-   result. 2^(k + j/32), with AVX2 2^(k + j/8), is returned, and its product with e^r - 1 added to low. ln 2 stands in one part: what that
-   lacks makes terms near 2^n a factor 1 + n LN2_REST too small, which is put back where their sum is known. `whole`: ln 2 in two parts, and
-   one term more of e^r. With SSE4.2 it is one part: low stays as it is. */
+/* The exponential in lanes where `adds`, as a sum of two parts, for sums of which no single term is needed: 5 cycles instead of 6 with
+   AVX-512, and no rounding of the result. It returns 2^(k + j/32), with AVX2 2^(k + j/8), and adds that times e^r - 1 to low. ln 2 is one
+   float: terms near 2^n come out too small by a factor 1 + n LN2_REST, which is put back into their sum. `whole`: ln 2 is two floats, and
+   e^r has one term more. With SSE4.2 all of the exponential is returned, and low stays as it is. */
 #define LN2_REST 0x1.05c61p-29
 INLINE vd exponent_d(vd x) { return (vd)((((vul)x >> 52) & 0x7ff) | 0x4330000000000000) - (0x1p52 + 1023); }
 INLINE vf high_exp_f(vf x, const reference *ref, lanes adds, vf *low, const int whole, const int apart)

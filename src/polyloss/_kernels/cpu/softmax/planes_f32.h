@@ -1,7 +1,7 @@
 /* Sums of many classes through planes, in the order in which rows_f32.h adds up rows.
 
-   There a class is in one of W lanes, c modulo W, four of which W apart are added before the sum of a lane grows. Here each lane has a sum
-   for every position, and the planes are taken in that order, those of two lanes that meet in one double beside each other. */
+   A row's class c is added in lane c modulo W, four classes that are W apart at a time. Here every position has W such sums, and the
+   planes, one for each class, are taken lane by lane; the two lanes that rows_f32.h adds in one double follow each other. */
 #ifndef POLYLOSS_SOFTMAX_PLANES_H
 #define POLYLOSS_SOFTMAX_PLANES_H
 #include "cpu/softmax/tile.h"
