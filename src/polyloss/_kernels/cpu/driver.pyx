@@ -224,7 +224,7 @@ cdef class Bound:
         return 0
 
     cdef int addresses(self, char **at, tuple given) except -1:
-        """Where arrays lie that are as they were bound; integers are addresses, and trusted."""
+        """Put at `at` where arrays lie; an error unless they are like those that were bound. Integers are addresses, and trusted."""
         cdef int i
         for i in range(ARRAYS):
             at[i] = self.address(i, given[i])
@@ -246,7 +246,7 @@ cdef class Bound:
         return <char *>cnp.PyArray_DATA(array)
 
     cdef int call(self, char **at, double scale, kernel_sums *found) except -1:
-        """`run` for who holds the interpreter's lock."""
+        """`run`, called with the interpreter's lock, which it releases during long work."""
         cdef int failed
         if self.is_long():
             with nogil:

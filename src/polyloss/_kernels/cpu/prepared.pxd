@@ -38,10 +38,10 @@ cdef class Prepared:
     cdef bint uncounted  # a call has come with a tensor of inference mode, which does not count how often it is written to
     cdef bint is_given(self, double value) noexcept nogil
     cdef int64_t fill(self, char **at, double given, double *total, double *divisor) noexcept nogil
-    cdef int64_t filled(self, char **at, object given, double *total, double *divisor) except? SHORT
+    cdef int64_t fill_with_lock(self, char **at, object given, double *total, double *divisor) except? SHORT
     cdef int64_t write(self, char **at, double given, char *value) noexcept nogil
     cdef bint is_far(self, double divisor) noexcept nogil
-    cdef void choose(self, const kernel_sums *found, double *divisor) noexcept nogil
+    cdef void set_divisor(self, const kernel_sums *found, double *divisor) noexcept nogil
     cdef object results(self, char **at, object given, object out, object out_hessian, double *divisor)
     cdef list convert(self, char **at)
     cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape, char **data)

@@ -124,27 +124,29 @@ cdef class Prepared:
                 self.spans[i].high = sum([r for r in reach if r > 0]) + inputs[i].itemsize
 
     def serve(self, given=None, gives=None, then=None):
-        """Serve calls that have other options, such as those of a module, from which this plan follows.
+        """Serve calls of a module: its options are others than a loss's, but this plan follows from them.
 
         Parameters
         ----------
         given : number, optional
-            The denominator, which is none of these options.
+            The denominator, which is no option of a module.
         gives : {"not zero", "finite"}, optional
-            Which values are given; any other is refused, as bad data are.
+            Which values may be returned; any other is refused, as bad data are.
         then : callable, optional
-            (results, y_pred) -> what is given.
+            (results, y_pred) -> what is returned.
         """
         self.given, self.then = given, then
         self.gives = {None: ANY, "not zero": NOT_ZERO, "finite": FINITE}[gives]
 
     cdef bint is_given(self, double value) noexcept nogil:
-        """Whether a value of the loss, in the dtype of the computation, may be given."""
+        """Whether a value of the loss, in the dtype of the computation, may be returned; see `serve`."""
         return self.gives == ANY or (value != 0 if self.gives == NOT_ZERO else isfinite(value))
 
     cdef int64_t fill(self, char **at, double given, double *total, double *divisor) noexcept nogil:
-        """Run the kernel: the sum of the losses and what it is divided by; the first bad label, DONE, FAR_FROM_1: the kernel cannot divide,
-        or SHORT of memory."""
+        """Run the kernel. `total` receives the sum of the losses, `divisor` what it is to be divided by.
+
+        Returns DONE, the flat index of the first bad label, SHORT of memory, or FAR_FROM_1: then a formula has to divide, since the
+        divisor's reciprocal may be no normal number."""
         cdef kernel_sums found
         cdef double scale = 1
         divisor[0] = self.divisor
@@ -155,7 +157,7 @@ cdef class Prepared:
                 return SHORT
             if found.bad >= 0 and self.checks:
                 return found.bad
-            self.choose(&found, divisor)
+            self.set_divisor(&found, divisor)
         if self.scaled:
             if self.is_far(divisor[0]):
                 return FAR_FROM_1
@@ -165,14 +167,14 @@ cdef class Prepared:
         if scale == 0 and found.bad < 0:  # where a loss is NaN, 0 times its slope would be; of a bad label NaN stays
             self.bound.clear(at)
         if (self.divide == COUNT or self.divide == WEIGHTS) and not self.scaled:
-            self.choose(&found, divisor)
+            self.set_divisor(&found, divisor)
         total[0] = found.total
         if self.checks and found.bad >= 0:
             return found.bad
         return FAR_FROM_1 if self.is_far(divisor[0]) else DONE
 
-    cdef int64_t filled(self, char **at, object given, double *total, double *divisor) except? SHORT:
-        """`fill` for who holds the interpreter's lock."""
+    cdef int64_t fill_with_lock(self, char **at, object given, double *total, double *divisor) except? SHORT:
+        """`fill`, called with the interpreter's lock, which it releases during long work."""
         cdef double number = given if self.divide == GIVEN else 0
         cdef int64_t how
         if self.bound.is_long():
@@ -185,7 +187,7 @@ cdef class Prepared:
         return how
 
     cdef int64_t write(self, char **at, double given, char *value) noexcept nogil:
-        """`fill` for who has memory for the value, in the dtype of the computation, if there is one."""
+        """`fill`, and the value, in the dtype of the computation, to where `value` points, if anywhere."""
         cdef double total = 0, divisor = 1
         cdef int64_t how = self.fill(at, given, &total, &divisor)
         total = quotient(total, divisor)
@@ -203,25 +205,25 @@ cdef class Prepared:
             return False
         return not self.least <= fabs(divisor) <= self.most
 
-    cdef void choose(self, const kernel_sums *found, double *divisor) noexcept nogil:
+    cdef void set_divisor(self, const kernel_sums *found, double *divisor) noexcept nogil:
         if self.divide == COUNT:
             divisor[0] = max(found.count, 1)
         else:
             divisor[0] = found.weights if self.divide == WEIGHTS else found.total
 
     def run(self, t, p, weight, class_weight, given, losses, gradient, hessian, prob):
-        """(total, divisor, first bad label, -1, or FAR: then nothing is right), the outputs filled, for arrays as they were bound.
+        """Fill the outputs, for arrays like those that were bound: (total, divisor, how it ended), the latter as `fill` returns it.
 
-        `given` may be infinite or 0."""
+        Where that is FAR no output is right. `given`, the caller's denominator, may be infinite or 0."""
         cdef char *at[ARRAYS]
         cdef double total = 0, divisor = 1
         cdef int64_t bad
         self.bound.addresses(at, (t, p, weight, class_weight, losses, gradient, hessian, prob))
-        bad = self.filled(at, given, &total, &divisor)
+        bad = self.fill_with_lock(at, given, &total, &divisor)
         return total, divisor, bad
 
     cdef object results(self, char **at, object given, object out, object out_hessian, double *divisor):
-        """What the plan wants, new or in the caller's arrays; None where the data are refused."""
+        """The results of a call, in new arrays or in those that the caller gave; None where the data are refused."""
         cdef double total = 0
         cdef float narrow
         cdef char *number
@@ -238,7 +240,7 @@ cdef class Prepared:
             hessian = self.new(self.storage, self.ndim, self.shape, &at[AT_HESS])
         if self.prob:
             prob = self.new(self.storage, self.ndim, self.shape, &at[AT_PROB])
-        if self.filled(at, given, &total, divisor) != DONE:
+        if self.fill_with_lock(at, given, &total, divisor) != DONE:
             return None
         if self.losses:
             value = losses
@@ -270,7 +272,7 @@ cdef class Prepared:
         return (gradient, hessian) if self.gradient else hessian
 
     cdef list convert(self, char **at):
-        """The inputs that are converted, which `at` points to from now on."""
+        """The inputs that had to be converted, as new arrays, to which `at` points now; the caller keeps them alive."""
         cdef list made = []
         cdef cnp.npy_intp size
         cdef object x
@@ -288,7 +290,7 @@ cdef class Prepared:
         return made
 
     cdef object new(self, cnp.dtype kind, int ndim, cnp.npy_intp *shape, char **data):
-        """A new array of the caller's library, contiguous, and where it lies."""
+        """A new contiguous array of the caller's library, and at `data` where it lies."""
         cdef Py_ssize_t nbytes = kind.itemsize
         cdef uint8_t code = 4 if self.bits and kind is self.storage else 2  # DLPack's for bfloat16, and for other floats
         cdef int i
