@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -113,6 +114,52 @@ def test_weights(name, options, way):
     value, gradient = jax.jit(jax.value_and_grad(total))(hidden, w)
     close(value, total(p, w))
     close(gradient, by_p)
+
+
+def test_nothing_passes_a_weight_of_zero():
+    """Neither NaN, which comes down from a mean where weights add up to it, nor infinity, nor an infinite slope."""
+    weight = jnp.asarray([jnp.nan, 0.0, 1.0, 0.0])
+
+    def loss(x, name, t, reduction, options):
+        return pl.get(name)(x.get("t", t), x["p"], sample_weight=weight, reduction=reduction, **options)
+
+    for name, options in CASES:
+        t, p = sample(name)
+        soft, reduction = jnp.issubdtype(t.dtype, jnp.floating), "mean" if "mean" in LOSSES[name].reductions else "none"
+        if soft or name in ("softmax_loss", "categorical_crossentropy"):
+            function = partial(loss, name=name, t=t, reduction=reduction, options=options)
+            slopes = jax.jit(lambda x, down, f=function: jax.vjp(f, x)[1](down * jnp.ones_like(f(x))))
+            for down in (1.0, jnp.inf):
+                for by, slope in slopes({"p": p} | ({"t": t} if soft else {}), down)[0].items():
+                    assert (slope[jnp.asarray([1, 3])] == 0).all(), (name, down, by)
+                    assert not jnp.isfinite(slope[0]).all(), (name, down, by)
+
+    def deviance(t, weight):
+        return pl.tweedie_deviance(t, jnp.ones(2), power=1.5, sample_weight=weight, reduction="sum", axis=0)
+
+    at = jnp.asarray([0.0, 0.5]), jnp.asarray([0.0])
+    assert (jax.grad(deviance)(*at) == 0).all()
+    assert jax.jvp(lambda t: deviance(t, at[1]), at[:1], (jnp.ones(2),))[1] == 0
+
+
+@pytest.mark.parametrize("name", ["mean_squared_error", "gamma_deviance"])
+def test_mixed_second_derivatives_at_a_weight_of_zero(name):
+    """By weight and target, or prediction, in either order of the two: here a weight of 0 takes away nothing."""
+    t, p = sample(name)
+    weight, h = jnp.asarray([0.5, 0.0, 2.0, 0.0]), 2.0**-12
+
+    def loss(w, x):
+        return pl.get(name)(*x, sample_weight=w, reduction="mean")
+
+    slopes = jax.jit(jax.grad(loss, 1))
+    beside = [slopes(weight + s * h * jnp.ones(4), (t, p)) for s in (1, -1)]
+    wanted = [(a - b) / (2 * h) for a, b in zip(*beside, strict=True)]
+    assert all((x[jnp.asarray([1, 3])] != 0).any() for x in wanted)
+    for outer, inner in ((jax.jacrev, jax.jacrev), (jax.jacfwd, jax.jacfwd)):
+        by_weight = [jnp.moveaxis(x, 0, -1) for x in jax.jit(outer(inner(loss), 1))(weight, (t, p))]
+        for found in (jax.jit(outer(inner(loss, 1), 0))(weight, (t, p)), by_weight):
+            for x, y in zip(found, wanted, strict=True):
+                close(x.sum(-1), y, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from jax import numpy as jnp
 from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from polyloss._adapters.jax_weights import behind, weighted
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome
@@ -84,7 +85,7 @@ def call(plan, arrays, given):
     if plan.has_values:
         return evaluate(plan, arrays)
     if plan.route == FORMULA and any(several_traced(value) for _, value in plan.params + plan.target_options):
-        return finish(plan, arrays, checked(plan, arrays, _formula.run(plan, arrays)))
+        return finish(plan, arrays, checked(plan, arrays, _by_weights(plan, arrays)))
     if plan.validate and plan.labelled and has_values(arrays.t):  # raises under `jax.grad` alone; under `jax.jit` `bad` is of the program
         checked(plan, arrays, Outcome(bad=sort_labels(arrays.xp, arrays.t, plan.layout.c, plan.ignore)[2]))
     operands = [x for x in _operands(arrays) if x is not None]
@@ -219,7 +220,7 @@ def _operation_jvp(plan, operands, tangents):
         gradients.append((gradient, tangents[1]))
     # Of a loss that is NaN this is NaN also where 0 comes down from above. A rule for what goes forward does not see that, and JAX' way to
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
-    products = [gradient * tangent.astype(real) for gradient, tangent in gradients]
+    products = [weighted(tangent.astype(real), gradient, gradient == 0) for gradient, tangent in gradients]  # no slope, though ∞ comes down
     tangent = sum(x.sum(axis=1) if plan.reduction == "none" else x.sum() for x in products)
     moves = [False, moves[1] and not exchangeable, *moves[2:]]
     if any(moves):
@@ -248,7 +249,14 @@ def _evaluate(plan, *operands):
 
 def _by_formula(plan, *operands):
     plan, arrays = _routes.changed(plan, here=False, has_values=False), _arrays(plan, operands, jnp)
-    return _results(plan, arrays, _formula.run(plan, arrays))
+    return _results(plan, arrays, _by_weights(plan, arrays))
+
+
+def _by_weights(plan, arrays):
+    """The formulas' outcome, in which weights of 0 leave no slope by targets, whatever comes down to them."""
+    if arrays.weight is not None and not plan.labelled and jnp.issubdtype(arrays.t.dtype, jnp.floating):
+        arrays = arrays._replace(t=behind(arrays.t, (arrays.weight == 0)[:, None, :]))
+    return _formula.run(plan, arrays, weighted)
 
 
 def _by_kernel(plan, *arrays):

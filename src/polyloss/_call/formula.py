@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +28,18 @@ class Outcome(NamedTuple):
     value: object = None  # total over divisor, in the dtype of the computation, if the route has it already
 
 
-def run(plan, arrays):
-    """Values, slopes and curvatures by the formulas."""
+def product(x, factor, zero):
+    """Losses or slopes times what their weights make of them; `zero`: where the weight is 0."""
+    return x * factor
+
+
+def run(plan, arrays, times=product):
+    """Values, slopes and curvatures by the formulas. `times`: `product`, or the same with derivatives of its own where a weight is 0."""
     arrays = arrays._replace(t=plan.layout.flat(arrays.xp, arrays.t), p=plan.layout.flat(arrays.xp, arrays.p))
     xp, ours = arrays.xp, plan.here and (arrays.xp is np or plan.backend.name == "torch")
     if ours and (plan.layout.s > 1 or not (_lies_beside(xp, arrays.t) and _lies_beside(xp, arrays.p))):
-        return _by_position(plan, arrays)
-    return _quietly(plan, arrays)
+        return _by_position(plan, arrays, times)
+    return _quietly(plan, arrays, times)
 
 
 def _lies_beside(xp, x):
@@ -41,7 +47,7 @@ def _lies_beside(xp, x):
     return x.flags.c_contiguous if xp is np else x.is_contiguous()
 
 
-def _by_position(plan, arrays):
+def _by_position(plan, arrays, times):
     """The formula on arrays in which each position's classes lie beside each other.
 
     Libraries add the numbers of other layouts in other orders; in this one the bits of a position do not depend on how many there are.
@@ -62,18 +68,18 @@ def _by_position(plan, arrays):
 
     t, p, weight = map(lay_beside, (arrays.t, arrays.p, arrays.weight))
     beside = dataclasses.replace(plan, layout=lay._replace(n=n * s, s=1))
-    outcome = _quietly(beside, arrays._replace(t=t, p=p, weight=weight))
+    outcome = _quietly(beside, arrays._replace(t=t, p=p, weight=weight), times)
     return outcome._replace(**{name: lay_back(getattr(outcome, name)) for name in ("losses", "gradient", "hessian", "prob", "bad")})
 
 
-def _quietly(plan, arrays):
+def _quietly(plan, arrays, times):
     if plan.backend.name == "torch":  # which has no such warnings, and whose compiler cannot trace the context
-        return _run(plan, arrays)
+        return _run(plan, arrays, times)
     with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels
-        return _run(plan, arrays)
+        return _run(plan, arrays, times)
 
 
-def _run(plan, arrays):
+def _run(plan, arrays, times):
     """The formulas; nothing here branches on data."""
     xp, block, lay, dtype = arrays.xp, plan.block, plan.layout, plan.real(arrays.xp)
     z = xp.astype(arrays.p, dtype)
@@ -111,7 +117,7 @@ def _run(plan, arrays):
     if mean and weight is not None:
         lost = xp.where(weight == 0, given.weight, xp.zeros_like(weight))
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
-    scale = 1.0 if weight is None else weight
+    weigh = partial(_weighted, xp, times, None if weight is None else (weight, lost, given.weight == 0))
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
     unweighted = skip if bad is None else bad if skip is None else skip | bad  # the weight of a bad label is in no sum
@@ -134,14 +140,14 @@ def _run(plan, arrays):
         if block.combine:
             losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
             losses = xp.astype(losses, dtype, copy=False)
-        losses = _finish(xp, _weighted(xp, _hidden(xp, losses, zero), scale, lost), skip, bad)
+        losses = _finish(xp, weigh(_hidden(xp, losses, zero)), skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
         if mean:
             value = xp.astype(_reduce.quotient(xp, xp.astype(total, dtype), divisor), dtype)
     if plan.want.gradient:
-        gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, scale, lost, divisor, skip, bad)
+        gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, weigh, divisor, skip, bad)
     if plan.want.hessian:
-        hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, scale, lost, divisor, skip, bad)
+        hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, weigh, divisor, skip, bad)
     if plan.want.prob:
         cap = params.get("softcap", 0.0)
         prob = xp.astype(xp.exp(log_softmax(xp, z if absent(cap) else capped(xp, z, cap)[0])[0]), arrays.p.dtype)
@@ -191,9 +197,12 @@ def _hidden(xp, x, zero):
     return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
 
 
-def _weighted(xp, x, scale, lost):
+def _weighted(xp, times, weights, x):
     """x times its weight. An infinite x is multiplied by the weight as it was given where that was rounded to 0 (`lost`, else 0)."""
-    return x * scale if lost is None else x * xp.where((lost != 0) & ~xp.isfinite(x), lost, scale)
+    if weights is None:
+        return x
+    weight, lost, zero = weights if x.ndim == 2 else [w if w is None else w[:, None, :] for w in weights]
+    return times(x, weight if lost is None else xp.where((lost != 0) & ~xp.isfinite(x), lost, weight), zero)
 
 
 def _finish(xp, x, skip, bad):
@@ -204,14 +213,13 @@ def _finish(xp, x, skip, bad):
     return x
 
 
-def _derivative(plan, arrays, x, zero, scale, lost, divisor, skip, bad):
+def _derivative(plan, arrays, x, zero, weigh, divisor, skip, bad):
     """Per-element derivatives -> those of the reduced loss, in the dtype of the predictions."""
     xp = arrays.xp
     if plan.block.combine == "mean":
         x = x / plan.layout.c
     x = _hidden(xp, x, None if zero is None else zero[:, None, :])
-    if arrays.weight is not None:
-        x = _weighted(xp, x, scale[:, None, :], None if lost is None else lost[:, None, :])
+    x = weigh(x)
     x = _reduce.quotient(xp, x, divisor)
     if zero is not None:  # the divisor is NaN where a weight is: a weight of 0 beside it gives 0 all the same
         x = xp.where(zero[:, None, :] & xp.isnan(x), xp.zeros_like(x), x)
