@@ -103,11 +103,6 @@ def wanted(call, truth, name, upstream):
             u = u.reshape(right.v.shape) if u.size == right.v.size else np.expand_dims(u, at)
         with np.errstate(all="ignore"):
             open_ = (right.e > UNKNOWN**0.5) | ((u == 0) & ~(np.abs(right.v) < right.format.most))  # 0 times what is infinite
-            # By autograd a target at a weight of 0 has 0 times what comes from above, and that is NaN where a weight of NaN is part of the
-            # divisor; the loss itself, finite, must stay in place for the weight's own derivative. Slopes written out are 0 there.
-            weight = call.arrays.get("sample_weight")
-            if name == "by_target" and weight is not None and np.isnan(weight.values).any():
-                open_ = open_ | np.isnan(truth.losses.v).all()
             right = unknown((right * Ball(u, LONG(0), right.format)).roughly(2), open_)
             if set(call.results()) - {"value", "gradient"}:  # by autograd of the value, in which 1 - p cancels
                 right = Ball(right.v, right.e + 4 * np.abs(u).max(initial=0) * largest(call), right.format)

@@ -635,7 +635,8 @@ def kl_divergence(t, p, epsilon):
     slope = where(inside, -times(a, 1 / y), zeros(p))
     curvature = where(inside, times(a, 1 / y / y), zeros(p))
     by_target = where(kept, log + 1, zeros(p))
-    return combined(times(a, log), slope, curvature, unknown(by_target, (t.v <= 0) | (t.v == 1)), mean=False)
+    lost = t.v < 2.0**20 * float(np.finfo(t.format.dtype).tiny)  # by autograd 1 is t, times what comes from above, over t
+    return combined(times(a, log), slope, curvature, unknown(by_target, (t.v == 1) | lost), mean=False)
 
 
 def brier(t, p):
