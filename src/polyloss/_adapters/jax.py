@@ -253,7 +253,7 @@ def _by_formula(plan, *operands):
 
 
 def _by_weights(plan, arrays):
-    """The formulas' outcome, in which weights of 0 leave no slope by targets, whatever comes down to them."""
+    """The formulas' outcome, in which a weight of 0 leaves no slope with respect to a target, whatever is handed down."""
     if arrays.weight is not None and not plan.labelled and jnp.issubdtype(arrays.t.dtype, jnp.floating):
         arrays = arrays._replace(t=behind(arrays.t, (arrays.weight == 0)[:, None, :]))
     return _formula.run(plan, arrays, weighted)

@@ -1,9 +1,9 @@
 """JAX: products with weights, and targets behind weights, whose derivatives are 0 where the weight is.
 
-A position of weight 0 has no slope, whatever comes down to it: of a mean over weights that add up to NaN that is NaN, which 0 does not
-take away. To replace what comes down by `where` would take away more: the derivative of that slope with respect to the weight, which is
-the slope of the loss. JAX' rules for functions (`custom_jvp`) say what a derivative is, but not what it is when it is transposed, so here
-are two operations with rules of their own. Both are linear in `x`, where that is finite.
+A position of weight 0 has no slope, whatever autograd hands down to it. In a mean over weights that add up to NaN that is NaN, and 0 times
+NaN is no 0. To replace it by `where` would take away more: the second derivative with respect to a weight of 0 and a target, which is the
+slope of the unweighted loss. `jax.custom_jvp` cannot say so either: reverse mode transposes the function itself. So these are operations of
+XLA's programs with rules of their own, linear in x.
 """
 
 from jax import numpy as jnp
