@@ -81,6 +81,19 @@ def test_adapters_alone_import_array_libraries():
     assert found == {("_core/reduce", "jax")}, "which asks whether JAX has float64"
 
 
+def test_what_to_read_to_follow_a_call_is_there():
+    """Each file of the tables in docs/design.md has the functions that they name."""
+    section = (ROOT / "docs/design.md").read_text("utf-8").partition("## What happens in a call")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w/.]+)` \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) > 15
+    for file, functions in rows:
+        path = ROOT / "src" / "polyloss" / file
+        if not path.exists():  # beside an installed wheel
+            pytest.skip("there are no sources beside the tests")
+        defined = re.findall(r"^ *(?:class|def|cdef)\b[^=(:]*?\b(\w+)[(:]", path.read_text("utf-8"), re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", functions)) - {"Bound"} <= set(defined), file
+
+
 # --------------------------------------------------------------------------------------------------------- one table of losses
 
 ALIASES = {  # the contract
