@@ -31,6 +31,7 @@ import polyloss as pl
 from polyloss.__main__ import main
 from polyloss._adapters import dask_cluster as _cluster
 from polyloss._command import arrays, tables
+from polyloss._command.app import app
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
 from polyloss._command.scoring import in_parts
 from polyloss._core.block import LOSSES
@@ -1038,6 +1039,79 @@ def test_the_names_of_streams(here):
     writer.start()
     assert main(["score", "truth.csv", "pipe"]) == 0
     writer.join()
+
+
+WRITERS = {  # of tables, by the ending of the file
+    "csv": polars.DataFrame.write_csv,
+    "tsv": lambda table, path: table.write_csv(path, separator="\t"),
+    "csv.gz": lambda table, path: Path(path).write_bytes(gzip.compress(table.write_csv().encode())),
+    "csv.zst": lambda table, path: Path(path).write_bytes(zstd(table.write_csv())),
+    "parquet": polars.DataFrame.write_parquet,
+    "arrow": polars.DataFrame.write_ipc,
+    "ipc": polars.DataFrame.write_ipc_stream,
+}
+
+
+def save_h5(path, array):
+    with h5py.File(path, "w") as file:
+        file["z"] = array
+
+
+def test_a_name_that_exists_is_no_pattern(run, monkeypatch):
+    """Each name with brackets, a star or "~" stands beside a file that it would match as a pattern, or as a name of a home directory."""
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    names = [("sub[1]", "sub1"), ("run[a]/s", "runa/s"), ("what?", "whatx"), ("*", "x"), ("~/s", "home/s"), ("a::b", "a")]
+    table = polars.DataFrame({"id": [2, 1, 3], "bird": [0.1, 0.1, 0.6], "cat": [0.2, 0.8, 0.2], "dog": [0.7, 0.1, 0.2]})
+    other = table.with_columns(polars.lit(0.5).alias(name) for name in ("bird", "cat", "dog"))
+    right, wrong = np.eye(3)[[0, 2, 1]], np.zeros((3, 3))
+    y = np.array([0, 2, 1])
+    np.save("y.npy", y)
+    one = run("truth.csv", "good.csv", "-l", "log_loss")[1][0][2]
+    for literal, beside in names:
+        for name, path in ((literal, 0), (beside, 1)):
+            Path(name).parent.mkdir(exist_ok=True)
+            for end, write in WRITERS.items():
+                write((table, other)[path], f"{Path().absolute()}/{name}.{end}")
+                labels = polars.read_csv("truth.csv").with_columns(polars.col("id").cast(polars.Int64))
+                write((table, other)[path].join(labels, on="id"), f"{Path().absolute()}/{name}-both.{end}")
+            array = (right, wrong)[path]
+            np.save(f"{name}.npy", array), np.savez(f"{name}.npz", z=array), save_h5(f"{name}.h5", array)
+            zarr.open_group(Path(f"{name}.zarr"), mode="w").create_array("z", data=array)
+        for end in WRITERS:
+            path = f"{literal}.{end}"
+            assert run("truth.csv", path) == (0, [[path, "log_loss", one]], ""), path
+            assert run("truth.csv", path, "--parts") == (0, [[path, "log_loss", one]], ""), path
+            both = f"{literal}-both.{end}"
+            assert run(both, both, "--target", "label") == (0, [[both, "log_loss", one]], ""), both
+            assert run(both, both, "--target", "label", "--parts") == (0, [[both, "log_loss", one]], ""), both
+            assert run(both, "good.csv", "--target", "label")[:2] == (0, [["good.csv", "log_loss", one]]), both
+        want = repr(float(pl.softmax_loss(y, right)))
+        for end in ("npy", "npz::z", "h5::z", "zarr::z", "zarr/::z", "zarr"):
+            path = f"{literal}.{end}"
+            assert run("y.npy", path, "-l", "softmax_loss")[:2] == (0, [[path, "softmax_loss", want]]), path
+    os.symlink("gone.csv", "link[1].csv"), Path("link1.csv").write_text(GOOD)
+    assert run("truth.csv", "link[1].csv") == (1, [], "polyloss score: link[1].csv: no such file\n")
+
+
+def test_a_name_that_is_no_file_is_a_pattern(run):
+    """Of ``FILE::NAME`` the file is one."""
+    np.save("y.npy", np.array([0, 2, 1]))
+    for k in (2, 1):
+        Path(f"sub{k}.csv").write_text(GOOD), np.savez(f"z{k}.npz", a=np.eye(3), b=np.zeros((3, 3))), Path(f"x::{k}.csv").write_text(GOOD)
+    for pattern in ("sub[12].csv", "sub?.csv", "sub*.csv"):
+        assert [line[0] for line in run("truth.csv", pattern)[1]] == ["sub1.csv", "sub2.csv"]
+    assert [line[0] for line in run("truth.csv", "x::*.csv")[1]] == ["x::1.csv", "x::2.csv"]
+    status, lines, _ = run("y.npy", "z*.npz::b", "z[1].npz::a", "-l", "softmax_loss")
+    assert (status, [line[0] for line in lines]) == (0, ["z1.npz::b", "z2.npz::b", "z1.npz::a"])
+    assert run("truth.csv", "lost*.csv") == (1, [], "polyloss score: lost*.csv: no such file\n")
+
+
+def test_nobody_else_takes_names_for_patterns(monkeypatch):
+    """On Windows click would, of all words, before the command sees them."""
+    given = {}
+    monkeypatch.setattr(app, "main", lambda words, **settings: given.update(settings))
+    assert main([]) == 0
+    assert given["windows_expand_args"] is False
 
 
 # ------------------------------------------------------------------------------------------------------------------ bad files

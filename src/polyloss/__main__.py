@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo("polyloss: cannot write the result: stdout is closed", err=True)
         return FAILED
     try:
-        return app.main(arguments, prog_name="polyloss", standalone_mode=False) or 0
+        # On Windows click would take names of files for patterns, and options, too.
+        return app.main(arguments, prog_name="polyloss", standalone_mode=False, windows_expand_args=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -1,7 +1,6 @@
 """The commands: score, losses, explain, demo. Only here are options known."""
 
 import contextlib
-import glob
 import math
 import os
 import sys
@@ -101,13 +100,13 @@ def app() -> None:
 @click.pass_context
 def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], **options: Any) -> None:
     """Score files; the text of the help is above."""
-    from polyloss._command import arrays, report, scoring, streams
+    from polyloss._command import arrays, names, report, scoring, streams
 
     context.with_resource(streams.keeping())
     tables = _import_tables() if not arrays.is_array(truth) else None
-    files = [file for pattern in predictions for file in (sorted(glob.glob(pattern)) or [pattern])]
+    files = [file for name in predictions for file in names.files_of(name)]
     for path in [truth, *files] if options["address"] else ():
-        if streams.is_stream(arrays.split(path)[0]):
+        if streams.is_stream(names.split(path)[0]):
             raise usage(f"--dask: workers cannot read {path}, which is no file")
     losses = [scoring.Loss.of(text) for text in options["losses"]]
     if options["fail_above"] is not None and math.isnan(options["fail_above"]):

@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from polyloss._command.names import split
 from polyloss._command.problems import BadFile, usage
 from polyloss._command.streams import real
 
 ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
 BROKEN = Exception  # what readers raise of broken files: ValueError, OSError, zlib.error, TokenError of NPY's header, and what not
 SLAB = 1 << 25  # bytes of predictions that are taken at once
-
-
-def split(path: str) -> tuple[str, str]:
-    """File and name of the array in it, of ``FILE::NAME``."""
-    file, _, name = path.partition("::")
-    return file.rstrip("/"), name
 
 
 def is_array(path: str) -> bool:
@@ -106,7 +101,7 @@ def _zarr(file: str, name: str) -> Any:
     import zarr
 
     try:
-        found = zarr.open(file, mode="r")
+        found = zarr.open(Path(file), mode="r")  # of a text zarr may think that it is an address
     except FileNotFoundError:
         raise BadFile(f"{file}: holds neither an array nor a group of Zarr") from None
     if hasattr(found, "shape"):

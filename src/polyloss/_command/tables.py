@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator
@@ -488,7 +489,7 @@ def _indices(path: str) -> list[Any]:
     """What a Parquet file says of pandas' indices: names of columns, and descriptions of ranges, of which it has no values."""
     if ending(path) in (".parquet", ".pq"):
         with contextlib.suppress(KeyError, ValueError, TypeError, po.exceptions.PolarsError):
-            return list(json.loads(po.read_parquet_metadata(real(path))["pandas"])["index_columns"])
+            return list(json.loads(po.read_parquet_metadata(there(path))["pandas"])["index_columns"])
     return []
 
 
@@ -578,21 +579,26 @@ def columns_of(path: str) -> list[str]:
     return names
 
 
+def there(path: str) -> str:
+    """The file to read, by a name in which polars finds neither a home directory nor an address: "~/a.csv" may be a file of this folder."""
+    return os.path.abspath(real(path))
+
+
 def scan(path: str, types: dict[str, Any]) -> po.LazyFrame:
     """A table that is read when it is needed; of text, these columns get these types and all others stay text."""
     if ending(path) in TEXT:
-        read = partial(po.scan_csv, real(path), separator=TEXT[ending(path)], infer_schema=False, glob=False)
+        read = partial(po.scan_csv, there(path), separator=TEXT[ending(path)], infer_schema=False, glob=False)
         own: dict[str, str] = {}  # names in which polars leaves a quotation mark doubled, as the text writes it within others
         if not types or any('"' in name for name in types):
             own = {name.replace('""', '"'): name for name in read().collect_schema().names() if '""' in name}
         frame = read(schema_overrides={own.get(name, name): kind for name, kind in types.items()})
         return frame.rename({there: name for name, there in own.items()}) if own else frame
     if ending(path) in (".parquet", ".pq"):
-        return po.scan_parquet(real(path), glob=False)
+        return po.scan_parquet(there(path), glob=False)
     with open(real(path), "rb") as file:
         if file.read(6) == b"ARROW1":
-            return po.scan_ipc(real(path))
-    return po.read_ipc_stream(real(path)).lazy()  # which has no index, to be read in part
+            return po.scan_ipc(there(path), glob=False)
+    return po.read_ipc_stream(there(path)).lazy()  # which has no index, to be read in part
 
 
 def _whole(path: str, names: list[str], id_column: str, every_cell: bool) -> tuple[po.Series, po.DataFrame]:
@@ -705,7 +711,7 @@ def _lines(path: str) -> Generator[str, None, None]:
         start = file.read(4)
         if start == b"\x28\xb5\x2f\xfd":  # zstd, which polars unpacks, but Python only from 3.14 on
             raw_lines = {"has_header": False, "separator": "\0", "quote_char": None, "encoding": "utf8-lossy"}
-            lines = po.scan_csv(real(path), infer_schema=False, glob=False, **raw_lines)  # type: ignore[arg-type]
+            lines = po.scan_csv(there(path), infer_schema=False, glob=False, **raw_lines)  # type: ignore[arg-type]
             for batch in lines.collect_batches(maintain_order=True):
                 yield from (f"{line or ''}\n" for line in batch.to_series())
             return
