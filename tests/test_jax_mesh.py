@@ -96,6 +96,30 @@ def results_are_bound_to_a_device_only_if_an_input_was():
 
 
 @check
+def weights_may_lie_otherwise_than_predictions():
+    """On a mesh whose shardings are part of types, which operations of the program must agree on."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    import polyloss as pl
+
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+    t, p, weight = np.full((8, 3), 0.5, "f4"), np.linspace(0.1, 1, 24, dtype="f4").reshape(8, 3), np.arange(8, dtype="f4") % 3
+
+    def slopes(t, p, weight):
+        return jax.grad(lambda *x: pl.gamma_deviance(*x[:2], sample_weight=x[2], reduction="sum"), (0, 1, 2))(t, p, weight)
+
+    wanted = slopes(*map(jnp.asarray, (t, p, weight)))
+    with jax.set_mesh(mesh):
+        for across in ((True, True, False), (False, False, True), (True, True, True)):
+            specs = [PartitionSpec("d") if cut else PartitionSpec() for cut in across]
+            given = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip((t, p, weight), specs, strict=True)]
+            for x, y in zip(jax.jit(slopes)(*given), wanted, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@check
 def compiled_calls_gather_nothing():
     """Each device calls its kernel; the gradient lies as the logits do."""
     import jax

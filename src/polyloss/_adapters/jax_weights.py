@@ -6,6 +6,7 @@ slope of the unweighted loss. `jax.custom_jvp` cannot say so either: reverse mod
 XLA's programs with rules of their own, linear in x.
 """
 
+import jax
 from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -22,7 +23,10 @@ def behind(x, zero):
 
 
 def _bound(operation, zero, x, *factors):
-    return operation.bind(*jnp.broadcast_arrays(zero, *factors, x))
+    operands = jnp.broadcast_arrays(zero, *factors, x)
+    if len({jax.typeof(operand).sharding for operand in operands}) > 1:  # on an explicit mesh, where a sum takes them together
+        operands = [sum((jnp.zeros_like(other, operand.dtype) for other in operands), operand) for operand in operands]
+    return operation.bind(*operands)
 
 
 def _operation(name, evaluate, transposed=None):
