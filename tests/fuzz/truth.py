@@ -868,13 +868,18 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     if skip.any():  # what lies there reaches nothing
         blank = lambda x: Ball(np.where(skip[:, None], 1 / LONG(c), x.v), np.where(skip[:, None], 0, x.e), fmt)  # noqa: E731
         clean = blank(given), blank(z)
+    undecided = False
     if loss in ("hinge", "squared_hinge", "exponential", "logistic"):
         kept = given.v if w is None else given.v[w.v != 0]
         params["decided"] = bool(((kept == 0) | (kept == 1)).all())
+        as_0 = flushed and (np.abs(kept) <= float(np.finfo(fmt.dtype).tiny))  # XLA may take them for 0
+        undecided = params.get("labels") == "auto" and params["decided"] != bool((as_0 | (kept == 0) | (kept == 1)).all())
     k = None if class_weight is None else taken(class_weight, fmt)
     if loss == "softmax_loss":
         params["class_weight"] = k
     parts = open_at_infinities(loss, *clean, TRUTHS[loss](*clean, **params), params)
+    if undecided:
+        parts = Parts(*(unknown(x, np.ones(x.shape, bool)) for x in parts))
     if w is not None:  # XLA may take a weight for 0, and then nothing of its position is seen: neither NaN nor an infinity
         perhaps = (w.e > 0) & ~(np.isfinite(z.v).all(1) & np.isfinite(given.v).all(1) & np.isfinite(parts.value.v))
         parts = Parts(unknown(parts.value, perhaps), *(unknown(x, perhaps[:, None]) for x in parts[1:]))
