@@ -702,18 +702,58 @@ def test_a_loss_that_is_nan_has_slopes_that_are(case, lib):
 
 @over(CASES, (NUMPY, TORCH, JAX))
 def test_a_weight_that_its_mean_makes_0_hides_no_nan(case, lib):
-    """A weight of 1e-37 beside 1e30, divided by their sum, is 0 in float32; times NaN the slope is NaN all the same."""
-    t, p = case.inputs("float32")
-    if case.labelled:
-        t[2] = 0
-    p[2] = np.nan
-    weight = np.full(case.n, 1e30, np.float32)
-    weight[2] = 1e-37  # a normal number: XLA and the kernels for CUDA take what is below for 0
-    for route in routes_of(lib):
-        kwargs = {"sample_weight": lib.array(weight), "reduction": mean_of(case)}
-        _, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
-        assert np.isnan(lib.numpy(slope)[2]).any(), route
-        assert not np.isnan(lib.numpy(slope)[[0, 1, 3, 4, 5]]).any(), route
+    """A weight of 1e-37 beside 1e30, divided by their sum, is 0 in float32; NaN and infinite slopes stay what they are all the same."""
+    for spoil in (np.nan, np.inf):
+        t, p = case.inputs("float32")
+        if case.labelled:
+            t[2] = 0
+        p[2] = spoil
+        weight = np.full(case.n, 1e30, np.float32)
+        weight[2] = 1e-37  # a normal number: XLA and the kernels for CUDA take what is below for 0
+        for route in routes_of(lib):
+            kwargs = {"sample_weight": lib.array(weight), "reduction": mean_of(case)}
+            _, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+            slope, plain = lib.numpy(slope), lib.numpy(route(case.of, pl.grad(case.target), lib.array(t), lib.array(p)))
+            assert spoil == np.inf or np.isnan(slope[2]).any(), route
+            assert not np.isfinite(slope[2][~np.isfinite(plain[2])]).any(), (spoil, route)
+            assert np.isfinite(slope[2][np.isfinite(plain[2])]).all(), (spoil, route)
+            assert not np.isnan(slope[[0, 1, 3, 4, 5]]).any(), route
+
+
+STEEP = [  # targets and predictions with slopes of 1e5 and more in the first position
+    ("mean_squared_error", [[0.0, 0.0], [1.0, 1.0]], [[1e19, 3e12], [2.0, 3.0]], {}),
+    ("squared_hinge", [[1.0, -1.0], [1.0, 1.0]], [[-1e15, 1e14], [2.0, 0.5]], {}),
+    ("categorical_crossentropy", [[1.0, 0.0], [0.0, 1.0]], [[3e-6, 0.9], [0.5, 0.5]], {}),
+    ("sparse_categorical_crossentropy", [0, 1], [[3e-6, 0.9], [0.5, 0.5]], {}),
+    ("multiclass_hinge", [0, 1], [[-1e9, 1e10, 0.0], [0.5, 0.5, 0.5]], {"power": 2}),
+    ("generalized_crossentropy", [0, 1], [[1e-9, 0.9], [0.5, 0.5]], {}),
+    ("cosine_similarity", [[1.0, 2.0], [3.0, 1.0]], [[2e-9, 1e-9], [0.5, 0.5]], {}),
+    ("gaussian_nll", [1e6, 1.0], [[2.0, 0.1], [1.0, 2.0]], {}),
+    ("poly1_crossentropy", [[2e8, 1e7], [0.0, 1.0]], [[2.0, 1.0], [1.0, 2.0]], {}),
+    ("softmax_loss", [[2e8, 1e7], [0.0, 1.0]], [[2.0, 1.0], [1.0, 2.0]], {"reduction": "normalize"}),
+]
+
+
+@pytest.mark.parametrize(("loss", "t", "p", "params"), STEEP, ids=[x[0] for x in STEEP])
+@pytest.mark.parametrize("lib", [NUMPY, TORCH], ids=("numpy", "torch"))
+def test_slopes_keep_their_digits_where_weight_by_divisor_does_not(lib, loss, t, p, params):
+    """A weight that is a number of the dtype, by a divisor: the quotient alone is below the normal numbers, or none."""
+    params = {"reduction": "mean"} | params
+    for dtype, small, large in (("float32", 3e-38, 1e3), ("float32", 2e-38, 3e5), ("float64", 3e-308, 1e3), ("float64", 1e-307, 1e5)):
+        y = np.array(t, np.int64 if isinstance(t[0], int) else dtype)
+        weight = np.array([small, large], dtype)
+        counts = y.sum(axis=1) if loss == "softmax_loss" else 1  # of whose targets the sum of weights is made
+        total = np.sum(weight.astype(np.float64) * counts)
+        target, given = getattr(pl, loss), (lib.array(y), lib.array(np.array(p, dtype)))
+        for route in routes_of(lib):
+            slope = lib.numpy(route(pl.grad(target), *given, sample_weight=lib.array(weight), **params))
+            plain = lib.numpy(route(pl.grad(target), *given, **params | {"reduction": "sum"}))
+            right = plain.astype(np.longdouble) * weight[:, None] / total
+            held = np.abs(right) > 1e3 * np.finfo(dtype).smallest_subnormal
+            off = np.abs(slope - right)[held]
+            assert held[0].any(), (route, dtype)
+            few_digits = 1e-3 * (np.abs(right[held]) < np.finfo(dtype).tiny)
+            assert (off <= (16 * np.finfo(dtype).eps + few_digits) * np.abs(right[held])).all(), (route, dtype, slope, right)
 
 
 @over(CASES, (NUMPY, TORCH, JAX))

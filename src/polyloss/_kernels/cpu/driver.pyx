@@ -67,8 +67,6 @@ cdef class Bound:
             return self.nothing(&job, at, found)
         if self.one_weight:
             weight = number_at(&job.weight, 0, 0)
-            job.weight.at = NULL
-            job.mean *= weight
         job.scale = scale * job.mean
         if isa_used != self.isa:
             loops.cut(&job)

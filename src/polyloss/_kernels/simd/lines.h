@@ -1,4 +1,5 @@
 /* Lines of numbers of any kind and stride, to and from the type of computation; included after real.h. */
+#include "formulas/factor.h"
 
 /* What is rounded is kept so: the compiler makes no multiply-add of a product and a sum that uses it. */
 #ifndef ROUNDED
@@ -72,10 +73,42 @@ INLINE double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
     for (; i < n; i++) s[0] += (double)x[i];
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
-/* Of a position's derivatives; 0 for a weight of 0 alone, even if the sum of the weights is NaN. What is below all numbers is the least of
-   them, so that it hides no NaN. */
-INLINE one FORMULA(factor)(double scale, one weight)
+/* What multiplies a position's derivatives: `first`, and the result then `rest`, which is 1 where scale times weight is a normal number, as it
+   most often is. Of a weight of 0 first is 0, even if the sum of the weights is NaN. */
+typedef struct {
+    one first, rest;
+} FORMULA(factor);
+INLINE int FORMULA(is_normal)(one k)
 {
-    const one least = sizeof(one) == 4 ? (one)0x1p-149 : (one)0x1p-1074, k = weight == 0 ? 0 : (one)(scale * (double)weight);
-    return k != 0 || weight == 0 || scale == 0 ? k : (scale < 0) == (weight < 0) ? least : -least;
+    const one size = k < 0 ? -k : k;
+    return size >= (sizeof(one) == 4 ? (one)FLT_MIN : (one)DBL_MIN) && size <= (sizeof(one) == 4 ? (one)FLT_MAX : (one)DBL_MAX);
+}
+INLINE FORMULA(factor) FORMULA(factor_of)(double scale, one weight)
+{
+    const one k = weight == 0 ? 0 : (one)(scale * (double)weight);
+    if (weight == 0 || scale == 0 || FORMULA(is_normal)(k)) return (FORMULA(factor)){k, 1};
+    const split_factor x = in_two(scale, (double)weight, sizeof(one) == 4 ? FLT_MIN : DBL_MIN, sizeof(one) == 4 ? 0x1p-149 : 0x1p-1074);
+    return (FORMULA(factor)){(one)x.first, (one)x.rest};
+}
+/* Those of n positions; whether some rest is not 1, else they are not written. */
+INLINE int FORMULA(factors)(double scale, const one *weight, ptrdiff_t n, one *first /* (n,) */, one *rest /* (n,) */)
+{
+    const real least = R(sizeof(one) == 4 ? (one)FLT_MIN : (one)DBL_MIN), most = R(sizeof(one) == 4 ? (one)FLT_MAX : (one)DBL_MAX);
+    int odd = 0;
+    for (ptrdiff_t i = 0; i < n; i++) first[i] = weight[i] == 0 ? 0 : (one)(scale * (double)weight[i]);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const ptrdiff_t m = n - i < LANES ? n - i : LANES;
+        const real size = ABS(m < LANES ? LOAD_PART(first + i, m) : LOAD(first + i)); /* beyond n both are 0 */
+        const MASK none = EQ(m < LANES ? LOAD_PART(weight + i, m) : LOAD(weight + i), R(0));
+        odd |= !EVERY(OR(AND(LE(least, size), LE(size, most)), none));
+    }
+    for (ptrdiff_t i = 0; odd && i < n; i++) {
+        const FORMULA(factor) k = FORMULA(factor_of)(scale, weight[i]);
+        first[i] = k.first, rest[i] = k.rest;
+    }
+    return odd;
+}
+INLINE void FORMULA(multiply)(one *x, one by, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) x[i] *= by;
 }

@@ -255,13 +255,19 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
             }
             FORMULA(write_losses)(job, a, b, m, room.value);
             if (!gg && !hh) continue;
-            for (ptrdiff_t i = 0; i < m; i++)
-                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = FORMULA(factor)(job->scale, room.w[i]);
+            for (ptrdiff_t i = 0; i < m; i++) {
+                const FORMULA(factor) k = FORMULA(factor_of)(job->scale, room.w[i]);
+                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = k.first;
+                if (k.rest == 1) continue;
+                FORMULA(multiply)(room.slope + i * L, k.rest, L);
+                if (hh) FORMULA(multiply)(room.curvature + i * L, k.rest, L);
+            }
             if (gg) FORMULA(write)(grad->type, gg, grad->s, m, grad->c, L, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->s, m, hess->c, L, room.k, room.curvature, job->stream);
             continue;
         }
-        const one k = FORMULA(factor)(job->scale, room.w[0]);
+        const FORMULA(factor) of = FORMULA(factor_of)(job->scale, room.w[0]);
+        const one k = of.first;
         const int t_lies = FORMULA(in_place)(t->type, 0, 1, t->c, 0), p_lies = FORMULA(in_place)(p->type, 0, 1, p->c, 0);
         const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->c, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->c, 0);
         const int outputs_lie = gg ? g_lies && (!hh || h_lies) : !hh; /* curvatures bring slopes along, which need a place too */
@@ -279,6 +285,8 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
                 const double part =
                     evaluation(n, x, y, parameters, k, NULL, gg || hh ? g : NULL, hh ? h : NULL, job->stream && g != room.slope);
                 s += part - part == 0 ? part : FORMULA(sum_again)(job, parameters, a, b, l, n);
+                if (of.rest != 1 && (gg || hh)) FORMULA(multiply)(g, of.rest, n);
+                if (of.rest != 1 && hh) FORMULA(multiply)(h, of.rest, n);
             }
             for (ptrdiff_t i = 0; k == 0 && i < n; i++) room.slope[i] = room.curvature[i] = 0;
             if (gg && apart && g_lies && k != 0)
@@ -317,8 +325,10 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
         for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
         for (ptrdiff_t i = 0; in_lanes && i < SUMS * n; i++) lanes[i] = 0;
         for (ptrdiff_t i = 0; in_lanes && i < n; i++) segment[i] = 0;
-        for (ptrdiff_t j = 0; (grad->at || hess->at) && j < most; j++)
-            for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = FORMULA(factor)(job->scale, room.w[i]);
+        one rest[TILE];
+        const int odd = (grad->at || hess->at) && FORMULA(factors)(job->scale, room.w, n, room.k, rest);
+        for (ptrdiff_t j = 1; (grad->at || hess->at) && j < most; j++)
+            for (ptrdiff_t i = 0; i < n; i++) room.k[j * n + i] = room.k[i];
         for (ptrdiff_t l = 0; l < job->c; l += m) {
             m = most < job->c - l ? most : job->c - l;
             const char *tt = t->at + a * t->n + b * t->s + l * t->c, *pp = p->at + a * p->n + b * p->s + l * p->c;
@@ -326,6 +336,10 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
             char *hh = hess->at ? hess->at + a * hess->n + b * hess->s + l * hess->c : NULL;
             const one *x = FORMULA(read)(t->type, tt, t->c, m, t->s, n, room.t), *y = FORMULA(read)(p->type, pp, p->c, m, p->s, n, room.p);
             evaluation(m * n, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
+            for (ptrdiff_t i = 0; odd && i < m * n; i++) {
+                room.slope[i] *= rest[i % n];
+                if (hh) room.curvature[i] *= rest[i % n];
+            }
             for (ptrdiff_t j = 0; j < m; j++) {
                 const ptrdiff_t at = l + j, begin = at / TILE * TILE, size = job->c - begin < TILE ? job->c - begin : TILE;
                 if (!in_lanes) {

@@ -192,10 +192,10 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     STORE(lane, top);
     largest = lane[0];
     for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = k - k; /* 0, or NaN of a weight that is infinite or NaN */
+    for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
     const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
     if (!(margin > 0)) {
-        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = margin <= 0 ? k - k : (one)margin;
+        for (ptrdiff_t c = 0; g && c < C; c++) g[c] = margin <= 0 ? 0 : (one)margin;
         return margin <= 0 ? 0 : margin;
     }
     if (g) {
@@ -289,10 +289,9 @@ static double FORMULA(row_floored_cosine_similarity)(ptrdiff_t C, const one *t, 
 /* Numbers of lanes, and which of them, counted from class i on, is class c. */
 static const one FORMULA(steps)[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 INLINE MASK FORMULA(is_class)(ptrdiff_t i, ptrdiff_t c) { return EQ(LOAD(FORMULA(steps)), R((one)(c - i))); }
-/* Derivatives of 0 times k: NaN where k is infinite or NaN. */
-INLINE void FORMULA(none_of)(one *x, ptrdiff_t C, one k)
+INLINE void FORMULA(fill_with_0)(one *x, ptrdiff_t C)
 {
-    FOR_LANES (i, m, C) STORE_PART(x + i, R(k - k), m);
+    FOR_LANES (i, m, C) STORE_PART(x + i, R(0), m);
 }
 /* Value and slopes of hinge_of_all where a sum left the range: terms are divided by C before they are added. What is infinite or NaN for
    another reason is so here, too. */
@@ -348,8 +347,8 @@ INLINE double FORMULA(hinge_of_largest)(int square, ptrdiff_t C, ptrdiff_t label
     const one own = p[label];
     real top = none;
     MASK known = EQ(none, none);
-    if (g) FORMULA(none_of)(g, C, k);
-    if (h) FORMULA(none_of)(h, C, k);
+    if (g) FORMULA(fill_with_0)(g, C);
+    if (h) FORMULA(fill_with_0)(h, C);
     if (C == 1) return own == own ? 0 : (double)NAN;
     FOR_LANES (i, m, C) {
         const real z = LOAD_PART(p + i, m), x = SELECT(FIRST(m), SELECT(FORMULA(is_class)(i, label), none, z), none);
@@ -485,7 +484,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
     FORMULA(row) *of_targets = FORMULA(rows)[job->loss].of_targets;
     FORMULA(row_of_label) *of_label = FORMULA(rows)[job->loss].of_label;
     FORMULA(of_own) *of_own = FORMULA(rows)[job->loss].of_own;
-    one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE];
+    one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE], first[ROWWISE_TILE] = {0}, rest[ROWWISE_TILE];
     one own[ROWWISE_TILE] = {0}, values[ROWWISE_TILE], own_slopes[ROWWISE_TILE], own_curvatures[ROWWISE_TILE];
     int32_t label[ROWWISE_TILE];
     one *room = scratch, *room_t = room + 2 * C, *room_p = room_t + most * C, *room_g = room_p + most * C, *room_h = room_g + most * C;
@@ -496,6 +495,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
         char *gg = grad->at ? grad->at + at * grad->n + b * grad->s : NULL, *hh = hess->at ? hess->at + at * hess->n + b * hess->s : NULL;
         if (weight->at) FORMULA(read_line)(weight->type, weight->at + at * weight->n + b * weight->s, weight->s, m, w);
         if (labelled) read_labels(label, job, at, b, m);
+        const int odd = (gg || hh) && FORMULA(factors)(job->scale, w, m, first, rest);
         const FORMULA(lines) nowhere = {NULL, 0};
         const FORMULA(lines) x = labelled ? nowhere : FORMULA(gather)(t, t->at + at * t->n + b * t->s, m, C, room_t, line);
         const FORMULA(lines) y = of_own ? nowhere : FORMULA(gather)(p, p->at + at * p->n + b * p->s, m, C, room_p, line);
@@ -515,7 +515,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 sums->count++;
                 sums->weights += (double)w[i];
             }
-            const one k = FORMULA(factor)(job->scale, w[i]);
+            const one k = first[i];
             one fill = 0; /* of both derivatives, where the row is not looked at */
             int looked = 0;
             if (labelled && label[i] == BAD) {
@@ -526,11 +526,13 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 looked = k != 0;
                 if (of_own) {
                     value = (double)values[i];
-                    if (looked && g) FORMULA(none_of)(g, C, k), g[label[i]] = k * own_slopes[i];
-                    if (looked && h) FORMULA(none_of)(h, C, k), h[label[i]] = k * own_curvatures[i];
+                    if (looked && g) FORMULA(fill_with_0)(g, C), g[label[i]] = k * own_slopes[i];
+                    if (looked && h) FORMULA(fill_with_0)(h, C), h[label[i]] = k * own_curvatures[i];
                 } else
                     value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
                                      : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
+                if (odd && looked && g) FORMULA(multiply)(g, rest[i], C);
+                if (odd && looked && h) FORMULA(multiply)(h, rest[i], C);
                 value *= (double)w[i];
             }
             for (ptrdiff_t c = 0; !looked && g && c < C; c++) g[c] = fill;

@@ -40,7 +40,7 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
 {
     const set_slopes of = slopes_of(job, set, w);
     const real none = R((one)of.none), all = R((one)of.all), at_none = R((one)of.at_none), at_all = R((one)of.at_all);
-    real odd = R(0); /* NaN where a derivative is infinite or NaN */
+    real odd = job->scale == 0 || FORMULA(is_normal)((one)of.factor) ? R(0) : R(NAN); /* NaN where a derivative is infinite or NaN, too */
     ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
     const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
     if (w == 0) {
@@ -166,6 +166,7 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
     const strided_array *t = &job->t, *grad = &job->grad, *hess = &job->hess;
     one *none = room + 3 * SETS_TILE, *all = none + SETS_TILE, *at_none = all + SETS_TILE, *at_all = at_none + SETS_TILE;
     one *keeps = at_all + SETS_TILE; /* 0: the set is skipped */
+    int normal = 1;
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->s, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->s, 0);
     for (ptrdiff_t i = 0; i < SETS_TILE; i++) {
         const double *set = sets + (i < m ? i : 0) * apart;
@@ -173,13 +174,14 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
         const set_slopes of = slopes_of(job, set, w);
         none[i] = (one)of.none, all[i] = (one)of.all, keeps[i] = w == 0 ? 0 : 1;
         at_none[i] = (one)of.at_none, at_all[i] = (one)of.at_all;
+        normal &= w == 0 || job->scale == 0 || FORMULA(is_normal)((one)of.factor);
     }
     for (ptrdiff_t l = from; l < to; l++) {
         const one *x = FORMULA(read)(t, FORMULA(place)(job, t, a, b, l), t->s, m, room);
         char *gg = grad->at ? (char *)FORMULA(place)(job, grad, a, b, l) : NULL;
         char *hh = hess->at ? (char *)FORMULA(place)(job, hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_TILE, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_TILE;
-        real odd = R(0);
+        real odd = normal ? R(0) : R(NAN);
         for (ptrdiff_t i = 0, k; i < m; i += LANES) {
             k = m - i < LANES ? m - i : LANES;
             const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i), rest = R(1) - u;

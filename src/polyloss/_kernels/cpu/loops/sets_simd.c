@@ -20,6 +20,7 @@ typedef struct { /* of a set: its loss; I / D, A / D and D, which its derivative
 } found_set;
 typedef struct { /* slopes where t is 0 and where it is 1; of D's, times -2 / D: times a slope they are a curvature */
     double none, all, at_none, at_all;
+    double factor; /* of both slopes */
 } set_slopes;
 
 static double weight_at(const kernel_job *j, ptrdiff_t n, ptrdiff_t s)
@@ -39,7 +40,7 @@ static found_set found_of(const kernel_job *j, const double *sums, double w)
 static set_slopes slopes_of(const kernel_job *j, const double *set, double w)
 {
     const double alpha = j->parameters[0], beta = j->parameters[1], k = j->scale * w / set[2], bend = -2 / set[2];
-    return (set_slopes){k * set[0] * beta, -k * (set[1] + alpha * set[0]), bend * beta, bend * (1 - alpha)};
+    return (set_slopes){k * set[0] * beta, -k * (set[1] + alpha * set[0]), bend * beta, bend * (1 - alpha), k};
 }
 /* Slope and curvature at a target of any size: whole sums and weights may be infinite, and factors leave the range of their product. */
 static void derive_one(const kernel_job *j, const double *set, double w, double t, double *slope, double *curvature)

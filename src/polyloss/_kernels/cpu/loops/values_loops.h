@@ -87,7 +87,7 @@ static double FORMULA(weigh)(one *value, const one *w, ptrdiff_t n)
 static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, kernel_sums *sums)
 {
     _Alignas(64) one room_t[VALUES_TILE], room_p[2][VALUES_TILE], w[VALUES_TILE], k[VALUES_TILE], value[VALUES_TILE];
-    _Alignas(64) one room_g[2][VALUES_TILE], room_h[2][VALUES_TILE];
+    _Alignas(64) one room_g[2][VALUES_TILE], room_h[2][VALUES_TILE], rest[VALUES_TILE];
     const one *y[2];
     one parameters[VALUES_PARAMETERS], *g[2], *h[2];
     const ptrdiff_t most = job->tile, all = job->n * job->tiles, next = (task + 1) * job->tiles_per_task, last = next < all ? next : all;
@@ -101,13 +101,19 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, kernel_sums *su
         char *gg = grad->at ? grad->at + a * grad->n + b * grad->s : NULL, *hh = hess->at ? hess->at + a * hess->n + b * hess->s : NULL;
         const one *x = FORMULA(read)(t->type, t->at + a * t->n + b * t->s, t->s, n, room_t);
         FORMULA(read_both)(p, pp, n, room_p, y);
+        int odd = 0;
         if (weight->at) {
             FORMULA(read_line)(weight->type, weight->at + a * weight->n + b * weight->s, weight->s, n, w);
-            for (ptrdiff_t i = 0; i < n; i++) k[i] = FORMULA(factor)(job->scale, w[i]);
+            odd = FORMULA(factors)(job->scale, w, n, k, rest);
         }
         FORMULA(places)(grad, gg, room_g, g);
         FORMULA(places)(hess, hh, room_h, h);
         evaluation(n, x, y[0], y[1], parameters, k, value, g, h);
+        for (ptrdiff_t i = 0; odd && i < n; i++)
+            for (int c = 0; c < 2; c++) {
+                if (g[c]) g[c][i] *= rest[i];
+                if (h[c]) h[c][i] *= rest[i];
+            }
         sums->count += n;
         sums->weights += weight->at ? FORMULA(sum_line)(w, n) : (double)n;
         sums->total += weight->at ? FORMULA(weigh)(value, w, n) : FORMULA(sum_line)(value, n);

@@ -14,6 +14,7 @@
 #ifndef POLYLOSS_SOFTMAX_GENERAL_H
 #define POLYLOSS_SOFTMAX_GENERAL_H
 #include "cpu/softmax/arrays.h"
+#include "formulas/factor.h"
 #include "formulas/softmax.h"
 
 /* Classes up to which rows are transposed, and those of a position added one after another: rows of 64 would take twice as long as they
@@ -248,6 +249,8 @@ typedef struct {
     vd sum_kt, sum_t, met_far, met_near; /* sums of t p: where p is at most 1/2, and where it is more */
     vd pull; /* 2 z_loss lse, which multiplies p in the slopes: apart from sum_kt, of which it may be a small part or that overflows */
     vd scale; /* of the derivatives */
+    double then[WD]; /* multiplies them, too; all 1 unless `odd` */
+    int odd;
     vd fill; /* in place of derivatives that are not shown */
     md shown;
     vd loss, weight;
@@ -366,6 +369,23 @@ INLINE void add_up(const softmax_job *j, const vectors *x, positions_d *p, class
     for (; i < x->n; i += WD) add_vectors(j, x, p, &sums, i, WD, row, soft_targets, !row, 1);
     *s = sums;
 }
+/* What multiplies the derivatives of positions of weights w, by factor.h where it is no normal number. */
+INLINE void scale_of(const softmax_job *j, vd weight, positions_d *p)
+{
+    p->scale = j->scale * weight;
+    const vd size = abs_d(p->scale);
+    const md normal = AND_MASK(le_d(all_d(DBL_MIN), size), le_d(size, all_d(DBL_MAX)));
+    p->odd = j->scale != 0 && !every_d(OR_MASK(normal, eq_d(weight, all_d(0.0))));
+    if (!p->odd) return;
+    double scale[WD], w[WD];
+    store_d(scale, p->scale), store_d(w, weight);
+    for (int l = 0; l < WD; l++) {
+        const int whole = w[l] == 0 || (fabs(scale[l]) >= DBL_MIN && fabs(scale[l]) <= DBL_MAX);
+        const split_factor of = whole ? (split_factor){scale[l], 1} : in_two(j->scale, w[l], DBL_MIN, 0x1p-1074);
+        scale[l] = of.first, p->then[l] = of.rest;
+    }
+    p->scale = load_d(scale);
+}
 /* All else that there is to know of the positions; sum_k: of all classes. */
 INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, const class_sums *s, double sum_k, const int row,
                      const int soft_targets)
@@ -432,8 +452,8 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         if (!soft_targets && j->poly == 0 && j->z_loss == 0) live = select_d(eq_d(x->k_y, zero), zero, live);
     }
     p->loss = select_d(eq_d(live, one), x->w * p->loss, p->fill);
-    p->scale = j->scale * x->w;
     p->shown = eq_d(live, one);
+    scale_of(j, select_d(p->shown, x->w, zero), p);
 }
 
 /* Σ t p over the other classes: what is not near is never taken from a sum with what is. */
@@ -662,6 +682,8 @@ INLINE void process_panels(const softmax_job *j, const general_scratch *x, batch
             const vd one = all_d(1.0);                                                                                                     \
             put_at_labels(out, output_at(j, &p[g], e, v[g].k_y, one, v[g].slope_y, v[g].bend_y, what), label, left, row);                  \
         }                                                                                                                                  \
+        if (p[g].odd && what != PROB)                                                                                                      \
+            for (ptrdiff_t k = 0; k < room; k++) out[k] *= p[g].then[k % WD];                                                              \
         if (!row)                                                                                                                          \
             deliver_panel(out, j, &array, first, left, x->stream);                                                                         \
         else if (out == x->out)                                                                                                            \
