@@ -255,12 +255,13 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
             }
             FORMULA(write_losses)(job, a, b, m, room.value);
             if (!gg && !hh) continue;
-            for (ptrdiff_t i = 0; i < m; i++) {
-                const FORMULA(factor) k = FORMULA(factor_of)(job->scale, room.w[i]);
-                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = k.first;
-                if (k.rest == 1) continue;
-                FORMULA(multiply)(room.slope + i * L, k.rest, L);
-                if (hh) FORMULA(multiply)(room.curvature + i * L, k.rest, L);
+            one first[TILE], rest[TILE];
+            const int odd = FORMULA(factors)(job->scale, room.w, m, first, rest);
+            for (ptrdiff_t i = 0; i < m; i++)
+                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = first[i];
+            for (ptrdiff_t i = 0; odd && i < m; i++) {
+                FORMULA(multiply)(room.slope + i * L, rest[i], L);
+                if (hh) FORMULA(multiply)(room.curvature + i * L, rest[i], L);
             }
             if (gg) FORMULA(write)(grad->type, gg, grad->s, m, grad->c, L, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->s, m, hess->c, L, room.k, room.curvature, job->stream);
