@@ -110,6 +110,21 @@ def test_gradient_and_hessian_by_every_argument(case, autograd):
         np.testing.assert_allclose(product[name], quotient, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("autograd", [by_torch, by_jax])
+def test_second_derivatives_of_what_a_weight_of_zero_hides(autograd):
+    """A loss that is NaN, since its prediction is below 0, has no slope there, nor a slope's slope."""
+
+    def loss(x, labels=np.asarray):
+        return pl.poisson_deviance(x["t"], x["p"], sample_weight=x["w"], reduction="sum")
+
+    given = {"p": np.array([[0.5], [-0.25]]), "t": np.ones((2, 1)), "w": np.array([1.0, 0.0])}
+    for order in autograd(loss)(given, {name: np.ones_like(x) for name, x in given.items()}):
+        for x in order.values():
+            assert np.isfinite(x).all()
+            assert x[0].all()
+        assert order["p"][1] == order["t"][1] == 0
+
+
 EDGES = [0.0, 1.0, 0.5, -1.0, 1e-38, 1e-45, 3.4e38, -3.4e38, 90.0, -90.0, float("inf"), -float("inf"), float("nan")]
 
 INFINITE = {  # loss, parameters, targets, predictions, and the slope by hand

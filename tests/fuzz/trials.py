@@ -8,6 +8,7 @@ import laws
 import metric
 import modules
 import refusals
+import second
 import shrink
 
 
@@ -75,7 +76,16 @@ class Heads:
     shrink = staticmethod(lambda case, fault: (case, fault))
 
 
-TRIALS = [Losses, Refusals, Metric, Modules, Laws, Heads]
+class Seconds:
+    """Second derivatives."""
+
+    SHARE = 8
+    draw = staticmethod(second.draw_second)
+    faults = staticmethod(second.faults)
+    shrink = staticmethod(lambda case, fault: (case, fault))
+
+
+TRIALS = [Losses, Refusals, Metric, Modules, Laws, Heads, Seconds]
 
 
 def prepare():

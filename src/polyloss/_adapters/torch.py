@@ -364,7 +364,7 @@ def _gradient(plan, arrays, upstream):
     arrays = arrays._replace(scanned=_formula.scanned(plan, arrays, arrays.t))
     if again:  # it will be differentiated again, also with respect to weights whose sum the divisor is
         real = plan_dtype(plan)
-        changes |= dict(divisor=plan.divisor, storage=plan.dtype)
+        changes |= dict(divisor=plan.divisor, storage=plan.dtype, tracked=plan.tracked)
         gradient = _formula.run(_routes.changed(plan, **changes), arrays._replace(p=p.to(real))).gradient
         upstream = upstream if reduced else upstream.reshape(lay.n, 1, lay.s)
         # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.

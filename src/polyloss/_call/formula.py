@@ -89,7 +89,7 @@ def _run(plan, arrays, times):
         t = one_hot(xp, labels, lay.c, dtype)
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
-    weight, skip, zero = arrays.weight, ignored, None
+    weight, skip, zero, wild = arrays.weight, ignored, None, None
     more = dict(plan.target_options).get("label_smoothing", 0.0), dict(plan.params).get("z_loss", 0.0)
     of_label_alone = all(map(absent, more))  # no other class has a part in the loss
     if weight is not None:  # a finite loss of weight 0 is kept, since it is the derivative with respect to that weight
@@ -128,7 +128,7 @@ def _run(plan, arrays, times):
     t = block.prepare_targets(xp, t, lay.c, **target_options)
     if hasattr(block, "term"):  # the row-wise schemes of _core.block are shared and are told whose terms to sum
         params["block"] = block
-    if zero is not None and plan.want.value and (plan.tracked or plan.watched or not plan.has_values):
+    if zero is not None and (plan.want.value or plan.want.gradient) and (plan.tracked or plan.watched or not plan.has_values):
         # A loss that is infinite or NaN though its arguments are finite: autograd would multiply its derivative by the weight of 0.
         wild = ~xp.isfinite(block.value(xp, t, p, **params))
         wild = (zero & (xp.any(wild, axis=1) if block.combine else wild))[:, None, :]
@@ -140,12 +140,15 @@ def _run(plan, arrays, times):
         if block.combine:
             losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
             losses = xp.astype(losses, dtype, copy=False)
+        losses = losses if wild is None else xp.where(wild[:, 0, :], xp.zeros_like(losses), losses)
         losses = _finish(xp, weigh(_hidden(xp, losses, zero)), skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
         if mean:
             value = xp.astype(_reduce.quotient(xp, xp.astype(total, dtype), divisor), dtype)
     if plan.want.gradient:
-        gradient = _derivative(plan, arrays, block.slope(xp, t, p, **params), zero, weigh, divisor, skip, bad)
+        slope = block.slope(xp, t, p, **params)
+        slope = slope if wild is None else xp.where(wild, xp.zeros_like(slope), slope)
+        gradient = _derivative(plan, arrays, slope, zero, weigh, divisor, skip, bad)
     if plan.want.hessian:
         hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, weigh, divisor, skip, bad)
     if plan.want.prob:
