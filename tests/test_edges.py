@@ -782,6 +782,18 @@ def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
                 np.testing.assert_allclose(slope, [[-1], [-sign * np.inf]], rtol=1e-6)
 
 
+def test_an_infinite_divisor_hides_no_nan():
+    """A slope that is NaN, divided by infinity, is NaN, and any other 0."""
+    t, p = np.array([0, 1]), np.array([[np.nan, 0.5], [0.25, 0.75]], np.float32)
+    for library in (NUMPY, TORCH, JAX):
+        call = library.array(t), library.array(p)
+        for route in ROUTES:
+            infinite = library.array(np.array(np.inf, np.float32))
+            slope = library.numpy(route(pl.grad("softmax_loss"), *call, reduction="normalize", denominator=infinite))
+            assert np.isnan(slope[0]).all(), (library.name, route)
+            assert not slope[1].any(), (library.name, route)
+
+
 @pytest.mark.filterwarnings("error")
 def test_sums_beyond_float32_are_infinite_in_silence_in_traced_programs():
     """Float labels are read in Python, not by XLA's own call of the kernel."""

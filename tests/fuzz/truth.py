@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from ball import FORMATS, LONG, UNKNOWN, Ball, above, share, times, unknown, where
+from ball import FORMATS, LONG, UNKNOWN, Ball, above, times, unknown, where
 
 
 class Parts(NamedTuple):
@@ -895,16 +895,10 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         divided = unknown((x / where(d.v == 0, LONG(1), d)).roughly(), x.e > UNKNOWN**0.5)  # nothing is known of it by an infinity either
         return where(d.v == 0, np.zeros_like(x.v), divided)
 
-    open_ = np.zeros(n, bool) if w is None else np.isnan(w.v)  # NaN goes into the values; a gradient may be 0 times NaN
-    open_ = (open_ | (False if d is None else np.isnan(d.v)))[:, None] & ~skip[:, None]
-    factor = None if w is None else over(w)[:, None]  # derivatives may be multiplied by that, which may be below the normal numbers
+    open_ = (np.full(n, d is not None and np.isnan(d.v)) & ~skip)[:, None]  # NaN goes into the values; a gradient may be 0 times NaN
 
-    def divided(x, part):
-        x = gone(unknown(over(x), open_))
-        if factor is None:
-            return x
-        lost = c * share(part.v, np.where(np.isfinite(factor.v), fmt.least, 0))  # c: a mean over classes may be taken of the factor, too
-        return gone(Ball(x.v, x.e + np.where(np.isfinite(part.v), lost, 0), fmt))
+    def divided(x):
+        return gone(unknown(over(x), open_))
 
     total = None if reduction in ("none", None) else over(value.sum(0, wide=True).limited() if n else Ball(LONG(0), LONG(0), fmt))
     back = lambda x: np.moveaxis(x.reshape((*losses, c)), -1, axis)  # noqa: E731
@@ -918,9 +912,9 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         by_weight = unknown(by_weight, skip | lost).reshape(losses if not scalar else ())
     by_target = None
     if loss == "quantile_loss" and valued:
-        by_target = divided(weighted(parts.by_target), parts.by_target).sum(1).limited().reshape(t.shape)
+        by_target = divided(weighted(parts.by_target)).sum(1).limited().reshape(t.shape)
     elif not labelled and not valued:
-        by_target = divided(weighted(parts.by_target), parts.by_target).limited()
+        by_target = divided(weighted(parts.by_target)).limited()
         if loss in ("poisson", "poisson_deviance", "tweedie_deviance"):
             # Of t log t autograd hands down to the logarithm what comes from above (a weight by a divisor, times 3 at most) times 2 t, and
             # that may be infinite before it is divided by t.
@@ -942,8 +936,8 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         by_divisor = unknown(-(total / where(d.v == 0, LONG(1), d)).roughly(), d.v == 0)
     return Expected(
         (value.reshape(losses if not scalar else ()) if total is None else total),
-        restored(divided(weighted(parts.slope), parts.slope)),
-        restored(divided(weighted(parts.curvature), parts.curvature)),
+        restored(divided(weighted(parts.slope))),
+        restored(divided(weighted(parts.curvature))),
         by_target,
         by_weight,
         by_class,

@@ -113,11 +113,13 @@ def _run(plan, arrays, times):
     if mean:
         arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
         weight = arrays.weight
-    lost = None  # as given, the weights that `tamed` has made 0
-    if mean and weight is not None:
-        lost = xp.where(weight == 0, given.weight, xp.zeros_like(weight))
+    then = None
+    if mean and weight is not None:  # one of which taming has left no normal number multiplies as it was given, and taming what comes of it
+        lost = (xp.abs(weight) < float(xp.finfo(weight.dtype).smallest_normal)) & (given.weight != 0)
+        weight = xp.where(lost, given.weight, weight)
+        then = xp.where(lost, _reduce.taming(xp, given.weight), xp.ones_like(weight))
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
-    weigh = partial(_weighted, xp, times, None if weight is None else (weight, lost, given.weight == 0))
+    weigh = partial(_weighted, times, None if weight is None else (weight, then, given.weight == 0))
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None]
     unweighted = skip if bad is None else bad if skip is None else skip | bad  # the weight of a bad label is in no sum
@@ -200,12 +202,13 @@ def _hidden(xp, x, zero):
     return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
 
 
-def _weighted(xp, times, weights, x):
-    """x times its weight. An infinite x is multiplied by the weight as it was given where that was rounded to 0 (`lost`, else 0)."""
+def _weighted(times, weights, x):
+    """x times its weight, and then times what tames the weights, where this one was not multiplied by it."""
     if weights is None:
         return x
-    weight, lost, zero = weights if x.ndim == 2 else [w if w is None else w[:, None, :] for w in weights]
-    return times(x, weight if lost is None else xp.where((lost != 0) & ~xp.isfinite(x), lost, weight), zero)
+    weight, then, zero = weights if x.ndim == 2 else [w if w is None else w[:, None, :] for w in weights]
+    x = times(x, weight, zero)
+    return x if then is None else x * then
 
 
 def _finish(xp, x, skip, bad):

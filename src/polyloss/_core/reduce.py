@@ -65,13 +65,16 @@ def divisor(lay, reduction, normalization, weighted, ignoring):
 EVEN = 2.0**-60, 2.0**60  # a factor and its reciprocal in this range, times a weight and a slope in it, are normal numbers of every dtype
 
 
-def tamed(xp, w):
-    """Weights times a power of two that keeps their sum, and what it divides, away from both ends of the dtype: a mean does not change."""
-    if w is None:
-        return None
+def taming(xp, w):
+    """The power of two that brings the sum of weights, and what it divides, away from both ends of the dtype: a mean does not change."""
     size = xp.sum(xp.abs(w))
     low, high = (xp.full_like(size, 2.0**exponent) for exponent in (-64, 64))
-    return w * xp.where(size > EVEN[1], low, xp.where(size < EVEN[0], high, xp.ones_like(size)))
+    return xp.where(size > EVEN[1], low, xp.where(size < EVEN[0], high, xp.ones_like(size)))
+
+
+def tamed(xp, w):
+    """Weights times `taming`."""
+    return None if w is None else w * taming(xp, w)
 
 
 def total_weight(plan, arrays, t, skip):

@@ -67,7 +67,7 @@ template <class T, class Loss> struct Evaluation {
   __device__ double stretch(long long at, long long length, long long rank, long long size, A w) const {
     constexpr int V = kPack<T>;
     const Stretch<long long> of(job.z + at, length);
-    const A k = factor_of(factor, w);
+    const A k = single_factor(factor, w);
     A weights[V], factors[V], value[V], one[1], single[1] = {w}, of_single[1] = {k};
 #pragma unroll
     for (int j = 0; j < V; j++) weights[j] = w, factors[j] = k;
@@ -140,7 +140,7 @@ template <class T, class Loss, int V> __global__ void __launch_bounds__(kThreads
     A w[V], k[V], value[V];
     double sum[V] = {};
 #pragma unroll
-    for (int v = 0; v < V; v++) w[v] = weight_of(job, n, s + v), k[v] = factor_of(evaluation.factor, w[v]);
+    for (int v = 0; v < V; v++) w[v] = weight_of(job, n, s + v), k[v] = single_factor(evaluation.factor, w[v]);
 #pragma unroll 2
     for (long long c = 0; c < job.c; c++) {
       evaluation.neighbours((n * job.c + c) * job.s + s, w, k, value);

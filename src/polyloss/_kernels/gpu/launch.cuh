@@ -1,7 +1,9 @@
 // What a launch is told of a call, what is known of a position before its classes are looked at, and what blocks report.
 #pragma once
+#include "formulas/factor.h"
 #include "gpu/device.cuh"
 
+constexpr int kDivisor = 5;  // its place among the numbers that `finish` leaves
 // What a block reports: sums over its positions in float64, and the first bad label.
 constexpr long long kNone = 0x7fffffffffffffffll;
 struct Sums {
@@ -86,12 +88,30 @@ template <class T> __device__ __forceinline__ Compute<T> weight_of(const Launch<
 template <class T> __device__ __forceinline__ double factor_of(const Launch<T>& job) {
   return job.factor ? job.scale * *job.factor : job.scale;
 }
-// What multiplies those of a position: 0 only where its weight is, or what multiplies all of them, whatever the other. A product below all
-// normal numbers is the least of them: it hides no NaN.
-template <class A> __device__ __forceinline__ A factor_of(double all, A weight) {
-  const A k = static_cast<A>(all * weight), least = sizeof(A) == 4 ? A(0x1p-126) : A(0x1p-1022);
+template <class A> __device__ __forceinline__ A least_normal() { return sizeof(A) == 4 ? A(0x1p-126) : A(0x1p-1022); }
+// Whether what multiplies them is 0 since the divisor is, and not since that is infinite: then they are 0, NaN included.
+template <class T> __device__ __forceinline__ bool divides_by_0(const Launch<T>& job) {
+  return job.factor ? job.factor[kDivisor] == 0 : job.scale == 0;
+}
+// What multiplies those of a position: `first`, and the result then `rest`, which is 1 where their product is a normal number; first is 0 where
+// the weight is, or the divisor.
+template <class A> struct Factor {
+  A first, rest;
+};
+template <class A> __device__ __forceinline__ Factor<A> factor_of(double all, bool by_0, A weight) {
+  const A k = static_cast<A>(all * weight), size = k < 0 ? -k : k;
+  const A normal = least_normal<A>(), most = sizeof(A) == 4 ? A(0x1.fffffep127) : A(0x1.fffffffffffffp1023);
+  if (by_0 || weight == 0) return {0, 1};
+  if (size >= normal && size <= most) return {k, 1};
+  if (all == 0) return {1, k};
+  const split_factor two = in_two(all, weight, normal, normal);
+  return {static_cast<A>(two.first), static_cast<A>(two.rest)};
+}
+// The same as one number, where registers are short: instead of what is below the normal numbers the least of them, lest it hide NaN.
+template <class A> __device__ __forceinline__ A single_factor(double all, A weight) {
+  const A k = static_cast<A>(all * weight);
   if (all == 0 || weight == 0) return 0;
-  return k != 0 ? k : (all < 0) == (weight < 0) ? least : -least;
+  return k != 0 ? k : (all < 0) == (weight < 0) ? least_normal<A>() : -least_normal<A>();
 }
 // What a position's weight adds to their sum, by the weight of its targets: nothing where either is 0, whatever the other.
 __device__ __forceinline__ double counted(double weight, double of_targets) {
@@ -156,7 +176,7 @@ __global__ void __launch_bounds__(512, 1)
   results[2] = sums.weight;
   results[3] = sums.count;
   results[4] = sums.bad == kNone ? -1 : static_cast<double>(sums.bad);
-  results[5] = divisor;
+  results[kDivisor] = divisor;
   results[6] = -exponent;
 }
 

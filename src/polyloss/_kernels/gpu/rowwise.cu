@@ -244,7 +244,7 @@ template <class T> struct categorical_hinge {
     first = seen.first;
   }
   __device__ double conclude(const Terms&, A factor) {
-    k = margin > 0 ? factor : margin <= 0 ? factor - factor : A(margin);  // 0, or NaN: also of a weight that is infinite or NaN
+    k = margin > 0 ? factor : margin <= 0 ? A(0) : A(margin);  // 0, or NaN
     return margin <= 0 ? 0 : margin;
   }
   __device__ A slope(A t, A, long long c) const { return k == 0 ? A(0) : k * ((c == first ? 1 - t : A(0)) - t); }
@@ -292,8 +292,8 @@ template <class T> struct generalized_crossentropy {
     k = factor;
     return F::generalized_value(own, q);
   }
-  __device__ A slope(A, A, long long c) const { return c == y ? k * F::generalized_slope(own, q) : k - k; }
-  __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : k - k; }
+  __device__ A slope(A, A, long long c) const { return c == y ? k * F::generalized_slope(own, q) : A(0); }
+  __device__ A curvature(A, A, long long c) const { return c == y ? k * F::generalized_curvature(own, q) : A(0); }
 };
 
 // max(0, margin + z_j - z_y)^power of the largest wrong class j, the first of several and NaN before all; or the sum over all wrong
@@ -358,10 +358,8 @@ template <class T> struct multiclass_hinge {
     return value;
   }
   __device__ bool counts(long long c) const { return average || c == first || own != own; }
-  __device__ A slope(A, A z, long long c) const { return c == y ? label_slope : counts(c) ? factor * first_of(z) : factor - factor; }
-  __device__ A curvature(A, A z, long long c) const {
-    return c == y ? label_curvature : counts(c) ? factor * second_of(z) : factor - factor;
-  }
+  __device__ A slope(A, A z, long long c) const { return c == y ? label_slope : counts(c) ? factor * first_of(z) : A(0); }
+  __device__ A curvature(A, A z, long long c) const { return c == y ? label_curvature : counts(c) ? factor * second_of(z) : A(0); }
 };
 
 // -Σ t p / sqrt((Σ t² + epsilon) (Σ p² + epsilon)), epsilon 0 if not floored; 0 where a factor is. Vectors whose squares could overflow or,
@@ -453,7 +451,6 @@ __device__ __forceinline__ void visit(const Rows<T>& job, long long i, const Gro
 template <class T, template <class> class Loss, class Group> __device__ void positions(const Rows<T>& job, const Group group) {
   using A = Compute<T>;
   constexpr bool TARGETS = !Loss<T>::kLabelled;
-  const double factor = factor_of(job);
   const long long all = job.n * job.s;
   Sums sums;
   int turn = 0;
@@ -489,23 +486,23 @@ template <class T, template <class> class Loss, class Group> __device__ void pos
       terms = group.merge(terms, turn);
       turn ^= 1;
     }
-    const A k = factor_of(factor, position.weight);
-    const double value = loss.conclude(terms, k);
+    const Factor<A> k = factor_of(factor_of(job), divides_by_0(job), position.weight);
+    const double value = loss.conclude(terms, k.first);
     if (inside && group.leads()) position.report(job, value, 1, i, sums);
     if (!inside || !(job.grad || job.hess)) continue;
 
-    if (position.live && k != 0) {
+    if (position.live && k.first != 0) {
       visit<T, TARGETS>(job, i, group, [&](long long at, long long c, const auto& t, const auto& p) {
         constexpr int N = sizeof(p) / sizeof(A);
         A out[N];
         if (job.grad) {
 #pragma unroll
-          for (int j = 0; j < N; j++) out[j] = loss.slope(t[j], p[j], c + j);
+          for (int j = 0; j < N; j++) out[j] = loss.slope(t[j], p[j], c + j) * k.rest;
           write(job.grad + at, out);
         }
         if (job.hess) {
 #pragma unroll
-          for (int j = 0; j < N; j++) out[j] = loss.curvature(t[j], p[j], c + j);
+          for (int j = 0; j < N; j++) out[j] = loss.curvature(t[j], p[j], c + j) * k.rest;
           write(job.hess + at, out);
         }
       });

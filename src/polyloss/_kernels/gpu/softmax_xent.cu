@@ -71,8 +71,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
     inverse = 1 / (state.ones + state.rest);
     others = more * inverse;
     poly = static_cast<A>(job.poly);
-    front = factor_of(factor, this->weight);
-    const bool derived = front != 0;
+    front = static_cast<A>(factor * this->weight);  // 0 where it is below all numbers, which leaves NaN, and makes NaN of an infinite slope
     if constexpr (WEIGHTED) {
       // A label of class weight 0 is skipped, unless the loss is more than its label's.
       if (state.kt == 0 && job.label_kind && job.smoothing == 0 && job.z_loss == 0) this->live = false;
@@ -84,8 +83,6 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       A loss = u * above + state.below + poly * (1 - (met + at_near));
       pull = twice_z * lse;
       if (twice_z != 0) loss += twice_z / 2 * lse * lse;
-      // Of a finite loss there is no NaN to hide, and class weights may be large.
-      if (loss - loss == 0 && (front < 0 ? -front : front) <= (sizeof(A) == 4 ? A(0x1p-126) : A(0x1p-1022))) front = 0;
       if (leader) this->report(job, loss, state.kt, i, sums);
     } else {
       const A p = prob(z_y), missing = prob_minus_1(z_y, p);
@@ -94,7 +91,7 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       at_label = front * missing;
       if (leader) this->report(job, log1p(more) + (m - z_y) - poly * missing, 1, i, sums);
     }
-    this->live = this->live && derived;  // of derivatives divided by 0 nothing is left, NaN included
+    this->live = this->live && !divides_by_0(job);  // of derivatives divided by 0 nothing is left, NaN included
   }
 
   __device__ A power(A z) const { return exp_of<T>(z - m); }
