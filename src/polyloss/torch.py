@@ -11,6 +11,7 @@ per position, is polyloss' own: 27 ms for torch's 124, most of which torch spend
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -78,6 +79,7 @@ class Call(NamedTuple):
     options: dict[str, Any]
     gives: str | None = None  # which values need no look at `settled`: "not zero", "finite"; None: all
     settled: Callable[[torch.Tensor], Any] | None = None  # the call's value -> the module's, or None where torch has to compute it
+    listed: bool = True  # whether autocast computes torch's loss in float32
 
 
 def _ruled(rule, target, input, options):
@@ -94,7 +96,12 @@ def _planned(rule, target, input, want, out, options):
 def _settled(call, input, loss):
     """A call's loss as the module's."""
     loss = loss if call.settled is None else call.settled(loss)
-    return loss if loss is None or loss.dtype is input.dtype else _like(loss, input)
+    return loss if loss is None or loss.dtype is input.dtype else _likeness(call)(loss, input)
+
+
+def _likeness(call):
+    """What gives a call's loss torch's dtype."""
+    return _like if call.listed else _like_composed
 
 
 def _first(rule, target, input, want, out, options):
@@ -106,7 +113,7 @@ def _first(rule, target, input, want, out, options):
     given = call.target is target and all(call.options.get(key) is options.get(key) for key in ("sample_weight", "class_weight"))
     if not given or not isinstance(kernel, Prepared) or (call.gives and loss.ndim):
         return rule, _settled(call, input, loss)
-    kernel.serve(call.options.get("denominator"), call.gives, None if loss.dtype is input.dtype else _like)
+    kernel.serve(call.options.get("denominator"), call.gives, None if loss.dtype is input.dtype else _likeness(call))
     return kernel, _settled(call, input, loss)
 
 
@@ -182,7 +189,9 @@ class LinearCrossEntropyLoss(getattr(nn, "LinearCrossEntropyLoss", nn.Module)): 
             target, input, matrix, bias, ignore_label=ignore, class_weight=factor, label_smoothing=self.label_smoothing,
             reduction="normalize" if self.reduction == "mean" else self.reduction, chunk=getattr(self.options, "batch_chunk_size", None),
         )  # fmt: skip
-        return _like(_nan_of_nothing(target, ignore, factor, loss) if self.reduction == "mean" else loss, input)
+        if self.reduction == "mean":
+            loss = _nan_of_nothing(target, ignore, factor, loss)
+        return super().forward(input, target) if loss is None else _like(loss, input)
 
 
 class NLLLoss(nn.NLLLoss):
@@ -252,16 +261,17 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         fits = _alike(input, target) and all(_broadcasts(x, input) for x in factors)
         if fits and any(x.requires_grad for x in factors):
             return self._differentiable(input, target)
-        # Of the other target below derivatives would be lost where its weight is 0.
-        if not fits or target.requires_grad or input.numel() < SMALL:
+        if not fits or target.requires_grad or input.numel() < SMALL or not input.is_cpu or torch.compiler.is_compiling():
             return super().forward(input, target)
-        # k t softplus(-z) + (1 - t) softplus(z) is the loss of another target, times a weight.
-        target = target.to(torch.promote_types(target.dtype, torch.float32))
-        positive = pos_weight * target
-        total = positive + (1 - target)
-        target = positive / torch.where(total == 0, 1, total)
+        # k t softplus(-z) + (1 - t) softplus(z) is the loss of the target k t / w, times w = k t + 1 - t, where that can be divided by.
+        real = target.to(torch.promote_types(target.dtype, torch.float32))
+        positive = pos_weight * real
+        total = positive + (1 - real)
+        least, most = map(_number, total.aminmax())
+        if least is None or not 0 < least <= most < math.inf:
+            return super().forward(input, target)
         weight = total if weight is None else total * weight
-        return _elementwise(BinaryCrossentropy, input, target, self.reduction, weight, **FROM_LOGITS)
+        return _elementwise(BinaryCrossentropy, input, positive / total, self.reduction, weight, **FROM_LOGITS)
 
     def _differentiable(self, input, target):
         """The loss as a sum over the two classes, which autograd follows to the weights, too: torch gives these no derivatives."""
@@ -386,7 +396,7 @@ def _multi_label(input, target, reduction):
     if not _alike(input, target) or reduction not in REDUCTIONS:
         return None
     options = {"axis": -1, "sample_weight": None, "reduction": REDUCTIONS[reduction], "validate": True, **FROM_LOGITS}
-    return Call(BinaryCrossentropy, target, options)
+    return Call(BinaryCrossentropy, target, options, listed=False)
 
 
 class PoissonNLLLoss(nn.PoissonNLLLoss):
@@ -486,10 +496,12 @@ class GaussianNLLLoss(nn.GaussianNLLLoss):
             target = torch.zeros_like(mean)
         options: dict[str, Any] = {"axis": 0, "sample_weight": None, "reduction": REDUCTIONS[self.reduction], "validate": True}
         options |= {"eps": self.eps, "constant": HALF_LOG_2PI if self.full else 0.0}
-        loss = called(GaussianOfVariance, target, torch.stack((mean, variances)), VALUE, None, options)
+        kind = input.device.type
+        with torch.autocast(kind, enabled=False) if _autocast(kind) else nullcontext():  # which takes no stack of the other 16-bit type
+            pair = torch.stack((mean, variances))
         # A negative variance makes the loss NaN: that costs no pass over them.
-        loss = _if_finite(loss)
-        return super().forward(input, target, var) if loss is None else _like(loss, input)
+        loss = _if_finite(called(GaussianOfVariance, target, pair, VALUE, None, options))
+        return super().forward(input, target, var) if loss is None else _like_composed(loss, input)
 
     def _variances(self, input, var):
         """The variances in the shape of the means, as torch broadcasts them; None for what it promotes or refuses."""
@@ -822,13 +834,16 @@ def _alike(input, target):
 
 
 def _nan_of_nothing(target, ignore_index, weight, loss):
-    """A mean of labels' losses, which is NaN where nothing is left to divide by."""
-    if _number(loss):
+    """A mean of labels' losses; where nothing is left to divide by, None if that is known, and NaN if it is for the device to find out."""
+    number = _number(loss)
+    if number:
         return loss
     kept = target != ignore_index
-    if weight is not None:
-        kept = kept & (weight[torch.where(kept, target, 0).long()] != 0)
-    return torch.where(kept.any(), loss, float("nan"))
+    divisor = kept if weight is None else torch.where(kept, weight[torch.where(kept, target, 0).long()], 0)
+    some = divisor.sum(dtype=torch.float64) != 0
+    if number is None:
+        return torch.where(some, loss, float("nan"))
+    return loss if some else None
 
 
 def _if_finite(loss):
@@ -881,7 +896,16 @@ def _smooth_l1(input, target, reduction, beta):
     return _of_alike(SmoothL1, input, target, reduction, beta=beta) if 0 <= beta < math.inf else None
 
 
+def _autocast(kind):
+    """Whether autocast is on for a type of device."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def _like(loss, input):
     """The loss in the input's dtype; under autocast in float32, as torch's."""
-    kind = input.device.type
-    return loss if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) else loss.to(input.dtype)
+    return loss if _autocast(input.device.type) else loss.to(input.dtype)
+
+
+def _like_composed(loss, input):
+    """As `_like`, of a loss that autocast has no rule for: on a CPU it has none for torch's steps to it either, elsewhere for the sum."""
+    return loss.to(input.dtype) if input.is_cpu else _like(loss, input)
