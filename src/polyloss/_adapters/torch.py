@@ -370,6 +370,8 @@ def _gradient(plan, arrays, upstream):
         # A slope that is constant in pieces is tied to the predictions all the same, so that its derivative is 0 and not an error.
         gradient = torch.where(torch.ones((), dtype=torch.bool, device=p.device), gradient * upstream, p)
         return kept(plan, arrays, gradient.to(dtype))
+    if factor == 0 and not plan.labelled:  # bad labels have NaN all the same
+        return torch.zeros_like(p)
     if isinstance(divisor, (int, float)) and math.isfinite(factor):
         # A number for the kernel to scale by, where a weight for each position would cost a stream more.
         changes["divisor"], divisor = GIVEN, divisor / factor if factor else 0.0  # of which all slopes are 0

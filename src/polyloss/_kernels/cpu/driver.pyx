@@ -100,9 +100,10 @@ cdef class Bound:
         return 0
 
     cdef void clear(self, char **at) noexcept nogil:
-        """Derivatives of 0, a line at a time where a line is whole."""
+        """Derivatives of 0: all at once where they lie together, else a line at a time where a line is whole."""
         cdef const strided_array *x
         cdef Py_ssize_t n, c, s, size, rows = self.job.n, classes = self.job.c, across = self.job.s
+        cdef bint by_class, by_place, dense
         cdef char *row
         cdef int i
         for i in range(AT_GRAD, AT_HESS + 1):
@@ -110,6 +111,12 @@ cdef class Bound:
             if at[i] == NULL:
                 continue
             size = ITEMSIZE[x.type]
+            by_class = (classes == 1 or x.c == size) and (across == 1 or x.s == classes * size)
+            by_place = (across == 1 or x.s == size) and (classes == 1 or x.c == across * size)
+            dense = self.job.run >= classes and (rows == 1 or x.n == classes * across * size)
+            if dense and (by_class or by_place):
+                memset(at[i], 0, rows * classes * across * size)
+                continue
             for n in range(rows):
                 row = at[i] + n * x.n
                 if x.c == size and self.job.run >= classes:
