@@ -258,10 +258,13 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     def _weighted(self, input, target, weight, pos_weight):
         """The loss under several weights of positive targets, or weights that autograd follows."""
         factors = [x for x in (weight, pos_weight) if x is not None]
+        followed = any(x.requires_grad for x in factors)
+        if not (followed or (isinstance(input, torch.Tensor) and input.numel() >= SMALL)):
+            return super().forward(input, target)
         fits = _alike(input, target) and all(_broadcasts(x, input) for x in factors)
-        if fits and any(x.requires_grad for x in factors):
+        if fits and followed:
             return self._differentiable(input, target)
-        if not fits or target.requires_grad or input.numel() < SMALL or not input.is_cpu or torch.compiler.is_compiling():
+        if not fits or target.requires_grad or not input.is_cpu or torch.compiler.is_compiling():
             return super().forward(input, target)
         # k t softplus(-z) + (1 - t) softplus(z) is the loss of the target k t / w, times w = k t + 1 - t, where that can be divided by.
         real = target.to(torch.promote_types(target.dtype, torch.float32))
@@ -271,7 +274,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         if least is None or not 0 < least <= most < math.inf:
             return super().forward(input, target)
         weight = total if weight is None else total * weight
-        return _elementwise(BinaryCrossentropy, input, positive / total, self.reduction, weight, **FROM_LOGITS)
+        return _elementwise(BinaryCrossentropy, input, positive.div_(total), self.reduction, weight, **FROM_LOGITS)
 
     def _differentiable(self, input, target):
         """The loss as a sum over the two classes, which autograd follows to the weights, too: torch gives these no derivatives."""
