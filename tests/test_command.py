@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import h5py
@@ -154,6 +155,16 @@ def test_names_with_the_ends_of_fields_and_lines(run):
     assert [row["group"] for row in in_json(run, "truth.csv", "a\tb.csv", "--group-by", "g")["scores"]] == ["a\tb", "x\ny", "z", None]
 
 
+def test_different_names_are_written_differently(run):
+    """A tab and a backslash before a t; a group of empty cells and all rows."""
+    Path("truth.csv").write_text('id,label,g\n1,cat,"a\tb"\n2,dog,a\\tb\n3,bird,\n')
+    groups = [line[2] for line in run("truth.csv", "good.csv", "--group-by", "g")[1]]
+    assert groups == ["\\N", "a\\tb", "a\\\\tb", ""]
+    assert [row["group"] for row in in_json(run, "truth.csv", "good.csv", "--group-by", "g")["scores"]] == ["", "a\tb", "a\\tb", None]
+    Path("truth.csv").write_text("id,label,g\n1,cat,\\N\n2,dog,\\N\n3,bird,\n")
+    assert [line[2] for line in run("truth.csv", "good.csv", "--group-by", "g")[1]] == ["\\N", "\\\\N", ""]
+
+
 def test_nothing_counts(run):
     """A score of 0 of nothing is told from that of a perfect file."""
     Path("truth.csv").write_text("id,label,w,g\n1,cat,0,a\n2,dog,0,b\n3,bird,0,b\n")
@@ -167,6 +178,14 @@ def test_nothing_counts(run):
     assert [row["warnings"] for row in found] == [[f"the log_loss{group} {said}"] for group in (" of group 'a'", " of group 'b'", "")]
     np.save("y.npy", np.full(3, 9)), np.save("z.npy", np.zeros((3, 2)))
     assert f"z.npy: the softmax_loss {said}" in run("y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 9)[2]
+    # A gate lets nothing pass that it has not measured; groups may be empty.
+    table = "truth.csv", "good.csv", "--weight", "w", "--target", "label", "--fail-above", 1, "-q"
+    none = f"polyloss score: good.csv: the log_loss {said}; --fail-above has nothing to go by\n"
+    assert run(*table) == (1, [["good.csv", "log_loss", "0.0"]], none)
+    assert run(*table, "--group-by", "g")[::2] == (1, none)
+    assert run("y.npy", "z.npy", "-l", "softmax_loss", "--ignore-label", 9, "--fail-above", 1, "-q")[0] == 1
+    Path("truth.csv").write_text("id,label,w,g\n1,cat,0,a\n2,dog,1,b\n3,bird,1,b\n")
+    assert run(*table, "--group-by", "g")[::2] == (0, "")
 
 
 def test_paired(run):
@@ -270,6 +289,7 @@ def test_arrays_in_groups_of_groups(run):
 def test_chunks_that_were_never_written(run):
     """A file whose writer stopped halfway is read without an error, as zeros."""
     np.save("y.npy", np.zeros(10, int))
+    left = "never written, or left out since they hold nothing else"
     group = zarr.open_group("a.zarr", mode="w")
     group.create_array("half", shape=(10, 2), chunks=(3, 2), dtype="f4")[:6] = 1
     group.create_array("whole", data=np.ones((10, 2), np.float32), chunks=(3, 2))
@@ -279,7 +299,7 @@ def test_chunks_that_were_never_written(run):
         file.create_dataset("whole", data=np.ones((10, 2)), chunks=(3, 2), compression="gzip")
         file["plain"] = np.ones((10, 2))
     for path, said in (
-        ("a.zarr::half", "chunks that were never written are read as 0.0: 2 of 4"),
+        ("a.zarr::half", f"chunks that are not there are read as 0.0: 2 of 4, {left}"),
         ("a.h5::half", "chunks that were never written are read as 0.0: 2 of 4"),
         ("a.h5::none", "chunks that were never written are read as 0.0: 1 of 1"),
         ("a.zarr::whole", ""),
@@ -292,8 +312,11 @@ def test_chunks_that_were_never_written(run):
     group.create_array("y", shape=(10,), chunks=(3,), dtype="i8")[:6] = 1
     with h5py.File("a.h5", "a") as file:
         file.create_dataset("y", (10,), "i8", chunks=(3,))[:6] = 1
-    for truth in ("a.zarr::y", "a.h5::y"):
-        said = f"z.npy: of {truth}, chunks that were never written are read as 0: 2 of 4"
+    for truth, lack in (
+        ("a.zarr::y", f"are not there are read as 0: 2 of 4, {left}"),
+        ("a.h5::y", "were never written are read as 0: 2 of 4"),
+    ):
+        said = f"z.npy: of {truth}, chunks that {lack}"
         assert run(truth, "z.npy", "-l", "softmax_loss")[::2] == (0, f"polyloss score: warning: {said}\n")
 
 
@@ -981,7 +1004,9 @@ def test_what_is_piped_in(monkeypatch):
                 status = main(["score", *words])
         return status, out.getvalue().split("\t")[-1], err.getvalue()
 
-    tables = ["good.csv", "good.tsv", "good.parquet", "good.arrow", "stream.arrow", "good.csv.gz", "good.tsv.gz", "good.csv.zst"]
+    Path("good.tsv.zst").write_bytes(zstd(Path("good.tsv").read_text())), Path("blank.tsv").write_text("\n" + Path("good.tsv").read_text())
+    tables = ["good.csv", "good.tsv", "good.parquet", "good.arrow", "stream.arrow", "blank.tsv"]
+    tables += [f"good.{kind}.{packed}" for kind in ("csv", "tsv") for packed in ("gz", "zst")]
     for file in tables:
         assert piped(file, "truth.csv", "-") == (0, f"{float(SCORE)!r}\n", ""), file
     assert piped("truth.csv", "-", "good.csv")[1] == f"{float(SCORE)!r}\n"
@@ -991,11 +1016,14 @@ def test_what_is_piped_in(monkeypatch):
     assert piped("z.npy", "y.npy", "-", "-l", "softmax_loss") == want
     for file in ("both.npz", "both.h5"):
         assert piped(file, "-l", "softmax_loss", "--", "-::y", "-::z") == want
+        assert piped(file, "-::y", "-::z", "-l", "softmax_loss") == want
+        assert piped(file, "-::y", "/dev/stdin::z", "-l", "softmax_loss") == want  # one stream by two names
+        assert piped(file, "y.npy", "-l", "softmax_loss", "-::z") == want
     for file, said in (
         ("bad.csv", "-: column 'dog' is 'high' in data row 1 (id 2), but must hold a number"),
         ("empty.csv", "-: the file is empty"),
         ("binary.bin", "-: holds binary data, but must be text, Parquet, Arrow or an array"),
-        ("both.npz", "-: holds 2 arrays: name one, as /dev/stdin::NAME; it has 'y', 'z'"),
+        ("both.npz", "-: holds 2 arrays: name one, as -::NAME; it has 'y', 'z'"),
     ):
         truth = "y.npy" if "npz" in file else "truth.csv"
         assert piped(file, truth, "-", *(["-l", "softmax_loss"] if "npz" in file else []))[::2] == (1, f"polyloss score: {said}\n"), file
@@ -1013,6 +1041,62 @@ def test_a_closed_stream_is_one_bad_file(run, here, monkeypatch):
     status, _, err = run("truth.csv", "good.csv", "--prediction", "cat", "--prediction", "cat")
     assert status == 2
     assert "--prediction names the same column twice" in err
+
+
+class Failing(io.RawIOBase):
+    """A stream of which a block can be read, then an error, then what is a good file by itself."""
+
+    def __init__(self, rest):
+        self.blocks = [b"id,cat\n" + bytes(1 << 20), None, rest]
+
+    def readable(self):
+        return True
+
+    def read(self, size):
+        block = self.blocks.pop(0) if self.blocks else b""
+        if block is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return block
+
+
+def test_a_stream_that_cannot_be_read_or_kept(run, monkeypatch):
+    """It is said once, by what failed; what is left of the stream is not taken for the file."""
+    np.save("y.npy", np.array([0, 2, 1])), np.save("z.npy", np.eye(3))
+    made = tempfile.mkdtemp
+
+    def full(**words):
+        folder = made(**words)
+        for ending in ("text", "npy"):
+            os.symlink("/dev/full", f"{folder}/kept.{ending}")
+        return folder
+
+    calls = [(GOOD.encode(), call) for call in (["truth.csv", "-"], ["-", "good.csv"], ["-", "-", "--target", "cat"])]
+    array = ["-l", "softmax_loss", "--axis", 1]
+    calls += [(Path("z.npy").read_bytes(), call) for call in (["y.npy", "-", *array], ["-", "z.npy", *array], ["-", "-", *array])]
+    for whole, call in calls:
+        monkeypatch.setattr(sys, "stdin", Mock(buffer=Failing(whole)))
+        assert run(*call) == (1, [], "polyloss score: -: cannot be read: Input/output error\n"), call
+        if Path("/dev/full").exists():
+            with monkeypatch.context() as patch:
+                patch.setattr(tempfile, "mkdtemp", full)
+                patch.setattr(sys, "stdin", Mock(buffer=io.BytesIO(whole + bytes(1 << 20))))
+                said = f"-: cannot be kept in {tempfile.gettempdir()}: No space left on device"
+                assert run(*call) == (1, [], f"polyloss score: {said}\n"), call
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "mkdtemp", Mock(side_effect=FileNotFoundError(errno.ENOENT, "No usable temporary directory")))
+            patch.setattr(sys, "stdin", Mock(buffer=io.BytesIO(whole)))
+            assert run(*call) == (1, [], "polyloss score: -: cannot be kept: No usable temporary directory\n"), call
+
+
+def test_a_fault_of_the_program_is_no_broken_file(run, monkeypatch):
+    np.save("y.npy", np.array([0, 2, 1])), np.save("z.npy", np.eye(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "np", SimpleNamespace())
+        with pytest.raises(AttributeError):
+            run("y.npy", "z.npy", "-l", "softmax_loss")
+    monkeypatch.setattr(np, "load", lambda *given, **words: [].lost)  # an error that another package has in its own lines
+    said = "y.npy: cannot be read: 'list' object has no attribute 'lost'"
+    assert run("y.npy", "z.npy", "-l", "softmax_loss")[::2] == (1, f"polyloss score: {said}\n")
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="a folder of Linux")

@@ -16,6 +16,7 @@ from polyloss import registry
 from polyloss._command.problems import ABOVE, BAD_FILE, SCORED, BadFile, put, usage, writing
 from polyloss._core.block import LOSSES
 
+NAME = "\0"  # what no word of a command line holds, before one that is a name
 CHUNK = 1 << 21  # bytes of a text that polars parses at once
 
 SCORE_HELP = """Score PREDICTIONS against TRUTH.
@@ -35,9 +36,9 @@ Many files that are parts of one, as a gate in a pipeline:
   polyloss score truth.parquet 'preds/*.parquet' --parts -l mse --fail-above 0.12 -q
 
 Tables (CSV, TSV, both also .gz and .zst; Parquet, Arrow) are joined by id, and class columns by name, in any order. TRUTH's first column is
-the id. Arrays (.npy, A.npz::name, A.zarr::name, A.h5::name) are aligned by row. The name - is standard input. Several PREDICTIONS are
-several submissions, unless --parts makes them one. Class columns are scored by log_loss; otherwise name the loss. A table that carries its
-labels is TRUTH and PREDICTIONS: name it twice, and the labels with --target.
+the id. Arrays (.npy, A.npz::name, A.zarr::name, A.h5::name) are aligned by row. The name - is standard input, -::name an array in it.
+Several PREDICTIONS are several submissions, unless --parts makes them one. Class columns are scored by log_loss; otherwise name the loss. A
+table that carries its labels is TRUTH and PREDICTIONS: name it twice, and the labels with --target.
 
 In a pipe each score is a line: file, loss, group if --group-by is given, score, parted by tabs.
 """
@@ -59,7 +60,22 @@ def app() -> None:
     """Loss functions for every array library: score files of predictions, list the losses, explain a call."""
 
 
+class _OfFiles(click.Command):
+    """A command that takes ``-::NAME``, an array in standard input, for a name, where click would look for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse with such words marked."""
+        rest = super().parse_args(ctx, [f"{NAME}{word}" if word.startswith("-::") else word for word in args])
+        for key, value in ctx.params.items():
+            if isinstance(value, tuple):
+                ctx.params[key] = tuple(word.removeprefix(NAME) if isinstance(word, str) else word for word in value)
+            elif isinstance(value, str):
+                ctx.params[key] = value.removeprefix(NAME)
+        return rest
+
+
 @app.command(
+    cls=_OfFiles,
     help=SCORE_HELP,
     short_help="Score files of predictions.",
     epilog="Exit status: 0 scored; 1 a file is bad, or a score is NaN; 2 bad usage; 3 a score is above --fail-above.",
@@ -103,13 +119,13 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     from polyloss._command import arrays, names, report, scoring, streams
 
     context.with_resource(streams.keeping())
-    tables = _import_tables() if not arrays.is_array(truth) else None
     files = [file for name in predictions for file in names.files_of(name)]
     for path in [truth, *files] if options["address"] else ():
         if streams.is_stream(names.split(path)[0]):
             raise usage(f"--dask: workers cannot read {path}, which is no file")
     losses = [scoring.Loss.of(text) for text in options["losses"]]
-    if options["fail_above"] is not None and math.isnan(options["fail_above"]):
+    limit = options["fail_above"]
+    if limit is not None and math.isnan(limit):
         raise usage("--fail-above is NaN, but must be a number")
     if len({loss.shown for loss in losses}) != len(losses):
         raise usage("--loss names the same loss twice")
@@ -125,10 +141,10 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     started = time.perf_counter()
     run = _Run(options["quiet"])
     try:
-        if tables is None:
+        if arrays.is_array(truth):
             _score_arrays(run, truth, files, settings, options)
         else:
-            _score_tables(run, tables, truth, files, predictions, settings, options)
+            _score_tables(run, _import_tables(), truth, files, predictions, settings, options)
     except BadFile as error:
         run.bad(error)
     seconds = time.perf_counter() - started
@@ -139,7 +155,11 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
     for found in run.scores:
         if not found.count and not math.isnan(found.score):
             found.warnings = [*found.warnings, report.nothing_counts(found)]
-            warn(f"{found.predictions}: {found.warnings[-1]}")
+            said = f"{found.predictions}: {found.warnings[-1]}"
+            if limit is not None and found.group is None:
+                run.bad(BadFile(f"{said}; --fail-above has nothing to go by"), found.predictions)
+            else:
+                warn(said)
         if math.isnan(found.score):
             why = found.reason if found.count else "nothing counts"
             run.bad(BadFile(f"{found.predictions}: the {found.loss} is NaN{why and f': {why}'}"), found.predictions)
@@ -149,7 +169,6 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         report.as_table(run.scores, settings, polyloss.__version__)
     elif run.scores:
         put(report.as_lines(run.scores, settings.by_group))
-    limit = options["fail_above"]
     above = limit is not None and any(found.score > limit for found in run.scores)
     context.exit(BAD_FILE if run.errors else ABOVE if above else SCORED)
 
@@ -200,8 +219,9 @@ def _score_tables(
         if loss.axis not in (1, -1, (1,), (-1,)):
             raise usage(f"--loss {loss.shown}: axis is {loss.axis}, but that of a table's columns is 1")
     for file in files:
-        if tables.is_table(truth) and arrays.is_array(file):
-            raise usage(f"{truth} is a table, but {file} holds arrays")
+        with contextlib.suppress(BadFile):  # of a stream, which is said where it is read
+            if tables.is_table(truth) and arrays.is_array(file):
+                raise usage(f"{truth} is a table, but {file} holds arrays")
     tables.check_named(files, options["prediction"])
     if options["address"] and patterns != (truth,):
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
@@ -294,8 +314,9 @@ def _score_arrays(run: _Run, truth: str, files: list[str], settings: Any, option
             option = {"id_column": "id", "group": "group-by"}.get(key, key.replace("_", "-"))
             raise usage(f"--{option} goes with tables, whose columns have names")
     for file in files:
-        if not arrays.is_array(file):
-            raise usage(f"{truth} holds arrays, but {file} does not look like it: known endings are {', '.join(arrays.ENDINGS)}")
+        with contextlib.suppress(BadFile):  # of a stream, which is said where it is read
+            if not arrays.is_array(file):
+                raise usage(f"{truth} holds arrays, but {file} does not look like it: known endings are {', '.join(arrays.ENDINGS)}")
     settings.losses = array_scores.array_losses(settings.losses, options["ignore_label"], options["axis"])
     for loss in settings.losses:
         loss.check()

@@ -1,7 +1,10 @@
 """Arrays: NPY and NPZ files, Zarr and HDF5, aligned by row and read by slabs; nothing is unpickled."""
 
+import contextlib
 import math
 import tokenize
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,13 @@ from polyloss._command.problems import BadFile, usage
 from polyloss._command.streams import real
 
 ENDINGS = (".npy", ".npz", ".zarr", ".h5", ".hdf5")
-BROKEN = Exception  # what readers raise of broken files: ValueError, OSError, zlib.error, TokenError of NPY's header, and what not
+OWN = (AttributeError, NameError, TypeError, AssertionError)  # what a fault of this program raises in its own lines
 SLAB = 1 << 25  # bytes of predictions that are taken at once
 
 
 def is_array(path: str) -> bool:
-    """Whether the name is that of a file of arrays; a stream that cannot be read is none."""
-    try:
-        return _suffix(split(path)[0]) in ENDINGS
-    except BadFile:
-        return False
+    """Whether the name is that of a file of arrays."""
+    return _suffix(split(path)[0]) in ENDINGS
 
 
 def _suffix(file: str) -> str:
@@ -36,14 +36,8 @@ def opened(path: str) -> Any:
         raise BadFile(f"{path}: no such file")
     if where.is_dir() != (suffix == ".zarr"):
         raise BadFile(f"{path}: is {'a directory, but must be a file' if where.is_dir() else 'a file, but Zarr is a directory'}")
-    try:
+    with _reading(path):
         array = _OPEN[suffix](file, name)
-    except ModuleNotFoundError as error:
-        raise usage(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
-    except BadFile:
-        raise
-    except BROKEN as error:
-        raise BadFile(f"{path}: cannot be read: {_said(error)}") from None
     if not array.shape:
         raise BadFile(f"{path}: holds a single number, but must have an axis of samples")
     return array
@@ -52,9 +46,23 @@ def opened(path: str) -> Any:
 def read(path: str, start: int, stop: int) -> np.ndarray:
     """Some of its rows."""
     array = opened(path)
-    try:
+    with _reading(path):
         return np.asarray(array[start:stop])
-    except BROKEN as error:
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Errors of the readers in this block become one line about the file; of broken files they raise whatever there is."""
+    try:
+        yield
+    except BadFile:
+        raise
+    except ModuleNotFoundError as error:
+        raise usage(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
+    except Exception as error:
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if isinstance(error, OWN) and last.f_globals["__name__"] == __name__:
+            raise
         raise BadFile(f"{path}: cannot be read: {_said(error)}") from None
 
 
@@ -127,17 +135,18 @@ def _member(file: str, name: str, names: list[str]) -> str:
     if not name and len(names) == 1:
         return names[0]
     if name not in names:
-        one = "/dev/stdin" if file == "-" else file  # "-::NAME" would be an option
-        what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {one}::NAME"
+        what = f"has no array {name!r}" if name else f"holds {len(names)} arrays: name one, as {file}::NAME"
         raise BadFile(f"{file}: {what}; it has {', '.join(map(repr, names[:8])) or 'none'}")
     return name
 
 
 def unwritten(array: Any) -> str | None:
     """What is said of chunks that a Zarr or HDF5 file does not have: they are read as one number, whoever meant to write them."""
-    if hasattr(array, "nchunks_initialized"):
-        every, there, fill = array.nchunks, array.nchunks_initialized, array.fill_value
-    elif hasattr(array, "is_virtual") and not array.is_virtual:
+    if hasattr(array, "nchunks_initialized"):  # Zarr, which by default leaves out chunks that hold the fill value alone
+        every, lacking, fill = array.nchunks, array.nchunks - array.nchunks_initialized, array.fill_value
+        why = "never written, or left out since they hold nothing else"
+        return f"chunks that are not there are read as {fill}: {lacking} of {every}, {why}" if lacking else None
+    if hasattr(array, "is_virtual") and not array.is_virtual:
         every = math.prod(math.ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)) if array.chunks else 1
         there, fill = array.id.get_num_chunks() if array.chunks else int(array.id.get_storage_size() > 0), array.fillvalue
     else:

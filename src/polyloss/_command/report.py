@@ -9,7 +9,8 @@ import click
 from polyloss._command.problems import quoted, writing
 from polyloss._command.scoring import Basis, Score, Settings
 
-ENDS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # of fields and lines, which names of files and groups may hold
+ENDS = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # of fields and lines, which names of files and groups may hold
+NONE = "\\N"  # the group of rows whose cell is empty, as PostgreSQL's COPY writes it
 
 
 def number(x: float) -> float | str | None:
@@ -44,8 +45,18 @@ def nothing_counts(score: Score) -> str:
 
 def as_lines(scores: list[Score], by_group: bool) -> str:
     """A line for each score, its fields parted by tabs: file, loss, the group if there are groups (empty: all), the score."""
-    rows = [[s.predictions, s.loss, *([s.group or ""] if by_group else []), repr(s.score)] for s in scores]
-    return "\n".join("\t".join(field.translate(ENDS) for field in row) for row in rows)
+    rows = [[_field(s.predictions), _field(s.loss), *([_group(s, "")] if by_group else []), repr(s.score)] for s in scores]
+    return "\n".join(map("\t".join, rows))
+
+
+def _field(text: str) -> str:
+    """A name on one line, of which each stands for one alone."""
+    return text.translate(ENDS)
+
+
+def _group(score: Score, every: str) -> str:
+    """The name of a score's group; `every` if it is that of all groups."""
+    return every if score.group is None else _field(score.group) or NONE
 
 
 def as_table(scores: list[Score], settings: Settings, version: str) -> None:
@@ -61,7 +72,7 @@ def as_table(scores: list[Score], settings: Settings, version: str) -> None:
     for name in ("score", "± stderr", "weight", "count", *(["difference", "± stderr", "z", "p"] if paired else [])):
         table.add_column(name, justify="right")
     for s in scores:
-        row = [s.predictions, s.loss, *(["(all)" if s.group is None else s.group] if by_group else [])]
+        row = [_field(s.predictions), _field(s.loss), *([_group(s, "(all)")] if by_group else [])]
         row += [f"{s.score:.6g}", f"{s.stderr:.2g}", f"{s.weight:.10g}", str(s.count)]
         if paired:
             found = s.paired or {}

@@ -5,29 +5,31 @@ import os
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterator
 
 from polyloss._command.problems import BadFile
 
-BEGINNINGS = {  # of binary files
+BEGINNINGS = {  # of binary files, and of text that is packed
     b"PAR1": ".parquet",
     b"ARROW1": ".arrow",
     b"\xff\xff\xff\xff": ".arrow",  # a stream of Arrow
     b"\x93NUMPY": ".npy",
     b"PK\x03\x04": ".npz",
     b"\x89HDF": ".h5",
-    b"\x28\xb5\x2f\xfd": ".csv.zst",
+    b"\x1f\x8b": ".text.gz",
+    b"\x28\xb5\x2f\xfd": ".text.zst",
 }
-LINE = 1 << 16  # bytes of a header, at most
-_kept: dict[str, str] = {}  # name on the command line -> file that is read
+OTHER = ".text"  # of which the first line tells whether it is CSV or TSV, to those who read it
+INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")  # names of one stream
+BLOCK = 1 << 20  # bytes
+_kept: dict[str, "str | BadFile"] = {}  # name on the command line -> file that is read, or why there is none
 _folders: list[str] = []  # of temporary files
 
 
 def is_stream(path: str) -> bool:
     """Whether the name is that of standard input, or of something else that is neither a file nor a directory."""
     other = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-    return other or path in ("-", "/dev/stdin") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
+    return other or path in INPUT or path.startswith(("/dev/fd/", "/proc/self/fd/"))
 
 
 @contextlib.contextmanager
@@ -42,36 +44,48 @@ def keeping() -> Iterator[None]:
 
 
 def real(path: str) -> str:
-    """The file to read for this name: the name itself, unless it is that of a stream."""
-    if path not in _kept:
-        _kept[path] = _copied(path) if is_stream(path) else path
-    return _kept[path]
+    """The file to read for this name: the name itself, unless it is that of a stream, which is read once, whether that succeeds or not."""
+    name = INPUT[0] if path in INPUT else path
+    if name not in _kept:
+        try:
+            _kept[name] = _copied(path) if is_stream(path) else path
+        except BadFile as error:
+            _kept[name] = error
+    found = _kept[name]
+    if isinstance(found, BadFile):
+        raise BadFile(found.message) from None
+    return found
 
 
 def _copied(path: str) -> str:
-    if path == "-" and sys.stdin is None:
-        raise BadFile("-: standard input is closed")
+    blocks = _blocks(path)
+    start = next(blocks, b"")
+    folder = ""
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as stream:
-            start = stream.read(LINE)
-            _folders.append(tempfile.mkdtemp(prefix="polyloss-"))
-            name = os.path.join(_folders[-1], f"kept{_ending(start)}")
-            with open(name, "wb") as file:
-                file.write(start)
-                shutil.copyfileobj(stream, file, 1 << 20)
+        folder = tempfile.mkdtemp(prefix="polyloss-")
+        _folders.append(folder)
+        name = os.path.join(folder, f"kept{_ending(start)}")
+        with open(name, "wb") as file:
+            file.write(start)
+            file.writelines(blocks)
+    except OSError as error:
+        where = f" in {os.path.dirname(folder)}" if folder else ""
+        raise BadFile(f"{path}: cannot be kept{where}: {error.strerror or error}") from None
+    return name
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    """What a stream holds. Errors of reading it are BadFile, so that those of writing are told from them."""
+    if path in INPUT and sys.stdin is None:
+        raise BadFile(f"{path}: standard input is closed")
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path in INPUT else open(path, "rb") as stream:
+            while block := stream.read(BLOCK):
+                yield block
     except OSError as error:
         raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from None
-    return name
 
 
 def _ending(start: bytes) -> str:
     """The ending of a file's name that begins so."""
-    for beginning, ending in BEGINNINGS.items():
-        if start.startswith(beginning):
-            return ending
-    packed = start.startswith(b"\x1f\x8b")
-    if packed:
-        with contextlib.suppress(zlib.error):
-            start = zlib.decompressobj(31).decompress(start, LINE)
-    header = start.partition(b"\n")[0]
-    return (".tsv" if header.count(b"\t") > header.count(b",") else ".csv") + (".gz" if packed else "")
+    return next((ending for beginning, ending in BEGINNINGS.items() if start.startswith(beginning)), OTHER)

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ import polars as po
 
 from polyloss import registry
 from polyloss._command.problems import BadFile, counted, listed, quoted, short, unlike, usage
-from polyloss._command.streams import real
+from polyloss._command.streams import OTHER, real
 from polyloss._evaluation.measure import WEIGHTS
 
 TEXT = {".csv": ",", ".tsv": "\t"}
@@ -38,23 +38,32 @@ SECOND = {"0": "1", "False": "True", "false": "true", "FALSE": "TRUE"}  # of two
 TRUTH_VALUES = {word: value for pair in SECOND.items() for value, word in enumerate(pair)}
 UNNAMED = "__index_level_0__"  # what pandas calls an index without a name in Parquet; in text its name is empty
 NUMBER = re.compile(r"[ \t]*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
+UNREADABLE = (EOFError, zlib.error, csv.Error, po.exceptions.PolarsError, OSError)  # what reading lines of a broken text raises
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
 def ending(path: str) -> str:
     """The ending that tells the format, without that of a compression."""
-    name = real(path).lower()
+    file = real(path)
+    name = file.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
-    return Path(name).suffix
+    suffix = Path(name).suffix
+    return _delimited(file) if file != path and suffix == OTHER else suffix
+
+
+@cache  # the names of the temporary files that keep streams are new in every run
+def _delimited(file: str) -> str:
+    """The ending of a text that came without a name: its first line has more tabs, or more commas."""
+    header = ""
+    with contextlib.suppress(*UNREADABLE), contextlib.closing(_lines(file)) as lines:  # what is wrong is said where it is read
+        header = next((line for line in lines if line.strip("\r\n")), "")
+    return ".tsv" if header.count("\t") > header.count(",") else ".csv"
 
 
 def is_table(path: str) -> bool:
-    """Whether the name is that of a table; a stream that cannot be read is none."""
-    try:
-        return ending(path) in (*TEXT, *BINARY)
-    except BadFile:
-        return False
+    """Whether the name is that of a table."""
+    return ending(path) in (*TEXT, *BINARY)
 
 
 @dataclass
@@ -672,7 +681,7 @@ def explain_csv(path: str, id_column: str | None, columns: list[str], every: boo
                     raise BadFile(f"{path}: {fault.format(f'data row {number}{key}')}")
                 if every and row and at is not None and not row[at]:
                     raise BadFile(f"{path}: column {quoted(header[at])} is empty in data row {number}, but every row needs an id")
-    except (EOFError, zlib.error, csv.Error, po.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         after = f" after data row {number}{key}" if number else ""
         raise BadFile(f"{path}: cannot be read{after}: {str(error).splitlines()[0]}") from None
     finally:
