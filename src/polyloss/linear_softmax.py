@@ -39,6 +39,10 @@ def linear_softmax_loss(
     one visit and cost three matrix products, as they do with all logits at hand; `softmax_loss` says what the numbers are. Rows that are
     ignored, or of weight 0, are left out of the products.
 
+    Under JAX it has no forward mode: `jax.jvp` and `jax.jacfwd` of it raise JAX's ``TypeError`` about a ``custom_vjp`` function. Its
+    gradient has one under "normalize" and "sum", so that `jax.hessian` works; the product of the gradient and a direction replaces a
+    `jvp`.
+
     Parameters
     ----------
     y_true : array
