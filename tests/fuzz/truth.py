@@ -558,6 +558,7 @@ def crossentropy_of_logits(t, z, factor=1, class_weight=None):
     kt = k * t
     l = where((t.v == 0) & np.isinf(s.l.v), zeros(z), s.l)  # infinite, for a target of 0: it counts as 0
     value = unknown(of_classes(-times(kt, s.l)), np.isnan(s.l.v).all(1) & (kt.v == 0).all(1))  # no target, and a row without a softmax
+    value = unknown(value, sums_overflow(kt)[:, 0])  # a target times the weight of its class is the first product
     by_target = by_given(-where(np.isnan(l.v), l, of_factor(k, l)), factor)
     return of_log_softmax(s, value, -kt, zeros(z), by_target)
 
