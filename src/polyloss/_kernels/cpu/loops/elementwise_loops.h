@@ -257,8 +257,8 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
             if (!gg && !hh) continue;
             one first[TILE], rest[TILE];
             const int odd = FORMULA(factors)(job->scale, room.w, m, first, rest);
-            for (ptrdiff_t i = 0; i < m; i++)
-                for (ptrdiff_t l = i * L; l < (i + 1) * L; l++) room.k[l] = first[i];
+            for (ptrdiff_t i = 0; i < m; i++) /* in whole vectors: the next row's follow, and behind the last is room */
+                for (ptrdiff_t l = 0; l < L; l += LANES) STORE(room.k + i * L + l, R(first[i]));
             for (ptrdiff_t i = 0; odd && i < m; i++) {
                 FORMULA(multiply)(room.slope + i * L, rest[i], L);
                 if (hh) FORMULA(multiply)(room.curvature + i * L, rest[i], L);
