@@ -1004,6 +1004,7 @@ def test_what_is_piped_in(monkeypatch):
                 status = main(["score", *words])
         return status, out.getvalue().split("\t")[-1], err.getvalue()
 
+    Path("cut.zst").write_bytes(ZSTD[:-8]), Path("cut.gz").write_bytes(gzip.compress(GOOD.encode())[:-15])
     Path("good.tsv.zst").write_bytes(zstd(Path("good.tsv").read_text())), Path("blank.tsv").write_text("\n" + Path("good.tsv").read_text())
     tables = ["good.csv", "good.tsv", "good.parquet", "good.arrow", "stream.arrow", "blank.tsv"]
     tables += [f"good.{kind}.{packed}" for kind in ("csv", "tsv") for packed in ("gz", "zst")]
@@ -1022,11 +1023,14 @@ def test_what_is_piped_in(monkeypatch):
     for file, said in (
         ("bad.csv", "-: column 'dog' is 'high' in data row 1 (id 2), but must hold a number"),
         ("empty.csv", "-: the file is empty"),
+        ("cut.zst", "-: cannot be read: "),
+        ("cut.gz", "-: cannot be read after data row 2: it is cut short"),
         ("binary.bin", "-: holds binary data, but must be text, Parquet, Arrow or an array"),
         ("both.npz", "-: holds 2 arrays: name one, as -::NAME; it has 'y', 'z'"),
     ):
         truth = "y.npy" if "npz" in file else "truth.csv"
-        assert piped(file, truth, "-", *(["-l", "softmax_loss"] if "npz" in file else []))[::2] == (1, f"polyloss score: {said}\n"), file
+        status, _, err = piped(file, truth, "-", *(["-l", "softmax_loss"] if "npz" in file else []))
+        assert (status, err.startswith(f"polyloss score: {said}"), err.count("\n")) == (1, True, 1), (file, err)
     assert "workers cannot read -" in piped("z.npy", "y.npy", "-", "-l", "softmax_loss", "--dask", "tcp://127.0.0.1:9")[2]
     assert made
     assert not any(map(os.path.exists, made))
@@ -1295,10 +1299,13 @@ def test_bad_tables(run, kind):
     assert lines == ([] if bad == "truth.csv" else [["good.csv", "log_loss", repr(float(SCORE))]])
 
 
-def test_a_panic_of_the_reader_is_one_bad_file():
-    """Of which polars makes an exception that is no Exception."""
+def test_a_panic_of_the_reader_is_one_bad_file(run, monkeypatch):
+    """Of which polars makes an exception that is no Exception; where a file is read ahead, too."""
+    panic = polars.exceptions.PanicException("range end index 9 out of range for slice of length 4")
     with pytest.raises(BadFile, match=r"p\.arrow: cannot be read: range end index"), tables._reading("p.arrow", None, []):
-        raise polars.exceptions.PanicException("range end index 9 out of range for slice of length 4")
+        raise panic
+    monkeypatch.setattr(tables, "rows_of", Mock(side_effect=panic))
+    assert run("truth.csv", "good.csv") == (1, [], f"polyloss score: good.csv: cannot be read: {panic}\n")
 
 
 def test_rows_of_another_length_are_noticed_in_columns_that_nobody_reads(run):
@@ -1651,6 +1658,12 @@ def test_cluster(run, monkeypatch):
         options = labelled(run)
         for files in (["part*.parquet", "part*.parquet", "--parts"], ["whole.csv", "whole.csv"]):
             assert run(*files, *options, "--dask", address) == run(*files, *options)
+        for name, other in (("one[1].parquet", "part2.parquet"), ("one1.parquet", "part0.parquet")):  # workers take names for no patterns
+            Path(name).write_bytes(Path(other).read_bytes())
+        np.save("z[1].npy", np.eye(3)), np.save("z1.npy", np.zeros((3, 3)))
+        for asked in (("one[1].parquet", "one[1].parquet", *options), ("y.npy", "z[1].npy", "-l", "softmax_loss")):
+            assert run(*asked, "--dask", address) == run(*asked)
+        assert run("one[1].parquet", "one[1].parquet", *options)[1][0][2] == run("part2.parquet", "part2.parquet", *options)[1][0][2]
         Path("part2.parquet").write_bytes(b"PAR1")
         status, lines, err = run("part*.parquet", "part*.parquet", "--parts", *options, "--dask", address)
         assert (status, lines) == (1, [])

@@ -38,7 +38,8 @@ SECOND = {"0": "1", "False": "True", "false": "true", "FALSE": "TRUE"}  # of two
 TRUTH_VALUES = {word: value for pair in SECOND.items() for value, word in enumerate(pair)}
 UNNAMED = "__index_level_0__"  # what pandas calls an index without a name in Parquet; in text its name is empty
 NUMBER = re.compile(r"[ \t]*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
-UNREADABLE = (EOFError, zlib.error, csv.Error, po.exceptions.PolarsError, OSError)  # what reading lines of a broken text raises
+POLARS = (po.exceptions.PolarsError, po.exceptions.PanicException)  # of which the second is no Exception
+UNREADABLE = (*POLARS, EOFError, zlib.error, csv.Error, OSError)  # what reading lines of a broken text raises
 FAR = 8  # places of the table for each id, at most: 32 bytes
 
 
@@ -497,7 +498,7 @@ def _index(path: str, name: str, names: list[str]) -> str:
 def _indices(path: str) -> list[Any]:
     """What a Parquet file says of pandas' indices: names of columns, and descriptions of ranges, of which it has no values."""
     if ending(path) in (".parquet", ".pq"):
-        with contextlib.suppress(KeyError, ValueError, TypeError, po.exceptions.PolarsError):
+        with contextlib.suppress(KeyError, ValueError, TypeError, *POLARS):
             return list(json.loads(po.read_parquet_metadata(there(path))["pandas"])["index_columns"])
     return []
 
@@ -538,7 +539,7 @@ class Ahead:
     def __init__(self, path: str, header: Header) -> None:
         self.path, self.batches = path, None  # type: tuple[str, Any]
         # What is wrong with the file is said when its turn comes.
-        with contextlib.suppress(BadFile, po.exceptions.PolarsError, OSError, ValueError):
+        with contextlib.suppress(BadFile, *POLARS, OSError, ValueError):
             columns = predicted(path, header.id_column, header.apart, header.only)
             self.batches = rows_of(path, header.id_column, columns, True).collect_batches(chunk_size=ROWS)
 
@@ -654,7 +655,7 @@ class _reading:
     def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
         if error is None or isinstance(error, (BadFile, GeneratorExit)):
             return
-        if isinstance(error, (po.exceptions.PolarsError, po.exceptions.PanicException, OSError, ValueError, EOFError, UnicodeError)):
+        if isinstance(error, (*POLARS, OSError, ValueError, EOFError, UnicodeError)):
             if ending(self.path) in TEXT:
                 explain_csv(self.path, self.id_column, self.columns)
             if isinstance(error, po.exceptions.NoDataError):
