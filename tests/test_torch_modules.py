@@ -390,7 +390,7 @@ def widths(truth, dtype):
 def test_steps_take_a_kernel_that_is_kept(monkeypatch, name, options):
     """From the second call on nothing is decided; what is decided by numbers, or for each batch, always is."""
     module, made = getattr(ours, name)(**options), []
-    monkeypatch.setattr(ours, "Call", lambda *arguments: made.append(arguments) or REAL_CALL(*arguments))
+    monkeypatch.setattr(ours, "Call", lambda *arguments, **more: made.append(arguments) or REAL_CALL(*arguments, **more))
     for input, target in batches(name):
         module(input.requires_grad_(), target).sum().backward()
     by_numbers = "weight" in options and name in ("BCELoss", "MultiMarginLoss")
@@ -415,8 +415,10 @@ def test_what_is_no_number_is_torchs_in_a_call_that_is_known_too(name):
         assert module(perfect, torch.zeros(6, dtype=torch.long)) == 0
 
 
-def test_slopes_of_nan_are_torchs():
+@pytest.mark.parametrize("small", [0, 1 << 14], ids=["as of large inputs", "as of small inputs"])
+def test_slopes_of_nan_are_torchs(monkeypatch, small):
     """But for L1Loss, whose loss of NaN has a slope that is, as every loss here."""
+    monkeypatch.setattr(ours, "SMALL", small)
     for name in sorted({*TRACED} - {*LABELLED}):
         for changed, at in ((0, (0, 1)), (0, (3, 2)), (1, (0, 1)), (1, (3, 2))):
             arguments = [*arguments_of(name)]
@@ -425,7 +427,11 @@ def test_slopes_of_nan_are_torchs():
             arguments[changed][at] = torch.nan
             arguments[0].requires_grad_()
             for reduction in ("mean", "none"):
-                found, wanted = (outcome(getattr(space, name)(reduction=reduction), arguments) for space in (ours, torch.nn))
+                with monkeypatch.context() as patched:
+                    runs = ran(patched)
+                    found = outcome(getattr(ours, name)(reduction=reduction), arguments)
+                wanted = outcome(getattr(torch.nn, name)(reduction=reduction), arguments)
+                assert runs or name == "BCELoss" or (small and name == "CosineEmbeddingLoss")  # else torch's own, in no kernel
                 if name == "L1Loss":
                     assert found[1][0][at].isnan()
                     wanted[1][0][at] = torch.nan
@@ -455,14 +461,12 @@ def test_weights_are_read_anew():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_are_tensors_like_any_other(dtype):
-    """Contiguous, aligned, writable, and memory that goes with them, whatever takes it."""
+    """Contiguous, aligned and writable, whatever takes their memory next."""
     t, p = torch.rand(64, 1024).to(dtype), torch.rand(64, 1024).to(dtype)
     real = torch.promote_types(dtype, torch.float32)
     both = pl.value_and_grad(pl.mean_squared_error)
-    before = resident() if PROC.exists() else None
-    for _ in range(400):  # 50 to 200 MB in all
-        value, gradient = both(t, p)
-    assert before is None or resident() - before < 30_000
+    both(t, p)
+    value, gradient = both(t, p)  # of a call that is known
     assert (value.dtype, gradient.dtype, value.shape, gradient.shape) == (real, dtype, (64,), p.shape)
     for x in (value, gradient, pl.mean_squared_error(t, p, reduction="sum")):
         assert x.is_contiguous()
@@ -475,6 +479,18 @@ def test_results_are_tensors_like_any_other(dtype):
     del gradient
     both(t, 1 - p)
     torch.testing.assert_close(view, wanted.to(dtype))
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="the system does not tell what memory a process has")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory_goes_with_the_results(dtype):
+    t, p = torch.rand(64, 1024).to(dtype), torch.rand(64, 1024).to(dtype)
+    both = pl.value_and_grad(pl.mean_squared_error)
+    both(t, p)
+    before = resident()
+    for _ in range(400):  # 50 to 200 MB in all
+        both(t, p)
+    assert resident() - before < 30_000
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch's, of what it refuses then
