@@ -16,13 +16,13 @@ from polyloss._evaluation.measure import Positions
 
 @dataclass
 class Seen:
-    """What some rows of one submission hold, or all of them. It is picklable."""
+    """The sums of some rows of one submission, or of all of them. It is picklable."""
 
     sums: list[Tally] = field(default_factory=list)  # of each loss
     differences: list[Tally] = field(default_factory=list)  # to the first submission, of each loss
     watched: list[values.Watch] = field(default_factory=list)
     gaps: list["Gap | None"] = field(default_factory=list)  # of each loss: the first position where it is NaN
-    fault: tuple[int, str] | None = None  # what makes the file bad, and the first of the rows in which it was found
+    fault: tuple[int, str] | None = None  # the first row of the part in which the file was found to be bad, and why
 
     def add(self, other: "Seen") -> None:
         """Add other rows."""
@@ -49,7 +49,7 @@ class ArrayJob:
     """Labels or targets and predictions of the same rows, in files of arrays. It is picklable: workers of a cluster open the files."""
 
     truth: str
-    predictions: list[str]  # several only if they are compared with the first, or the file they were to be compared with is bad
+    predictions: list[str]  # more than one if they are compared with the first, even if that one turns out to be bad
     losses: list[Loss]
     paired: bool = False
 
@@ -62,7 +62,7 @@ class ArrayJob:
         return int(shape[1]) if len(shape) == 2 and shape[1] > 1 else 2
 
     def basis(self, path: str) -> Basis:
-        """What decides the scores of one of them beside its numbers."""
+        """What the scores of one submission depend on, apart from its numbers."""
         z = arrays.opened(path)
         clips = {clip for loss in self.losses if (clip := loss.clip(z.dtype)) is not None}
         return Basis(clips, self.classes, {"1"} if clips and z.shape[1:] in ((), (1,)) else set())
@@ -72,7 +72,7 @@ class ArrayJob:
         return arrays.slabs(arrays.opened(self.predictions[0]))
 
     def part(self, start: int, stop: int) -> list[Seen]:
-        """What some rows of each submission hold."""
+        """The sums of some rows of each submission."""
         y, classes = arrays.read(self.truth, start, stop), self.classes
         found: list[Seen] = []
         first: list[Positions] = []
@@ -143,7 +143,7 @@ class ArrayJob:
         return Gap(tuple(place), f"the first at {place}")
 
     def together(self, client: Any, progress: Callable[[int], None]) -> list[Seen]:
-        """All parts, read here or on a cluster, or as many as tell that every file is bad."""
+        """All parts, read here or on a cluster; fewer once every file is known to be bad."""
         there, files = self, [self.truth, *self.predictions]
         if client is not None:
             there = replace(self, truth=os.path.abspath(self.truth), predictions=[*map(os.path.abspath, self.predictions)])
@@ -190,7 +190,7 @@ class ArrayJob:
         return scores, faults
 
     def _of_truth_values(self, path: str) -> str | None:
-        """What is said of true and false as labels of more than two classes."""
+        """The warning for labels that are true and false, where there are more than two classes."""
         y, shape = arrays.opened(self.truth), arrays.opened(path).shape
         for loss in self.losses:
             by_class = y.dtype == np.bool_ and 1 < len(shape) != len(y.shape) and isinstance(loss.axis, int)

@@ -141,7 +141,7 @@ def _member(file: str, name: str, names: list[str]) -> str:
 
 
 def unwritten(array: Any) -> str | None:
-    """What is said of chunks that a Zarr or HDF5 file does not have: they are read as one number, whoever meant to write them."""
+    """The warning for chunks that a Zarr or HDF5 file lacks: they are read as its fill value, though they may never have been written."""
     if hasattr(array, "nchunks_initialized"):  # Zarr, which by default leaves out chunks that hold the fill value alone
         every, lacking, fill = array.nchunks, array.nchunks - array.nchunks_initialized, array.fill_value
         why = "never written, or left out since they hold nothing else"

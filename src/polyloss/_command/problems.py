@@ -74,12 +74,12 @@ LONG = 100  # characters of a file, most of which nobody would read in an error
 
 
 def short(text: str) -> str:
-    """A text as it is; of a long one the beginning, and its length."""
+    """A text; if it is long, its beginning and its length."""
     return text if len(text) <= 3 * LONG else f"{text[:LONG]}… ({len(text)} characters)"
 
 
 def quoted(text: str) -> str:
-    """A name or a cell in quotes; of a long one the beginning, and its length."""
+    """A name or a cell in quotes; if it is long, its beginning and its length."""
     return repr(text) if len(text) <= LONG else f"{text[:LONG]!r}… ({len(text)} characters)"
 
 

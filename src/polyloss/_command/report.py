@@ -38,7 +38,7 @@ def as_json(scores: list[Score], errors: list[dict[str, str | None]], truth: str
 
 
 def nothing_counts(score: Score) -> str:
-    """What is said of a score of 0 that is none of a perfect file."""
+    """The warning for a score that is 0 because nothing counted, not because the file is perfect."""
     group = "" if score.group is None else f" of group {quoted(score.group)}"
     return f"the {score.loss}{group} is {score.score}, since nothing counts: every weight is 0, or every label ignored"
 
@@ -60,7 +60,7 @@ def _group(score: Score, every: str) -> str:
 
 
 def as_table(scores: list[Score], settings: Settings, version: str) -> None:
-    """A table on the terminal, above what decides its numbers."""
+    """A table for the terminal, and below it the signature."""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
@@ -103,7 +103,7 @@ def signatures(settings: Settings, names: list[str], version: str) -> tuple[str 
 
 
 def _decided(settings: Settings, basis: Basis) -> dict[str, str]:
-    """The parts of a signature by name; empty where nothing is to be said."""
+    """The parts of a signature by name; a part that says nothing is empty."""
     return {
         "": "+".join(loss.shown for loss in settings.losses),
         "kaggle": "yes" if settings.kaggle else "no",

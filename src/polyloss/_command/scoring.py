@@ -134,14 +134,14 @@ class Score:
 
 @dataclass
 class Basis:
-    """What decides the scores of one submission beside its numbers and the options."""
+    """What the scores of one submission depend on, apart from its numbers and the options."""
 
     clips: set[float] = field(default_factory=set)  # of log_loss, by the dtypes of the files
     classes: int | None = None
     positive: set[str] = field(default_factory=set)  # the class that a single column of probabilities is of
 
     def add(self, other: "Basis") -> None:
-        """Add that of another part of the submission."""
+        """Take in the basis of another part of the submission."""
         self.clips |= other.clips
         self.classes = self.classes or other.classes
         self.positive |= other.positive

@@ -34,7 +34,7 @@ def is_stream(path: str) -> bool:
 
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
-    """What streams hold is kept as long as this block lasts."""
+    """Temporary files with what streams hold exist as long as this block lasts."""
     try:
         yield
     finally:
@@ -87,5 +87,5 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 
 def _ending(start: bytes) -> str:
-    """The ending of a file's name that begins so."""
+    """The ending for the name of a file that begins with these bytes."""
     return next((ending for beginning, ending in BEGINNINGS.items() if start.startswith(beginning)), OTHER)

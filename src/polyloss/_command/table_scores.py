@@ -175,7 +175,7 @@ class Job:
                 f" {listed(present)}: {ONE_WAY}"
             )
         self.classes = 2
-        # None of a pair may count, or one alone; the column may name the other.
+        # One or both of the two labels may be missing among the rows that count, and the column may be named after a missing one.
         self.positive = column if column in (one_way or present) else (one_way or present)[1]
         return np.array([label == self.positive for label in [*present, ""]], np.int8)[places]  # the last for rows that do not count
 
@@ -223,7 +223,7 @@ def score_table(job: Job, name: str, settings: Settings, first: dict[str, Kept] 
 
 
 def sums_of(job: Job, name: str, settings: Settings) -> tuple[Sums, list[str], dict[str, Kept], Basis]:
-    """The sums of one submission, what is said of it, its losses by row of the truth if they are to be compared, and its basis."""
+    """The sums of one submission, its warnings, its losses by row of the truth if they are to be compared, and its basis."""
     truth, losses = job.truth, [(loss, loss.measure(job.classes)) for loss in job.losses]
     sums = Sums(job.losses, list(truth.groups) if settings.by_group else [None], job.classes)
     watched = values.watches(job.losses, (truth.rows, len(job.columns)))

@@ -34,7 +34,7 @@ ROWS = 1 << 16  # of one batch: 5 MB for 10 columns
 CELL = 1 << 30  # characters of a cell, at most, where a text is read to tell what is wrong with it
 SAMPLE = 1 << 14  # rows that tell whether a column has few kinds of text
 KEY, AT, ROW, GAP = "\0id", "\0at", "\0row", "\0gap"  # columns of the join, by names that no file has
-SECOND = {"0": "1", "False": "True", "false": "true", "FALSE": "TRUE"}  # of two classes, as pandas, polars and R write truth values
+SECOND = {"0": "1", "False": "True", "false": "true", "FALSE": "TRUE"}  # a truth value 0 -> its 1, as pandas, polars and R write them
 TRUTH_VALUES = {word: value for pair in SECOND.items() for value, word in enumerate(pair)}
 UNNAMED = "__index_level_0__"  # what pandas calls an index without a name in Parquet; in text its name is empty
 NUMBER = re.compile(r"[ \t]*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
@@ -82,7 +82,7 @@ class Truth:
     group: np.ndarray | None  # place of each row's group in `groups`
     groups: list[str]
     apart: set[str]  # columns that hold no prediction wherever they are: id, weight, group, usage
-    only: tuple[str, ...] = ()  # columns that do, if they are named
+    only: tuple[str, ...] = ()  # columns that hold predictions, if they are named
     least: int = 0  # id
     table: np.ndarray | None = None  # row of each id from `least` on, -1: none; None where that would be too large
 
@@ -209,7 +209,7 @@ def is_integer(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Asked:
-    """The columns that options name; None and nothing: the usual ones."""
+    """The columns that options name; where one is None or empty, the usual ones."""
 
     id_column: str | None = None
     target: str | None = None
@@ -467,14 +467,14 @@ def check_named(paths: list[str], only: tuple[str, ...]) -> None:
     for name in only:
         known: list[str] = []
         for path in paths:
-            with contextlib.suppress(BadFile):  # which is said when it is read
+            with contextlib.suppress(BadFile):  # reported when the file is read
                 known += columns_of(path)
         if known and name not in known:
             raise usage(f"--prediction is {name!r}, but {paths[0]} has no such column{unlike(name, list(dict.fromkeys(known)))}")
 
 
 def spelled(name: str, names: list[str]) -> str:
-    """What is said of a name that only case or blanks tell from the one looked for, or that is the same number."""
+    """A hint where a name differs from the one looked for in case or blanks alone, or is the same number in other digits."""
     alike = [other for other in names if other.strip().lower() == name.strip().lower() or _same_number(other, name)]
     return f"; rename {quoted(alike[0])}, since names compare as written" if alike else ""
 
@@ -484,7 +484,7 @@ def _same_number(a: str, b: str) -> bool:
 
 
 def _index(path: str, name: str, names: list[str]) -> str:
-    """What is said of an index of pandas: it may have no name, or Parquet no values of it."""
+    """A hint about an index of pandas, which may have no name, or whose values Parquet may lack."""
     if name in ("", UNNAMED):
         return "; this name is that of an index without one, which pandas wrote: --id COLUMN says which column of the truth has the ids"
     for other in ("", UNNAMED):
@@ -496,7 +496,7 @@ def _index(path: str, name: str, names: list[str]) -> str:
 
 
 def _indices(path: str) -> list[Any]:
-    """What a Parquet file says of pandas' indices: names of columns, and descriptions of ranges, of which it has no values."""
+    """The indices of pandas by a Parquet file's metadata: names of columns, or descriptions of ranges, whose values are not in the file."""
     if ending(path) in (".parquet", ".pq"):
         with contextlib.suppress(KeyError, ValueError, TypeError, *POLARS):
             return list(json.loads(po.read_parquet_metadata(there(path))["pandas"])["index_columns"])
@@ -759,7 +759,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _cell(cell: str) -> str:
-    """What is wrong with a cell that must be a number, as polars takes it: Python takes blanks behind it and underlines, too."""
+    """What is wrong with a cell that must be a number to polars; Python would also take trailing blanks and underscores."""
     if not cell.strip():
         return "empty"
     if not NUMBER.fullmatch(cell):
