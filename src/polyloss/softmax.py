@@ -64,7 +64,10 @@ class SoftmaxLoss(SoftmaxCrossentropy):
     def value(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
         z = z if absent(softcap) else capped(xp, z, softcap)[0]
         value = SoftmaxCrossentropy.value(xp, t, z, **params)
-        return value if absent(z_loss) else value + z_loss * log_sum(xp, z)[:, 0, :] ** 2
+        if absent(z_loss):
+            return value
+        lse = log_sum(xp, z)[:, 0, :]
+        return value + z_loss * lse * lse  # lse², and 2 lse in autograd's derivative of it, may pass the largest number
 
     def slope(xp, t, z, *, z_loss=0.0, softcap=0.0, **params):
         z, d = (z, 1) if absent(softcap) else capped(xp, z, softcap)

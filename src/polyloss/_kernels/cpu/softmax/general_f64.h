@@ -417,7 +417,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
     p->pull = zero;
     if (j->z_loss != 0) {
         const vd lse = p->top + above;
-        p->loss += j->z_loss * (lse * lse);
+        p->loss += j->z_loss * lse * lse;
         p->pull = 2 * j->z_loss * lse;
     }
     p->met_far = p->met_near = zero;

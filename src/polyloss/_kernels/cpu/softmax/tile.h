@@ -269,7 +269,7 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         if (x->soft_targets) loss += gap;
         if (j->z_loss != 0) { /* a term of lse², whose slopes are p times `pull` */
             const vd lse = above + target;
-            loss += (weighted ? load_d(x->w + i) : all_d(1.0)) * (j->z_loss * (lse * lse));
+            loss += (weighted ? load_d(x->w + i) : all_d(1.0)) * (j->z_loss * lse * lse);
             pull = (weighted ? load_d(x->g + i) : all_d(j->scale)) * (2 * j->z_loss * lse);
         }
         md steady = le_d(none, none); /* slopes are not so much smaller than their two parts that digits are lost */
