@@ -897,9 +897,10 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         return where(d.v == 0, np.zeros_like(x.v), divided)
 
     open_ = (np.full(n, d is not None and np.isnan(d.v)) & ~skip)[:, None]  # NaN goes into the values; a gradient may be 0 times NaN
+    by_target_open = open_ if w is None else open_ | (np.isnan(w.v) & ~skip)[:, None]  # by a target autograd may hand a 0 past a weight
 
-    def divided(x):
-        return gone(unknown(over(x), open_))
+    def divided(x, mask=open_):
+        return gone(unknown(over(x), mask))
 
     total = None if reduction in ("none", None) else over(value.sum(0, wide=True).limited() if n else Ball(LONG(0), LONG(0), fmt))
     back = lambda x: np.moveaxis(x.reshape((*losses, c)), -1, axis)  # noqa: E731
@@ -913,9 +914,9 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
         by_weight = unknown(by_weight, skip | lost).reshape(losses if not scalar else ())
     by_target = None
     if loss == "quantile_loss" and valued:
-        by_target = divided(weighted(parts.by_target)).sum(1).limited().reshape(t.shape)
+        by_target = divided(weighted(parts.by_target), by_target_open).sum(1).limited().reshape(t.shape)
     elif not labelled and not valued:
-        by_target = divided(weighted(parts.by_target)).limited()
+        by_target = divided(weighted(parts.by_target), by_target_open).limited()
         if loss in ("poisson", "poisson_deviance", "tweedie_deviance"):
             # Of t log t autograd hands down to the logarithm what comes from above (a weight by a divisor, times 3 at most) times 2 t, and
             # that may be infinite before it is divided by t.
