@@ -605,6 +605,29 @@ def test_jax_second_derivatives_and_vmap():
     np.testing.assert_allclose(*(jax.vmap(f, (0, None))(many, given[1]) for f in (ours, theirs)), rtol=1e-9)
 
 
+def test_jax_has_forward_mode_of_the_gradient_alone():
+    """As the documentation says: under "normalize" and "sum", and twice in reverse under "none"."""
+    y, features, weight, _ = some(n=5, c=4, dtype="float64")
+    x, v = jax.numpy.asarray(features), jax.numpy.asarray(features[::-1].copy())
+    for reduction in ("normalize", "sum", "none"):
+
+        def ours(x, reduction=reduction):
+            return pl.linear_softmax_loss(jax.numpy.asarray(y), x, jax.numpy.asarray(weight), reduction=reduction).sum()
+
+        def theirs(x, reduction=reduction):
+            return pl.softmax_loss(jax.numpy.asarray(y), x @ jax.numpy.asarray(weight).T, reduction=reduction).sum()
+
+        with pytest.raises(TypeError, match=r"forward-mode autodiff \(jvp\) to a custom_vjp"):
+            jax.jvp(ours, (x,), (v,))
+        along = jax.jvp(theirs, (x,), (v,))[1]
+        np.testing.assert_allclose(jax.numpy.vdot(jax.grad(ours)(x), v), along, rtol=1e-9, atol=1e-12)
+        if reduction == "none":
+            second = [jax.grad(lambda x, f=f: jax.numpy.vdot(jax.grad(f)(x), v))(x) for f in (ours, theirs)]
+        else:
+            second = [jax.jvp(jax.grad(f), (x,), (v,))[1] for f in (ours, theirs)]
+        np.testing.assert_allclose(*second, rtol=1e-9, atol=1e-12)
+
+
 def test_jax_traced_labels():
     y, features, weight, _ = some(dtype="float64")
     bad = y.copy()
