@@ -532,6 +532,20 @@ def test_the_log_sum_of_far_logits():
     np.testing.assert_allclose(z.grad[0].numpy(), right, rtol=2e-15)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_square_of_the_log_sum_may_pass_the_largest_number(dtype):
+    """Neither z_loss lse² nor its derivative 2 z_loss lse p has a step that overflows, by kernel, formula and autograd."""
+    most = float(np.finfo(dtype).max)
+    far = np.array([[0.0, most**0.5 * 2]], dtype)
+    for route in ROUTES:
+        value = route(pl.softmax_loss, np.array([1]), far, z_loss=1 / most**0.5)
+        np.testing.assert_allclose(value, 4 * most**0.5, rtol=1e-6)
+    z = torch.tensor([[0.0, most / 2]], dtype=getattr(torch, dtype), requires_grad=True)
+    weight = torch.ones(2, dtype=z.dtype, requires_grad=True)
+    pl.softmax_loss(torch.tensor([1]), z, class_weight=weight, z_loss=1e-4, axis=-1, reduction="sum").backward()
+    np.testing.assert_allclose(z.grad[0].numpy(), [0.0, 1e-4 * most], rtol=1e-6)
+
+
 def test_the_square_of_a_small_excess_is_0_but_not_its_slope():
     """The square of a margin of 1e-38 is 0 in float32."""
     for route in ROUTES:

@@ -77,8 +77,9 @@ def call(want, y_true, features, weight, bias, arguments):
         head = _prepared(want, y_true, *map(detached, operands), arguments | constants)
         return results(head, *_run(head))
     head = _prepared(want, y_true, *operands, arguments)
-    tensors = head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator
-    value = HeadLoss.apply(head, *tensors)
+    value = HeadLoss.apply(
+        head, head.features, head.weight, head.bias, head.labels, head.sample_weight, head.class_weight, head.denominator
+    )
     return value.reshape(head.plan.layout.losses) if head.rules.reduction == "none" else value
 
 
