@@ -51,6 +51,9 @@ def module(namespace, name, kwargs):
     return getattr(namespace, MODULES[name])(**kwargs)
 
 
+OLD = torch.__version__ < (2, 13)  # whose own modules do less
+
+
 def outcome(module, arguments):
     """Value and gradients of every argument that needs one, or the error's type."""
     arguments = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x for x in arguments]
@@ -69,6 +72,8 @@ def outcome(module, arguments):
 def same(found, wanted, truth=None):
     """The numbers of torch; or nearer to those of its double precision, where these are given."""
     if isinstance(wanted, Exception):
+        if OLD and isinstance(wanted, NotImplementedError):  # float16's slope of smooth_l1
+            return
         assert isinstance(found, Exception), f"torch raises {wanted!r}, and this gives {found!r}"
         return
     assert not isinstance(found, Exception), found
@@ -470,7 +475,8 @@ def test_results_are_tensors_like_any_other(dtype):
     assert (value.dtype, gradient.dtype, value.shape, gradient.shape) == (real, dtype, (64,), p.shape)
     for x in (value, gradient, pl.mean_squared_error(t, p, reduction="sum")):
         assert x.is_contiguous()
-        assert x.data_ptr() % 64 == 0 or dtype.itemsize == 2  # such means over rows are written to NumPy's memory
+        # Such means over rows are written to NumPy's memory, and so is everything where torch does not say in C where a tensor lies.
+        assert x.data_ptr() % 64 == 0 or dtype.itemsize == 2 or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
         assert x.storage_offset() == 0
         assert not x.requires_grad
         assert x.untyped_storage().nbytes() == x.numel() * x.itemsize
@@ -763,6 +769,8 @@ class TestGaussianNLL:
 
     @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 3), (4, 3, 1), (4, 1, 5), (1, 3, 5)], ids=str)
     def test_shapes_of_variances(self, shape):
+        if OLD and shape in {(4, 1, 5), (1, 3, 5)}:
+            pytest.skip("this torch refuses a variance that is broadcast elsewhere than along the last axis")
         for reduction in ("none", "sum", "mean"):
             for full, eps in ((False, 1e-6), (True, 0.5), (True, -1.0)):
                 options = dict(reduction=reduction, full=full, eps=eps)
