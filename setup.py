@@ -8,6 +8,7 @@ or plainer kernels; POLYLOSS_REQUIRE_KERNELS=1 makes it an error.
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import Cython
@@ -74,6 +75,11 @@ class BuildKernels(build_ext):
         every = all(not msvc and self.compiles(X86_64_PROBE, flags) for flags in X86_64.values())
         self.isas = X86_64 if every else {"baseline": []}
         self.openmp = next((o for o in (OPENMP_MSVC if msvc else OPENMP) if self.compiles(OPENMP_PROBE, *o)), ([], []))
+        self.macros = [("POLYLOSS_X86_64", "1")] if self.isas is X86_64 else []
+        # The loops first, since two files of them take as long as everything else; then setuptools builds the modules in parallel, too.
+        self.parallel = self.parallel or min(os.cpu_count() or 1, 8)
+        with ThreadPoolExecutor(self.parallel) as pool:
+            self.objects = {ext.name: [pool.submit(self.compile_loops, ext, isa) for isa in self.isas] for ext in self.extensions}
         super().build_extensions()
 
     def build_extension(self, ext):
@@ -83,20 +89,24 @@ class BuildKernels(build_ext):
         except OSError as error:
             raise CompileError(str(error)) from error
 
-    def build_kernels(self, ext):
-        macros = [("POLYLOSS_X86_64", "1")] if self.isas is X86_64 else []
-        stale = self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))
+    def compile_loops(self, ext, isa):
+        """The objects of a module's loops for one instruction set; none if the module is newer than what it is made of."""
         loops = [path for path in ext.depends if path.endswith("_simd.c")]
-        if stale and loops:
-            for isa, flags in self.isas.items():
-                ext.extra_objects += self.compiler.compile(
-                    loops,
-                    output_dir=f"{self.build_temp}/{isa}",
-                    macros=[*macros, ("ISA", isa)],
-                    include_dirs=ext.include_dirs,
-                    extra_postargs=[*self.loops, *flags],
-                )
-        ext.define_macros += macros
+        stale = self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))
+        if not (stale and loops):
+            return []
+        return self.compiler.compile(
+            loops,
+            output_dir=f"{self.build_temp}/{isa}",
+            macros=[*self.macros, ("ISA", isa)],
+            include_dirs=ext.include_dirs,
+            extra_postargs=[*self.loops, *self.isas[isa]],
+        )
+
+    def build_kernels(self, ext):
+        for objects in self.objects[ext.name]:
+            ext.extra_objects += objects.result()
+        ext.define_macros += self.macros
         ext.extra_compile_args += [*self.common, *self.openmp[0]]
         ext.extra_link_args += [*self.openmp[1], *SANITIZE]
         super().build_extension(ext)
