@@ -35,9 +35,10 @@ FORGET_MODULES = if [ -d build ]; then find build -path 'build/lib*' -type f ! -
 demo: $(VENV)/installed
 	$(BIN)/python -m polyloss demo
 
-# The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more.
+# The workers share the cores, so each runs its libraries on one thread; tests that need more ask for more. Each takes a run of files, so that
+# what a library compiled for one test is there for the next.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 # The waits: threads without work spin, or sleep.
 test-settings: $(VENV)/installed
@@ -119,9 +120,10 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
+# Of 16000 modules the tests import a part, which Python compiles when it does; pip would compile all, for 38 s on one core.
 $(VENV)/installed: $(BUILT_FROM) | $(BIN)/pip
 	$(FORGET_MODULES)
-	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet '.[test]'
+	POLYLOSS_REQUIRE_KERNELS=1 $(BIN)/pip install --quiet --no-compile '.[test]'
 	touch $@
 
 $(VENV)/auditwheel: | $(BIN)/pip

@@ -5,6 +5,8 @@ it is compared with difference quotients: of the losses, which the kernels compu
 in question, where no entry is exactly 0 or 1 and so no case of its own.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -72,30 +74,33 @@ def skipped(case, name, place, given):
 
 
 def by_torch(loss):
-    """The function of a point and a direction that gives the gradient there, and the Hessian's product with the direction."""
+    """The functions of a point that give the gradient there, and the gradient with the Hessian's product with a direction."""
 
-    def derivatives(given, direction):
+    def derivatives(given, direction=None):
         x = {name: torch.tensor(a, requires_grad=True) for name, a in given.items()}
         leaves = list(x.values())
-        first = torch.autograd.grad(loss(x, torch.tensor), leaves, create_graph=True, materialize_grads=True)
+        first = torch.autograd.grad(loss(x, torch.tensor), leaves, create_graph=direction is not None, materialize_grads=True)
+        gradient = {name: g.detach().numpy() for name, g in zip(x, first, strict=True)}
+        if direction is None:
+            return gradient
         along = sum((g * torch.tensor(direction[name])).sum() for name, g in zip(x, first, strict=True))
         second = torch.autograd.grad(along, leaves, materialize_grads=True) if along.requires_grad else map(torch.zeros_like, leaves)
-        return tuple({name: g.detach().numpy() for name, g in zip(x, order, strict=True)} for order in (first, second))
+        return gradient, {name: g.numpy() for name, g in zip(x, second, strict=True)}
 
-    return derivatives
+    return derivatives, derivatives
 
 
 def by_jax(loss):
     """The same of JAX."""
-    gradient = JAX.jax.grad(loss)
-    return lambda given, direction: JAX.jax.tree.map(np.asarray, JAX.jax.jvp(gradient, (given,), (direction,)))
+    gradient, to_numpy = JAX.jax.grad(loss), partial(JAX.jax.tree.map, np.asarray)
+    return lambda given: to_numpy(gradient(given)), lambda given, direction: to_numpy(JAX.jax.jvp(gradient, (given,), (direction,)))
 
 
 @pytest.mark.parametrize("autograd", [by_torch, by_jax])
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_gradient_and_hessian_by_every_argument(case, autograd):
     loss, given = sized(case)
-    rng, h, derivatives = np.random.default_rng(8), 2.0**-16, autograd(loss)
+    rng, h, (slopes, derivatives) = np.random.default_rng(8), 2.0**-16, autograd(loss)
     direction = {name: rng.uniform(0.5, 1, x.shape) * rng.choice([-1, 1], x.shape) for name, x in given.items()}
     for place in np.ndindex(given["t"].shape) if "t" in given else ():
         direction["t"][place] *= not skipped(case, "t", place, given)
@@ -104,7 +109,7 @@ def test_gradient_and_hessian_by_every_argument(case, autograd):
         if not skipped(case, name, place, given):
             quotient = (loss(up) - loss(down)) / (2 * h)
             assert gradient[name][place] == pytest.approx(quotient, rel=1e-6, abs=1e-7), (name, place)
-    beside = [derivatives({name: x + s * h * direction[name] for name, x in given.items()}, direction)[0] for s in (1, -1)]
+    beside = [slopes({name: x + s * h * direction[name] for name, x in given.items()}) for s in (1, -1)]
     for name in given:
         quotient = (beside[0][name] - beside[1][name]) / (2 * h)
         np.testing.assert_allclose(product[name], quotient, rtol=1e-6, atol=1e-6, err_msg=name)
