@@ -35,7 +35,8 @@ def test_wheels_are_tested():
 
 def oldest(groups):
     """Name of each requirement that has an oldest version: that version."""
-    found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)", requirement) for requirement in chain(*groups))
+    form = r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:; sys_platform == 'linux')?"
+    found = (re.fullmatch(form, requirement) for requirement in chain(*groups))
     return {match[1]: match[2] for match in found if match}
 
 
