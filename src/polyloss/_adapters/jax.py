@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polyloss._adapters.jax_weights import behind, weighted
+from polyloss._adapters.jax_weights import behind, hidden, weighted
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome
@@ -220,7 +220,7 @@ def _operation_jvp(plan, operands, tangents):
         gradients.append((gradient, tangents[1]))
     # Of a loss that is NaN this is NaN also where 0 comes down from above. A rule for what goes forward does not see that, and JAX' way to
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
-    products = [weighted(tangent.astype(real), gradient, gradient == 0) for gradient, tangent in gradients]  # no slope, though ∞ comes down
+    products = [hidden(tangent.astype(real) * gradient, gradient == 0) for gradient, tangent in gradients]  # no slope, though ∞ comes down
     tangent = sum(x.sum(axis=1) if plan.reduction == "none" else x.sum() for x in products)
     moves = [False, moves[1] and not exchangeable, *moves[2:]]
     if any(moves):

@@ -17,6 +17,14 @@ def weighted(x, factor, zero):
     return _bound(_weighted, zero, x, factor)
 
 
+def hidden(x, zero):
+    """x, and 0 where it is infinite or NaN and `zero` says that it has a factor of 0.
+
+    What comes down from above is looked at before it is multiplied by that factor. So of the 1 that comes down to a loss XLA leaves nothing.
+    """
+    return _bound(_hidden, zero, x)
+
+
 def behind(x, zero):
     """x, of which no derivative that is infinite or NaN is handed on where the weight is `zero`."""
     return _bound(_behind, zero, x)
