@@ -20,7 +20,7 @@ def weighted(x, factor, zero):
 def hidden(x, zero):
     """x, and 0 where it is infinite or NaN and `zero` says that it has a factor of 0.
 
-    What comes down from above is looked at before it is multiplied by that factor. So of the 1 that comes down to a loss XLA leaves nothing.
+    What comes down from above is looked at before it is multiplied by that factor. So XLA leaves nothing of the 1 that comes to a loss.
     """
     return _bound(_hidden, zero, x)
 
