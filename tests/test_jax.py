@@ -14,6 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import polyloss as pl
 from polyloss._adapters import jax as _jax
@@ -140,6 +141,32 @@ def test_nothing_passes_a_weight_of_zero():
     at = jnp.asarray([0.0, 0.5]), jnp.asarray([0.0])
     assert (jax.grad(deviance)(*at) == 0).all()
     assert jax.jvp(lambda t: deviance(t, at[1]), at[:1], (jnp.ones(2),))[1] == 0
+
+
+def test_what_is_no_number_from_above_is_hidden_where_nothing_counts_alone():
+    """A slope of 0 times NaN or infinity is NaN, as in torch, and 0 where the label is ignored or has a weight of 0."""
+    t, p = jnp.asarray([[1.0, 1.0, 3.5]]), jnp.asarray([[1.0, 2.0, 3.0]])
+    y, z = jnp.asarray([0, 255, 1]), jnp.asarray([[1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+    for down in (jnp.nan, jnp.inf):
+        squared = jax.grad(lambda p, down: down * pl.mean_squared_error(t, p, reduction="sum"))(p, down)
+        right = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
+        (torch.nn.functional.mse_loss(right, torch.tensor([[1.0, 1.0, 3.5]], dtype=torch.float64), reduction="sum") * down).backward()
+        np.testing.assert_array_equal(squared, right.grad.numpy())
+        for labels, options in ((y, {"ignore_label": 255}), (y % 253, {"class_weight": jnp.asarray([1.0, 1.0, 0.0])})):
+            slopes = jax.grad(lambda z, y, down, options=options: down * pl.softmax_loss(y, z, **options))(z, labels, down)
+            assert jnp.isfinite(slopes).all(1).tolist() == [False, True, False]
+            assert not slopes[1].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"sample_weight": jnp.linspace(0, 1, 64)}], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", ["mean_squared_error", "huber", "softmax_loss", "poisson_deviance"])
+def test_compiled_gradients_are_the_kernels(name, options):
+    """XLA adds no pass over memory of its own."""
+    t, p = sample(name, n=64)
+    step = jax.jit(jax.value_and_grad(lambda p, t: pl.get(name)(t, p, reduction=LOSSES[name].reductions[-1], **options)))
+    program = step.lower(p, t).compile().as_text()
+    assert "custom-call" in program
+    assert not re.search(r"\b(multiply|select)\(", program), program
 
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "gamma_deviance"])

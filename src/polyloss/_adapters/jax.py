@@ -11,8 +11,9 @@ import math
 import pickle
 from base64 import b64decode, b64encode
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from hashlib import blake2b
+from operator import or_
 
 import jax
 import numpy as np
@@ -220,13 +221,26 @@ def _operation_jvp(plan, operands, tangents):
         gradients.append((gradient, tangents[1]))
     # Of a loss that is NaN this is NaN also where 0 comes down from above. A rule for what goes forward does not see that, and JAX' way to
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
-    products = [hidden(tangent.astype(real) * gradient, gradient == 0) for gradient, tangent in gradients]  # no slope, though ∞ comes down
+    products, nothing = [tangent.astype(real) * gradient for gradient, tangent in gradients], _counts_for_nothing(plan, operands)
+    if nothing is not None:  # no slope there, though infinity or NaN comes down
+        products = [hidden(x, nothing[:, None, :] & (gradient == 0)) for x, (gradient, _) in zip(products, gradients, strict=True)]
     tangent = sum(x.sum(axis=1) if plan.reduction == "none" else x.sum() for x in products)
     moves = [False, moves[1] and not exchangeable, *moves[2:]]
     if any(moves):
         _, (by_others,) = _formula_jvp(plan, operands, tangents, moves)
         tangent = tangent + by_others
     return (value,), (tangent,)
+
+
+def _counts_for_nothing(plan, operands):
+    """Where a position may: its weight is 0, or its label is ignored or of a class whose weight is 0, (n, s); None where none can."""
+    arrays = _arrays(plan, operands, jnp)
+    found = [] if arrays.weight is None else [arrays.weight == 0]
+    if plan.labelled and (plan.ignore or arrays.class_weight is not None):
+        labels, ignored, _ = sort_labels(jnp, arrays.t, arrays.p.shape[1], plan.ignore)
+        found += [] if ignored is None else [ignored]
+        found += [] if arrays.class_weight is None else [arrays.class_weight[labels] == 0]
+    return reduce(or_, found) if found else None
 
 
 def _formula_jvp(plan, operands, tangents, moves):
