@@ -158,6 +158,13 @@ def test_what_is_no_number_from_above_is_hidden_where_nothing_counts_alone():
             assert not slopes[1].any()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_the_slope_by_the_target_of_an_infinite_focal_loss(gamma):
+    """It is the logarithm's, whatever gamma: a power of 0 has no slope, not 0 times infinity."""
+    step = jax.grad(lambda t: pl.binary_focal_crossentropy(t, jnp.ones((1, 2)), gamma=gamma, epsilon=0.0).sum())
+    assert step(jnp.asarray([[0.25, 0.5]])).tolist() == [[-jnp.inf, -jnp.inf]]
+
+
 @pytest.mark.parametrize("options", [{}, {"sample_weight": jnp.linspace(0, 1, 64)}], ids=["plain", "weighted"])
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber", "softmax_loss", "poisson_deviance"])
 def test_compiled_gradients_are_the_kernels(name, options):

@@ -249,7 +249,9 @@ def mixed(xp, t, a, b):
 def power(xp, u, n):
     """u**n for u >= 0 and a number n; 0 at u = 0 even where n < 0 (it is multiplied by something that vanishes faster)."""
     zero, one = u == 0, xp.ones_like(u)
-    at_zero = xp.where(n == 0, one, xp.zeros_like(u)) if traced(n) else one if n == 0 else xp.zeros_like(u)
+    if not traced(n) and n == 0:  # a constant, whose derivative is no 0 that something infinite would multiply
+        return one
+    at_zero = xp.where(n == 0, one, xp.zeros_like(u)) if traced(n) else xp.zeros_like(u)
     return xp.where(zero, at_zero, xp.where(zero, one, u) ** n)
 
 
