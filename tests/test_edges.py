@@ -643,6 +643,16 @@ def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
 
 
 @pytest.mark.filterwarnings("error")
+def test_labels_of_one_class_are_labels_in_every_dask_block():
+    """With an axis of length 1 of their own, and blocks of one position, they have the shape of dense targets."""
+    import dask.array as da
+
+    p = np.array([[[[30.0, -7.0]]], [[[3.0, 9.0]]]])
+    for shape in ((2, 1, 2, 1), (2, 1, 2), (2, 1, 1, 2)):
+        t, blocks = np.zeros(shape, int), [da.from_array(x, chunks=1) for x in (np.zeros(shape, int), p)]
+        np.testing.assert_array_equal(np.asarray(pl.brier(*blocks, axis=2)), pl.brier(t, p, axis=2))
+
+
 def test_sums_of_dask_blocks_overflow_in_silence():
     """Within a block and between them, of losses and of weights; the sum is infinite, the gradient a number."""
     import dask.array as da

@@ -239,6 +239,8 @@ class Recipe(NamedTuple):
     def of(self, t, p, weight, class_weight, want=VALUE, **options):
         """The plan and the arrays of one block."""
         options = {**self.options, **options, "sample_weight": weight, "class_weight": class_weight}
+        if self.extra is not None:  # of one position and one class the block would have the shape of dense targets
+            t = t.reshape([n for k, n in enumerate(t.shape) if k != self.extra])
         return prepare(LOSSES[self.loss], t, p, want, None, options)[:2]
 
     def like(self, t):
