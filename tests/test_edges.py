@@ -649,7 +649,7 @@ def test_labels_of_one_class_are_labels_in_every_dask_block():
 
     p = np.array([[[[30.0, -7.0]]], [[[3.0, 9.0]]]])
     for shape in ((2, 1, 2, 1), (2, 1, 2), (2, 1, 1, 2)):
-        t, blocks = np.zeros(shape, int), [da.from_array(x, chunks=1) for x in (np.zeros(shape, int), p)]
+        t, blocks = np.zeros(shape), [da.from_array(x, chunks=1) for x in (np.zeros(shape), p)]
         np.testing.assert_array_equal(np.asarray(pl.brier(*blocks, axis=2)), pl.brier(t, p, axis=2))
 
 
