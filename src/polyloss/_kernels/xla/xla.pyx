@@ -143,7 +143,7 @@ cdef xla_error *_handle(xla_frame *frame) noexcept nogil:
 
 cdef bint _fits(const xla_frame *frame, const plan_entry *entry) noexcept nogil:
     """Whether buffers have the types and lengths that the kernel is bound to."""
-    cdef const plan_buffer *known = entry.buffers
+    cdef const plan_buffer *known = &entry.buffers[0]
     cdef int i
     if frame.arguments.count != entry.arguments or frame.results.count != entry.results:
         return False
@@ -158,7 +158,7 @@ cdef int64_t _run(const xla_frame *frame, const plan_entry *entry) noexcept nogi
     """Call the kernel; as `Prepared.fill`."""
     cdef char *at[ARRAYS + 2]
     cdef double given = 0
-    cdef const plan_buffer *known = entry.buffers
+    cdef const plan_buffer *known = &entry.buffers[0]
     cdef int i
     memset(at, 0, sizeof(at))
     for i in range(entry.arguments):

@@ -62,4 +62,4 @@ static void task(const kernel_job *j, ptrdiff_t number, void *scratch, kernel_su
         }
     }
 }
-const kernel_loops WITH_ISA(label_loops) = {KEEP_ORDER, 4, cut, task, NULL};
+const kernel_loops WITH_ISA(label_loops) = {.order = KEEP_ORDER, .cost = 4, .cut = cut, .task = task};

@@ -102,5 +102,5 @@ void WITH_ISA(elementwise_math)(int function, int doubles, const void *x, void *
     }
 }
 
-static const kernel_loops binary = {REORDER_ELEMENTS, 1, cut_rows, not_binary, NULL};
-const kernel_loops WITH_ISA(elementwise_loops) = {REORDER_ELEMENTS, 1, cut, task, &binary};
+static const kernel_loops binary = {.order = REORDER_ELEMENTS, .cost = 1, .cut = cut_rows, .task = not_binary};
+const kernel_loops WITH_ISA(elementwise_loops) = {.order = REORDER_ELEMENTS, .cost = 1, .cut = cut, .task = task, .binary = &binary};

@@ -248,4 +248,4 @@ static void task(const kernel_job *j, ptrdiff_t number, void *scratch, kernel_su
         run_tile(j, first, rows, 0, out);
 }
 
-const kernel_loops WITH_ISA(log_loss_loops) = {KEEP_ORDER, 4, cut, task, NULL};
+const kernel_loops WITH_ISA(log_loss_loops) = {.order = KEEP_ORDER, .cost = 4, .cut = cut, .task = task};

@@ -67,4 +67,4 @@ static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums
     (job->doubles ? task_d : task_f)(job, at, scratch, sums);
 }
 
-const kernel_loops WITH_ISA(rowwise_loops) = {REORDER_POSITIONS, 2, cut, task, NULL};
+const kernel_loops WITH_ISA(rowwise_loops) = {.order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = task};

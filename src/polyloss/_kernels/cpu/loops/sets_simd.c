@@ -125,5 +125,5 @@ static void join(const kernel_job *job, kernel_sums *sums)
         }
 }
 
-static const kernel_loops second = {REORDER_POSITIONS, 2, cut, derive, NULL, NULL, NULL};
-const kernel_loops WITH_ISA(sets_loops) = {REORDER_POSITIONS, 2, cut, task, NULL, join, &second};
+static const kernel_loops second = {.order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = derive};
+const kernel_loops WITH_ISA(sets_loops) = {.order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = task, .join = join, .second = &second};

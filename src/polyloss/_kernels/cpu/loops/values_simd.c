@@ -33,4 +33,4 @@ static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums
     (job->doubles ? task_d : task_f)(job, at, sums);
 }
 
-const kernel_loops WITH_ISA(values_loops) = {REORDER_POSITIONS, 4, cut, task, NULL};
+const kernel_loops WITH_ISA(values_loops) = {.order = REORDER_POSITIONS, .cost = 4, .cut = cut, .task = task};

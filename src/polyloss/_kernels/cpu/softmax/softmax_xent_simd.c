@@ -43,4 +43,4 @@ static void task(const softmax_job *j, ptrdiff_t number, void *scratch, softmax_
 #endif
     softmax_f64(j, first, count, scratch, sums, 0);
 }
-const kernel_loops WITH_ISA(softmax_loops) = {KEEP_ORDER, 4, cut, task, NULL};
+const kernel_loops WITH_ISA(softmax_loops) = {.order = KEEP_ORDER, .cost = 4, .cut = cut, .task = task};
