@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn.functional import nll_loss
 
 from polyloss._adapters import torch_groups as _torch_groups
-from polyloss._adapters.torch import as_numpy, foreign, from_numpy, has_values, looked_up, observed, tracing_state, transformed
+from polyloss._adapters.torch import looked_up
+from polyloss._adapters.torch_tensors import as_numpy, foreign, from_numpy, has_values, observed, tracing_state, transformed
 from polyloss._call.call import called, first, plan_cache
 from polyloss._call.cpu import kernels
 from polyloss._call.plan import VALUE

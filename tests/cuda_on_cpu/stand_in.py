@@ -181,11 +181,11 @@ def torch_as_on_gpu():
         finally:
             torch.set_default_device(None)
         return
-    from polyloss._adapters import torch as _torch
+    from polyloss._adapters import torch_tensors as _tensors
     from polyloss._call import call as _call
 
     row = next(row for row in _backends.BACKENDS if row.name == "torch")
-    there = replace(row.loaded(), as_numpy=lambda x: None, cuda=lambda x: 0, outline=_torch.addresses)
+    there = replace(row.loaded(), as_numpy=lambda x: None, cuda=lambda x: 0, outline=_tensors.addresses)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_backends._loaded, row, there)
         patch.setattr(_backends, "_owners", {})

@@ -13,18 +13,9 @@ from typing import Any
 import torch
 from torch._compile import _disable_dynamo
 
-from polyloss._adapters.torch import (
-    LIBRARY,
-    _constant,
-    _hooked,
-    _traced_transform,
-    foreign,
-    has_values,
-    observed,
-    pulled_back,
-    traced,
-    transformed,
-)  # fmt: skip
+from polyloss._adapters.torch_autograd import hooked, pulled_back
+from polyloss._adapters.torch_operators import LIBRARY, constant, traced_transform
+from polyloss._adapters.torch_tensors import foreign, has_values, observed, traced, transformed
 from polyloss._call.plan import BOTH, GIVEN, VALUE
 from polyloss._core import buffers
 from polyloss._core.params import integers
@@ -68,8 +59,8 @@ def call(want, y_true, features, weight, bias, arguments):
     tensors = [x for x in (y_true, *operands, *factors) if isinstance(x, torch.Tensor)]
     needed = torch.is_grad_enabled() and not want.gradient
     by_factor = needed and any(x.requires_grad for x in factors)
-    if traced() and not (by_factor or _traced_transform()):
-        return _operator(want, y_true, features, weight, bias, arguments)
+    if traced() and not (by_factor or traced_transform()):
+        return operator(want, y_true, features, weight, bias, arguments)
     if by_factor or (not want.gradient and (transformed(*tensors) or any(map(foreign, tensors)))):
         return plain(y_true, features, weight, bias, arguments)
     if want.gradient or not needed or not any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands):
@@ -111,7 +102,7 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, head, *tensors):
         ctx.needs, kept = ctx.needs_input_grad[1:4], None
-        if head.rules.reduction != "none" and not _hooked():
+        if head.rules.reduction != "none" and not hooked():
             value, kept = _run(replace(head, want=BOTH), needs=ctx.needs, exact=True)
         else:
             value, _ = _run(replace(head, want=VALUE))
@@ -122,10 +113,10 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        return (_untraced if torch.compiler.is_dynamo_compiling() else _backward)(ctx, upstream)
+        return (_untraced if torch.compiler.is_dynamo_compiling() else gradient_of)(ctx, upstream)
 
 
-def _backward(ctx, upstream):
+def gradient_of(ctx, upstream):
     """The backward pass of a node."""
     head = _with_tensors(ctx.head, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
     kept = vars(ctx).pop("kept", None)  # at once: another thread may be here, too
@@ -148,7 +139,7 @@ def _backward(ctx, upstream):
     return None, *handed, None, None, None, None
 
 
-_untraced = _disable_dynamo(_backward)  # under compiled autograd, which would trace what asks for numbers
+_untraced = _disable_dynamo(gradient_of)  # under compiled autograd, which would trace what asks for numbers
 
 
 def _handed(gradient, upstream, dtype):
@@ -201,7 +192,7 @@ CALL = (
 LIBRARY.define(f"linear_softmax({CALL}) -> (Tensor value, Tensor by_features, Tensor by_weight, Tensor by_bias)")
 
 
-def _operator(want, y_true, features, weight, bias, arguments):
+def operator(want, y_true, features, weight, bias, arguments):
     """The results as outputs of an operator in the graph."""
     operands = features, weight, bias
     needs = 7 if want.gradient else sum(1 << i for i, x in enumerate(operands) if x is not None and x.requires_grad)
@@ -209,11 +200,11 @@ def _operator(want, y_true, features, weight, bias, arguments):
         needs = 0
     if want.gradient:
         features, weight, bias = (x if x is None else x.detach() for x in operands)
-    options = {name: _constant(x) for name, x in arguments.items() if name not in ARRAYS}
-    options["ignore_label"] = tuple(_constant(x) for x in integers("ignore_label", arguments["ignore_label"]))
+    options = {name: constant(x) for name, x in arguments.items() if name not in ARRAYS}
+    options["ignore_label"] = tuple(constant(x) for x in integers("ignore_label", arguments["ignore_label"]))
     arrays = [arguments[name] for name in ARRAYS]
     if isinstance(arrays[2], (int, float)):
-        options["denominator"] = _constant(arrays.pop())
+        options["denominator"] = constant(arrays.pop())
         arrays.append(None)
     value, *gradients = torch.ops.polyloss.linear_softmax(y_true, features, weight, bias, *arrays, None, repr(options), needs)
     if not want.gradient:

@@ -1,7 +1,7 @@
 """What every training step on torch's tensors needs of autograd, in C, since a small step takes but some 30 µs.
 
 `state` says whether autograd, a function transform, or something that records operations has a part in a call. `backward` is the
-backward pass of a loss whose gradient was found in the forward pass. All else is in `_adapters.torch.Loss`.
+backward pass of a loss whose gradient was found in the forward pass. All else is in `_adapters.torch_autograd.Loss`.
 """
 from polyloss._kernels.cpu.tensors cimport is_tensor, lent, tensor_view
 
