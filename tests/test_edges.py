@@ -546,6 +546,19 @@ def test_the_square_of_the_log_sum_may_pass_the_largest_number(dtype):
     np.testing.assert_allclose(z.grad[0].numpy(), [0.0, 1e-4 * most], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_that_smoothing_replaces_count_for_nothing(dtype):
+    """A smoothing of 1 leaves 1/c of each class, also where the sum of the targets passes the largest number."""
+    targets = np.array([[0.0, np.finfo(dtype).max, np.finfo(dtype).max]], dtype)
+    for route in ROUTES:
+        for name in ("softmax_loss", "categorical_crossentropy"):
+            options = {"from_logits": True} if name == "categorical_crossentropy" else {}
+            call = pl.value_and_grad(name), targets, np.zeros((1, 3), dtype)
+            value, slope = route(*call, label_smoothing=1.0, axis=-1, reduction="sum", **options)
+            np.testing.assert_allclose(value, np.log(3), rtol=1e-6)
+            np.testing.assert_allclose(slope, np.zeros((1, 3)), atol=1e-7)
+
+
 def test_the_square_of_a_small_excess_is_0_but_not_its_slope():
     """The square of a margin of 1e-38 is 0 in float32."""
     for route in ROUTES:

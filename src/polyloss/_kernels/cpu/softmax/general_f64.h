@@ -410,7 +410,7 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         } else
             p->loss += times_d((1 - j->smoothing) * x->k_y, p->top - x->target);
     }
-    p->sum_kt = soft_targets ? (1 - j->smoothing) * sum_kt + j->smoothing / (double)j->c * sum_k : sum_kt;
+    p->sum_kt = soft_targets ? times_d(all_d(1 - j->smoothing), sum_kt) + j->smoothing / (double)j->c * sum_k : sum_kt;
     if (soft_targets && x->t && j->c == 1) /* as slope_at has it: of a class alone nothing is to be left */
         p->sum_kt = class_weights_at(x, 0, row, !row) * ((1 - j->smoothing) * vector_at(x->t, 0, x->n, !row, 0) + j->smoothing);
     p->loss += p->sum_kt * above;
