@@ -1,5 +1,7 @@
 """Numbers at the ends of what the types hold: logits far apart, 0, infinities. Kernels and formulas keep one rule for each."""
 
+import itertools
+
 import mpmath as mp
 import numpy as np
 import pytest
@@ -770,19 +772,30 @@ def test_the_log_sum_counts_at_a_label_of_class_weight_0():
             np.testing.assert_allclose(value[1], 2 * np.log(2) ** 2, rtol=1e-14)
 
 
-def test_weights_that_add_up_to_0_leave_no_slope_however_it_lies_in_memory():
-    """Classes last, first, and a part of a larger array; beside it nothing is written."""
-    for axis, shape in ((1, (3, 4)), (-1, (2, 3, 4)), (1, (2, 4, 3)), (0, (4, 3))):
+@pytest.mark.parametrize("loss", ["softmax_loss", "categorical_crossentropy", "mean_squared_error", "dice"])
+def test_weights_that_add_up_to_0_leave_no_slope_however_it_lies_in_memory(loss):
+    """1 and -1, beside losses that are NaN: classes last, first, in between, and a part of a larger array, beside which nothing is written.
+
+    Every call is made twice: a plan's later calls write to memory of their own or to `out` where it lies."""
+    named = {"normalization": "valid"} if loss == "softmax_loss" else {"reduction": "mean"}
+    for axis, shape in ((1, (4, 3)), (-1, (2, 3, 4)), (1, (2, 4, 3)), (0, (4, 6)), (1, (2, 4, 2, 3))):
         for dtype in ("float32", "float64"):
-            p = np.full(shape, np.nan, dtype)
-            t = np.zeros([n for i, n in enumerate(shape) if i != axis % len(shape)], int)
+            p, t = np.full(shape, np.nan, dtype), np.ones(shape, dtype)
+            weight = np.resize([1.0, -1.0], [n for i, n in enumerate(shape) if i != axis % len(shape)])
             whole = np.ones((*shape[:-1], 2 * shape[-1]), dtype)
-            for out in (np.ones(shape, dtype), whole[..., ::2], np.ones(shape[::-1], dtype).T):
-                _, slope = pl.value_and_grad("softmax_loss")(
-                    t, p, axis=axis, sample_weight=np.zeros(t.shape), normalization="valid", out=out
+            turned = np.moveaxis(np.ones(np.moveaxis(p, axis, -1).shape, dtype), -1, axis)
+            for out in (None, np.ones(shape, dtype), whole[..., ::2], np.ones(shape[::-1], dtype).T, turned):
+                for _ in range(2):
+                    for laid in (p, np.asfortranarray(p)):
+                        value, slope = pl.value_and_grad(loss)(t, laid, axis=axis, sample_weight=weight, out=out, **named)
+                        assert value == 0
+                        assert out is None or slope is out
+                        assert (slope == 0).all(), (axis, shape, dtype)
+                        slope[...] = 7.0
+                slopes = pl.grad_and_hess(loss)(
+                    t, p, axis=axis, sample_weight=weight, out=None if out is None else (out, np.ones_like(p)), **named
                 )
-                assert slope is out
-                assert (out == 0).all()
+                assert not any(x.any() for x in slopes)
             assert (whole[..., 1::2] == 1).all()
 
 
@@ -829,6 +842,44 @@ def test_an_infinite_divisor_hides_no_nan():
             slope = library.numpy(route(pl.grad("softmax_loss"), *call, reduction="normalize", denominator=infinite))
             assert np.isnan(slope[0]).all(), (library.name, route)
             assert not slope[1].any(), (library.name, route)
+
+
+def test_large_class_weights_beside_a_z_loss():
+    """Which they do not multiply: of weights of 2^70 its part in a mean is 2^-70 of what it is by itself."""
+    t, z, large = np.array([0, 1]), np.array([[1.0, 2.0], [0.5, 0.0]]), np.full(2, 2.0**70)
+    for library in (NUMPY, TORCH, JAX):
+        for route in ROUTES:
+            call = library.array(t), library.array(z)
+            value, slope = route(pl.value_and_grad("softmax_loss"), *call, class_weight=library.array(large), z_loss=1.0)
+            right = pl.value_and_grad("softmax_loss")(t, z)
+            np.testing.assert_allclose(library.numpy(value), right[0], rtol=1e-12)
+            np.testing.assert_allclose(library.numpy(slope), right[1], rtol=1e-12)
+
+
+def test_beside_labels_the_weight_of_their_class_alone_counts():
+    """That of a class without labels may be infinite, as N / (C * count) is, or NaN. At labels of its own it makes loss and slopes so."""
+    t, z = np.array([0, 2, 1, 0]), np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 2.0], [0.25, -1.0, 0.0], [3.0, 0.0, 1.0]])
+    k, usual = np.array([1.0, np.inf, 2.0]), np.array([1.0, 7.0, 2.0])
+    absent = np.array([True, True, False, True])
+    for library in (NUMPY, TORCH, JAX):
+        for route, odd, options in itertools.product(ROUTES, (np.inf, np.nan), ({}, {"z_loss": 0.5}, {"softcap": 30.0})):
+            weight = library.array(np.where(np.isinf(k), odd, k))
+            results = []
+            for rows, w in ((absent, weight), (absent, library.array(usual)), (slice(None), weight)):
+                call = library.array(t[rows]), library.array(z[rows])
+                value, slope = route(pl.value_and_grad("softmax_loss"), *call, class_weight=w, **options)
+                _, curvature = route(pl.grad_and_hess("softmax_loss"), *call, class_weight=w, **options)
+                results.append([library.numpy(x) for x in (value, slope, curvature)])
+            for x, right in zip(*results[:2], strict=True):
+                np.testing.assert_allclose(x, right, rtol=1e-14, err_msg=f"{library} {route}")
+            _, slope, curvature = results[2]  # divided by infinity, or by NaN
+            for x in (slope, curvature):
+                assert np.isnan(x[2]).all()
+                assert not x[absent].any() if odd == np.inf else np.isnan(x).all()
+            for targets, smoothing, finite in ((t, 0.0, absent), (t, 0.1, False), (np.eye(3)[t], 0.0, False), (np.eye(3)[t], 0.1, False)):
+                kwargs = {"class_weight": weight, "label_smoothing": smoothing, "reduction": "none"}
+                losses = library.numpy(route(pl.softmax_loss, library.array(targets), library.array(z), **kwargs))
+                np.testing.assert_array_equal(np.isfinite(losses), np.broadcast_to(finite, 4))
 
 
 @pytest.mark.filterwarnings("error")

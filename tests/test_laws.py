@@ -720,6 +720,22 @@ def test_a_weight_that_its_mean_makes_0_hides_no_nan(case, lib):
             assert not np.isnan(slope[[0, 1, 3, 4, 5]]).any(), route
 
 
+@over(CASES, (NUMPY, TORCH, JAX))
+def test_an_infinite_sum_of_weights_hides_no_nan(case, lib):
+    """Slopes are divided by infinity: those that are NaN stay so, those of the infinite weight become so, and any other is 0."""
+    t, p = case.inputs("float32")
+    if case.labelled:
+        t[:] = 0
+    p[2], weight = np.nan, np.array([1.0, 0.0, 1.0, np.inf, 2.0, 1.0], np.float32)
+    for route in routes_of(lib):
+        kwargs = {"sample_weight": lib.array(weight), "reduction": mean_of(case)}
+        value, slope = route(case.of, pl.value_and_grad(case.target), lib.array(t), lib.array(p), **kwargs)
+        slope, plain = lib.numpy(slope), lib.numpy(route(case.of, pl.grad(case.target), lib.array(t), lib.array(p)))
+        assert np.isnan(lib.numpy(value)), route
+        same(NUMPY, np.isnan(slope), np.isnan(plain) | (weight == np.inf)[:, None])
+        assert not slope[~np.isnan(slope)].any(), route
+
+
 STEEP = [  # targets and predictions with slopes of 1e5 and more in the first position
     ("mean_squared_error", [[0.0, 0.0], [1.0, 1.0]], [[1e19, 3e12], [2.0, 3.0]], {}),
     ("squared_hinge", [[1.0, -1.0], [1.0, 1.0]], [[-1e15, 1e14], [2.0, 0.5]], {}),

@@ -530,6 +530,8 @@ inline __nv_bfloat16 __float2bfloat16_rn(float f) {  // to nearest, ties to even
 }
 inline float __expf(float x) { return exp2f(x * 1.4426950408889634f); }  // as the GPU forms it, from ex2
 inline int __popc(unsigned u) { return __builtin_popcount(u); }
+inline int __float_as_int(float x) { return static_cast<int>(shim::bits(x)); }
+inline long long __double_as_longlong(double x) { return static_cast<long long>(shim::bits(x)); }
 inline float __int_as_float(int i) { return shim::unbits<float>(shim::bits(i)); }
 inline double __longlong_as_double(long long i) { return shim::unbits<double>(shim::bits(i)); }
 template <class T> inline T __ldg(const T* p) { return *p; }

@@ -85,6 +85,7 @@ EDGES = (  # tests of NumPy, torch and JAX, of weights
     test_edges.test_the_log_sum_counts_at_a_label_of_class_weight_0,
     test_edges.test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss,
     test_edges.test_an_infinite_divisor_hides_no_nan,
+    test_edges.test_beside_labels_the_weight_of_their_class_alone_counts,
 )
 
 

@@ -90,12 +90,12 @@ def _run(plan, arrays, times):
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
     weight, skip, zero, wild = arrays.weight, ignored, None, None
-    more = dict(plan.target_options).get("label_smoothing", 0.0), dict(plan.params).get("z_loss", 0.0)
-    of_label_alone = all(map(absent, more))  # no other class has a part in the loss
+    smooth, z_loss = not absent(dict(plan.target_options).get("label_smoothing", 0.0)), not absent(dict(plan.params).get("z_loss", 0.0))
+    of_label_alone = not smooth and not z_loss  # no other class has a part in the loss
     if weight is not None:  # a finite loss of weight 0 is kept, since it is the derivative with respect to that weight
         zero = weight == 0
     if plan.labelled and arrays.class_weight is not None and of_label_alone:
-        of_label = xp.sum(t * arrays.class_weight[None, :, None], axis=1) == 0  # the label's class has weight 0: likewise
+        of_label = xp.sum(t * _reduce.weights_of_classes(plan, arrays, t), axis=1) == 0  # the label's class has weight 0: likewise
         if weight is not None:  # 0 times the position's weight is 0, even if that is NaN
             weight = xp.where(of_label & ~xp.isfinite(weight), xp.zeros_like(weight), weight)
             arrays = arrays._replace(weight=weight)
@@ -111,7 +111,8 @@ def _run(plan, arrays, times):
 
     given, mean = arrays, plan.divisor == "weights"
     if mean:
-        arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=_reduce.tamed(xp, arrays.class_weight))
+        classes = arrays.class_weight if z_loss else _reduce.tamed(xp, arrays.class_weight)  # of which z_loss is no multiple
+        arrays = arrays._replace(weight=_reduce.tamed(xp, weight), class_weight=classes)
         weight = arrays.weight
     then = None
     if mean and weight is not None:  # one of which taming has left no normal number multiplies as it was given, and taming what comes of it
@@ -121,7 +122,7 @@ def _run(plan, arrays, times):
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
     weigh = partial(_weighted, times, None if weight is None else (weight, then, given.weight == 0))
     if arrays.class_weight is not None:
-        params["class_weight"] = arrays.class_weight[None, :, None]
+        params["class_weight"] = arrays.class_weight[None, :, None] if smooth else _reduce.weights_of_classes(plan, arrays, t)
     unweighted = skip if bad is None else bad if skip is None else skip | bad  # the weight of a bad label is in no sum
     whole, divisor = t, _divisor(plan, arrays, t, unweighted if mean else skip)
     target_options = dict(plan.target_options)

@@ -66,8 +66,10 @@ EVEN = 2.0**-60, 2.0**60  # a factor and its reciprocal in this range, times a w
 
 
 def taming(xp, w):
-    """The power of two that brings the sum of weights, and what it divides, away from both ends of the dtype: a mean does not change."""
-    size = xp.sum(xp.abs(w))
+    """The power of two that brings the sum of weights, and what it divides, away from both ends of the dtype: a mean does not change.
+
+    Infinite weights have no part in it: that of a class without labels leaves the sum finite."""
+    size = xp.sum(xp.where(xp.isinf(w), xp.zeros_like(w), xp.abs(w)))
     low, high = (xp.full_like(size, 2.0**exponent) for exponent in (-64, 64))
     return xp.where(size > EVEN[1], low, xp.where(size < EVEN[0], high, xp.ones_like(size)))
 
@@ -82,10 +84,17 @@ def total_weight(plan, arrays, t, skip):
     xp = arrays.xp
     w = xp.ones_like(t[:, 0, :]) if arrays.weight is None else arrays.weight
     if arrays.class_weight is not None:
-        w = times(xp, xp.sum(t * arrays.class_weight[None, :, None], axis=1), w)
+        w = times(xp, xp.sum(t * weights_of_classes(plan, arrays, t), axis=1), w)
     elif plan.reduction == "normalize" and not plan.labelled:
         w = times(xp, xp.sum(t, axis=1), w)
     return total(xp, w if skip is None else xp.where(skip, xp.zeros_like(w), w))
+
+
+def weights_of_classes(plan, arrays, t):
+    """The class weights beside targets t (n, c, s) that are not smoothed: beside a label those of other classes count for nothing, infinite
+    ones included, as `1 / count` makes them of a class without labels."""
+    xp, k = arrays.xp, arrays.class_weight[None, :, None]
+    return xp.where((t == 0) & ~xp.isfinite(k), xp.zeros_like(t), k) if plan.labelled else k
 
 
 def total(xp, x, axis=None):

@@ -38,13 +38,13 @@ template <class T, class Loss> struct Evaluation {
   const Elements<T>& job;
   A a[kParameters];
   double factor;
-  __device__ explicit Evaluation(const Elements<T>& j) : job(j), factor(j.mean * factor_of(j)) {
+  __device__ explicit Evaluation(const Elements<T>& j) : job(j), factor(divides_by_0(j) ? kNoSlopes : j.mean * factor_of(j) + 0.0) {
 #pragma unroll
     for (int k = 0; k < kParameters; k++) a[k] = static_cast<A>(job.parameters[k]);
     if (job.scan) a[0] = *job.scan == 0;
   }
 
-  static __device__ A times(A k, A x) { return k == 0 ? A(0) : k * x; }  // 0 where k is, whatever x
+  static __device__ A times(A k, A x) { return hides(k) ? A(0) : k * x; }
   // N neighbours from offset `at`, of weights w, by which derivatives have the factors k: their values; their derivatives are written.
   template <int N> __device__ __forceinline__ void neighbours(long long at, const A (&w)[N], const A (&k)[N], A (&value)[N]) const {
     A t[N], p[N], out[N];

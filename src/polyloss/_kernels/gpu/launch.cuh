@@ -93,8 +93,8 @@ template <class A> __device__ __forceinline__ A least_normal() { return sizeof(A
 template <class T> __device__ __forceinline__ bool divides_by_0(const Launch<T>& job) {
   return job.factor ? job.factor[kDivisor] == 0 : job.scale == 0;
 }
-// What multiplies those of a position: `first`, and the result then `rest`, which is 1 where their product is a normal number; first is 0 where
-// the weight is, or the divisor.
+// What multiplies those of a position: `first`, and the result then `rest`, which is 1 where their product is a normal number; first is 0
+// where the weight is, or the divisor.
 template <class A> struct Factor {
   A first, rest;
 };
@@ -108,9 +108,15 @@ template <class A> __device__ __forceinline__ Factor<A> factor_of(double all, bo
   return {static_cast<A>(two.first), static_cast<A>(two.rest)};
 }
 // The same as one number, where registers are short: instead of what is below the normal numbers the least of them, lest it hide NaN.
+// -0 says that a position has no slopes, NaN included: its weight is 0, or `all` is -0, since the divisor is 0. Of an infinite divisor
+// `all` is +0, by which slopes are multiplied.
+constexpr double kNoSlopes = -0.0;
+__device__ __forceinline__ bool hides(float k) { return __float_as_int(k) == static_cast<int>(0x80000000); }
+__device__ __forceinline__ bool hides(double k) { return __double_as_longlong(k) == static_cast<long long>(0x8000000000000000ull); }
 template <class A> __device__ __forceinline__ A single_factor(double all, A weight) {
+  if (weight == 0 || hides(all)) return A(kNoSlopes);
   const A k = static_cast<A>(all * weight);
-  if (all == 0 || weight == 0) return 0;
+  if (all == 0) return k + A(0);
   return k != 0 ? k : (all < 0) == (weight < 0) ? least_normal<A>() : -least_normal<A>();
 }
 // What a position's weight adds to their sum, by the weight of its targets: nothing where either is 0, whatever the other.

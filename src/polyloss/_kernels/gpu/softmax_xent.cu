@@ -121,6 +121,11 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
 template <class T, int N> struct Targets {
   using A = Compute<T>;
   A t[N], k[N], u[N];
+  // The weight of class c. Beside a label that is not smoothed those of other classes count for nothing, infinite ones included.
+  __device__ static A class_weight(const Job<T>& job, long long c, A t) {
+    if (job.label_kind && job.smoothing == 0 && t == 0) return 0;
+    return job.class_weight ? job.class_weight[c] : A(1);
+  }
   __device__ void smooth(const Job<T>& job) {
     const A keep = static_cast<A>(1 - job.smoothing), spread = static_cast<A>(job.smoothing / job.c);
 #pragma unroll
@@ -134,7 +139,7 @@ template <class T, int N> __device__ Targets<T, N> targets_of_row(const Job<T>& 
 #pragma unroll
   for (int j = 0; j < N; j++) {
     if (job.label_kind) of.t[j] = c + j == y;
-    of.k[j] = job.class_weight ? job.class_weight[c + j] : Compute<T>(1);
+    of.k[j] = of.class_weight(job, c + j, of.t[j]);
   }
   of.smooth(job);
   return of;
@@ -146,7 +151,7 @@ __device__ Targets<T, N> targets_of_class(const Job<T>& job, long long at, long 
 #pragma unroll
   for (int j = 0; j < N; j++) {
     if (job.label_kind) of.t[j] = c == position[j].y;
-    of.k[j] = job.class_weight ? job.class_weight[c] : Compute<T>(1);
+    of.k[j] = of.class_weight(job, c, of.t[j]);
   }
   of.smooth(job);
   return of;

@@ -73,8 +73,8 @@ INLINE double FORMULA(sum_line)(const one *x, ptrdiff_t n) /* in double */
     for (; i < n; i++) s[0] += (double)x[i];
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
-/* What multiplies a position's derivatives: `first`, and the result then `rest`, which is 1 where scale times weight is a normal number, as it
-   most often is. Of a weight of 0 first is 0, even if the sum of the weights is NaN. */
+/* What multiplies a position's derivatives: `first`, and the result then `rest`, which is 1 where scale times weight is a normal number, as
+   it most often is. Of a weight of 0 first is 0, even if the sum of the weights is NaN. */
 typedef struct {
     one first, rest;
 } FORMULA(factor);

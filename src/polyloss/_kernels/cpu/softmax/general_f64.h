@@ -477,7 +477,7 @@ INLINE vd rounded_d(vd x)
 /* The slopes of some classes, from their exponentials, class weights and targets, before they are scaled. */
 INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd not_prob, vd k, vd t)
 {
-    const vd kt = rounded_d(k * ((1 - j->smoothing) * t + j->smoothing / (double)j->c));
+    const vd kt = rounded_d(times_d((1 - j->smoothing) * t + j->smoothing / (double)j->c, k)); /* an unseen class's k may be infinite */
     /* softmax_slope_top; its product is taken out of loops, and is then rounded by itself, but not where a row's last classes are alone. */
     const vd top = (p->sum_kt - kt) - rounded_d(p->sum_kt * p->rest);
     vd d = select_d(le_d(p->sure, e), top, softmax_slope(prob, kt, p->sum_kt));
