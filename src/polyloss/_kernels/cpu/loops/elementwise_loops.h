@@ -6,7 +6,7 @@
    task       weights, sums and outputs of some positions; two orders, by how positions lie in memory. */
 
 #define TILE ELEMENTWISE_TILE
-#define SHORT (TILE / 2) /* elements of a position that are added one after the other */
+#define SHORT (TILE / 2) /* elements of a position that are added in double */
 #define SUMS (4 * LANES) /* sums that evaluate goes on with at once */
 #define BLOCK 2048 /* elements summed in lanes of the type before they go to a double */
 #define AHEAD 1024 /* floats prefetched ahead: the hardware's prefetcher stops at pages */
@@ -169,14 +169,77 @@ static void FORMULA(write)(int kind, char *to, ptrdiff_t outer, ptrdiff_t m, ptr
     FORMULA(scaled)(from, k, from, m * len, 0);
     for (ptrdiff_t i = 0; i < m; i++) FORMULA(write_line)(kind, to + i * outer, inner, len, from + i * len);
 }
-/* A loss that is told apart has the same bits however the positions are cut and lie: the order of its sum depends on its number of elements
-   alone. Up to SHORT elements are added in double, one after the other. More are cut into tiles of TILE, and those into the SUMS lanes that
-   `evaluate` adds up; tiles are added within their segment, and segments, in double and in their order. */
-INLINE double FORMULA(sum_in_order)(const one *x, ptrdiff_t n)
+/* Derivatives of m rows of n > LANES, each times its k, 0 where that is 0. In whole vectors, one row after the other: what a vector spoils of the
+   next row is written again. */
+static void FORMULA(write_rows)(const strided_array *array, char *to, ptrdiff_t m, ptrdiff_t n, const one *k, const one *from, one *room,
+                                int stream)
 {
-    double s = 0;
-    for (ptrdiff_t i = 0; i < n; i++) s += (double)x[i];
-    return s;
+    const int lies = FORMULA(in_place)(array->type, array->s, m, array->c, n);
+    one *row = lies && !stream ? (one *)to : room, *end = row + m * n;
+    for (ptrdiff_t i = 0; i < m; i++, row += n, from += n) {
+        const real f = R(k[i]);
+        const MASK none = EQ(f, R(0));
+        for (ptrdiff_t l = 0; l < n; l += LANES) {
+            const real x = SELECT(none, R(0), f * LOAD(from + l)); /* behind the last row is room */
+            if (end - (row + l) < LANES)
+                STORE_PART(row + l, x, end - (row + l));
+            else
+                STORE(row + l, x);
+        }
+    }
+    if (lies && stream) FORMULA(stream_line)((one *)to, room, m * n);
+    for (ptrdiff_t i = 0; !lies && i < m; i++) FORMULA(write_line)(array->type, to + i * array->s, array->c, n, room + i * n);
+}
+/* A loss that is told apart has the same bits however the positions are cut and lie: the order of its sum depends on its number of elements
+   alone. Up to SHORT elements are added in double: element i in lane i % 4, one after the other, since one alone would wait for every
+   addition; then the lanes as `across_four` does. More are cut into tiles of TILE, and those into the SUMS lanes that `evaluate` adds up;
+   tiles are added within their segment, and segments, in double and in their order.
+
+   sum_rows: of m rows of n <= TILE elements, (m, n), and three more to read. Four rows at a time; the last one again where there are fewer. */
+static void FORMULA(sum_rows)(const one *x, ptrdiff_t m, ptrdiff_t n, double *sums /* (m,), and room for three more */)
+{
+    for (ptrdiff_t i = 0; i < m; i += 4, x += 4 * n) {
+        const one *row[4] = {x, x, x, x};
+        four_sums s[4];
+        ptrdiff_t l = 0;
+        for (int k = 0; k < 4; k++) s[k] = no_sums();
+        for (int k = 1; k < 4; k++) row[k] = row[k - 1] + (i + k < m ? n : 0);
+        for (; l + 4 <= n; l += 4)
+            for (int k = 0; k < 4; k++) s[k] = FORMULA(add_four)(s[k], row[k] + l, 4);
+        for (int k = 0; l < n && k < 4; k++) s[k] = FORMULA(add_four)(s[k], row[k] + l, n - l);
+        for (int k = 0; k < 4; k++) sums[i + k] = across_four(s[k]);
+    }
+}
+/* n sums of their own go on by one number each. */
+INLINE void FORMULA(add_line)(double *to, const one *x, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 2 * WD <= n; i += 2 * WD)
+        for (int j = 0; j < 2; j++) store_d(to + i + j * WD, load_d(to + i + j * WD) + FORMULA(wide)(x + i + j * WD));
+    for (; i < n; i++) to[i] += (double)x[i];
+}
+/* From the sums of n positions to their losses: times mean and weight, and 0 at a weight of 0, whatever lies there. Σ of them before they
+   are rounded to the type. */
+INLINE double FORMULA(weigh_sums)(const double *sums, double mean, const one *weight, ptrdiff_t n, one *losses)
+{
+    double s[8];
+    vd lanes[8 / WD];
+    ptrdiff_t i = 0;
+    for (int j = 0; j < 8 / WD; j++) lanes[j] = all_d(0);
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8 / WD; j++) {
+            const vd w = FORMULA(wide)(weight + i + j * WD);
+            const vd x = select_d(eq_d(w, all_d(0)), all_d(0), load_d(sums + i + j * WD) * all_d(mean) * w);
+            FORMULA(narrowed)(losses + i + j * WD, x);
+            lanes[j] += x;
+        }
+    for (int j = 0; j < 8 / WD; j++) store_d(s + j * WD, lanes[j]);
+    for (; i < n; i++) {
+        const double x = weight[i] == 0 ? 0 : sums[i] * mean * (double)weight[i];
+        losses[i] = (one)x;
+        s[0] += x;
+    }
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
 /* The lane of element i of a tile of n, as `evaluate` has it; and what it makes of the lanes, `step` apart */
 INLINE ptrdiff_t FORMULA(lane_of)(ptrdiff_t i, ptrdiff_t n) { return i < n / SUMS * SUMS ? i % SUMS : i % LANES; }
@@ -191,15 +254,16 @@ INLINE double FORMULA(across)(const one *x, ptrdiff_t step)
    may be one all the same. */
 static double FORMULA(sum_again)(const kernel_job *job, const one *parameters, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l, ptrdiff_t n)
 {
-    one room_t[TILE], room_p[TILE], value[TILE];
+    one room_t[TILE], room_p[TILE], value[TILE + 16];
     const strided_array *t = &job->t, *p = &job->p;
-    double s = 0;
+    double s = 0, of_tile[4];
     for (ptrdiff_t i = l, m; i < l + n; i += m) {
         m = TILE < l + n - i ? TILE : l + n - i;
         const one *x = FORMULA(read)(t->type, t->at + a * t->n + b * t->s + i * t->c, 0, 1, t->c, m, room_t);
         const one *y = FORMULA(read)(p->type, p->at + a * p->n + b * p->s + i * p->c, 0, 1, p->c, m, room_p);
         FORMULA(evaluations)[job->loss](m, x, y, parameters, 1, value, NULL, NULL, 0);
-        s += FORMULA(sum_in_order)(value, m);
+        FORMULA(sum_rows)(value, 1, m, of_tile);
+        s += of_tile[0];
     }
     return s;
 }
@@ -229,6 +293,7 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
     const ptrdiff_t L = job->c, segment = task % job->segments;
     const int told_apart = job->losses.at != NULL;
+    double sums[TILE + 3];
     const ptrdiff_t from = segment * ELEMENTWISE_SEGMENT,
                     to = job->segments > 1 && from + ELEMENTWISE_SEGMENT < L ? from + ELEMENTWISE_SEGMENT : L;
     ptrdiff_t row = task / job->segments * job->rows, last = row + job->rows < job->n * job->s ? row + job->rows : job->n * job->s;
@@ -247,22 +312,22 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
         if (m > 1 || (told_apart && L <= SHORT)) {
             const one *x = FORMULA(read)(t->type, tt, t->s, m, t->c, L, room.t), *y = FORMULA(read)(p->type, pp, p->s, m, p->c, L, room.p);
             evaluation(m * L, x, y, parameters, 1, room.value, gg || hh ? room.slope : NULL, hh ? room.curvature : NULL, 0);
-            for (ptrdiff_t i = 0; i < m; i++) {
-                double s = FORMULA(sum_in_order)(room.value + i * L, L);
-                s = room.w[i] == 0 ? 0 : s * job->mean * (double)room.w[i];
-                found->total += s;
-                room.value[i] = (one)s; /* i <= i * L: already read */
-            }
+            FORMULA(sum_rows)(room.value, m, L, sums);
+            found->total += FORMULA(weigh_sums)(sums, job->mean, room.w, m, room.value);
             FORMULA(write_losses)(job, a, b, m, room.value);
             if (!gg && !hh) continue;
             one first[TILE], rest[TILE];
             const int odd = FORMULA(factors)(job->scale, room.w, m, first, rest);
-            for (ptrdiff_t i = 0; i < m; i++) /* in whole vectors: the next row's follow, and behind the last is room */
-                for (ptrdiff_t l = 0; l < L; l += LANES) STORE(room.k + i * L + l, R(first[i]));
             for (ptrdiff_t i = 0; odd && i < m; i++) {
                 FORMULA(multiply)(room.slope + i * L, rest[i], L);
                 if (hh) FORMULA(multiply)(room.curvature + i * L, rest[i], L);
             }
+            if (L > LANES) {
+                if (gg) FORMULA(write_rows)(grad, gg, m, L, first, room.slope, room.k, job->stream);
+                if (hh) FORMULA(write_rows)(hess, hh, m, L, first, room.curvature, room.k, job->stream);
+                continue;
+            }
+            for (ptrdiff_t i = 0; i < m; i++) STORE(room.k + i * L, R(first[i])); /* the next row's follow, and behind the last is room */
             if (gg) FORMULA(write)(grad->type, gg, grad->s, m, grad->c, L, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->s, m, hess->c, L, room.k, room.curvature, job->stream);
             continue;
@@ -309,8 +374,8 @@ static void FORMULA(rows_task)(const kernel_job *job, ptrdiff_t task, kernel_sum
 static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *scratch, kernel_sums *found)
 {
     _Alignas(64) FORMULA(rooms) room;
-    const int in_lanes = job->c > SHORT;
-    double sums[TILE], *segment = scratch; /* and of a position in lanes: of its segment, and its lanes, (SUMS, n) */
+    const int in_lanes = job->c > SHORT, used = job->c < 4 ? (int)job->c : 4; /* lanes of sums in double */
+    double sums[2 * TILE], *segment = scratch; /* in double, (4, n); of segments, and their lanes, (SUMS, n) */
     one *lanes = (one *)(segment + TILE);
     const strided_array *t = &job->t, *p = &job->p, *grad = &job->grad, *hess = &job->hess;
     FORMULA(evaluation) *evaluation = FORMULA(evaluations)[job->loss];
@@ -322,8 +387,9 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
         const ptrdiff_t a = tile / tiles, b = tile % tiles * width, n = job->s - b < width ? job->s - b : width;
         FORMULA(read_weights)(job, a, b, n, room.w);
         found->weights += FORMULA(sum_line)(room.w, n);
-        ptrdiff_t most = in_lanes && n < job->s ? 1 : TILE / n < job->c ? TILE / n : job->c, m;
-        for (ptrdiff_t i = 0; i < n; i++) sums[i] = 0;
+        /* Those of a part of s do not lie as one. */
+        ptrdiff_t most = n < job->s && (in_lanes || n > TILE / 8) ? 1 : TILE / n < job->c ? TILE / n : job->c, m;
+        for (ptrdiff_t i = 0; i < (in_lanes ? n : used * n); i++) sums[i] = 0;
         for (ptrdiff_t i = 0; in_lanes && i < SUMS * n; i++) lanes[i] = 0;
         for (ptrdiff_t i = 0; in_lanes && i < n; i++) segment[i] = 0;
         one rest[TILE];
@@ -341,12 +407,13 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
                 room.slope[i] *= rest[i % n];
                 if (hh) room.curvature[i] *= rest[i % n];
             }
-            for (ptrdiff_t j = 0; j < m; j++) {
+            for (ptrdiff_t j = 0, some; !in_lanes && j < m; j += some) { /* up to the fourth lane at once */
+                const ptrdiff_t lane = (l + j) % 4;
+                some = 4 - lane < m - j ? 4 - lane : m - j;
+                FORMULA(add_line)(sums + lane * n, room.value + j * n, some * n);
+            }
+            for (ptrdiff_t j = 0; in_lanes && j < m; j++) {
                 const ptrdiff_t at = l + j, begin = at / TILE * TILE, size = job->c - begin < TILE ? job->c - begin : TILE;
-                if (!in_lanes) {
-                    for (ptrdiff_t i = 0; i < n; i++) sums[i] += (double)room.value[j * n + i];
-                    continue;
-                }
                 one *lane = lanes + FORMULA(lane_of)(at - begin, size) * n;
                 for (ptrdiff_t i = 0; i < n; i++) lane[i] += room.value[j * n + i];
                 if (at + 1 < begin + size) continue;
@@ -361,8 +428,12 @@ static void FORMULA(columns_task)(const kernel_job *job, ptrdiff_t task, void *s
             if (gg) FORMULA(write)(grad->type, gg, grad->c, m, grad->s, n, room.k, room.slope, job->stream);
             if (hh) FORMULA(write)(hess->type, hh, hess->c, m, hess->s, n, room.k, room.curvature, job->stream);
         }
-        for (ptrdiff_t i = 0; i < n; i++) room.value[i] = (one)(room.w[i] == 0 ? 0 : sums[i] * job->mean * (double)room.w[i]);
-        found->total += FORMULA(sum_line)(room.value, n);
+        for (int k = used - 1; !in_lanes && k > 0; k--) { /* (0 + 2) + (1 + 3) */
+            const double *from = sums + k * n;
+            double *to = sums + (k > 1 ? k - 2 : 0) * n;
+            for (ptrdiff_t i = 0; i < n; i++) to[i] += from[i];
+        }
+        found->total += FORMULA(weigh_sums)(sums, job->mean, room.w, n, room.value);
         FORMULA(write_losses)(job, a, b, n, room.value);
     }
 }

@@ -10,8 +10,76 @@
 /* Positions beside each other that are gone through together: fewer where the sum of each goes in lanes, since those are kept, too. */
 static inline ptrdiff_t elementwise_tile(const kernel_job *job)
 {
-    return job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE / 4 : ELEMENTWISE_TILE;
+    return job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE / 4 : job->c > 2 ? ELEMENTWISE_TILE / 2 : ELEMENTWISE_TILE;
 }
+
+/* WD numbers as doubles, and back */
+#if W == 4 && defined __SSE2__ /* gcc 12 makes two conversions of one */
+INLINE vd wide_f(const float *p) { return (vd)_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p))); }
+INLINE void narrowed_f(float *p, vd v) { _mm_storel_epi64((__m128i *)p, _mm_castps_si128(_mm_cvtpd_ps((__m128d)v))); }
+#elif W > 1
+INLINE vd wide_f(const float *p) { return widen(p); }
+INLINE void narrowed_f(float *p, vd v) { narrow(p, v); }
+#else
+INLINE vd wide_f(const float *p) { return *p; }
+INLINE void narrowed_f(float *p, vd v) { *p = (float)v; }
+#endif
+INLINE vd wide_d(const double *p) { return load_d(p); }
+INLINE void narrowed_d(double *p, vd v) { store_d(p, v); }
+
+/* Four sums in double, whatever a vector has: so a sum has the same bits on every machine. add_four reads four numbers and adds n of them. */
+static const int64_t first_four[][4] = {{0, 0, 0, 0}, {-1, 0, 0, 0}, {-1, -1, 0, 0}, {-1, -1, -1, 0}, {-1, -1, -1, -1}};
+#if W >= 8
+typedef struct {
+    __m256d s;
+} four_sums;
+INLINE four_sums no_sums(void) { return (four_sums){_mm256_setzero_pd()}; }
+INLINE four_sums add_doubles(four_sums s, __m256d y, ptrdiff_t n)
+{
+    if (n < 4) y = _mm256_and_pd(y, _mm256_castsi256_pd(_mm256_loadu_si256((const __m256i *)first_four[n])));
+    return (four_sums){_mm256_add_pd(s.s, y)};
+}
+INLINE four_sums add_four_f(four_sums s, const float *x, ptrdiff_t n) { return add_doubles(s, _mm256_cvtps_pd(_mm_loadu_ps(x)), n); }
+INLINE four_sums add_four_d(four_sums s, const double *x, ptrdiff_t n) { return add_doubles(s, _mm256_loadu_pd(x), n); }
+INLINE double across_four(four_sums s)
+{
+    const __m128d pairs = _mm_add_pd(_mm256_castpd256_pd128(s.s), _mm256_extractf128_pd(s.s, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(pairs, _mm_unpackhi_pd(pairs, pairs)));
+}
+#else
+typedef struct {
+    vd s[4 / WD];
+} four_sums;
+INLINE four_sums no_sums(void)
+{
+    four_sums s;
+    for (int k = 0; k < 4 / WD; k++) s.s[k] = all_d(0);
+    return s;
+}
+INLINE vd masked_d(vd y, const int64_t *mask)
+{
+#if W > 1
+    return (vd)((vl)y & (vl)load_d((const double *)mask));
+#else
+    return *mask ? y : 0;
+#endif
+}
+#define ADD_FOUR_(x)                                                                                                                       \
+    for (int k = 0; k < 4; k += WD) {                                                                                                      \
+        const vd y = wide_##x(from + k);                                                                                                  \
+        s.s[k / WD] += n == 4 ? y : masked_d(y, first_four[n] + k);                                                                        \
+    }                                                                                                                                      \
+    return s;
+INLINE four_sums add_four_f(four_sums s, const float *from, ptrdiff_t n) { ADD_FOUR_(f) }
+INLINE four_sums add_four_d(four_sums s, const double *from, ptrdiff_t n) { ADD_FOUR_(d) }
+#undef ADD_FOUR_
+INLINE double across_four(four_sums s)
+{
+    double each[4];
+    for (int k = 0; k < 4 / WD; k++) store_d(each + k * WD, s.s[k]);
+    return (each[0] + each[2]) + (each[1] + each[3]);
+}
+#endif
 
 #define DOUBLES 0
 #include "simd/real.h"
@@ -48,7 +116,7 @@ static void cut(kernel_job *job)
         return;
     }
     job->segments = 1;
-    job->scratch = width < ELEMENTWISE_TILE ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
+    job->scratch = job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
     const ptrdiff_t tiles = job->n * ((job->s + width - 1) / width), rows = ELEMENTWISE_SEGMENT / (most * job->c);
     job->rows = rows < 1 ? 1 : rows;
     job->tasks = (tiles + job->rows - 1) / job->rows;
