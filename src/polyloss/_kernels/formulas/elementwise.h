@@ -165,10 +165,17 @@ FORMULA_INLINE real FORMULA(plus_minus)(real t, real zero_one)
     real either = SELECT(EQ(t * t - t, R(0)), t + (t - R(1)), R(0) / R(0));
     return SELECT(EQ(zero_one, R(2)), either, SELECT(EQ(zero_one, R(0)), t, t + (t - R(1))));
 }
-LOSS(hinge, value) { return MAX(R(0), R(1) - FORMULA(part)(FORMULA(plus_minus)(t, a[0]), p)); }
+/* 1 - u p, where u = 0 has no share of an infinite p. Only a NaN may be one of 0 times infinity, and is looked at. */
+FORMULA_INLINE real FORMULA(margin)(real u, real p)
+{
+    const real m = MAD(-u, p, R(1));
+    if (EVERY(EQ(m, m))) return m;
+    return SELECT(AND(EQ(u, R(0)), EQ(p, p)), R(1), m);
+}
+LOSS(hinge, value) { return MAX(R(0), FORMULA(margin)(FORMULA(plus_minus)(t, a[0]), p)); }
 LOSS(hinge, slope)
 {
-    real u = FORMULA(plus_minus)(t, a[0]), m = R(1) - FORMULA(part)(u, p);
+    real u = FORMULA(plus_minus)(t, a[0]), m = FORMULA(margin)(u, p);
     return SELECT(LT(R(0), m), -u, MAX(R(0), m)); /* NaN goes through */
 }
 LOSS(hinge, curvature) { return (void)t, (void)p, (void)a, R(0); }
@@ -182,7 +189,7 @@ LOSS(squared_hinge, slope) { return R(-2) * FORMULA(plus_minus)(t, a[0]) * FORMU
 LOSS(squared_hinge, curvature)
 {
     real u = FORMULA(plus_minus)(t, a[0]);
-    return SELECT(LT(R(0), R(1) - FORMULA(part)(u, p)), R(2) * u * u, R(0));
+    return SELECT(LT(R(0), FORMULA(margin)(u, p)), R(2) * u * u, R(0));
 }
 
 FORMULA_INLINE real FORMULA(smoothed)(real t, real label_smoothing) { return (R(1) - label_smoothing) * t + R(0.5) * label_smoothing; }
