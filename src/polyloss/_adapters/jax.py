@@ -13,7 +13,6 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from functools import lru_cache, partial, reduce
 from hashlib import blake2b
-from operator import or_
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from jax import numpy as jnp
 from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polyloss._adapters.jax_weights import behind, hidden, weighted
+from polyloss._adapters.jax_weights import hide
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome
@@ -223,7 +222,7 @@ def _operation_jvp(plan, operands, tangents):
     # give it a transpose of its own, `linear_call`, has neither derivatives nor a rule for `vmap` (0.10).
     products, nothing = [tangent.astype(real) * gradient for gradient, tangent in gradients], _counts_for_nothing(plan, operands)
     if nothing is not None:  # no slope there, though infinity or NaN comes down
-        products = [hidden(x, nothing[:, None, :] & (gradient == 0)) for x, (gradient, _) in zip(products, gradients, strict=True)]
+        products = [hide(jnp, x, nothing[:, None, :] & (gradient == 0)) for x, (gradient, _) in zip(products, gradients, strict=True)]
     tangent = sum(x.sum(axis=1) if plan.reduction == "none" else x.sum() for x in products)
     moves = [False, moves[1] and not exchangeable, *moves[2:]]
     if any(moves):
@@ -235,12 +234,12 @@ def _operation_jvp(plan, operands, tangents):
 def _counts_for_nothing(plan, operands):
     """Where a position may: its weight is 0, or its label is ignored or of a class whose weight is 0, (n, s); None where none can."""
     arrays = _arrays(plan, operands, jnp)
-    found = [] if arrays.weight is None else [arrays.weight == 0]
-    if plan.labelled and (plan.ignore or arrays.class_weight is not None):
-        labels, ignored, _ = sort_labels(jnp, arrays.t, arrays.p.shape[1], plan.ignore)
-        found += [] if ignored is None else [ignored]
-        found += [] if arrays.class_weight is None else [arrays.class_weight[labels] == 0]
-    return reduce(or_, found) if found else None
+    zero = None if arrays.weight is None else arrays.weight == 0
+    if not plan.labelled or not (plan.ignore or plan.class_weighted):
+        return zero
+    labels, ignored, _ = sort_labels(jnp, arrays.t, arrays.p.shape[1], plan.ignore)
+    of_class = None if arrays.class_weight is None else arrays.class_weight[labels] == 0  # the formula's sum takes 80 µs for 60 at 512×100
+    return reduce(_formula.either, (zero, ignored, of_class))
 
 
 def _formula_jvp(plan, operands, tangents, moves):
@@ -269,8 +268,8 @@ def _by_formula(plan, *operands):
 def _by_weights(plan, arrays):
     """The formulas' outcome, in which a weight of 0 leaves no slope with respect to a target, whatever is handed down."""
     if arrays.weight is not None and not plan.labelled and jnp.issubdtype(arrays.t.dtype, jnp.floating):
-        arrays = arrays._replace(t=behind(arrays.t, (arrays.weight == 0)[:, None, :]))
-    return _formula.run(plan, arrays, weighted)
+        arrays = arrays._replace(t=jnp.where(jnp.isfinite(arrays.t), hide(jnp, arrays.t, arrays.weight == 0), arrays.t))
+    return _formula.run(plan, arrays, hide)
 
 
 def _by_kernel(plan, *arrays):

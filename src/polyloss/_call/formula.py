@@ -28,18 +28,28 @@ class Outcome(NamedTuple):
     value: object = None  # total over divisor, in the dtype of the computation, if the route has it already
 
 
-def product(x, factor, zero):
-    """Losses or slopes times what their weights make of them; `zero`: where the weight is 0."""
-    return x * factor
+def either(a, b):
+    """Where one of two masks holds; None if both are None."""
+    return b if a is None else a if b is None else a | b
 
 
-def run(plan, arrays, times=product):
-    """Values, slopes and curvatures by the formulas. `times`: `product`, or the same with derivatives of its own where a weight is 0."""
+def beside_classes(of_positions, x):
+    """Numbers of positions (n, s) as they go with x, (n, s) or (n, c, s)."""
+    return of_positions if of_positions.ndim == x.ndim else of_positions[:, None, :]
+
+
+def hide(xp, x, zero):
+    """x, but 0 where it is infinite or NaN and has a factor of 0. A finite x stays: it is the derivative with respect to that factor."""
+    return x if zero is None else xp.where(beside_classes(zero, x) & ~xp.isfinite(x), xp.zeros_like(x), x)
+
+
+def run(plan, arrays, hide=hide):
+    """Values, slopes and curvatures by the formulas. `hide` may be one that hides what autograd hands down, too."""
     arrays = arrays._replace(t=plan.layout.flat(arrays.xp, arrays.t), p=plan.layout.flat(arrays.xp, arrays.p))
     xp, ours = arrays.xp, plan.here and (arrays.xp is np or plan.backend.name == "torch")
     if ours and (plan.layout.s > 1 or not (_lies_beside(xp, arrays.t) and _lies_beside(xp, arrays.p))):
-        return _by_position(plan, arrays, times)
-    return _quietly(plan, arrays, times)
+        return _by_position(plan, arrays, hide)
+    return _quietly(plan, arrays, hide)
 
 
 def _lies_beside(xp, x):
@@ -47,7 +57,7 @@ def _lies_beside(xp, x):
     return x.flags.c_contiguous if xp is np else x.is_contiguous()
 
 
-def _by_position(plan, arrays, times):
+def _by_position(plan, arrays, hide):
     """The formula on arrays in which each position's classes lie beside each other.
 
     Libraries add the numbers of other layouts in other orders; in this one the bits of a position do not depend on how many there are.
@@ -68,18 +78,18 @@ def _by_position(plan, arrays, times):
 
     t, p, weight = map(lay_beside, (arrays.t, arrays.p, arrays.weight))
     beside = dataclasses.replace(plan, layout=lay._replace(n=n * s, s=1))
-    outcome = _quietly(beside, arrays._replace(t=t, p=p, weight=weight), times)
+    outcome = _quietly(beside, arrays._replace(t=t, p=p, weight=weight), hide)
     return outcome._replace(**{name: lay_back(getattr(outcome, name)) for name in ("losses", "gradient", "hessian", "prob", "bad")})
 
 
-def _quietly(plan, arrays, times):
+def _quietly(plan, arrays, hide):
     if plan.backend.name == "torch":  # which has no such warnings, and whose compiler cannot trace the context
-        return _run(plan, arrays, times)
+        return _run(plan, arrays, hide)
     with np.errstate(all="ignore"):  # NaN and infinities go through in silence, as they do through the kernels
-        return _run(plan, arrays, times)
+        return _run(plan, arrays, hide)
 
 
-def _run(plan, arrays, times):
+def _run(plan, arrays, hide):
     """The formulas; nothing here branches on data."""
     xp, block, lay, dtype = arrays.xp, plan.block, plan.layout, plan.real(arrays.xp)
     z = xp.astype(arrays.p, dtype)
@@ -89,21 +99,17 @@ def _run(plan, arrays, times):
         t = one_hot(xp, labels, lay.c, dtype)
     else:
         t = xp.astype(arrays.t, dtype, copy=False)
-    weight, skip, zero, wild = arrays.weight, ignored, None, None
+    weight, skip, wild = arrays.weight, ignored, None
     smooth, z_loss = not absent(dict(plan.target_options).get("label_smoothing", 0.0)), not absent(dict(plan.params).get("z_loss", 0.0))
-    of_label_alone = not smooth and not z_loss  # no other class has a part in the loss
-    if weight is not None:  # a finite loss of weight 0 is kept, since it is the derivative with respect to that weight
-        zero = weight == 0
-    if plan.labelled and arrays.class_weight is not None and of_label_alone:
-        of_label = xp.sum(t * _reduce.weights_of_classes(plan, arrays, t), axis=1) == 0  # the label's class has weight 0: likewise
+    zero = None if weight is None else weight == 0
+    if plan.labelled and arrays.class_weight is not None and not smooth and not z_loss:  # no other class has a part in the loss
+        zero = either(zero, xp.sum(t * _reduce.weights_of_classes(plan, arrays, t), axis=1) == 0)
         if weight is not None:  # 0 times the position's weight is 0, even if that is NaN
-            weight = xp.where(of_label & ~xp.isfinite(weight), xp.zeros_like(weight), weight)
+            weight = hide(xp, weight, zero)
             arrays = arrays._replace(weight=weight)
-        zero = of_label if zero is None else zero | of_label
     if zero is not None:
         finite = xp.isfinite(z) if plan.labelled else xp.isfinite(z) & xp.isfinite(t)
-        hidden = zero & ~xp.all(finite, axis=1)
-        skip = hidden if skip is None else skip | hidden
+        skip = either(skip, zero & ~xp.all(finite, axis=1))
     # What lies behind a skipped position is replaced, not multiplied by 0: NaN there must reach neither the sum nor a derivative.
     p = z if skip is None else xp.where(skip[:, None, :], xp.full_like(z, 0.5), z)
     if skip is not None and not plan.labelled:
@@ -120,10 +126,10 @@ def _run(plan, arrays, times):
         weight = xp.where(lost, given.weight, weight)
         then = xp.where(lost, _reduce.taming(xp, given.weight), xp.ones_like(weight))
     params = {key: _of_classes(x, arrays.xp, z) if isinstance(x, tuple) else x for key, x in plan.params}
-    weigh = partial(_weighted, times, None if weight is None else (weight, then, given.weight == 0))
+    weigh = partial(_weighted, weight, then)
     if arrays.class_weight is not None:
         params["class_weight"] = arrays.class_weight[None, :, None] if smooth else _reduce.weights_of_classes(plan, arrays, t)
-    unweighted = skip if bad is None else bad if skip is None else skip | bad  # the weight of a bad label is in no sum
+    unweighted = either(skip, bad)  # the weight of a bad label is in no sum
     whole, divisor = t, _divisor(plan, arrays, t, unweighted if mean else skip)
     target_options = dict(plan.target_options)
     if block.scan_targets is not None:
@@ -144,16 +150,17 @@ def _run(plan, arrays, times):
             losses = _reduce.total(xp, losses, axis=1) / (lay.c if block.combine == "mean" else 1)
             losses = xp.astype(losses, dtype, copy=False)
         losses = losses if wild is None else xp.where(wild[:, 0, :], xp.zeros_like(losses), losses)
-        losses = _finish(xp, weigh(_hidden(xp, losses, zero)), skip, bad)
+        losses = _finish(xp, weigh(hide(xp, losses, zero)), skip, bad)
         total = None if plan.reduction == "none" else _reduce.total(xp, losses)
         if mean:
             value = xp.astype(_reduce.quotient(xp, xp.astype(total, dtype), divisor), dtype)
     if plan.want.gradient:
         slope = block.slope(xp, t, p, **params)
         slope = slope if wild is None else xp.where(wild, xp.zeros_like(slope), slope)
-        gradient = _derivative(plan, arrays, slope, zero, weigh, divisor, skip, bad)
+        gradient = _derivative(plan, arrays, slope, partial(hide, xp, zero=zero), weigh, divisor, skip, bad)
     if plan.want.hessian:
-        hessian = _derivative(plan, arrays, block.curvature(xp, t, p, **params), zero, weigh, divisor, skip, bad)
+        curvature = block.curvature(xp, t, p, **params)
+        hessian = _derivative(plan, arrays, curvature, partial(hide, xp, zero=zero), weigh, divisor, skip, bad)
     if plan.want.prob:
         cap = params.get("softcap", 0.0)
         prob = xp.astype(xp.exp(log_softmax(xp, z if absent(cap) else capped(xp, z, cap)[0])[0]), arrays.p.dtype)
@@ -198,18 +205,11 @@ def _divisor(plan, arrays, t, skip):
     return xp.astype(_reduce.total_weight(plan, arrays, t, skip), plan.real(xp))
 
 
-def _hidden(xp, x, zero):
-    """x, but 0 where it is not finite and its weight is 0. A finite x stays: it is the derivative with respect to that weight."""
-    return x if zero is None else xp.where(zero & ~xp.isfinite(x), xp.zeros_like(x), x)
-
-
-def _weighted(times, weights, x):
+def _weighted(weight, then, x):
     """x times its weight, and then times what tames the weights, where this one was not multiplied by it."""
-    if weights is None:
-        return x
-    weight, then, zero = weights if x.ndim == 2 else [w if w is None else w[:, None, :] for w in weights]
-    x = times(x, weight, zero)
-    return x if then is None else x * then
+    for factor in (weight, then):
+        x = x if factor is None else x * beside_classes(factor, x)
+    return x
 
 
 def _finish(xp, x, skip, bad):
@@ -220,15 +220,11 @@ def _finish(xp, x, skip, bad):
     return x
 
 
-def _derivative(plan, arrays, x, zero, weigh, divisor, skip, bad):
+def _derivative(plan, arrays, x, hide, weigh, divisor, skip, bad):
     """Per-element derivatives -> those of the reduced loss, in the dtype of the predictions."""
     xp = arrays.xp
     if plan.block.combine == "mean":
         x = x / plan.layout.c
-    x = _hidden(xp, x, None if zero is None else zero[:, None, :])
-    x = weigh(x)
-    x = _reduce.quotient(xp, x, divisor)
-    if zero is not None:  # the divisor is NaN where a weight is: a weight of 0 beside it gives 0 all the same
-        x = xp.where(zero[:, None, :] & xp.isnan(x), xp.zeros_like(x), x)
+    x = hide(_reduce.quotient(xp, weigh(hide(x)), divisor))  # the divisor is NaN where a weight is: one of 0 beside it gives 0 all the same
     x = _finish(xp, x, None if skip is None else skip[:, None, :], None if bad is None else bad[:, None, :])
     return xp.astype(x, arrays.p.dtype)
