@@ -589,6 +589,10 @@ class TestGraph:
                 y_pred.requires_grad_()
                 loss = pl.get(name)(y_true, y_pred, sample_weight=weight, **more)
                 torch.testing.assert_close(torch.autograd.grad(loss.sum(), y_pred)[0], wanted[1])
+            followed = p.clone().requires_grad_()
+            loss = pl.get(name)(t, followed, **more)
+            upstream = off(torch.ones(loss.numel(), dtype=loss.dtype)).reshape(loss.shape)
+            torch.testing.assert_close(torch.autograd.grad(loss, followed, upstream)[0], pl.grad(name)(t, p, **more))
             out = off(torch.zeros_like(p))
             assert pl.grad(name)(t, p, out=out, sample_weight=arrays[2], **more) is out
             assert torch.equal(out, wanted[1]), name

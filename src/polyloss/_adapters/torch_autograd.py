@@ -241,7 +241,8 @@ def _gradient(plan, arrays, upstream):
         else:
             weight = arrays.weight  # 0 times infinity, too
             arrays = arrays._replace(weight=upstream if weight is None else torch.where(weight == 0, 0, weight * upstream))
-            changes |= dict(weighted=True, here=here and as_numpy(arrays.weight) is not None)
+            view = as_numpy(arrays.weight)
+            changes |= dict(weighted=True, here=here and view is not None and view.flags.aligned)
     arrays = arrays._replace(p=p.detach(), divisor=divisor)
     gradient = kept(plan, arrays, _tensor(_routes.run(_routes.changed(plan, **changes), arrays).gradient, p))
     return (gradient * upstream[:, None, :]).to(dtype) if batch else gradient
