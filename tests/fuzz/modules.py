@@ -45,7 +45,7 @@ class Module:
 
 
 def draw_module(rng, library, edges):
-    name = pick(rng, list(DRAWN))
+    name = pick(rng, [name for name in DRAWN if hasattr(module("torch").nn, name)])
     dtype = pick(rng, {"float32": 4, "float64": 3, "bfloat16": 1, "float16": 1})
     big = chance(rng, 0.15)
     arrays, options, *state = DRAWN[name](rng, dtype, big)

@@ -41,7 +41,7 @@ def test_every_module_of_torch_is_drawn():
     import polyloss.torch as ours
 
     torchs = {name for name in ours.__all__ if hasattr(ours, name) and hasattr(torch.nn, name)}
-    assert torchs == set(modules.DRAWN)
+    assert torchs == {name for name in modules.DRAWN if hasattr(torch.nn, name)}  # torch before 2.13 lacks one
 
 
 def test_every_parameter_is_drawn():
