@@ -34,7 +34,8 @@ from polyloss._adapters import dask_cluster as _cluster
 from polyloss._command import arrays, tables
 from polyloss._command.app import app
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
-from polyloss._command.scoring import in_parts
+from polyloss._command.report import as_lines
+from polyloss._command.scoring import Score, in_parts
 from polyloss._core.block import LOSSES
 from polyloss._evaluation.measure import WEIGHTS
 
@@ -163,6 +164,13 @@ def test_different_names_are_written_differently(run):
     assert [row["group"] for row in in_json(run, "truth.csv", "good.csv", "--group-by", "g")["scores"]] == ["", "a\tb", "a\\tb", None]
     Path("truth.csv").write_text("id,label,g\n1,cat,\\N\n2,dog,\\N\n3,bird,\n")
     assert [line[2] for line in run("truth.csv", "good.csv", "--group-by", "g")[1]] == ["\\N", "\\\\N", ""]
+
+
+def test_backslashes_between_folders_stay(monkeypatch):
+    """On Windows; the name of an array in a file may hold any character, and that of a group."""
+    monkeypatch.setattr(os, "sep", "\\")
+    row = Score(r"C:\new\a.h5::x" "\t" r"\y", "log_loss", r"g\h", 0.5, 0.1, 1.0, 1, [])
+    assert as_lines([row], True).split("\t") == [r"C:\new\a.h5::x\t\\y", "log_loss", r"g\\h", "0.5"]
 
 
 def test_nothing_counts(run):
@@ -1127,6 +1135,26 @@ def test_the_names_of_streams(here):
     writer.start()
     assert main(["score", "truth.csv", "pipe"]) == 0
     writer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_by_two_names_is_read_once(run):
+    """The second reader would find nothing."""
+    os.mkfifo("pipe"), os.symlink("pipe", "other")
+    done = threading.Event()
+
+    def write():
+        Path("pipe").write_text(GOOD)
+        while not done.is_set():
+            Path("pipe").write_text("")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    assert run("truth.csv", "pipe", "other") == (0, [[name, "log_loss", repr(float(SCORE))] for name in ("pipe", "other")], "")
+    done.set()
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    writer.join()
+    os.close(reader)
 
 
 WRITERS = {  # of tables, by the ending of the file

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from typing import Any
 
 import click
@@ -45,13 +46,19 @@ def nothing_counts(score: Score) -> str:
 
 def as_lines(scores: list[Score], by_group: bool) -> str:
     """A line for each score, its fields parted by tabs: file, loss, the group if there are groups (empty: all), the score."""
-    rows = [[_field(s.predictions), _field(s.loss), *([_group(s, "")] if by_group else []), repr(s.score)] for s in scores]
+    rows = [[_file(s.predictions), _field(s.loss), *([_group(s, "")] if by_group else []), repr(s.score)] for s in scores]
     return "\n".join(map("\t".join, rows))
 
 
 def _field(text: str) -> str:
     """A name on one line, of which each stands for one alone."""
     return text.translate(ENDS)
+
+
+def _file(name: str) -> str:
+    """A file, and the array in it. On Windows a file's name holds no such ends, and no "::", but backslashes between folders."""
+    file, colons, array = name.partition("::") if os.sep == "\\" else ("", "", name)
+    return f"{file}{colons}{_field(array)}"
 
 
 def _group(score: Score, every: str) -> str:
@@ -72,7 +79,7 @@ def as_table(scores: list[Score], settings: Settings, version: str) -> None:
     for name in ("score", "± stderr", "weight", "count", *(["difference", "± stderr", "z", "p"] if paired else [])):
         table.add_column(name, justify="right")
     for s in scores:
-        row = [_field(s.predictions), _field(s.loss), *([_group(s, "(all)")] if by_group else [])]
+        row = [_file(s.predictions), _field(s.loss), *([_group(s, "(all)")] if by_group else [])]
         row += [f"{s.score:.6g}", f"{s.stderr:.2g}", f"{s.weight:.10g}", str(s.count)]
         if paired:
             found = s.paired or {}

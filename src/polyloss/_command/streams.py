@@ -22,7 +22,7 @@ BEGINNINGS = {  # of binary files, and of text that is packed
 OTHER = ".text"  # of which the first line tells whether it is CSV or TSV, to those who read it
 INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")  # names of one stream
 BLOCK = 1 << 20  # bytes
-_kept: dict[str, "str | BadFile"] = {}  # name on the command line -> file that is read, or why there is none
+_kept: dict[object, "str | BadFile"] = {}  # name on the command line, or `_stream` -> file that is read, or why there is none
 _folders: list[str] = []  # of temporary files
 
 
@@ -45,16 +45,29 @@ def keeping() -> Iterator[None]:
 
 def real(path: str) -> str:
     """The file to read for this name: the name itself, unless it is that of a stream, which is read once, whether that succeeds or not."""
-    name = INPUT[0] if path in INPUT else path
-    if name not in _kept:
-        try:
-            _kept[name] = _copied(path) if is_stream(path) else path
-        except BadFile as error:
-            _kept[name] = error
-    found = _kept[name]
+    if path not in _kept:
+        stream = _stream(path) if is_stream(path) else None
+        if stream is not None and stream not in _kept:
+            try:
+                _kept[stream] = _copied(path)
+            except BadFile as error:
+                _kept[stream] = error
+        _kept[path] = path if stream is None else _kept[stream]
+    found = _kept[path]
     if isinstance(found, BadFile):
         raise BadFile(found.message) from None
     return found
+
+
+def _stream(path: str) -> object:
+    """What a stream is, by whatever name: standard input, or a device and the number of a pipe on it."""
+    if path in INPUT:
+        return INPUT[0]
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path
 
 
 def _copied(path: str) -> str:
