@@ -479,6 +479,32 @@ def test_what_lies_at_weight_0_leaks_nowhere(isa, name):
                 assert (b[1] == 0).all()
 
 
+def test_short_sums_have_the_same_bits_in_rows_in_columns_and_alone(isa):
+    """Rows are added four at a time, columns by 512, and each sum in four lanes: numbers of elements on both sides of these."""
+    n = 103
+    weight = np.linspace(0, 2, n).astype(np.float32)[:, None]
+    for c in (1, 2, 3, 4, 5, 7, 8, 10, 15, 16, 17, 31, 100, 511, 512):
+        for dtype in (np.float32, np.float64):
+            t, p = (x.astype(dtype) for x in numbers("mean_squared_error", (n, c, 1)))
+            w = weight.astype(dtype)
+
+            def found(t, p, w):
+                losses, grad = np.empty(w.shape, t.dtype), np.empty_like(p)
+                elementwise.run("mean_squared_error", t, p, weight=w, losses=losses, grad=grad, scale=0.7)
+                return losses.ravel(), grad
+
+            losses, grad = found(t, p, w)
+            turned, across = found(np.ascontiguousarray(t.transpose(2, 1, 0)), np.ascontiguousarray(p.transpose(2, 1, 0)), w.T.copy())
+            assert np.array_equal(losses, turned), (c, dtype)
+            assert np.array_equal(grad, across.transpose(2, 1, 0)), (c, dtype)
+            for part in (slice(0, 1), slice(n - 1, n), slice(5, 8), slice(40, n)):
+                some, slopes = found(t[part].copy(), p[part].copy(), w[part].copy())
+                assert np.array_equal(some, losses[part]), (c, dtype, part)
+                assert np.array_equal(slopes, grad[part]), (c, dtype, part)
+            exact = (w[:, 0].astype(float) * ((p.astype(float) - t) ** 2).mean(axis=(1, 2))).astype(dtype)
+            np.testing.assert_allclose(losses, exact, rtol=8 * np.finfo(dtype).eps)
+
+
 def test_a_weight_of_stride_0_is_one_weight(isa):
     t, p = numbers("huber", (30, 20, 3))
     for value in (0.0, 0.25, 1.0):
