@@ -1,4 +1,4 @@
-"""Derivatives by everything a loss depends on, of first and second order, by the autograd of PyTorch and of JAX.
+"""Derivatives with respect to everything that a loss depends on, of first and second order, from the autograd of PyTorch and of JAX.
 
 A loss with its arguments (predictions, targets, weights of samples and of classes) is a function of one long vector. What autograd says of
 it is compared with difference quotients: of the losses, which the kernels compute without autograd, and of the gradients beside the point
@@ -98,7 +98,7 @@ def by_jax(loss):
 
 @pytest.mark.parametrize("autograd", [by_torch, by_jax])
 @pytest.mark.parametrize("case", CASES, ids=repr)
-def test_gradient_and_hessian_by_every_argument(case, autograd):
+def test_gradient_and_hessian_with_respect_to_every_argument(case, autograd):
     loss, given = sized(case)
     rng, h, (slopes, derivatives) = np.random.default_rng(8), 2.0**-16, autograd(loss)
     direction = {name: rng.uniform(0.5, 1, x.shape) * rng.choice([-1, 1], x.shape) for name, x in given.items()}
@@ -142,7 +142,7 @@ INFINITE = {  # loss, parameters, targets, predictions, and the slope by hand
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
-def test_what_else_torch_differentiates_does_not_change_the_gradient_by_predictions(case):
+def test_what_else_torch_differentiates_does_not_change_the_slope(case):
     """It is the slope that is written out, to the last bit, at edges too, where autograd of the value would multiply 0 by infinity."""
     rng = np.random.default_rng(2)
     t, p = case.inputs("float32")

@@ -15,6 +15,7 @@ from polyloss._core.params import clip_bound
 
 STRICT = next(lib for lib in LIBRARIES if lib.name == "strict(CPU_DEVICE)")
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
+ASKED = NUMPY, TORCH, JAX  # by tests that also run for arrays of a GPU: tests/cuda_on_cpu/test_laws_on_shim.py
 
 # ------------------------------------------------------------------------------------------------ logits that are far apart
 
@@ -736,7 +737,7 @@ def test_a_label_of_class_weight_0_is_skipped_whatever_its_own_weight():
     t, k = np.array([0, 1, 1, 0]), np.array([0.0, 2.0])
     z = np.array([[0.0, 1.0], [2.0, 1.0], [np.inf, 0.0], [np.nan, 0.0]])
     for odd in (np.nan, np.inf):
-        for library in (NUMPY, TORCH, JAX):
+        for library in ASKED:
             for dtype in ("float32", "float64"):
                 options = dict(class_weight=library.array(k, dtype), sample_weight=library.array(np.array([odd, 1.5, 0.0, 1.0]), dtype))
                 for route in ROUTES:
@@ -762,7 +763,7 @@ def test_a_weight_of_0_leaves_no_slope_by_the_target_though_it_is_infinite():
 
 def test_the_log_sum_counts_at_a_label_of_class_weight_0():
     """z_loss is not multiplied by the weights of classes: nothing of the row is skipped."""
-    for library in (NUMPY, TORCH, JAX):
+    for library in ASKED:
         for route in ROUTES:
             z, k = library.array(np.array([[np.nan, 1.0], [0.0, 0.0]])), library.array(np.array([0.0, 1.0]))
             call = pl.value_and_grad("softmax_loss"), library.array(np.array([0, 0])), z
@@ -821,7 +822,7 @@ def test_a_bad_label_without_checks_leaves_nan_though_weights_add_up_to_0():
 def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
     """A weight of 1e-30 beside 1e30, divided by their sum, is 0 in float32; times an infinite loss that would be NaN."""
     t, p, w = (np.array(x, np.float32) for x in ([[1.0], [1.0]], [[0.0], [-3e38]], [1e30, 1e-30]))
-    for library in (NUMPY, TORCH, JAX):
+    for library in ASKED:
         for route in ROUTES:
             for sign in (1, -1):
                 weight = library.array(w * np.array([1, sign], np.float32))
@@ -835,7 +836,7 @@ def test_a_weight_that_its_mean_makes_0_keeps_an_infinite_loss():
 def test_an_infinite_divisor_hides_no_nan():
     """A slope that is NaN, divided by infinity, is NaN, and any other 0."""
     t, p = np.array([0, 1]), np.array([[np.nan, 0.5], [0.25, 0.75]], np.float32)
-    for library in (NUMPY, TORCH, JAX):
+    for library in ASKED:
         call = library.array(t), library.array(p)
         for route in ROUTES:
             infinite = library.array(np.array(np.inf, np.float32))
@@ -847,7 +848,7 @@ def test_an_infinite_divisor_hides_no_nan():
 def test_large_class_weights_beside_a_z_loss():
     """Which they do not multiply: of weights of 2^70 its part in a mean is 2^-70 of what it is by itself."""
     t, z, large = np.array([0, 1]), np.array([[1.0, 2.0], [0.5, 0.0]]), np.full(2, 2.0**70)
-    for library in (NUMPY, TORCH, JAX):
+    for library in ASKED:
         for route in ROUTES:
             call = library.array(t), library.array(z)
             value, slope = route(pl.value_and_grad("softmax_loss"), *call, class_weight=library.array(large), z_loss=1.0)
@@ -861,7 +862,7 @@ def test_beside_labels_the_weight_of_their_class_alone_counts():
     t, z = np.array([0, 2, 1, 0]), np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 2.0], [0.25, -1.0, 0.0], [3.0, 0.0, 1.0]])
     k, usual = np.array([1.0, np.inf, 2.0]), np.array([1.0, 7.0, 2.0])
     absent = np.array([True, True, False, True])
-    for library in (NUMPY, TORCH, JAX):
+    for library in ASKED:
         for route, odd, options in itertools.product(ROUTES, (np.inf, np.nan), ({}, {"z_loss": 0.5}, {"softcap": 30.0})):
             weight = library.array(np.where(np.isinf(k), odd, k))
             results = []

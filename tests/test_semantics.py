@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from libraries import NUMPY, ROUTES, TORCH, formula, np_dtype
+from libraries import JAX, NUMPY, ROUTES, TORCH, formula, np_dtype
 
 import polyloss as pl
 
@@ -303,6 +303,24 @@ def test_nothing_is_broadcast(lib):
         for t, p in ((column, flat), (flat, column), (lib.array(np.ones(1)), flat), (lib.array(np.ones((1, 4))), flat)):
             with pytest.raises(ValueError, match="they must be equal, and nothing is broadcast"):
                 pl.get(loss)(t, p)
+
+
+def test_a_target_that_is_nan_in_a_loss_that_the_caller_leaves_out():
+    """torch hands down 0 past it, JAX 0 times NaN; of weight 0 it is skipped in both."""
+    t, p, weight = np.array([[1.0, 0.0], [np.nan, 2.0]]), np.array([[0.5, 0.5], [1.0, 1.0]]), np.array([1.0, 0.0])
+
+    def kept(y_true, y_pred, **weights):
+        return pl.mean_squared_error(y_true, y_pred, **weights)[0]
+
+    def all_of_them(y_true, y_pred, **weights):
+        return pl.mean_squared_error(y_true, y_pred, **weights).sum()
+
+    for loss, given, by_jax in ((kept, {}, np.nan), (all_of_them, {"sample_weight": weight}, 0.0)):
+        leaf = TORCH.array(p).requires_grad_()
+        loss(TORCH.array(t), leaf, **{key: TORCH.array(x) for key, x in given.items()}).backward()
+        slope = JAX.jax.grad(lambda p, loss=loss, given=given: loss(t, p, **given))(JAX.array(p))
+        np.testing.assert_array_equal(leaf.grad, [[-0.5, 0.5], [0.0, 0.0]])
+        np.testing.assert_array_equal(slope, [[-0.5, 0.5], [by_jax, 0.0]])
 
 
 def test_a_length_1_axis_of_labels_is_accepted(lib):

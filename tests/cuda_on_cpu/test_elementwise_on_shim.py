@@ -213,7 +213,7 @@ def test_one_weight_for_all(monkeypatch, shape, weight):
 
 
 @pytest.mark.parametrize(("low", "binary"), [(0, True), (-1, False)])
-def test_hinge_surveys_its_targets(low, binary):
+def test_hinge_scans_its_targets(low, binary):
     """Keras' rule: 0 and 1 stand for -1 and 1 if there is nothing else, of weight 0 apart."""
     case = sample("hinge", (9, 10, 1), weighted=True)
     case["t"][case["t"] == 0] = low
