@@ -413,6 +413,9 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_given(by_target, factor))
     out = out | ((w.v == 0) & np.isinf(b.v))  # a balance of 0 and an infinite loss
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
+    if gamma:  # autograd's power has a derivative of its own, which is multiplied by the logarithm later
+        power = u.power(gamma - 1)
+        parts = (*parts[:3], unknown(parts[3], (u.v > 0) & (np.abs(power.v) > power.format.most / 16)))
     return combined(*(unknown(x, out if k == 0 else out | limit) for k, x in enumerate(parts)))
 
 
