@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polyloss._adapters.jax_weights import hide
+from polyloss._adapters.jax_weights import behind, hide
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome
@@ -268,7 +268,7 @@ def _by_formula(plan, *operands):
 def _by_weights(plan, arrays):
     """The formulas' outcome, in which a weight of 0 leaves no slope with respect to a target, whatever is handed down."""
     if arrays.weight is not None and not plan.labelled and jnp.issubdtype(arrays.t.dtype, jnp.floating):
-        arrays = arrays._replace(t=jnp.where(jnp.isfinite(arrays.t), hide(jnp, arrays.t, arrays.weight == 0), arrays.t))
+        arrays = arrays._replace(t=behind(arrays.t, arrays.weight == 0))
     return _formula.run(plan, arrays, hide)
 
 

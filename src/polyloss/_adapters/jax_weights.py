@@ -17,12 +17,20 @@ from polyloss._call import formula
 
 def hide(xp, x, zero):
     """As `formula.hide`, and the same of x's tangents and cotangents. `zero` may be None or (n, s), x may be (n, c, s)."""
-    if zero is None:
-        return x
+    return x if zero is None else _hide.bind(*_alike(zero, x))
+
+
+def behind(x, zero):
+    """x itself, of whose tangents and cotangents the same is hidden; those of an entry that is infinite or NaN are left alone."""
+    zero, x = _alike(zero, x)
+    return jnp.where(jnp.isfinite(x), _hide.bind(zero, x), x)
+
+
+def _alike(zero, x):
     operands = jnp.broadcast_arrays(formula.beside_classes(zero, x), x)
     if len({jax.typeof(operand).sharding for operand in operands}) > 1:  # on an explicit mesh, where a sum takes them together
         operands = [sum((jnp.zeros_like(other, operand.dtype) for other in operands), operand) for operand in operands]
-    return _hide.bind(*operands)
+    return operands
 
 
 def _evaluate(zero, x):
