@@ -412,6 +412,8 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     out = u.v < 0  # targets beyond 0 and 1 have no power
     parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_given(by_target, factor))
     out = out | ((w.v == 0) & np.isinf(b.v))  # a balance of 0 and an infinite loss
+    huge = (w.v == 0) & (curvature.e > UNKNOWN**0.5)  # it passes the largest number before the balance of 0 is applied
+    parts = (*parts[:2], unknown(parts[2], huge), parts[3])
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes
     if gamma:  # autograd's power has a derivative of its own, which is multiplied by the logarithm later
         power = u.power(gamma - 1)
