@@ -549,6 +549,15 @@ def test_the_square_of_the_log_sum_may_pass_the_largest_number(dtype):
     np.testing.assert_allclose(z.grad[0].numpy(), [0.0, 1e-4 * most], rtol=1e-6)
 
 
+def test_capped_logits_keep_their_digits_by_autograd():
+    """Of a logit of ten caps the slope is 8e-9 of an uncapped one's: 1 - tanh² has half its digits. At 0 it is 1."""
+    logits = np.array([[300.0, -270.0, 0.0, 1e-9]])
+    slope = pl.grad("softmax_loss")(np.array([1]), logits, softcap=30.0, z_loss=0.1)
+    z, weight = TORCH.array(logits).requires_grad_(), torch.ones(4, dtype=torch.float64, requires_grad=True)
+    pl.softmax_loss(torch.tensor([1]), z, softcap=30.0, z_loss=0.1, class_weight=weight, denominator=weight[0]).backward()
+    np.testing.assert_allclose(z.grad.numpy(), slope, rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_targets_that_smoothing_replaces_count_for_nothing(dtype):
     """A smoothing of 1 leaves 1/c of each class, also where the sum of the targets passes the largest number."""

@@ -276,10 +276,12 @@ def shares(xp, p, epsilon):
 
 
 def capped(xp, z, cap):
-    """cap·tanh(z / cap) and its derivative 1 / cosh²(z / cap), which does not cancel where it is small."""
+    """cap·tanh(z / cap) and its derivative 1 / cosh²(z / cap). Neither that nor autograd's of the former cancels where it is small."""
     x = z / cap
-    e = xp.exp(-2 * magnitude(xp, x))
-    return cap * xp.tanh(x), 4 * e / (1 + e) ** 2
+    size = xp.abs(x)
+    e = xp.exp(-2 * size)
+    y = (1 - e) / (1 + e)  # where this is near 1, 1 - y², of which libraries make the derivative of tanh, has lost its digits
+    return cap * xp.where(size < 1, xp.tanh(x), xp.where(x < 0, -y, y)), 4 * e / (1 + e) ** 2
 
 
 def evening(xp, x):
