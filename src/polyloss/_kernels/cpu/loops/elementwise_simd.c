@@ -59,7 +59,9 @@ INLINE four_sums no_sums(void)
 INLINE vd masked_d(vd y, const int64_t *mask)
 {
 #if W > 1
-    return (vd)((vl)y & (vl)load_d((const double *)mask));
+    vl bits;
+    memcpy(&bits, mask, sizeof bits);
+    return (vd)((vl)y & bits);
 #else
     return *mask ? y : 0;
 #endif
