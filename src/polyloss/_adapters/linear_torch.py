@@ -60,7 +60,7 @@ def call(want, y_true, features, weight, bias, arguments):
     needed = torch.is_grad_enabled() and not want.gradient
     by_factor = needed and any(x.requires_grad for x in factors)
     if traced() and not (by_factor or traced_transform()):
-        return operator(want, y_true, features, weight, bias, arguments)
+        return _operator(want, y_true, features, weight, bias, arguments)
     if by_factor or (not want.gradient and (transformed(*tensors) or any(map(foreign, tensors)))):
         return plain(y_true, features, weight, bias, arguments)
     if want.gradient or not needed or not any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands):
@@ -113,10 +113,10 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        return (_untraced if torch.compiler.is_dynamo_compiling() else gradient_of)(ctx, upstream)
+        return (_untraced if torch.compiler.is_dynamo_compiling() else _backward)(ctx, upstream)
 
 
-def gradient_of(ctx, upstream):
+def _backward(ctx, upstream):
     """The backward pass of a node."""
     head = _with_tensors(ctx.head, *ctx.saved_tensors)  # an error where one was written to, or the graph is gone
     kept = vars(ctx).pop("kept", None)  # at once: another thread may be here, too
@@ -139,7 +139,7 @@ def gradient_of(ctx, upstream):
     return None, *handed, None, None, None, None
 
 
-_untraced = _disable_dynamo(gradient_of)  # under compiled autograd, which would trace what asks for numbers
+_untraced = _disable_dynamo(_backward)  # under compiled autograd, which would trace what asks for numbers
 
 
 def _handed(gradient, upstream, dtype):
@@ -192,7 +192,7 @@ CALL = (
 LIBRARY.define(f"linear_softmax({CALL}) -> (Tensor value, Tensor by_features, Tensor by_weight, Tensor by_bias)")
 
 
-def operator(want, y_true, features, weight, bias, arguments):
+def _operator(want, y_true, features, weight, bias, arguments):
     """The results as outputs of an operator in the graph."""
     operands = features, weight, bias
     needs = 7 if want.gradient else sum(1 << i for i, x in enumerate(operands) if x is not None and x.requires_grad)
