@@ -1547,8 +1547,8 @@ def test_bad_arrays(run):
     ("arguments", "said"),
     [
         (["truth.csv", "good.csv", "-l", "hubert"], "there is no loss named 'hubert'; did you mean 'huber'?"),
-        (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "--loss huber:dleta=1: huber has no parameter 'dleta'; did you mean 'delta'?"),
-        (["truth.csv", "good.csv", "-l", "huber:wat=1"], "huber has no parameter 'wat'; it has 'delta', 'axis', 'validate'"),
+        (["truth.csv", "good.csv", "-l", "huber:dleta=1"], "--loss huber:dleta=1: huber has no parameter 'dleta'; did you mean delta?"),
+        (["truth.csv", "good.csv", "-l", "huber:wat=1"], "huber has no parameter 'wat'; it has delta, axis, validate"),
         (["truth.csv", "good.csv", "-l", "huber:sample_weight=1"], "sample_weight is the command's to decide"),
         (["truth.csv", "good.csv", "-l", "softmax_loss:normalization=bogus"], "normalization is 'bogus', but must be one of"),
         (["truth.csv", "good.csv", "-l", "log_loss:epsilon=x"], "epsilon is 'x', but must be a number"),

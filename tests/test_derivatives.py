@@ -261,6 +261,22 @@ def test_targets_of_0_whose_slope_is_infinite():
         np.testing.assert_allclose(tensor.grad, right, rtol=1e-14)
 
 
+@pytest.mark.parametrize("upstream", [1.0, 1e-4])
+@pytest.mark.parametrize(
+    ("t", "p"), [(4e-12, 1.4e-45), (1e-20, 1e-40), (0.5, 1e-38), (1.0, 2e-38), (1e-25, 1e-30), (1e-10, 0.3), (0.7, 0.5)]
+)
+def test_divergence_by_a_target_beside_a_tiny_prediction(t, p, upstream):
+    """log(t / p) + 1: the 1 is t times what comes from above, over t, on the way of which p must not be a factor."""
+    t, p = np.float32([[t]]), np.float32([[p]])
+    right = upstream * (np.log(t.astype(float) / p.astype(float)) + 1)
+    tensor = torch.tensor(t, requires_grad=True)
+    (pl.kl_divergence(tensor, torch.tensor(p), epsilon=0.0).sum() * upstream).backward()
+    np.testing.assert_allclose(tensor.grad, right, rtol=1e-6)
+    if p > 1.2e-38:  # XLA takes less for 0
+        slope = JAX.jax.grad(lambda t: pl.kl_divergence(t, p, epsilon=0.0).sum() * np.float32(upstream))(t)
+        np.testing.assert_allclose(slope, right, rtol=1e-6)
+
+
 MODULES = {
     "CrossEntropyLoss": lambda kind, k: kind(weight=k, label_smoothing=0.1),
     "BCEWithLogitsLoss": lambda kind, k: kind(pos_weight=k.detach()),

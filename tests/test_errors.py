@@ -1,6 +1,8 @@
 """Every error message, word for word, and no message without its case."""
 
 import ast
+import difflib
+import inspect
 import math
 import os
 import re
@@ -21,6 +23,7 @@ import torch
 import polyloss as pl
 from polyloss import boosting, registry
 from polyloss._core import threads as _threads
+from polyloss._core.arguments import ELSEWHERE, meant
 from polyloss._core.backends import new_enough
 from polyloss._core.block import LOSSES, Elementwise, public
 
@@ -248,7 +251,24 @@ CASES = [
     (TypeError, lambda: pl.value_and_grad(math.sin),
      "value_and_grad takes a loss of this library or its name, not <built-in function sin>"),
     (TypeError, lambda: pl.grad("log_loss"), "grad takes a loss, and log_loss is a metric, with one route and no gradient"),
-    (TypeError, lambda: pl.grad("mse")(T, P, delta=2.0), "grad(mean_squared_error): got an unexpected keyword argument 'delta'"),
+    (TypeError, lambda: pl.grad("mse")(T, P, delta=2.0),
+     "grad(mean_squared_error)() got an unexpected keyword argument 'delta'; it has y_true, y_pred, axis, sample_weight, reduction,"
+     " validate, out"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, ignore_index=255),
+     "softmax_loss() got an unexpected keyword argument 'ignore_index'; did you mean ignore_label?"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, weight=[1.0, 2.0]),
+     "softmax_loss() got an unexpected keyword argument 'weight'; did you mean class_weight or sample_weight?"),
+    (TypeError, lambda: pl.softmax_loss(Y, Z, from_logits=True),
+     "softmax_loss() got an unexpected keyword argument 'from_logits'; its predictions are always logits; of probabilities there are"
+     " categorical_crossentropy and sparse_categorical_crossentropy"),
+    (TypeError, lambda: pl.explain(pl.softmax_loss, Y, Z, ignore_index=255),
+     "softmax_loss() got an unexpected keyword argument 'ignore_index'; did you mean ignore_label?"),
+    (TypeError, lambda: pl.value_and_grad(pl.huber)(T, P, outs=P),
+     "value_and_grad(huber)() got an unexpected keyword argument 'outs'; did you mean out?"),
+    (TypeError, lambda: pl.log_loss([0, 1], [0.5, 0.5], eps=1e-15),
+     "log_loss() got an unexpected keyword argument 'eps'; did you mean epsilon?"),
+    (TypeError, lambda: pl.linear_softmax_loss(Y, Z, np.eye(3), ignore_index=255),
+     "linear_softmax_loss() got an unexpected keyword argument 'ignore_index'; did you mean ignore_label?"),
     (TypeError, lambda: pl.grad("mse")(T), "grad(mean_squared_error): missing a required argument: 'y_pred'"),
     (ValueError, lambda: pl.get("hubert"), "there is no loss named 'hubert'; did you mean 'huber'?"),
     (ValueError, lambda: pl.get("xyz"),
@@ -256,7 +276,7 @@ CASES = [
     (TypeError, lambda: pl.get(3), "name is 3, but must be a string or a callable"),
     (ValueError, lambda: pl.get("l1"), "there is no loss named 'l1'; did you mean 'mean_absolute_error'?"),
     (TypeError, lambda: pl.get("huber", dleta=1.0),
-     "huber has no parameter 'dleta'; it has delta, axis, sample_weight, reduction, validate"),
+     "huber has no parameter 'dleta'; did you mean delta?"),
     (ValueError, lambda: boosting.xgboost("bce"),
      "binary_crossentropy takes probabilities, and a booster's scores are raw: pass from_logits=True"),
     (TypeError, lambda: boosting.lightgbm("mse", reduction="sum"), "reduction is given, but the booster weighs and sums by itself"),
@@ -355,7 +375,7 @@ CASES = [
     (ValueError, lambda: pl.log_loss([0, 1], [0.5, 0.5], labels=[[0, 1]]), "labels has shape (1, 2), but must have one axis"),
     (ValueError, lambda: pl.log_loss([0, 3], np.full((2, 2), 0.5), labels=[0, 1]), "y_true[1] is 3, but labels has no such class: 0, 1"),
     (ValueError, lambda: pl.Accumulator("huberr"), "there is no loss named 'huberr'; did you mean 'huber'?"),
-    (TypeError, lambda: pl.Accumulator("huber", detla=1), "huber has no parameter 'detla'; it has delta, axis, validate"),
+    (TypeError, lambda: pl.Accumulator("huber", detla=1), "huber has no parameter 'detla'; did you mean delta?"),
     (ValueError, lambda: pl.Accumulator("softmax_loss", denominator=3),
      "denominator is given, but an accumulator divides by what it has counted"),
     (ValueError, lambda: pl.Accumulator("mse", reduction="none"),
@@ -464,6 +484,35 @@ def test_every_raise_statement_has_a_case():
             if isinstance(node, ast.Raise) and not any((file, line) in reached for line in range(node.lineno, node.end_lineno + 1)):
                 silent.append((name, ast.unparse(node)))
     assert set(silent) == never
+
+
+def test_every_name_from_elsewhere_is_of_use():
+    """Some public function has what it stands for and not the name itself, and another spelling alone would not be found."""
+    has = [list(inspect.signature(getattr(pl, name)).parameters) for name in [*pl.names(), "linear_softmax_loss"]]
+    for key, names in ELSEWHERE.items():
+        for name in names:
+            assert any(name in known and name in meant(key, known) for known in has if key not in known), (key, name)
+        assert not all(difflib.get_close_matches(key, known, 1, 0.65) for known in has if key not in known and {*names} & {*known}), key
+
+
+@pytest.mark.parametrize("name", [*pl.names(), "linear_softmax_loss"])
+def test_a_misspelt_argument_is_answered_with_the_right_one(name):
+    function = getattr(pl, name)
+    parameters = inspect.signature(function).parameters.values()
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters)  # as `help` and the documentation show it
+    keys = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    positional = [T] * sum(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
+    askers = {name: function}
+    if name != "log_loss":
+        askers |= {f"value_and_grad({name})": pl.value_and_grad(function)}
+    for key in keys:
+        wrong = key + "s"
+        for asker, asked in askers.items():
+            with pytest.raises(TypeError, match=re.escape(f"{asker}() got an unexpected keyword argument {wrong!r}; did you mean {key}")):
+                asked(*positional, **{wrong: 1})
+        if name in pl.names():
+            with pytest.raises(TypeError, match=re.escape(f"{name} has no parameter {wrong!r}; did you mean {key}")):
+                pl.get(name, **{wrong: 1})
 
 
 # ---------------------------------------------------------------------------------------------------------- what is no error

@@ -247,7 +247,7 @@ def mse(block):
     """Make a block public as a loss with the signature of mean_squared_error."""
 
     def function(y_true, y_pred, *, axis=-1, sample_weight=None, reduction="none", validate=True):
-        return call(block, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+        return call(block, y_true, y_pred, {}, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
     function.__name__ = block.__name__.lower()
     return Case("mean_squared_error", "real", "real", function=public(block)(function))
@@ -382,7 +382,7 @@ def test_a_new_loss_is_one_block_and_one_export(monkeypatch):
 
     @public(Cauchy)
     def cauchy(y_true, y_pred, *, scale=1.0, axis=-1, sample_weight=None, reduction="none", validate=True):
-        return call(Cauchy, y_true, y_pred, scale=scale, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+        return call(Cauchy, y_true, y_pred, {}, scale=scale, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
     from polyloss import registry
 

@@ -1,7 +1,7 @@
 """Classification losses: each a block, formulas above and public function below."""
 
 import math
-from typing import Literal
+from typing import Literal, Never
 
 from polyloss._call.call import call
 from polyloss._core.block import (
@@ -90,6 +90,7 @@ def hinge(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0))``.
 
@@ -136,7 +137,9 @@ def hinge(
     >>> pl.hinge([[1.0, -1.0]], [[0.25, -2.0]])
     array([0.375])
     """
-    return call(Hinge, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        Hinge, y_true, y_pred, unknown, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
 
 
 class SquaredHinge(Elementwise):
@@ -171,6 +174,7 @@ def squared_hinge(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Squared hinge loss, mean over `axis`: ``mean(maximum(1 - y_true * y_pred, 0)**2)``.
 
@@ -220,6 +224,7 @@ def squared_hinge(
         SquaredHinge,
         y_true,
         y_pred,
+        unknown,
         labels=labels,
         axis=axis,
         sample_weight=sample_weight,
@@ -264,6 +269,7 @@ def categorical_hinge(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Categorical hinge loss over the classes on `axis`.
 
@@ -312,7 +318,7 @@ def categorical_hinge(
     >>> pl.categorical_hinge([[0.0, 1.0, 0.0]], [[0.5, 0.25, 1.0]])
     array([1.75])
     """
-    return call(CategoricalHinge, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(CategoricalHinge, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 def binary_smoothed(xp, t, c, label_smoothing):
@@ -432,6 +438,7 @@ def binary_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Binary cross-entropy, mean over `axis`.
 
@@ -492,6 +499,7 @@ def binary_crossentropy(
         BinaryCrossentropy,
         y_true,
         y_pred,
+        unknown,
         pos_weight=pos_weight,
         from_logits=from_logits,
         label_smoothing=label_smoothing,
@@ -609,6 +617,7 @@ def binary_focal_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Binary focal cross-entropy, mean over `axis`: cross-entropy times ``(1 - p_t)**gamma``.
 
@@ -675,6 +684,7 @@ def binary_focal_crossentropy(
         BinaryFocalCrossentropy,
         y_true,
         y_pred,
+        unknown,
         apply_class_balancing=apply_class_balancing,
         alpha=alpha,
         gamma=gamma,
@@ -732,6 +742,7 @@ def categorical_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Categorical cross-entropy of one-hot or soft targets: ``-sum(y_true * log(p))`` over the classes on `axis`.
 
@@ -787,6 +798,7 @@ def categorical_crossentropy(
         CategoricalCrossentropy,
         y_true,
         y_pred,
+        unknown,
         from_logits=from_logits,
         label_smoothing=label_smoothing,
         epsilon=epsilon,
@@ -830,6 +842,7 @@ def sparse_categorical_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Categorical cross-entropy of integer labels: ``-log(p[y_true])`` over the classes on `axis`.
 
@@ -885,6 +898,7 @@ def sparse_categorical_crossentropy(
         SparseCategoricalCrossentropy,
         y_true,
         y_pred,
+        unknown,
         from_logits=from_logits,
         ignore_class=ignore_class,
         epsilon=epsilon,
@@ -961,6 +975,7 @@ def categorical_focal_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Categorical focal cross-entropy: ``-sum(alpha * (1 - p)**gamma * y_true * log(p))`` over the classes on `axis`.
 
@@ -1023,6 +1038,7 @@ def categorical_focal_crossentropy(
         CategoricalFocalCrossentropy,
         y_true,
         y_pred,
+        unknown,
         alpha=alpha,
         gamma=gamma,
         from_logits=from_logits,
@@ -1076,6 +1092,7 @@ def poly1_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Poly-1 cross-entropy from logits: cross-entropy plus ``poly_epsilon * (1 - p[y_true])``.
 
@@ -1128,6 +1145,7 @@ def poly1_crossentropy(
         Poly1Crossentropy,
         y_true,
         y_pred,
+        unknown,
         poly_epsilon=poly_epsilon,
         axis=axis,
         sample_weight=sample_weight,
@@ -1172,6 +1190,7 @@ def exponential(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Exponential loss of AdaBoost, mean over `axis`: ``mean(exp(-y_true * y_pred))``, targets as -1 and 1.
 
@@ -1225,7 +1244,9 @@ def exponential(
     >>> pl.exponential([[1.0, -1.0]], [[0.0, -np.log(2)]])
     array([0.75])
     """
-    return call(Exponential, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        Exponential, y_true, y_pred, unknown, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
 
 
 class Logistic(Elementwise):
@@ -1265,6 +1286,7 @@ def logistic(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Logistic loss of a margin, mean over `axis`: ``mean(log(1 + exp(-y_true * y_pred)))``, targets as -1 and 1.
 
@@ -1318,7 +1340,9 @@ def logistic(
     >>> pl.logistic([[1.0, -1.0]], [[0.0, np.log(3)]])
     array([1.03972077])
     """
-    return call(Logistic, y_true, y_pred, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        Logistic, y_true, y_pred, unknown, labels=labels, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
 
 
 class Brier(Elementwise):
@@ -1356,6 +1380,7 @@ def brier(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Brier score: sum over the classes on `axis` of ``(y_pred - t)**2``, t the one-hot targets.
 
@@ -1406,7 +1431,7 @@ def brier(
     >>> pl.brier([0], [[0.5, 0.25, 0.25]])
     array([0.375])
     """
-    return call(Brier, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(Brier, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class MulticlassHinge(Rowwise):
@@ -1485,6 +1510,7 @@ def multiclass_hinge(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Hinge loss of several classes: ``max(0, margin + max(z[j != y]) - z[y])**power`` over the classes on `axis`.
 
@@ -1550,6 +1576,7 @@ def multiclass_hinge(
         MulticlassHinge,
         y_true,
         y_pred,
+        unknown,
         margin=margin,
         power=power,
         average=average,
@@ -1605,6 +1632,7 @@ def generalized_crossentropy(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Generalized cross-entropy of integer labels: ``(1 - p[y_true]**q) / q`` over the classes on `axis`.
 
@@ -1665,6 +1693,7 @@ def generalized_crossentropy(
         GeneralizedCrossentropy,
         y_true,
         y_pred,
+        unknown,
         q=q,
         axis=axis,
         sample_weight=sample_weight,

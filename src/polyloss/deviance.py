@@ -5,6 +5,7 @@ terms cancel; each formula takes the difference from a series there, so that sma
 """
 
 import math
+from typing import Never
 
 from polyloss._call.call import call
 from polyloss._core.block import Elementwise, beyond, evening, nan_where, over_square, public, times, whole
@@ -125,6 +126,7 @@ def poisson_deviance(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Poisson deviance, mean over `axis`: ``mean(2 * (t * log(t / m) - t + m))``, t the targets and m the means.
 
@@ -180,6 +182,7 @@ def poisson_deviance(
         PoissonDeviance,
         y_true,
         y_pred,
+        unknown,
         log_input=log_input,
         axis=axis,
         sample_weight=sample_weight,
@@ -250,6 +253,7 @@ def gamma_deviance(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Gamma deviance, mean over `axis`: ``mean(2 * (log(m / t) + t / m - 1))``, t the targets and m the means.
 
@@ -305,6 +309,7 @@ def gamma_deviance(
         GammaDeviance,
         y_true,
         y_pred,
+        unknown,
         log_input=log_input,
         axis=axis,
         sample_weight=sample_weight,
@@ -440,6 +445,7 @@ def tweedie_deviance(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Tweedie deviance, mean over `axis`: of a variance that is the mean to a power.
 
@@ -502,6 +508,7 @@ def tweedie_deviance(
         TweedieDeviance,
         y_true,
         y_pred,
+        unknown,
         power=power,
         log_input=log_input,
         axis=axis,

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from polyloss import registry
 from polyloss._call.call import called
 from polyloss._call.plan import Want
+from polyloss._core.arguments import refuse_unknown
 from polyloss._core.block import LOSSES
 from polyloss._core.bound_loss import BoundLoss
 from polyloss._core.types import Array, Derivative
@@ -150,6 +151,8 @@ class Derived:
     def __call__(self, *args, out=None, **kwargs):
         want, defaults = self.want, self._defaults
         if len(args) != 2 or (kwargs and not kwargs.keys() <= defaults.keys()):
+            if unknown := [key for key in kwargs if key not in self._parameters.parameters]:
+                refuse_unknown(self.__name__, self._block.function, unknown, ["out"])
             try:
                 bound = self._parameters.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
             except TypeError as error:

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, overload
 from polyloss._call import routes as _routes
 from polyloss._call.plan import VALUE
 from polyloss._call.prepare import prepare
+from polyloss._core.arguments import refuse_unknown
 from polyloss._core.types import Array
 from polyloss.gradients import Derived, block_of
 
@@ -56,7 +57,10 @@ def explain(loss: Any, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanati
     if isinstance(loss, Derived):
         want, loss = loss.want, loss.loss
     block, parameters = block_of(loss, "explain")
-    defaults = inspect.signature(block.function).bind(y_true, y_pred, **{**parameters, **kwargs})
+    signature = inspect.signature(block.function)
+    if unknown := [key for key in kwargs if key not in signature.parameters]:
+        refuse_unknown(block.name, block.function, unknown)
+    defaults = signature.bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args
     plan, *_ = prepare(block, y_true, y_pred, want, None, defaults.kwargs)

@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 from polyloss._call.plan import BOTH, VALUE, Want
+from polyloss._core.arguments import refuse_unknown, without_unknown
 from polyloss._core.backends import backend_of
 from polyloss._core.types import Array
 from polyloss._linear_softmax.chunks import prepared, results, run
@@ -14,6 +15,7 @@ from polyloss.softmax import Normalization
 WANTS = {"value_and_grad": BOTH, "grad": Want(value=False, gradient=True)}
 
 
+@without_unknown
 def linear_softmax_loss(
     y_true: Array,
     features: Array,
@@ -32,6 +34,7 @@ def linear_softmax_loss(
     reduction: Literal["normalize", "none", "sum"] = "normalize",
     validate: bool = True,
     chunk: int | None = None,
+    **unknown: Never,
 ) -> Array:
     """Softmax cross-entropy of ``features @ weight.T + bias`` from labels, as of a language model's head, without all logits at once.
 
@@ -99,6 +102,8 @@ def linear_softmax_loss(
     >>> by_features.shape, by_weight.shape
     ((2, 2), (3, 2))
     """
+    if unknown:
+        refuse_unknown("linear_softmax_loss", linear_softmax_loss, unknown)
     return evaluated(
         VALUE,
         y_true,
@@ -134,6 +139,8 @@ class DerivedOfHead:
         self.__signature__ = inspect.signature(linear_softmax_loss)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if unknown := [key for key in kwargs if key not in self.__signature__.parameters]:
+            refuse_unknown(self.__name__, linear_softmax_loss, unknown)
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:

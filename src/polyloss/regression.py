@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Never
 
 from polyloss._call.call import call
 from polyloss._core.block import (
@@ -52,6 +53,7 @@ def mean_squared_error(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Mean of squared errors over `axis`: ``mean((y_pred - y_true)**2)``.
 
@@ -95,7 +97,7 @@ def mean_squared_error(
     >>> pl.mean_squared_error([[1.0, 0.5]], [[3.0, -1.0]])
     array([3.125])
     """
-    return call(MeanSquaredError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(MeanSquaredError, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class MeanAbsoluteError(Elementwise):
@@ -125,6 +127,7 @@ def mean_absolute_error(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Mean of absolute errors over `axis`: ``mean(abs(y_pred - y_true))``.
 
@@ -172,7 +175,7 @@ def mean_absolute_error(
     >>> pl.mean_absolute_error([[1.0, 0.5]], [[3.0, -1.0]])
     array([1.75])
     """
-    return call(MeanAbsoluteError, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(MeanAbsoluteError, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class MeanAbsolutePercentageError(Elementwise):
@@ -203,6 +206,7 @@ def mean_absolute_percentage_error(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Mean of absolute errors over `axis`, in percent of the target.
 
@@ -253,6 +257,7 @@ def mean_absolute_percentage_error(
         MeanAbsolutePercentageError,
         y_true,
         y_pred,
+        unknown,
         epsilon=epsilon,
         axis=axis,
         sample_weight=sample_weight,
@@ -306,6 +311,7 @@ def mean_squared_logarithmic_error(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Mean of squared differences of logarithms over `axis`.
 
@@ -356,6 +362,7 @@ def mean_squared_logarithmic_error(
         MeanSquaredLogarithmicError,
         y_true,
         y_pred,
+        unknown,
         epsilon=epsilon,
         axis=axis,
         sample_weight=sample_weight,
@@ -396,6 +403,7 @@ def huber(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Huber loss, mean over `axis`: quadratic near the target, linear far from it.
 
@@ -446,7 +454,7 @@ def huber(
     >>> pl.huber([[0.0]], [[3.0]])
     array([2.5])
     """
-    return call(Huber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(Huber, y_true, y_pred, unknown, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class LogCosh(Elementwise):
@@ -484,6 +492,7 @@ def log_cosh(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Logarithm of the hyperbolic cosine of the error, mean over `axis`.
 
@@ -528,7 +537,7 @@ def log_cosh(
     >>> pl.log_cosh([[0.0]], [[np.log(2)]])
     array([0.22314355])
     """
-    return call(LogCosh, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(LogCosh, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 def of_count(xp, t, full):
@@ -595,6 +604,7 @@ def poisson(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Poisson loss, mean over `axis`: ``mean(y_pred - y_true * log(y_pred + 1e-7))``.
 
@@ -654,6 +664,7 @@ def poisson(
         Poisson,
         y_true,
         y_pred,
+        unknown,
         log_input=log_input,
         full=full,
         axis=axis,
@@ -696,6 +707,7 @@ def smooth_l1(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Smooth L1 loss, mean over `axis`: quadratic near the target, with slope ±1 far from it.
 
@@ -748,7 +760,9 @@ def smooth_l1(
     >>> pl.smooth_l1([[0.0, 0.0]], [[3.0, -1.0]], beta=2.0)
     array([1.125])
     """
-    return call(SmoothL1, y_true, y_pred, beta=beta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        SmoothL1, y_true, y_pred, unknown, beta=beta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
 
 
 class PseudoHuber(Elementwise):
@@ -798,6 +812,7 @@ def pseudo_huber(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Pseudo-Huber loss, mean over `axis`: the Huber loss without its kink.
 
@@ -851,7 +866,9 @@ def pseudo_huber(
     >>> pl.pseudo_huber([[0.0]], [[0.75]])
     array([0.25])
     """
-    return call(PseudoHuber, y_true, y_pred, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(
+        PseudoHuber, y_true, y_pred, unknown, delta=delta, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate
+    )
 
 
 class SeveralQuantiles(Rowwise):
@@ -905,6 +922,7 @@ def quantile_loss(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Quantile (pinball) loss, mean over `axis`: least where `y_pred` is the quantile of the targets.
 
@@ -968,6 +986,7 @@ def quantile_loss(
         QuantileLoss,
         y_true,
         y_pred,
+        unknown,
         quantile=quantile,
         axis=axis,
         sample_weight=sample_weight,
@@ -1018,6 +1037,7 @@ def gaussian_nll(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Negative log-likelihood of a normal distribution whose mean and variance are predicted.
 
@@ -1068,4 +1088,4 @@ def gaussian_nll(
     >>> pl.gaussian_nll([3.0], [[1.0, 0.0]])
     array([2.])
     """
-    return call(GaussianNLL, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(GaussianNLL, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

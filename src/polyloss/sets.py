@@ -3,6 +3,8 @@
 A set is all that lies along `axis`, one axis or several. A `mask` takes elements out of it, as if they were not there.
 """
 
+from typing import Never
+
 from polyloss._call.call import call
 from polyloss._core import reduce as _reduce
 from polyloss._core.block import Rowwise, public, times
@@ -77,6 +79,7 @@ def dice(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Dice loss: ``1 - 2 * sum(t * p) / (sum(t) + sum(p) + 1e-7)`` over the axes of a set.
 
@@ -135,7 +138,7 @@ def dice(
     >>> pl.dice([[1.0, 0.0]], [[0.5, 0.5]], axis=1).round(6)
     array([0.5])
     """
-    return call(Dice, y_true, y_pred, axis=axis, mask=mask, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(Dice, y_true, y_pred, unknown, axis=axis, mask=mask, sample_weight=sample_weight, reduction=reduction, validate=validate)
 
 
 class Tversky(Overlap):
@@ -167,6 +170,7 @@ def tversky(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Tversky loss: ``1 - i / (i + alpha * sum(t * (1 - p)) + beta * sum(p * (1 - t)) + 1e-7)``, ``i = sum(t * p)``.
 
@@ -234,6 +238,7 @@ def tversky(
         Tversky,
         y_true,
         y_pred,
+        unknown,
         alpha=alpha,
         beta=beta,
         axis=axis,
@@ -271,6 +276,7 @@ def jaccard(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Jaccard loss: ``1 - i / (sum(t) + sum(p) - i + 1e-7)``, ``i = sum(t * p)``, over the axes of a set.
 
@@ -330,4 +336,4 @@ def jaccard(
     >>> pl.jaccard([[1.0, 0.0]], [[0.5, 0.5]], axis=1).round(6)
     array([0.666667])
     """
-    return call(Jaccard, y_true, y_pred, axis=axis, mask=mask, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(Jaccard, y_true, y_pred, unknown, axis=axis, mask=mask, sample_weight=sample_weight, reduction=reduction, validate=validate)

@@ -1,6 +1,7 @@
 """Losses that compare directions and distributions."""
 
 import math
+from typing import Never
 
 from polyloss._call.call import call
 from polyloss._core.block import Elementwise, Rowwise, clipped, evening, over, over_square, public, times
@@ -28,9 +29,14 @@ class KLDivergence(Elementwise):
         near = xp.abs(t - p) < 0.5 * p  # where the quotient's rounding would be the result
         one = xp.ones_like(p)
         beside = xp.log1p(xp.where(near, t - p, xp.zeros_like(p)) / xp.where(near, p, one))
-        finite = xp.isfinite(part / p)  # else apart: the logarithm of an infinite quotient has no derivative
-        apart = xp.log(xp.where(finite, one, part)) - xp.log(xp.where(finite, one, p))
-        far = xp.where(finite, xp.log(xp.where(finite, part, one) / xp.where(finite, p, one)), apart)
+        # Of the smaller by the larger: autograd divides t by the quotient, and t / (t / p) may go below the normal numbers as p does; and
+        # then by the square of the larger, hence s. From 1e18 on apart: the logarithm of an infinite quotient has no derivative.
+        up, moderate, n = part > p, part / p < 1e18, 16 if float(xp.finfo(p.dtype).max) < 1e39 else 128
+        s = xp.where(part < 2.0 ** (-2 * n), 2.0 ** (4 * n) * one, one)
+        low, high = (xp.where(moderate, s * xp.where(up, *pair), one) for pair in ((p, part), (part, p)))
+        log = xp.log(low / high)
+        apart = xp.log(xp.where(moderate, one, part)) - xp.log(xp.where(moderate, one, p))
+        far = xp.where(moderate, xp.where(up, -log, log), apart)
         return xp.where(near, t * beside, times(xp, t, far))
 
     def slope(xp, t, p, epsilon):
@@ -52,6 +58,7 @@ def kl_divergence(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Kullback-Leibler divergence of `y_pred` from `y_true`: sum over `axis` of ``y_true * log(y_true / y_pred)``.
 
@@ -100,6 +107,7 @@ def kl_divergence(
         KLDivergence,
         y_true,
         y_pred,
+        unknown,
         epsilon=epsilon,
         axis=axis,
         sample_weight=sample_weight,
@@ -157,6 +165,7 @@ def cosine_similarity(
     sample_weight: Array | None = None,
     reduction: Reduction = "none",
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Negative cosine of the angle between `y_true` and `y_pred` along `axis`.
 
@@ -205,4 +214,4 @@ def cosine_similarity(
     >>> pl.cosine_similarity([[3.0, 4.0]], [[30.0, 40.0]])
     array([-1.])
     """
-    return call(CosineSimilarity, y_true, y_pred, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)
+    return call(CosineSimilarity, y_true, y_pred, unknown, axis=axis, sample_weight=sample_weight, reduction=reduction, validate=validate)

@@ -3,7 +3,7 @@
 import enum
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Never
 
 from polyloss._call.call import call
 from polyloss._core.block import OfLogSoftmax, capped, log_softmax, part, public, times
@@ -113,6 +113,7 @@ def softmax_loss(
     reduction: Literal["normalize", "none", "sum"] = "normalize",
     return_prob: bool = False,
     validate: bool = True,
+    **unknown: Never,
 ) -> Array:
     """Softmax cross-entropy from logits, with Caffe's ignore label, normalizers and spatial labels.
 
@@ -198,6 +199,7 @@ def softmax_loss(
         SoftmaxLoss,
         y_true,
         logits,
+        unknown,
         axis=axis,
         ignore_label=ignore_label,
         normalization=normalization,

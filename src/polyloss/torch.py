@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Never
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from polyloss._adapters.torch_tensors import as_numpy, foreign, from_numpy, has_
 from polyloss._call.call import called, first, plan_cache
 from polyloss._call.cpu import kernels
 from polyloss._call.plan import VALUE
+from polyloss._core.arguments import refuse_unknown, without_unknown
 from polyloss._core.block import Elementwise, Rowwise
 from polyloss._core.params import number, positive
 from polyloss.classification import BinaryCrossentropy, Logistic, MulticlassHinge
@@ -671,6 +672,7 @@ class SoftmaxLoss(nn.Module):
     tensor(1.3863)
     """
 
+    @without_unknown
     def __init__(
         self,
         *,
@@ -687,7 +689,10 @@ class SoftmaxLoss(nn.Module):
         validate: bool = True,
         process_group: Any = None,
         shard: Literal["batch", "vocabulary"] = "batch",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_unknown("SoftmaxLoss", softmax_alone, unknown, ["process_group", "shard"])
         super().__init__()
         self.register_buffer("class_weight", class_weight)
         self.process_group, self.shard = process_group, _torch_groups.checked(shard)

@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from jax.experimental.custom_partitioning import SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polyloss._adapters.jax_weights import behind, hide
+from polyloss._adapters.jax_hide import behind, hide
 from polyloss._call import formula as _formula, routes as _routes
 from polyloss._call.cpu import Views, bound, kernels
 from polyloss._call.formula import Outcome

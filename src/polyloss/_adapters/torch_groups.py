@@ -29,6 +29,7 @@ from polyloss._call.plan import GIVEN, VALUE, Want
 from polyloss._call.prepare import prepare
 from polyloss._call.run_plan import raise_bad
 from polyloss._core import reduce as _reduce
+from polyloss._core.arguments import refuse_unknown
 from polyloss._core.block import capped
 from polyloss._core.labels import sort_labels
 from polyloss._core.reduce import total_weight
@@ -64,9 +65,8 @@ SOFTMAX, HEAD = _defaults(softmax_loss), _defaults(linear_softmax_loss)
 
 
 def _complete(function, defaults, options):
-    unknown = next((key for key in options if key not in defaults), None)
-    if unknown is not None:
-        raise TypeError(f"{function}() got an unexpected keyword argument {unknown!r}")
+    if unknown := [key for key in options if key not in defaults]:
+        refuse_unknown(function.__name__, function, unknown, ["process_group", "shard"])
     return {**defaults, **options}
 
 
@@ -161,7 +161,7 @@ def softmax(group, shard, y_true, logits, options):
         return _by_vocabulary(group, y_true, logits, options)
 
     def local():
-        given = _complete("softmax_loss", SOFTMAX, options)
+        given = _complete(softmax_loss, SOFTMAX, options)
         _tensors(logits=logits)
         plan, arrays, _ = prepare(SoftmaxLoss, detached(y_true), detached(logits), VALUE, None, _detached(given))
         if plan.divisor in ("weights", GIVEN) and plan.reduction == "normalize":
@@ -178,7 +178,7 @@ def linear_softmax(group, shard, y_true, features, weight, bias, options):
         return _head_by_vocabulary(group, y_true, features, weight, bias, options)
 
     def local():
-        given = _complete("linear_softmax_loss", HEAD, options)
+        given = _complete(linear_softmax_loss, HEAD, options)
         _tensors(features=features, weight=weight)
         head = prepared_head(VALUE, detached(y_true), detached(features), detached(weight), detached(bias), _detached(given))
         if head.rules.reduction == "normalize":
@@ -416,7 +416,7 @@ def _head_by_vocabulary(group, y_true, features, weight, bias, options):
     """The loss of a head of whose weight each process holds some rows."""
 
     def local():
-        given = _complete("linear_softmax_loss", HEAD, options)
+        given = _complete(linear_softmax_loss, HEAD, options)
         _tensors(features=features, weight=weight, **({} if bias is None else {"bias": bias}))
         labels = torch.zeros(features.shape[:-1], dtype=torch.int64, device=features.device)
         prepared_head(VALUE, labels, detached(features), detached(weight), detached(bias), {**_detached(given), "class_weight": None})
@@ -466,7 +466,7 @@ def _by_vocabulary(group, y_true, logits, options):
 
     def local():
         nonlocal z
-        given = _complete("softmax_loss", SOFTMAX, options)
+        given = _complete(softmax_loss, SOFTMAX, options)
         _tensors(y_true=y_true, logits=logits)
         if given.pop("return_prob"):
             raise ValueError("return_prob is True, but under shard='vocabulary' no process has all probabilities")

@@ -15,18 +15,21 @@ from polyloss._call.plan import VALUE
 from polyloss._call.prepare import IN_PLACE, arrays_of, prepare
 from polyloss._call.run_plan import evaluate
 from polyloss._core import threads as _threads
+from polyloss._core.arguments import refuse_unknown
 from polyloss._core.backends import backend_of
 
 _callers: dict[type, Callable] = {}  # type of the predictions -> what takes a call on such
 
 
-def call(block, y_true, y_pred, *, want=VALUE, out=None, **options):
-    """Check and evaluate one call of a loss: what `want` asks for, as the caller's kind of array."""
-    return called(block, y_true, y_pred, want, out, options)
+def call(block, y_true, y_pred, unknown, **options):
+    """The value of a loss, as the caller's kind of array. `unknown`: keyword arguments that its public function does not have."""
+    if unknown:
+        refuse_unknown(block.name, block.function, unknown)
+    return called(block, y_true, y_pred, VALUE, None, options)
 
 
 def called(block, y_true, y_pred, want, out, options):
-    """As `call`, with the options as a dictionary, which is not written to."""
+    """Check and evaluate one call of a loss: what `want` asks for. The options are a dictionary, which is not written to."""
     caller = _callers.get(type(y_pred))
     if caller is None:
         caller = _callers[type(y_pred)] = _caller(type(y_pred), y_pred)

@@ -16,7 +16,8 @@ import click
 import numpy as np
 
 from polyloss import registry
-from polyloss._command.problems import unlike, usage
+from polyloss._command.problems import usage
+from polyloss._core.arguments import keywords, meant
 from polyloss._core.block import LOSSES
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Measure
@@ -42,14 +43,13 @@ class Loss:
         try:
             function = registry.get(name)
             parameters = dict(_parameter(part) for part in re.split(r",(?![^\[(]*[\])])", rest) if part.strip())
-            known = inspect.signature(function).parameters.values()
-            own = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.name not in DECIDED]
+            own = [key for key in keywords(function) if key not in DECIDED]
             own += getattr(LOSSES.get(function.__name__), "params", {}).keys() & DECIDED  # the labels of the hinges
             for key in parameters:
                 if key in DECIDED and key not in own:
                     raise usage(f"--loss {text}: {key} is the command's to decide")
                 if key not in own:
-                    raise usage(f"--loss {text}: {function.__name__} has no parameter {key!r}{unlike(key, own)}")
+                    raise usage(f"--loss {text}: {function.__name__} has no parameter {key!r}; {meant(key, own)}")
             if parameters:
                 registry.get(name, **parameters)
         except (ValueError, TypeError) as error:

@@ -15,6 +15,7 @@ call (`_call/`) hands it canonical arrays of shape (n, c, s): the class axis is 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from polyloss._core.arguments import without_unknown
 from polyloss._core.devices import beside
 from polyloss._core.params import traced
 
@@ -31,7 +32,7 @@ def public(block: type["Block"]) -> Callable[[F], F]:
         if block.name in LOSSES:
             raise RuntimeError(f"two losses are named {block.name}")
         LOSSES[block.name] = block
-        return function
+        return without_unknown(function)
 
     return tie
 
@@ -249,9 +250,11 @@ def mixed(xp, t, a, b):
 def power(xp, u, n):
     """u**n for u >= 0 and a number n; 0 at u = 0 even where n < 0 (it is multiplied by something that vanishes faster)."""
     zero, one = u == 0, xp.ones_like(u)
-    if not traced(n) and n == 0:  # a constant, whose derivative is no 0 that something infinite would multiply
+    at_zero = xp.zeros_like(u)
+    if traced(n):
+        at_zero = xp.where(n == 0, one, at_zero)
+    elif n == 0:  # a constant, whose derivative is no 0 that something infinite would multiply
         return one
-    at_zero = xp.where(n == 0, one, xp.zeros_like(u)) if traced(n) else xp.zeros_like(u)
     return xp.where(zero, at_zero, xp.where(zero, one, u) ** n)
 
 

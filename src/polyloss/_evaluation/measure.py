@@ -11,6 +11,7 @@ from array_api_compat import device as device_of
 
 from polyloss import registry
 from polyloss._core import reduce as _reduce
+from polyloss._core.arguments import keywords, meant
 from polyloss._core.backends import backend_of, numpy_array
 from polyloss._core.block import LOSSES
 from polyloss._core.bound_loss import BoundLoss
@@ -206,7 +207,7 @@ def _refuse(name: str, given: Mapping[str, Any], known: Any) -> None:
         if key in NOT_PARAMETERS:
             raise ValueError(f"{key} is given, but {NOT_PARAMETERS[key]}")
         if key not in known:
-            raise TypeError(f"{name} has no parameter {key!r}; it has {', '.join(k for k in known if k not in NOT_PARAMETERS)}")
+            raise TypeError(f"{name} has no parameter {key!r}; {meant(key, [k for k in known if k not in NOT_PARAMETERS])}")
 
 
 def _of_block(block: Any, given: dict[str, Any], reduction: Any) -> Measure:
@@ -246,7 +247,7 @@ def _axes(axis: Any, several: bool) -> int | tuple[int, ...]:
 
 def _of_log_loss(given: dict[str, Any], reduction: Any) -> Measure:
     reduction = _reduction(given, reduction)
-    _refuse("log_loss", given, inspect.signature(log_loss).parameters)
+    _refuse("log_loss", given, keywords(log_loss))
     if given.get("labels") is None:
         raise ValueError("labels is missing: a batch may lack a class, so that log_loss must be told all of them")
     if not flag("normalize", given.pop("normalize", True)):

@@ -4,13 +4,14 @@ import math
 import os
 import warnings
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Never
 
 import numpy as np
 from array_api_compat import device as device_of
 
 from polyloss._call.cpu import kernels
 from polyloss._core import reduce as _reduce, threads as _threads
+from polyloss._core.arguments import refuse_unknown, without_unknown
 from polyloss._core.backends import backend_of, numpy_array
 from polyloss._core.block import times
 from polyloss._core.dtypes import FLOATS, dtype_name
@@ -58,6 +59,7 @@ class Rule(NamedTuple):
         return "float64" if self.taken == "float64" else "float32"
 
 
+@without_unknown
 def log_loss(
     y_true: Array,
     y_proba: Array,
@@ -67,6 +69,7 @@ def log_loss(
     labels: Array | None = None,
     epsilon: float | None = None,
     rescale: bool = False,
+    **unknown: Never,
 ) -> Array:
     """Log loss of labels and probabilities: scikit-learn's metric, and Kaggle's score.
 
@@ -135,6 +138,8 @@ def log_loss(
     >>> print(f"{pl.log_loss(['spam', 'ham', 'ham', 'spam'], y_proba):.6f}")
     0.216162
     """
+    if unknown:
+        refuse_unknown("log_loss", log_loss, unknown)
     normalize = flag("normalize", normalize)
     xp, p, rule = _read("y_proba", y_proba, epsilon, rescale)
     if p.shape[0] == 0:
