@@ -121,7 +121,7 @@ def sources(tmp_path_factory):
     changes = [
         ("formulas/rowwise.h", r"^(    X\(.*[^\\\s])\n(?=#define ROWWISE_PARAMETERS)", rf"\1 \\\n{entry}\n"),
         ("cpu/loops/rowwise_loops.h", r"^(?=/\* In the order of ROWWISE)", lambda _: f"{function}\n\n"),
-        ("cpu/loops/rowwise_loops.h", r"^(?=};\n\n/\* Rows of C numbers)", lambda _: row),
+        ("cpu/loops/rowwise_loops.h", r"^(?=};\n\nINLINE int FORMULA\(lies\))", lambda _: row),
         ("gpu/rowwise.cu", r"^(?=// ---- positions )", lambda _: block("cuda", "row-wise loss") + "\n"),
     ]
     for file, place, to in changes:

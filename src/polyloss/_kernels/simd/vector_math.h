@@ -306,30 +306,46 @@ INLINE vf residual_f(vf a, vf b, vf c) { return mad_f(-a, b, c); }
 INLINE vd residual_d(vd a, vd b, vd c) { return mad_d(-a, b, c); }
 #endif
 
-/* Across the lanes, in an order that does not change. */
-INLINE double sum_f(vf v) /* in double: 16 floats lose nothing more */
-{
-    double s = 0;
-    for (int i = 0; i < W; i++) s += (double)v[i];
-    return s;
-}
+/* Across the lanes, halves first: four steps wait for each other where sixteen would, one after the other, and short rows wait for little
+   else. Sums of lanes that lie apart are made in this order too. */
+#define HALVE(s, n, half, join)                                                                                                            \
+    for (int i = 0; i < (half) && (half) < (n); i++) s[i] = join(s[i], s[i + (half)]);
+#define HALVES(s, n, join) HALVE(s, n, 8, join) HALVE(s, n, 4, join) HALVE(s, n, 2, join) HALVE(s, n, 1, join)
+#define PLUS(x, y) ((x) + (y))
+#define GREATER(x, y) ((x) > (y) ? (x) : (y))
 INLINE double sum_d(vd v)
 {
-    double s = 0;
-    for (int i = 0; i < WD; i++) s += v[i];
-    return s;
+#if W == 16
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256((__m512d)v), _mm512_extractf64x4_pd((__m512d)v, 1));
+#elif W == 8
+    const __m256d four = (__m256d)v;
+#endif
+#if W >= 8
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+#else
+    const vd two = v;
+#endif
+    return two[0] + two[1];
+}
+INLINE double sum_f(vf v) /* in double: 16 floats lose nothing more */
+{
+    float s[W];
+    store_f(s, v);
+    return sum_d(widen(s) + widen(s + WD));
 }
 INLINE float top_f(vf v) /* the maximum; a NaN may be lost */
 {
-    float s = v[0];
-    for (int i = 1; i < W; i++) s = v[i] > s ? v[i] : s;
-    return s;
+    float s[W];
+    store_f(s, v);
+    HALVES(s, W, GREATER)
+    return s[0];
 }
 INLINE double top_d(vd v)
 {
-    double s = v[0];
-    for (int i = 1; i < WD; i++) s = v[i] > s ? v[i] : s;
-    return s;
+    double s[WD];
+    store_d(s, v);
+    HALVES(s, WD, GREATER)
+    return s[0];
 }
 
 /* Σ x as high + low, right to the last place of low: what is left of a sum when its largest term is taken off keeps its digits. Floats are

@@ -245,10 +245,10 @@ INLINE double FORMULA(weigh_sums)(const double *sums, double mean, const one *we
 INLINE ptrdiff_t FORMULA(lane_of)(ptrdiff_t i, ptrdiff_t n) { return i < n / SUMS * SUMS ? i % SUMS : i % LANES; }
 INLINE double FORMULA(across)(const one *x, ptrdiff_t step)
 {
-    double s = 0;
+    one s[LANES];
     for (ptrdiff_t i = 0; i < LANES; i++)
-        s += (double)((x[i * step] + x[(i + LANES) * step]) + (x[(i + 2 * LANES) * step] + x[(i + 3 * LANES) * step]));
-    return s;
+        s[i] = (x[i * step] + x[(i + LANES) * step]) + (x[(i + 2 * LANES) * step] + x[(i + 3 * LANES) * step]);
+    return SUM(LOAD(s));
 }
 /* Σ value of elements [l, l + n) of position (a, b), from one tile after the other in double: where lanes of floats found no finite sum, it
    may be one all the same. */

@@ -3,14 +3,28 @@
    A row function takes one position's C targets and predictions, contiguous and of the type of computation, and gives its value; where g is
    not NULL it writes k times the slopes there, and where h is not NULL either k times the curvatures. room holds 2 C numbers. One of labels
    takes the position's label instead of its targets. Where the label's prediction alone counts, a function takes those of ROWWISE_TILE
-   positions and gives their values, slopes and curvatures. */
+   positions and gives their values, slopes and curvatures. One of logits gets the sums of its tile's rows, which are made before, one
+   row after the other: the steps within a row wait for each other, those of two rows do not. */
 
 typedef double FORMULA(row)(ptrdiff_t C, const one *t /* (C,) */, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                             one *h /* (C,) */, one *room /* (2 C,) */);
 typedef double FORMULA(row_of_label)(ptrdiff_t C, ptrdiff_t label, const one *p /* (C,) */, const one *a, one k, one *g /* (C,) */,
                                      one *h /* (C,) */);
+typedef struct {
+    one largest[ROWWISE_TILE], rest[ROWWISE_TILE];     /* of each row; Σ exp(z - largest), less 1 for the largest */
+    one log_sum[ROWWISE_TILE], inverse[ROWWISE_TILE]; /* of 1 + rest */
+} FORMULA(logit_sums);
+typedef double FORMULA(row_of_logits)(ptrdiff_t C, const one *t /* (C,) */, const one *z /* (C,) */, const FORMULA(logit_sums) *sums,
+                                      ptrdiff_t i, const one *a, one k, one *g /* (C,) */, one *h /* (C,) */, one *room /* (2 C,) */);
 typedef void FORMULA(of_own)(ptrdiff_t m, const one *y /* (m,) */, const one *a, one *value, one *slope,
                              one *curvature /* or NULL, both */);
+
+/* Rows of C numbers, `step` bytes from one to the next: where an array lies right as it is, else in the room they are copied to. */
+typedef struct {
+    char *at;
+    ptrdiff_t step;
+} FORMULA(lines);
+INLINE one *FORMULA(line_of)(FORMULA(lines) x, ptrdiff_t i) { return x.at ? (one *)(x.at + i * x.step) : NULL; }
 
 #define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
@@ -85,38 +99,52 @@ INLINE real FORMULA(exp_below)(real z, real largest)
     const real d = z - largest, back = d - z, low = (z - (d - back)) - (largest + back), e = EXP_NEG(d);
     return SELECT(EQ(e, R(0)), R(0), e + e * low); /* of -inf low is NaN */
 }
-/* Σ of -α t (1 - softmax(z))^γ log softmax(z). The largest logit's own term stays out of the sum, so that its 1 - p keeps its digits. */
-static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z, const one *a, one k, one *g,
-                                                                      one *h, one *room)
+/* The largest logit's own term stays out of its row's sum, so that its 1 - p keeps its digits. */
+static void FORMULA(sum_logits)(FORMULA(lines) rows, const one *weight, ptrdiff_t m, ptrdiff_t C, FORMULA(logit_sums) *to)
 {
-    const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C);
-    real top = R(-INFINITY);
-    one lane[LANES], largest;
-    double others = -1, tail = 0, total = 0; /* Σ exp(z - largest) but for one 1: others + tail */
-    double far_first = 0, near_first = 0, far_bend = 0, near_second = 0, near_q = 0;
-    FOR_LANES (i, m, C) top = MAX(top, SELECT(FIRST(m), LOAD_PART(z + i, m), top));
-    STORE(lane, top);
-    largest = lane[0];
-    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    for (ptrdiff_t b = 0; b < C; b += BLOCK) {
-        const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
-        real sum = R(0), ties = R(0);
-        FOR_LANES (i, m, n) {
-            const real x = LOAD_PART(z + b + i, m);
-            const MASK tie = EQ(x, R(largest));
-            sum += SELECT(FIRST(m), SELECT(tie, R(0), FORMULA(exp_below)(x, R(largest))), R(0));
-            ties += SELECT(FIRST(m), SELECT(tie, R(1), R(0)), R(0));
+    for (ptrdiff_t row = 0; row < m; row++) {
+        to->rest[row] = 0;
+        if (weight[row] == 0) continue;
+        const one *z = FORMULA(line_of)(rows, row);
+        real top = R(-INFINITY);
+        FOR_LANES (i, m, C) top = MAX(top, SELECT(FIRST(m), LOAD_PART(z + i, m), top));
+        const one largest = FORMULA(top)(top);
+        double others = -1, tail = 0; /* Σ exp(z - largest) but for one 1: others + tail */
+        for (ptrdiff_t b = 0; b < C; b += BLOCK) {
+            const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
+            real sum = R(0), ties = R(0);
+            FOR_LANES (i, m, n) {
+                const real x = LOAD_PART(z + b + i, m);
+                const MASK tie = EQ(x, R(largest));
+                sum += SELECT(FIRST(m), SELECT(tie, R(0), FORMULA(exp_below)(x, R(largest))), R(0));
+                ties += SELECT(FIRST(m), SELECT(tie, R(1), R(0)), R(0));
+            }
+            others += SUM(ties);
+            tail += SUM(sum);
         }
-        others += SUM(ties);
-        tail += SUM(sum);
+        to->largest[row] = largest;
+        to->rest[row] = (one)(others + tail);
     }
-    const real rest = R((one)(others + tail)), log_sum = LOG1P(rest), inverse = R(1) / (R(1) + rest);
+    for (ptrdiff_t i = 0; i < m; i += LANES) {
+        const real rest = LOAD_PART(to->rest + i, m - i < LANES ? m - i : LANES);
+        STORE(to->log_sum + i, LOG1P(rest));
+        STORE(to->inverse + i, R(1) / (R(1) + rest));
+    }
+}
+/* Σ of -α t (1 - softmax(z))^γ log softmax(z). */
+static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t C, const one *t, const one *z,
+                                                                      const FORMULA(logit_sums) *sums, ptrdiff_t row, const one *a, one k,
+                                                                      one *g, one *h, one *room)
+{
+    const real alpha = R(a[0]), gamma = R(a[1]), smoothing = R(a[2]), each = smoothing / R(C), largest = R(sums->largest[row]);
+    const real rest = R(sums->rest[row]), log_sum = R(sums->log_sum[row]), inverse = R(sums->inverse[row]);
+    double total = 0, far_first = 0, near_first = 0, far_bend = 0, near_second = 0, near_q = 0;
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
         real losses = R(0), firsts = R(0), near_firsts = R(0), bends = R(0), near_seconds = R(0), near_qs = R(0);
         FOR_LANES (i, m, n) {
-            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, x = LOAD_PART(z + b + i, m), d = x - R(largest);
-            const real l = d - log_sum, p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+            const real target = (R(1) - smoothing) * LOAD_PART(t + b + i, m) + each, x = LOAD_PART(z + b + i, m), d = x - largest;
+            const real l = d - log_sum, p = FORMULA(exp_below)(x, largest) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
             losses += SELECT(FIRST(m), FORMULA(logits_value)(target, l, q, alpha, gamma), R(0));
             if (!g) continue;
             const real first = FORMULA(logits_first)(target, l, p, q, alpha, gamma);
@@ -137,8 +165,8 @@ static double FORMULA(row_categorical_focal_crossentropy_from_logits)(ptrdiff_t 
     if (!g) return total;
     const real far_sum = R((one)far_first), near_sum = R((one)near_first), all = R((one)(far_first + near_first));
     FOR_LANES (i, m, C) {
-        const real x = LOAD_PART(z + i, m), d = x - R(largest), first = LOAD_PART(room + i, m);
-        const real p = FORMULA(exp_below)(x, R(largest)) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
+        const real x = LOAD_PART(z + i, m), d = x - largest, first = LOAD_PART(room + i, m);
+        const real p = FORMULA(exp_below)(x, largest) * inverse, q = SELECT(EQ(d, R(0)), rest * inverse, R(1) - p);
         STORE_PART(g + i, R(k) * FORMULA(logits_slope)(p, q, first, far_sum, near_sum), m);
         if (!h) continue;
         const real second = LOAD_PART(room + C + i, m), of_near = R((one)near_second), q_of_near = R((one)near_q);
@@ -177,7 +205,6 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
     ptrdiff_t first = 0;
     real top = R(-INFINITY);
     double right = 0;
-    one lane[LANES], largest;
     (void)a, (void)room;
     for (ptrdiff_t b = 0; b < C; b += BLOCK) {
         const ptrdiff_t n = C - b < BLOCK ? C - b : BLOCK;
@@ -189,9 +216,7 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
         }
         right += SUM(sum);
     }
-    STORE(lane, top);
-    largest = lane[0];
-    for (int i = 1; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
+    const one largest = FORMULA(top)(top);
     for (ptrdiff_t c = 0; h && c < C; c++) h[c] = 0;
     const double margin = ((double)largest - right) + 1; /* a NaN is in the sum, if not in the maximum */
     if (!(margin > 0)) {
@@ -211,13 +236,10 @@ static double FORMULA(row_categorical_hinge)(ptrdiff_t C, const one *t, const on
 static const one *FORMULA(rescale_by_power_of_two)(const one *x, ptrdiff_t C, int floored, double limit, one *room, int *exponent)
 {
     real top = R(0);
-    one lane[LANES], largest = 0;
     *exponent = 0;
     FOR_LANES (i, m, C) top = MAX(top, ABS(LOAD_PART(x + i, m)));
-    STORE(lane, top);
-    for (int i = 0; i < LANES; i++) largest = lane[i] > largest ? lane[i] : largest;
-    const double size = (double)largest;
-    if (largest == 0 || !(size <= DBL_MAX) || (size < limit && (floored || size > 1 / limit))) return x;
+    const double size = (double)FORMULA(top)(top);
+    if (size == 0 || !(size <= DBL_MAX) || (size < limit && (floored || size > 1 / limit))) return x;
     frexp(size, exponent);
     for (ptrdiff_t c = 0; c < C; c++) room[c] = (one)ldexp((double)x[c], -*exponent);
     return room;
@@ -413,30 +435,25 @@ static void FORMULA(own_generalized_crossentropy)(ptrdiff_t m, const one *y, con
     }
 }
 
-/* In the order of ROWWISE: of targets, or of labels, which never pass through floats. */
+/* In the order of ROWWISE: of targets, of labels, which never pass through floats, of the label's prediction, or of logits and targets. */
 static const struct {
     FORMULA(row) *of_targets;
     FORMULA(row_of_label) *of_label;
     FORMULA(of_own) *of_own;
+    FORMULA(row_of_logits) *of_logits;
 } FORMULA(rows)[] = {
-    {FORMULA(row_categorical_crossentropy), NULL, NULL},
-    {FORMULA(row_categorical_focal_crossentropy), NULL, NULL},
-    {FORMULA(row_categorical_focal_crossentropy_from_logits), NULL, NULL},
-    {NULL, FORMULA(row_sparse_categorical_crossentropy), NULL},
-    {FORMULA(row_categorical_hinge), NULL, NULL},
-    {FORMULA(row_cosine_similarity), NULL, NULL},
-    {FORMULA(row_floored_cosine_similarity), NULL, NULL},
-    {NULL, FORMULA(row_multiclass_hinge), NULL},
-    {NULL, FORMULA(row_brier), NULL},
-    {NULL, NULL, FORMULA(own_generalized_crossentropy)},
+    {.of_targets = FORMULA(row_categorical_crossentropy)},
+    {.of_targets = FORMULA(row_categorical_focal_crossentropy)},
+    {.of_logits = FORMULA(row_categorical_focal_crossentropy_from_logits)},
+    {.of_label = FORMULA(row_sparse_categorical_crossentropy)},
+    {.of_targets = FORMULA(row_categorical_hinge)},
+    {.of_targets = FORMULA(row_cosine_similarity)},
+    {.of_targets = FORMULA(row_floored_cosine_similarity)},
+    {.of_label = FORMULA(row_multiclass_hinge)},
+    {.of_label = FORMULA(row_brier)},
+    {.of_own = FORMULA(own_generalized_crossentropy)},
 };
 
-/* Rows of C numbers, `step` bytes from one to the next: where an array lies right as it is, else in the room they are copied to. */
-typedef struct {
-    char *at;
-    ptrdiff_t step;
-} FORMULA(lines);
-INLINE one *FORMULA(line_of)(FORMULA(lines) x, ptrdiff_t i) { return x.at ? (one *)(x.at + i * x.step) : NULL; }
 INLINE int FORMULA(lies)(const strided_array *x) { return FORMULA(in_place)(x->type, 0, 1, x->c, 0); }
 INLINE int FORMULA(turned)(const strided_array *x, ptrdiff_t m) /* positions are nearer to each other than classes */
 {
@@ -484,6 +501,8 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
     FORMULA(row) *of_targets = FORMULA(rows)[job->loss].of_targets;
     FORMULA(row_of_label) *of_label = FORMULA(rows)[job->loss].of_label;
     FORMULA(of_own) *of_own = FORMULA(rows)[job->loss].of_own;
+    FORMULA(row_of_logits) *of_logits = FORMULA(rows)[job->loss].of_logits;
+    FORMULA(logit_sums) of_rows;
     one a[ROWWISE_PARAMETERS], w[ROWWISE_TILE], line[ROWWISE_TILE], first[ROWWISE_TILE] = {0}, rest[ROWWISE_TILE];
     one own[ROWWISE_TILE] = {0}, values[ROWWISE_TILE], own_slopes[ROWWISE_TILE], own_curvatures[ROWWISE_TILE];
     int32_t label[ROWWISE_TILE];
@@ -507,6 +526,7 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                 if (label[i] >= 0 && w[i] != 0) FORMULA(read_line)(p->type, from + i * p->s + label[i] * p->c, 0, 1, own + i);
             of_own(m, own, a, values, gg || hh ? own_slopes : NULL, hh ? own_curvatures : NULL);
         }
+        if (of_logits) FORMULA(sum_logits)(y, w, m, C, &of_rows);
         for (ptrdiff_t i = 0; i < m; i++) {
             one *g = FORMULA(line_of)(slopes, i), *h = FORMULA(line_of)(curvatures, i);
             double value = 0;
@@ -528,9 +548,12 @@ static void FORMULA(task)(const kernel_job *job, ptrdiff_t task, void *scratch, 
                     value = (double)values[i];
                     if (looked && g) FORMULA(fill_with_0)(g, C), g[label[i]] = k * own_slopes[i];
                     if (looked && h) FORMULA(fill_with_0)(h, C), h[label[i]] = k * own_curvatures[i];
-                } else
-                    value = labelled ? of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h)
-                                     : of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
+                } else if (labelled)
+                    value = of_label(C, label[i], FORMULA(line_of)(y, i), a, k, g, h);
+                else if (of_logits)
+                    value = of_logits(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), &of_rows, i, a, k, g, h, room);
+                else
+                    value = of_targets(C, FORMULA(line_of)(x, i), FORMULA(line_of)(y, i), a, k, g, h, room);
                 if (odd && looked && g) FORMULA(multiply)(g, rest[i], C);
                 if (odd && looked && h) FORMULA(multiply)(h, rest[i], C);
                 value *= (double)w[i];

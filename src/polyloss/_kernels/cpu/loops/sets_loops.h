@@ -16,7 +16,9 @@ static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *s
             for (int j = 0; j < 2; j++) {
                 PREFETCH(t + i + j * LANES + 1024); /* the hardware's prefetcher stops at pages */
                 PREFETCH(p + i + j * LANES + 1024);
-                const real x = LOAD(t + i + j * LANES), y = LOAD(p + i + j * LANES);
+                real x = LOAD(t + i + j * LANES), y = LOAD(p + i + j * LANES);
+                ROUNDED(x); /* in registers, or each would be loaded up to three times */
+                ROUNDED(y);
                 FORMULA(add)(x, y, common + j, missed + j, extra + j);
             }
         for (; i < end; i += LANES) {

@@ -20,14 +20,6 @@ INLINE void split(const double *p, vf *high, vf *low)
     *high = load_f(h), *low = load_f(l);
 }
 #if W == 16
-INLINE double across_d(vd v) { return _mm512_reduce_add_pd((__m512d)v); }
-INLINE float peak_f(vf v) { return _mm512_reduce_max_ps((__m512)v); }
-#else
-INLINE double across_d(vd v) { return sum_d(v); }
-INLINE float peak_f(vf v) { return top_f(v); }
-#endif
-
-#if W == 16
 typedef __mmask16 lanes;
 INLINE lanes other_i(vi a, int32_t b) { return _mm512_cmpneq_epi32_mask((__m512i)a, _mm512_set1_epi32(b)); }
 INLINE vf add_if(lanes m, vf a, vf b) { return (vf)_mm512_mask_add_ps((__m512)a, m, (__m512)a, (__m512)b); }

@@ -28,7 +28,7 @@ static double sum_row(const double *x, ptrdiff_t count)
 {
     vd total = all_d(0.0);
     for (ptrdiff_t i = 0; i < count; i += WD) total += count - i < WD ? load_part_d(x + i, count - i) : load_d(x + i);
-    return across_d(total);
+    return sum_d(total);
 }
 static void softmax_f32(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, void *at, softmax_sums *sums)
 {

@@ -19,18 +19,13 @@ INLINE vd others_of(vd sum, vd m, const int wanted)
     const vd others = sum / (wanted ? KEPT : SUMMED);
     return W >= 8 && !wanted ? others * mad_d(m + exponent_d(others), all_d(LN2_REST), all_d(1.0)) : others;
 }
-/* As across_d() adds lanes, `step` apart. */
+/* As sum_d() adds lanes, `step` apart. */
 INLINE vd across_lanes_of(const double *lane, ptrdiff_t step)
 {
-#if W == 16
     vd s[WD];
     for (int l = 0; l < WD; l++) s[l] = load_d(lane + l * step);
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-#else
-    vd s = load_d(lane);
-    for (int l = 1; l < WD; l++) s += load_d(lane + l * step);
-    return s;
-#endif
+    HALVES(s, WD, PLUS)
+    return s[0];
 }
 
 /* Of up to PLANES positions. */

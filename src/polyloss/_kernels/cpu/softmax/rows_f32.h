@@ -186,7 +186,7 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             at = x->rows.block;
         }
         const vf head = load_without(at, classes, y);
-        const float highest = peak_f(head), base = lane_f(base_near(all_f(highest))), m = lane_f(power_near(all_f(highest)));
+        const float highest = top_f(head), base = lane_f(base_near(all_f(highest))), m = lane_f(power_near(all_f(highest)));
         const reference about = reference_of(m, wanted);
         float *kept = wanted ? apart_from(z, x->rows.kept[turn]) : 0;
         vd sum = all_d(0.0);
@@ -207,9 +207,9 @@ static void rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t count, fast_sc
             else
                 sum += block_sum(from, part, y - b, AHEAD, &about, kept + b, &last, 0, 0);
         }
-        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted));
+        x->others[i] = lane_d(others_of(all_d(sum_d(sum)), all_d((double)m), wanted));
         x->target[i] = (double)target, x->m[i] = (double)m;
-        x->mean[i] = (double)base + across_d(apart) / (double)classes;
+        x->mean[i] = (double)base + sum_d(apart) / (double)classes;
         if (!wanted) continue;
         write_rest(&last);
         if (!finished_row(j, x, i)) continue;

@@ -177,7 +177,7 @@ static ptrdiff_t row_top(const float *z, ptrdiff_t count)
                 m[l] = max_f(m[l], load_f(z + b + i + l * W));
             }
         for (; i < end; i += W) m[0] = max_f(m[0], load_without(z + b + i, end - i, -1));
-        const float top = peak_f(max_f(max_f(m[0], m[1]), max_f(m[2], m[3])));
+        const float top = top_f(max_f(max_f(m[0], m[1]), max_f(m[2], m[3])));
         if (top > most) most = top, block = b;
     }
     for (ptrdiff_t i = block; i < count; i += W)
@@ -311,7 +311,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
             else
                 block_targets(x, z + b, 0, k, part, a - b, highest, &of_targets);
         }
-        double apart = across_d(of_targets.apart), others_kt = across_d(of_targets.others), k_top = x->soft.k ? x->soft.k[a] : 1, kt = 0;
+        double apart = sum_d(of_targets.apart), others_kt = sum_d(of_targets.others), k_top = x->soft.k ? x->soft.k[a] : 1, kt = 0;
         if (soft) {
             float at_top = 0;
             gather_f(&at_top, t + a * j->y.c, 0, j->y.type, 1);
@@ -320,8 +320,7 @@ static void soft_target_rows(const softmax_job *j, ptrdiff_t first, ptrdiff_t co
             kt = k_top;
         else
             others_kt = x->soft.k[y], apart += x->soft.keep * x->soft.k[y] * ((double)highest - z[y]);
-        x->others[i] = lane_d(others_of(all_d(across_d(sum)), all_d((double)m), wanted)), x->target[i] = (double)highest,
-        x->m[i] = (double)m;
+        x->others[i] = lane_d(others_of(all_d(sum_d(sum)), all_d((double)m), wanted)), x->target[i] = (double)highest, x->m[i] = (double)m;
         finish_targets(x, i, all_d(apart), all_d(others_kt), all_d(kt), all_d(k_top));
         if (!wanted || !finished_row(j, x, i)) continue;
         if (j->prob.at) {

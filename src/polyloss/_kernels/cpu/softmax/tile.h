@@ -241,7 +241,7 @@ INLINE void add_losses(fast_scratch *x, ptrdiff_t i, ptrdiff_t positions, const 
         const vd lost = select_d(live, select_d(fine, none, all_d(1.0)), none);
         if (any_d(lt_d(none, lost))) note_again(x, i + k, WD, lost);
     }
-    x->total += across_d(total + quick_log1p_d(grown));
+    x->total += sum_d(total + quick_log1p_d(grown));
 }
 /* From others, z_y and m of positions i, i+1, …: the losses, and what turns exp(z) / 2^m into p and into the gradient. A position is
    noted for another turn where its sum is lost to the range of floats, or where it has no target and p is wanted. */
