@@ -129,6 +129,13 @@ def right(case):
     return total / divisor, np.abs(error / divisor)
 
 
+def at_the_limit(p):
+    """Whether a row's sum is off by what is just allowed: scikit-learn adds in the probabilities' dtype, whose rounding then decides."""
+    unit = np.finfo(p.dtype).eps
+    off = np.abs(p.astype(LONG).sum(-1) - 1)
+    return bool((np.abs(off - np.sqrt(unit)) < unit * p.shape[-1]).any())
+
+
 def faults(case):
     where = case.label
     space = {"np": np, "pl": pl}
@@ -163,7 +170,7 @@ def faults(case):
     found = []
     if type(ours) is not float:
         found.append(Fault((*where, "type"), f"gives a {type(ours).__name__}"))
-    if not own and warned != theirs_warned:
+    if not own and warned != theirs_warned and not at_the_limit(p):
         found.append(Fault((*where, "warnings"), f"warns {warned}, scikit-learn {theirs_warned}"))
     with np.errstate(all="ignore"):
         truth, error = right(case)

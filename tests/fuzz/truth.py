@@ -912,10 +912,11 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
     shape = () if scalar else p.shape
     restored = lambda x: Ball(back(x.v).reshape(shape), back(np.broadcast_to(x.e, x.v.shape)).reshape(shape), fmt)  # noqa: E731
     by_weight = None
+    # The divisor depends on the weights, and by autograd that term has the whole sum in it, or the mean times what counts for 0.
+    lost = counted is not None and total is not None and (total.e > UNKNOWN**0.5 or np.abs(value.v).sum() > fmt.most / 16)
     if w is not None:
         own = parts.value.limited()
         by_weight = over(gone(own) if counted is None or total is None else own - total * counted)
-        lost = counted is not None and total is not None and total.e > UNKNOWN**0.5  # times what counts for 0, too
         by_weight = unknown(by_weight, skip | lost).reshape(losses if not scalar else ())
     by_target = None
     if loss == "quantile_loss" and valued:
@@ -938,7 +939,8 @@ def _expected(loss, t, p, fmt, flushed, axis, labelled, sample_weight, reduction
             by_class = by_class - total * where(skip[:, None], np.zeros_like(shares.v), shares)
         by_class = over(by_class).roughly(2).limited()
         finite = all(np.isfinite(x.v).all() for x in (z, given, value, *([] if w is None else [w])))
-        by_class = unknown(by_class, hidden_labels(given, k) if finite and hidden else np.full(given.shape, not finite))
+        open_class = hidden_labels(given, k) if finite and hidden else np.full(given.shape, not finite)
+        by_class = unknown(by_class, open_class | (lost and denominator is None))
     if denominator is not None and total is not None:
         by_divisor = unknown(-(total / where(d.v == 0, LONG(1), d)).roughly(), d.v == 0)
     return Expected(
