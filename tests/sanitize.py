@@ -24,7 +24,7 @@ KERNELS = [
     for name in ("elementwise_kernel", "rowwise_kernel", "softmax_kernel", "values_kernel", "sets_kernel", "log_loss")
 ]
 MEMORY = [
-    ["tests/test_bounds.py", "tests/test_vector_math.py", *KERNELS, "tests/test_semantics.py"],
+    ["tests/test_memory_bounds.py", "tests/test_vector_math.py", *KERNELS, "tests/test_semantics.py"],
     ["tests/test_jax.py", "-k", "TestKernelsInPrograms"],
 ]
 THREADS = [[*KERNELS, "-k", "thread or on_the_way or counts_as_binary"]]

@@ -1,7 +1,7 @@
 """The laws that every loss keeps on every array library: one function a law.
 
-A law takes a case (a loss with parameters and inputs, see oracle.py) and a library, and can be called with its own loss: test_structure.py
-calls the laws with wrong losses, and each must be refused.
+A law takes a case (a loss with parameters and inputs, see oracle.py) and a library, and can be called with its own loss:
+test_wrong_losses.py calls the laws with wrong losses, and each must be refused.
 """
 
 import dataclasses

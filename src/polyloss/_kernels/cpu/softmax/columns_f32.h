@@ -6,7 +6,7 @@
    double. */
 #ifndef POLYLOSS_SOFTMAX_COLUMNS_H
 #define POLYLOSS_SOFTMAX_COLUMNS_H
-#include "cpu/softmax/planes_f32.h"
+#include "cpu/softmax/many_planes_f32.h"
 
 #if defined __SSE2__
 /* Four vectors, whose 128-bit parts hold 4 x 4 numbers each, transposed part by part. */

@@ -7,7 +7,7 @@
    logits are there, and then left alone. The sums are in another order than those of rows. */
 #ifndef POLYLOSS_SOFTMAX_IN_PLACE_H
 #define POLYLOSS_SOFTMAX_IN_PLACE_H
-#include "cpu/softmax/planes_f32.h"
+#include "cpu/softmax/many_planes_f32.h"
 
 #define LOOKED_AT 16 /* classes whose largest logit the reference is taken from */
 #define TOGETHER_F 8 /* classes summed in float32 before their sum is added with compensation */

@@ -4,7 +4,7 @@
    cache, and row r is written while row r+1 is read, so that both directions of the memory are busy. */
 #ifndef POLYLOSS_SOFTMAX_ROWS_H
 #define POLYLOSS_SOFTMAX_ROWS_H
-#include "cpu/softmax/planes_f32.h"
+#include "cpu/softmax/many_planes_f32.h"
 
 /* A row of exponentials on its way to the gradient: out[i] = e[i] * factor + plus. */
 typedef struct {
@@ -31,8 +31,8 @@ INLINE vf load_without(const float *x, ptrdiff_t n, ptrdiff_t y)
 #endif
 }
 /* The sum of exp(x) / 2^m over `count` logits without x[y] (y outside: without none), at most BLOCK of them; kept where asked; meanwhile
-   `last` is written, and the logits `ahead` of these are fetched. Where `apart` is given, the sum of x - base is added to it. planes_f32.h
-   adds in the same order: four classes W apart before they are added to others. */
+   `last` is written, and the logits `ahead` of these are fetched. Where `apart` is given, the sum of x - base is added to it. The order is
+   that of many_planes_f32.h: four classes W apart are added before they are added to others. */
 INLINE vd block_sum(const float *x, ptrdiff_t count, ptrdiff_t y, ptrdiff_t ahead, const reference *m, float *kept, writing *last,
                     vd *apart, float base)
 {

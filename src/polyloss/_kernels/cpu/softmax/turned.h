@@ -1,6 +1,6 @@
 /* Soft targets of many classes, of positions that are neighbours in memory as their classes are not: some dozens of positions are turned
    into rows in the cache, go through the loops for rows, and their outputs are turned back. So a position has the same bits however its
-   batch lies in memory. (Labels have loops through planes, planes_f32.h.) */
+   batch lies in memory. (Labels have loops through planes, many_planes_f32.h.) */
 #ifndef POLYLOSS_SOFTMAX_TURNED_H
 #define POLYLOSS_SOFTMAX_TURNED_H
 #include "cpu/softmax/fast_f32.h"

@@ -2,8 +2,8 @@
 
    A row's class c is added in lane c modulo W, four classes that are W apart at a time. Here every position has W such sums, and the
    planes, one for each class, are taken lane by lane; the two lanes that rows_f32.h adds in one double follow each other. */
-#ifndef POLYLOSS_SOFTMAX_PLANES_H
-#define POLYLOSS_SOFTMAX_PLANES_H
+#ifndef POLYLOSS_SOFTMAX_MANY_PLANES_H
+#define POLYLOSS_SOFTMAX_MANY_PLANES_H
 #include "cpu/softmax/tile.h"
 
 /* The m of the reference for rows whose logits are about z; and what they are measured from for their mean. */
