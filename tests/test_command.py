@@ -31,11 +31,12 @@ from sklearn.preprocessing import StandardScaler
 import polyloss as pl
 from polyloss.__main__ import main
 from polyloss._adapters import dask_cluster as _cluster
-from polyloss._command import arrays, tables
+from polyloss._command import arrays, table_formats
 from polyloss._command.app import app
 from polyloss._command.problems import BadFile, Unwritten, usage, writing
 from polyloss._command.report import as_lines
 from polyloss._command.scoring import Score, in_parts
+from polyloss._command.table_reading import reading
 from polyloss._core.block import LOSSES
 from polyloss._evaluation.measure import WEIGHTS
 
@@ -522,9 +523,8 @@ IDS = {
 @pytest.mark.parametrize("kind", IDS)
 def test_ids_of_every_kind_find_their_rows(run, kind, monkeypatch):
     """Read in many pieces, of which one may hold integers and the next text."""
-    from polyloss._command import tables
-
-    monkeypatch.setattr(tables, "ROWS", 64)
+    for module in ("truth", "prediction_files", "join_by_id"):
+        monkeypatch.setattr(f"polyloss._command.{module}.ROWS", 64)
     truth, _, y, p = kaggle(300)
     ids = IDS[kind](300)
     order = np.random.default_rng(1).permutation(300)
@@ -1305,8 +1305,8 @@ BAD = {
     "unknown format": ({"p.dat": GOOD}, "p.dat: its name does not tell the format"),
     "a loss without -l": (
         {"mae": None},
-        f"mae: its name does not tell the format; known are {', '.join([*tables.TEXT, *tables.BINARY])}, .npy, .npz, .zarr, .h5,"
-        " and .gz and .zst behind those of text; a loss is named by -l mean_absolute_error",
+        f"mae: its name does not tell the format; known are {', '.join([*table_formats.TEXT, *table_formats.BINARY])}, .npy, .npz, .zarr,"
+        " .h5, and .gz and .zst behind those of text; a loss is named by -l mean_absolute_error",
     ),
     "no such file": ({"p.csv": None}, "p.csv: no such file"),
 }
@@ -1330,9 +1330,10 @@ def test_bad_tables(run, kind):
 def test_a_panic_of_the_reader_is_one_bad_file(run, monkeypatch):
     """Of which polars makes an exception that is no Exception; where a file is read ahead, too."""
     panic = polars.exceptions.PanicException("range end index 9 out of range for slice of length 4")
-    with pytest.raises(BadFile, match=r"p\.arrow: cannot be read: range end index"), tables._reading("p.arrow", None, []):
+    with pytest.raises(BadFile, match=r"p\.arrow: cannot be read: range end index"), reading("p.arrow", None, []):
         raise panic
-    monkeypatch.setattr(tables, "rows_of", Mock(side_effect=panic))
+    for module in ("prediction_files", "join_by_id"):
+        monkeypatch.setattr(f"polyloss._command.{module}.rows_of", Mock(side_effect=panic))
     assert run("truth.csv", "good.csv") == (1, [], f"polyloss score: good.csv: cannot be read: {panic}\n")
 
 
@@ -1647,7 +1648,7 @@ def test_errors_of_writing_and_others(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     for where, said in (((), "polyloss: Input/output error\n"), (("truth.csv",), "polyloss: truth.csv: Input/output error\n")):
-        monkeypatch.setattr(tables, "read_truth", Mock(side_effect=OSError(errno.EIO, "Input/output error", *where)))
+        monkeypatch.setattr("polyloss._command.truth.read_truth", Mock(side_effect=OSError(errno.EIO, "Input/output error", *where)))
         assert main(["score", "truth.csv", "good.csv"]) == 1
         assert capsys.readouterr().err == said
     with open("out", "w") as kept:
@@ -1664,7 +1665,7 @@ def test_an_interrupted_run(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tables, "read_truth", interrupted)
+    monkeypatch.setattr("polyloss._command.truth.read_truth", interrupted)
     assert main(["score", "truth.csv", "good.csv"]) == 130
     assert capsys.readouterr().out == ""
 

@@ -144,7 +144,8 @@ def score(context: click.Context, /, truth: str, predictions: tuple[str, ...], *
         if arrays.is_array(truth):
             _score_arrays(run, truth, files, settings, options)
         else:
-            _score_tables(run, _import_tables(), truth, files, predictions, settings, options)
+            _import_polars()
+            _score_tables(run, truth, files, predictions, settings, options)
     except BadFile as error:
         run.bad(error)
     seconds = time.perf_counter() - started
@@ -194,22 +195,21 @@ class _Run:
         return report.progress_bar(total, unit) if self.shows else contextlib.nullcontext()
 
 
-def _import_tables() -> Any:
+def _import_polars() -> None:
     # By default polars' allocator keeps freed memory for half a second and its addresses for ever, and polars reads several chunks of tens
     # of MB ahead. So set, a submission of a million rows of ten long numbers (200 MB) takes 230 MB instead of 380, in the same time.
     os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:50,muzzy_decay_ms:0,retain:false")
     os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(CHUNK))
     try:
-        from polyloss._command import tables
+        import polars  # noqa: F401
     except ModuleNotFoundError as error:
         raise usage(f"reading tables needs {error.name}: pip install 'polyloss[cli]'") from None
-    return tables
 
 
-def _score_tables(
-    run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
-) -> None:
-    from polyloss._command import arrays
+def _score_tables(run: _Run, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]) -> None:
+    from polyloss._command.arrays import is_array
+    from polyloss._command.prediction_files import check_named
+    from polyloss._command.table_formats import is_table
 
     for option in ("ignore_label", "axis"):
         if options[option] not in (None, ()):
@@ -220,30 +220,33 @@ def _score_tables(
             raise usage(f"--loss {loss.shown}: axis is {loss.axis}, but that of a table's columns is 1")
     for file in files:
         with contextlib.suppress(BadFile):  # of a stream, which is said where it is read
-            if tables.is_table(truth) and arrays.is_array(file):
+            if is_table(truth) and is_array(file):
                 raise usage(f"{truth} is a table, but {file} holds arrays")
-    tables.check_named(files, options["prediction"])
+    check_named(files, options["prediction"])
     if options["address"] and patterns != (truth,):
         raise usage("--dask goes with arrays, and with tables that carry labels, named twice: ids are joined on this machine")
     threads = polyloss.get_num_threads()
     polyloss.set_num_threads(1)  # parsing takes longest and has all cores; threads of OpenMP would spin on them between batches
     try:
         if patterns == (truth,):
-            _score_labelled_tables(run, truth, files, settings, options)
+            _score_self_labelled_tables(run, truth, files, settings, options)
         else:
-            _score_joined_tables(run, tables, truth, files, patterns, settings, options)
+            _score_joined_tables(run, truth, files, patterns, settings, options)
     finally:
         polyloss.set_num_threads(threads)
 
 
 def _score_joined_tables(
-    run: _Run, tables: Any, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
+    run: _Run, truth: str, files: list[str], patterns: tuple[str, ...], settings: Any, options: dict[str, Any]
 ) -> None:
     from polyloss._command import table_scores
+    from polyloss._command.join_by_id import Predictions
+    from polyloss._command.prediction_files import Ahead
+    from polyloss._command.truth import Header, read_truth
 
-    header = tables.Header.of(truth, _asked(options))
-    ahead = tables.Ahead(files[0], header)
-    known = tables.read_truth(header)
+    header = Header.of(truth, _asked(options))
+    ahead = Ahead(files[0], header)
+    known = read_truth(header)
     submissions = [(patterns[0], files)] if options["parts"] else [(file, [file]) for file in files]
     extra = options["extra_ids"] == "ignore"
     first = None
@@ -252,7 +255,7 @@ def _score_joined_tables(
             settings.progress = lambda done: bar.advance(0, done)
         for name, paths in submissions:
             try:
-                job = table_scores.Job(known, tables.Predictions.of(paths, known, extra, ahead), settings.losses, settings.kaggle)
+                job = table_scores.Job(known, Predictions.of(paths, known, extra, ahead), settings.losses, settings.kaggle)
                 scores, kept = table_scores.score_table(job, name, settings, first)
             except BadFile as error:
                 run.bad(error, name)
@@ -269,14 +272,14 @@ def _score_joined_tables(
 
 def _asked(options: dict[str, Any]) -> Any:
     """The columns that the options name."""
-    from polyloss._command.tables import Asked
+    from polyloss._command.truth import Asked
 
     return Asked(**{key: options[key] for key in ("id_column", "target", "prediction", "weight", "group", "kaggle")})
 
 
-def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> None:
-    from polyloss._command.labelled_tables import LabelledTables
+def _score_self_labelled_tables(run: _Run, pattern: str, files: list[str], settings: Any, options: dict[str, Any]) -> None:
     from polyloss._command.scoring import Basis
+    from polyloss._command.self_labelled_tables import SelfLabelledTables
 
     if options["target"] is None:
         raise usage(f"--target is missing: it names the labels in {pattern}")
@@ -289,7 +292,7 @@ def _score_labelled_tables(run: _Run, pattern: str, files: list[str], settings: 
     with _cluster(options["address"], settings.warn) as client, run.progress(len(files), "files") as bar:
         for name, paths in submissions:
             try:
-                job = LabelledTables(paths, settings.losses, _asked(options))
+                job = SelfLabelledTables(paths, settings.losses, _asked(options))
                 advance = (lambda done: None) if bar is None else partial(bar.advance, 0)
                 scores, parts = job.score(name, client, advance)
                 settings.bases[name] = Basis()

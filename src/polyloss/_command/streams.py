@@ -59,6 +59,11 @@ def real(path: str) -> str:
     return found
 
 
+def there(path: str) -> str:
+    """The file to read, by a name in which polars finds neither a home directory nor an address: "~/a.csv" may be a file of this folder."""
+    return os.path.abspath(real(path))
+
+
 def _stream(path: str) -> object:
     """What a stream is, by whatever name: standard input, or a device and the number of a pipe on it."""
     if path in INPUT:

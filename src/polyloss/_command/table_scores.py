@@ -7,9 +7,12 @@ from itertools import pairwise
 import numpy as np
 
 from polyloss._command import values
+from polyloss._command.join_by_id import Predictions
 from polyloss._command.problems import BadFile, counted, listed, quoted, usage
 from polyloss._command.scoring import Basis, Loss, Score, Settings, ignoring_warnings, in_words, tested
-from polyloss._command.tables import BINARY, SECOND, TRUTH_VALUES, Predictions, Truth, ending, in_order, is_integer, spelled
+from polyloss._command.spelling import SECOND, TRUTH_VALUES, in_order, is_integer, spelled
+from polyloss._command.table_formats import BINARY, ending
+from polyloss._command.truth import Truth
 from polyloss._evaluation.exact_sums import Tally, tally
 from polyloss._evaluation.measure import Measure, Positions
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as po
 
+from polyloss._command.join_by_id import Predictions
 from polyloss._command.problems import BadFile, listed, quoted
 from polyloss._command.scoring import Basis, Loss, Score, Settings, in_parts
+from polyloss._command.spelling import TRUTH_VALUES, as_written, shown
 from polyloss._command.table_scores import Job, Sums, sums_of
-from polyloss._command.tables import TRUTH_VALUES, Asked, Header, Predictions, as_written, read_truth, shown
+from polyloss._command.truth import Asked, Header, read_truth
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Part:
 
 
 @dataclass
-class LabelledTables:
+class SelfLabelledTables:
     """Files that hold ids, labels and predictions of the same rows. It is picklable: workers of a cluster open the files."""
 
     paths: list[str]
