@@ -70,7 +70,6 @@ def test_every_elementwise_loss(name):
 
 
 def test_the_pages_of_losses_say_which_kernel_takes_a_call(monkeypatch):
-    pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
     pages, digits = import_module("loss_pages"), _demo.digits()
     for name, loss in LOSSES.items():
