@@ -448,6 +448,18 @@ def test_a_prediction_of_minus_zero_is_zero():
                         np.testing.assert_equal(found, right, err_msg=f"{name} {dtype}")
 
 
+@pytest.mark.parametrize("power", [0.0, -1.0, -2.5])
+def test_slopes_of_targets_whose_double_is_infinite(power):
+    """The derivatives of a deviance by the logarithm of a tiny mean are numbers: only 2 t and (1 - power) t are not."""
+    t, z = np.float32([[3e38]]), np.float32([[-12.0]])
+    b = 1 - power
+    with np.errstate(over="ignore"):
+        for route in ROUTES:
+            slope, curvature = route(pl.grad_and_hess("tweedie_deviance"), t, z, power=power, log_input=True)
+            np.testing.assert_allclose(slope, -2 * t.astype(float) * np.exp(-12.0 * b), rtol=2e-6)
+            np.testing.assert_allclose(curvature, -2 * b * t.astype(float) * np.exp(-12.0 * b), rtol=2e-6)
+
+
 def test_autograd_of_branches_not_taken():
     """An infinite term of a case that does not apply reaches no derivative, with respect to targets neither."""
     inf = np.inf

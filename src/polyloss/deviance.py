@@ -367,15 +367,15 @@ class TweedieDevianceFromLogarithms(Elementwise):
 
     def slope(xp, t, z, power):
         to_b = xp.exp((1 - power) * z)
-        if power < 1:  # both terms grow with z, and leave no number when infinite
-            return 2 * (xp.exp(z) - t) * to_b
+        if power < 1:  # both terms grow with z, and leave no number when infinite; 2 t may be infinite, too
+            return (xp.exp(z) - t) * (2 * to_b)
         moderate = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
         return 2 * xp.where(moderate, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
 
     def curvature(xp, t, z, power):
         a, b = 2 - power, 1 - power
-        if power < 1:
-            return 2 * (a * xp.exp(z) - t * b) * xp.exp(b * z)
+        if power < 1:  # a power of 0 or less: b is 1 or more
+            return (a / b * xp.exp(z) - t) * (2 * b * xp.exp(b * z))
         return 2 * (a * xp.exp(a * z) - times(xp, t, b * xp.exp(b * z)))
 
 

@@ -690,14 +690,14 @@ LOSS(tweedie_deviance_from_logarithms, value)
 }
 LOSS(tweedie_deviance_from_logarithms, slope)
 {
-    const real B = R(1) - a[0], together = (EXP(p) - t) * EXP(B * p); /* which does not cancel, but may overflow on its way */
-    if (EVERY(LT(a[0], R(1)))) return R(2) * together; /* both terms grow with p, and leave no number when infinite */
-    return R(2) * SELECT(LT(ABS(p), R(30)), together, EXP((R(2) - a[0]) * p) - TIMES(t, EXP(B * p)));
+    const real B = R(1) - a[0], together = (EXP(p) - t) * (R(2) * EXP(B * p)); /* which does not cancel, but may overflow on its way */
+    if (EVERY(LT(a[0], R(1)))) return together; /* both terms grow with p, and leave no number when infinite; 2 t may be infinite, too */
+    return SELECT(LT(ABS(p), R(30)), together, R(2) * (EXP((R(2) - a[0]) * p) - TIMES(t, EXP(B * p))));
 }
 LOSS(tweedie_deviance_from_logarithms, curvature)
 {
     const real A = R(2) - a[0], B = R(1) - a[0];
-    if (EVERY(LT(a[0], R(1)))) return R(2) * (A * EXP(p) - t * B) * EXP(B * p);
+    if (EVERY(LT(a[0], R(1)))) return (A / B * EXP(p) - t) * (R(2) * B * EXP(B * p)); /* a power of 0 or less: B is 1 or more */
     return R(2) * (A * EXP(A * p) - TIMES(t, B * EXP(B * p)));
 }
 
