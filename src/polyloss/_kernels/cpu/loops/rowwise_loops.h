@@ -26,7 +26,7 @@ typedef struct {
 } FORMULA(lines);
 INLINE one *FORMULA(line_of)(FORMULA(lines) x, ptrdiff_t i) { return x.at ? (one *)(x.at + i * x.step) : NULL; }
 
-#define BLOCK 1024 /* numbers summed in lanes of the type before they go to a double */
+#define BLOCK (LANES > 1 ? 1024 : 64) /* numbers summed in lanes of the type before they go to a double: one lane loses more */
 #define FOR_LANES(i, m, C) for (ptrdiff_t i = 0, m; i < C && (m = C - i < LANES ? C - i : LANES, 1); i += LANES)
 
 /* A number that shares can be taken of, or NaN. */
