@@ -333,16 +333,15 @@ def unit_tweedie(xp, t, power, to_a, to_b, l):
     """2 ((m^a - t^a) / a - (t m^b - t^a) / b) for t > 0, a = 2 - power, b = 1 - power; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
 
     Powers of t are t^a alone: t^b and its derivative overflow where t is tiny and t t^b is not.
-    Where l is small the two cancel: their difference is t^a l² (D2 / 2! + D3 l / 3! + ...), D2 = 1, D(k+1) = a D(k) + b^(k-1).
+    Where l is small the two cancel: their difference is t^a l² (D2 / 2! + D3 l / 3! + ...), D2 = 1,
+    D(k+1) = (a + b) D(k) - a b D(k-1), whose sum Clenshaw's recurrence takes from the last term: powers of l alone might vanish.
     """
     a, b = 2 - power, 1 - power
     near = max(abs(a), abs(b), 1.0) * xp.abs(l) < 1
     u = xp.where(near, l, xp.zeros_like(l))
-    d, total, w = 1.0, xp.full_like(u, 0.5), xp.full_like(u, 0.5)
-    for k in range(3, 22):
-        d = a * d + b ** (k - 2)
-        w = w * u / k
-        total = total + d * w
+    total, last = xp.full_like(u, 1 / math.factorial(21)), xp.zeros_like(u)
+    for k in range(20, 1, -1):
+        total, last = 1 / math.factorial(k) + (a + b) * u * total - (a * u) * (b * u) * last, total
     start, of_b = t**a, t * xp.where(near, xp.ones_like(to_b), to_b)
     far = power_difference(xp, start, xp.where(near, start, to_a), a, l) - power_difference(xp, start, xp.where(near, start, of_b), b, l)
     return 2 * xp.where(near, start * u * u * total, xp.where(xp.isinf(start), start, far))

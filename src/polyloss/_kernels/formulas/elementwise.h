@@ -636,7 +636,9 @@ LOSS(gamma_deviance_from_logarithms, curvature) { return (void)a, R(2) * FORMULA
 
 /* With A = 2 - power, B = 1 - power and L = log(m / t), half the deviance is (m^A - t^A) / A - (t m^B - t^A) / B; a quotient for n of A and
    B is t^A L (1 + n L / 2! + (n L)² / 3! + ...). Where L is small the two cancel: their difference is t^A L² (D2 / 2! + D3 L / 3! + ...),
-   D2 = 1, D(k+1) = A D(k) + B^(k-1). t^B is not taken: it overflows where t is tiny and t t^B is not. */
+   D2 = 1, D(k+1) = (A + B) D(k) - A B D(k-1). By that recurrence the sum is b2 of b(k) = 1 / k! + (A + B) L b(k+1) - A B L² b(k+2)
+   [Clenshaw 1955]; powers of a small L would be below the normal numbers, which cost some hundred cycles each. t^B is not taken: it
+   overflows where t is tiny and t t^B is not. */
 FORMULA_INLINE real FORMULA(raised)(real u, real n) { return SELECT(AND(EQ(u, R(0)), LT(n, R(0))), R(1) / R(0), POWER(u, n)); }
 FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L)
 {
@@ -648,14 +650,16 @@ FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L
 FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, real L)
 {
     const real A = R(2) - power, B = R(1) - power, t_A = POWER(t, A), most = MAX(R(1), MAX(ABS(A), ABS(B)));
-    real sum = R(0.5), D = R(1), of_B = B, w = R(0.5);
-    for (int k = 3; k < 22; k++) {
-        D = A * D + of_B;
-        of_B = of_B * B;
-        w = w * L * (R(1) / R(k));
-        sum = MAD(D, w, sum);
+    const real p = (A + B) * L, q = -(A * L) * (B * L);
+    double factorial = 2432902008176640000; /* 20! */
+    real odd = R(1.0 / (21 * factorial)), even = MAD(p, odd, R(1.0 / factorial));
+    for (int k = 19; k > 2; k -= 2) {
+        factorial /= k + 1;
+        odd = MAD(p, even, MAD(q, odd, R(1.0 / factorial)));
+        factorial /= k;
+        even = MAD(p, odd, MAD(q, even, R(1.0 / factorial)));
     }
-    const real near = t_A * L * L * sum;
+    const real near = t_A * L * L * even;
     const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t * m_B, t_A, B, L);
     const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
     const real square = SELECT(EQ(power, R(0)), R(0.5) * (m_B - t) * (m_B - t), R(0) / R(0)); /* of t < 0, which powers above 0 forbid */
