@@ -80,7 +80,9 @@ template <class T, bool WEIGHTED> struct Softmax : Position<T> {
       u = state.u;
       at_near = others < A(0.5) ? state.at_m * inverse : A(0);
       met = others < A(0.5) ? state.met * inverse : (state.met + state.at_m) * inverse;
-      A loss = u * above + state.below + poly * (1 - (met + at_near));
+      A loss = u * above + state.below;
+      const A rest = poly * (1 - (met + at_near));
+      if (!isinf(loss) || !isinf(rest)) loss += rest;  // that of an impossible class is far above it
       pull = twice_z * lse;
       if (twice_z != 0) loss += twice_z / 2 * lse * lse;
       if (leader) this->report(job, loss, state.kt, i, sums);

@@ -438,7 +438,9 @@ INLINE void finish_d(const softmax_job *j, const vectors *x, positions_d *p, con
         }
         const int summed = row && x->t;
         p->met_far = sums_of(&far, summed), p->met_near = sums_of(&near, summed);
-        p->loss += j->poly * ((1.0 - p->sum_t) + sums_of(&miss, summed));
+        const vd rest = j->poly * ((1.0 - p->sum_t) + sums_of(&miss, summed));
+        const md infinite = AND_MASK(lt_d(all_d(DBL_MAX), abs_d(rest)), lt_d(all_d(DBL_MAX), abs_d(p->loss)));
+        p->loss += select_d(infinite, zero, rest); /* that of an impossible class is far above it */
     }
 
     /* What is skipped, whatever the logits hold. */
