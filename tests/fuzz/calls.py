@@ -10,6 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+try:
+    from polyloss._kernels.cpu import driver
+except ImportError:
+    driver = None
+
 LIBRARIES = {  # how a NumPy array X becomes one of a library's; and what must be imported
     "numpy": ("{}", ""),
     "torch": ("torch.from_numpy({})", "import torch"),
@@ -131,8 +136,7 @@ class Call:
             if self.route:
                 lines.append(f"import os; os.environ['POLYLOSS_ROUTE'] = {self.route!r}")
             if self.isa:
-                lines.append("from polyloss._call import cpu as _cpu")
-                lines.append(f"[_cpu.kernels(k).force({self.isa!r}) for k in ('elementwise', 'rowwise', 'softmax_xent')]")
+                lines.append(f"from polyloss._kernels.cpu import driver; driver.force({self.isa!r})")
             if self.threads > 1:
                 lines.append(f"pl.set_num_threads({self.threads})")
         short = {"y_true": "t", "y_pred": "p", "sample_weight": "w", "class_weight": "k", "denominator": "d", "upstream": "u", "mask": "m"}
@@ -294,10 +298,9 @@ class Setting:
         if self.call.route:
             os.environ["POLYLOSS_ROUTE"] = self.call.route
         pl.set_num_threads(self.call.threads)
-        self.isas = [(k, k.isa()) for k in kernels()]
-        for k, _ in self.isas:
-            if self.call.isa:
-                k.force(self.call.isa)
+        if self.call.isa:
+            self.isa = driver.isa()
+            driver.force(self.call.isa)
 
     def __exit__(self, *_):
         import polyloss as pl
@@ -306,16 +309,10 @@ class Setting:
         if self.before[0] is not None:
             os.environ["POLYLOSS_ROUTE"] = self.before[0]
         pl.set_num_threads(self.before[1])
-        for k, isa in self.isas:
-            k.force(isa)
-
-
-def kernels():
-    from polyloss._call import cpu as _cpu
-
-    return [k for k in map(_cpu.kernels, ("elementwise", "rowwise", "softmax_xent")) if k is not None]
+        if self.call.isa:
+            driver.force(self.isa)
 
 
 def isas():
-    """The instruction sets of this machine."""
-    return sorted(set.intersection(*(set(k.isas()) for k in kernels()))) if kernels() else []
+    """The instruction sets of this machine, best first; none where the kernels are not built."""
+    return driver.isas() if driver else ()

@@ -259,9 +259,9 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
     call = Call(loss, mode, arrays, options, library, labelled=labelled)
     if library in ("numpy", "torch"):
         call = call.changed(route=pick(rng, ["", "", "formula"]))
-    if library in ("numpy", "torch"):
-        found = isas()
-        call = call.changed(threads=pick(rng, [1, 1, 2, 3]), isa=pick(rng, ["", *found[1:]]) if not call.route and found else "")
+        call = call.changed(threads=pick(rng, [1, 1, 2, 3]))
+    if library in ("numpy", "torch", "jax") and not call.route:
+        call = call.changed(isa=pick(rng, ["", *isas()[1:]]))
     if mode == "autograd":
         value_shape = losses if options.get("reduction", signature["reduction"].default) in ("none", None) else ()
         wide = "float64" if dtype == "float64" else "float32"
