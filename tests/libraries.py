@@ -6,10 +6,12 @@ is found, and everywhere a stand-in that is as strict as CuPy about arrays of ot
 
 import importlib
 import os
+from contextlib import contextmanager
 
 import numpy as np
 
 from polyloss._call import call as _call, cpu as _cpu, routes as _routes
+from polyloss._kernels.cpu import driver
 
 
 class Library:
@@ -337,7 +339,28 @@ def formula(function, *args, **kwargs):
             os.environ["POLYLOSS_ROUTE"] = before
 
 
-ROUTES = kernel, formula
+@contextmanager
+def instruction_set(name):
+    """The kernels use this one meanwhile."""
+    before = driver.isa()
+    driver.force(name)
+    try:
+        yield
+    finally:
+        driver.force(before)
+
+
+def kernel_on(isa):
+    """A call by the route that it takes by itself, on an instruction set."""
+
+    def route(function, *args, **kwargs):
+        with instruction_set(isa):
+            return function(*args, **kwargs)
+
+    return route
+
+
+ROUTES = *map(kernel_on, driver.isas()), formula
 
 
 def beside(x, values):

@@ -192,19 +192,20 @@ def numbers(named, dtype):
 
 
 def agree(loss, t, p, dtype, params):
-    """Kernel and formula say the same of every row: NaN and infinities in the same places, numbers near each other."""
+    """Kernels and formula say the same of every row: NaN and infinities in the same places, numbers near each other."""
     found = []
     for route in ROUTES:
         value, gradient = route(pl.value_and_grad(loss), t, p, axis=-1, reduction="none", **params)
         _, hessian = route(pl.grad_and_hess(loss), t, p, axis=-1, reduction="none", **params)
         found.append((value[:, None], gradient, hessian))
-    for what, ours, right in zip(("value", "gradient", "Hessian"), *found, strict=True):
-        with np.errstate(all="ignore"):
-            finite = [np.where(np.isfinite(x), np.abs(x), 0).max(axis=-1, keepdims=True) for x in (right, p)]
-            near = 256 * np.finfo(dtype).eps * np.maximum(1, finite[0] if loss != "categorical_hinge" else np.maximum(*finite))
-            same = (np.isnan(ours) & np.isnan(right)) | (ours == right) | (np.abs(ours - right) <= near)
-        wrong = np.flatnonzero(~same.all(axis=-1))[:3]
-        assert not len(wrong), (loss, params, dtype, what, [(t[i], p[i], ours[i], right[i]) for i in wrong])
+    for kernel in found[:-1]:
+        for what, ours, right in zip(("value", "gradient", "Hessian"), kernel, found[-1], strict=True):
+            with np.errstate(all="ignore"):
+                finite = [np.where(np.isfinite(x), np.abs(x), 0).max(axis=-1, keepdims=True) for x in (right, p)]
+                near = 256 * np.finfo(dtype).eps * np.maximum(1, finite[0] if loss != "categorical_hinge" else np.maximum(*finite))
+                same = (np.isnan(ours) & np.isnan(right)) | (ours == right) | (np.abs(ours - right) <= near)
+            wrong = np.flatnonzero(~same.all(axis=-1))[:3]
+            assert not len(wrong), (loss, params, dtype, what, [(t[i], p[i], ours[i], right[i]) for i in wrong])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -617,7 +618,8 @@ def of_set(t, p, alpha, beta, epsilon, weight):
 
 @pytest.mark.parametrize("sets", [1, 40])
 def test_slopes_of_sets_beyond_the_range(sets):
-    """Infinite weights and overflowing products give the right infinity, and finite results stay finite, for one set and for many."""
+    """Infinite weights and overflowing products give the right infinity, finite results stay finite, and those of targets far beyond 1
+    keep their digits, for one set and for many."""
     cases = [
         ("float64", [0, 1, 1], [0.25, 0.5, 0.25], np.inf),
         ("float64", [0.5, 1, 0], [0.25, 0.5, 0.25], np.inf),
@@ -625,6 +627,8 @@ def test_slopes_of_sets_beyond_the_range(sets):
         ("float32", [3e38, -3e38], [0.0, 0.0], 1.0),
         ("float32", [3e38, -3e38, 1.0], [0.0, 0.0, 1.0], 1.0),
         ("float32", [0, 1, 1], [0.25, 0.5, 0.25], 1e38),
+        ("float32", [1e10, 0.5, 1], [0.5, 0.25, 1.0], 1.0),
+        ("float64", [1e20, 0.5, 1], [0.5, 0.25, 1.0], 1.0),
     ]
     with mp.workdps(400):
         for loss, alpha, beta, epsilon in (("dice", 0.5, 0.5, 0.5e-7), ("jaccard", 1.0, 1.0, 1e-7), ("tversky", 0.25, 1.0, 1e-7)):
@@ -673,10 +677,10 @@ def test_a_weight_that_is_nan_or_infinite_leaves_no_slope_a_number():
     for weight in (np.nan, np.inf):
         for loss, t in (("generalized_crossentropy", [1]), ("multiclass_hinge", [2]), ("categorical_hinge", [[1.0, 0, 0]])):
             for p in ([0.25, 0.25, 0.5], [3.0, 0.25, 0.5]):
-                ours, right = (route(pl.grad_and_hess(loss), t, np.array([p]), sample_weight=[weight]) for route in ROUTES)
-                for x, y in zip(ours, right, strict=True):
-                    np.testing.assert_array_equal(x, y, err_msg=f"{loss} {p}")
-                assert np.isnan(ours[0]).any()
+                *ours, right = (route(pl.grad_and_hess(loss), t, np.array([p]), sample_weight=[weight]) for route in ROUTES)
+                for found in ours:
+                    np.testing.assert_array_equal(found, right, err_msg=f"{loss} {p}")
+                assert np.isnan(right[0]).any()
 
 
 @pytest.mark.filterwarnings("error")

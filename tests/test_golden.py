@@ -5,15 +5,15 @@ They hold to a few units in the last place on every instruction set, library and
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
-from libraries import JAX, NUMPY, TORCH, formula, kernel, np_dtype
+from libraries import JAX, NUMPY, TORCH, formula, kernel, kernel_on, np_dtype
 
 import polyloss as pl
 from polyloss._core.block import LOSSES
+from polyloss._kernels.cpu import driver
 
 FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))
@@ -25,16 +25,8 @@ UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}  # half a
 
 def every_route():
     """(what computes, library, route): each instruction set, formulas, tensors, JAX arrays."""
-    modules = [import_module(f"polyloss._kernels.cpu.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
-    before = [module.isa() for module in modules]
-    try:
-        for isa in modules[0].isas():
-            for module in modules:
-                module.force(isa)
-            yield isa, NUMPY, kernel
-    finally:
-        for module, isa in zip(modules, before, strict=True):
-            module.force(isa)
+    for isa in driver.isas():
+        yield isa, NUMPY, kernel_on(isa)
     for lib in (TORCH, JAX):
         yield repr(lib), lib, kernel
     yield "formula", NUMPY, formula

@@ -11,17 +11,17 @@ import os
 import re
 import subprocess
 import sys
-from importlib import import_module
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, ROUTES, TORCH, formula, in_sight, kernel, np_dtype
+from libraries import JAX, LAYOUTS, LIBRARIES, NUMPY, ROUTES, TORCH, formula, in_sight, kernel, kernel_on, np_dtype
 from oracle import CASES, WEIGHTS, Case, truth, truth_of
 
 import polyloss as pl
 from polyloss._call import routes as _routes
 from polyloss._core.block import LOSSES
+from polyloss._kernels.cpu import driver
 
 FLOATS = ("float64", "float32")
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place of 1
@@ -253,25 +253,8 @@ def batch(case, n, c, dtype):
     return case, t, p
 
 
-@pytest.fixture
-def every_isa():
-    """Every instruction set in turn; the kernels use it until the next one."""
-    modules = [import_module(f"polyloss._kernels.cpu.{name}") for name in ("elementwise", "rowwise", "softmax_xent")]
-    before = [module.isa() for module in modules]
-
-    def each():
-        for isa in modules[0].isas():
-            for module in modules:
-                module.force(isa)
-            yield isa
-
-    yield each()
-    for module, isa in zip(modules, before, strict=True):
-        module.force(isa)
-
-
 @all_cases
-def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
+def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case):
     """Value and gradient of a position have the same bits alone, in a part and in the whole batch, whatever the axis, dtype and instruction
     set, by kernel and by formula. An exact sum over batches rests on it. 300 classes and 2500 elements take other loops than 10."""
 
@@ -290,12 +273,12 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
                 same(NUMPY, turn(lib.numpy(own_slope)), slope[part])
                 same(NUMPY, lib.numpy(call(sized.of, sized.target, lay(t[part]), lay(p[part]), **kwargs)), values[part])
 
-    for _isa in every_isa:
+    for route in map(kernel_on, driver.isas()):
         for dtype in (*FLOATS, *NUMPY.low):
-            check(kernel, NUMPY, 103, 10, dtype)
+            check(route, NUMPY, 103, 10, dtype)
         for dtype in FLOATS:
-            check(kernel, NUMPY, 69, 300, dtype)
-            check(kernel, NUMPY, 11, 2500, dtype)
+            check(route, NUMPY, 69, 300, dtype)
+            check(route, NUMPY, 11, 2500, dtype)
     for lib in (TORCH, JAX):
         check(kernel, lib, 23, 33, "float32")
     for dtype in FLOATS:
@@ -303,7 +286,7 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_cut(case, every_isa):
 
 
 @all_cases
-def test_a_loss_does_not_depend_on_how_the_batch_lies_in_memory(case, every_isa):
+def test_a_loss_does_not_depend_on_how_the_batch_lies_in_memory(case):
     """Value and gradient of a position have the same bits in C and Fortran order, in images whose channels come first, in a slice of those
     and in a contiguous copy of it. Of 10, 150 and 300 classes the loops are others; 1100 are more than are added at once."""
     rows, columns = 6, 11
@@ -333,10 +316,10 @@ def test_a_loss_does_not_depend_on_how_the_batch_lies_in_memory(case, every_isa)
                 for got, want in zip(bits(*arrays, axis=1), whole, strict=True):
                     same(NUMPY, got, want[n, s])
 
-    for _isa in every_isa:
+    for route in map(kernel_on, driver.isas()):
         for dtype in (*FLOATS, "float16"):
             for c in (300,) if dtype == "float16" else (10, 150, 300, 1100):
-                check(*batch(case, rows * columns, c, dtype))
+                route(check, *batch(case, rows * columns, c, dtype))
     for dtype in FLOATS:
         formula(check, *batch(case, rows * columns, 33, dtype))
 

@@ -29,7 +29,7 @@ static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *s
         sums[0] += SUM(common[0] + common[1]), sums[1] += SUM(missed[0] + missed[1]), sums[2] += SUM(extra[0] + extra[1]);
     }
 }
-/* Both derivatives of one element, where a vector of them has none that is finite. */
+/* Both derivatives of one element, of a set with one that is not finite, or a target beyond 2, where the products of vectors cancel. */
 static void FORMULA(derive_again)(const kernel_job *job, one t, const double *set, double w, one *g, one *h)
 {
     double slope = 0, curvature = 0;
@@ -42,7 +42,7 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
 {
     const set_slopes of = slopes_of(job, set, w);
     const real none = R((one)of.none), all = R((one)of.all), at_none = R((one)of.at_none), at_all = R((one)of.at_all);
-    real odd = job->scale == 0 || FORMULA(is_normal)((one)of.factor) ? R(0) : R(NAN); /* NaN where a derivative is infinite or NaN, too */
+    real odd = job->scale == 0 || FORMULA(is_normal)((one)of.factor) ? R(0) : R(NAN); /* NaN: they are taken again */
     ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
     const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
     if (w == 0) {
@@ -58,7 +58,7 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
             STREAM(g + i, slope);
         else if (g)
             STORE_PART(g + i, slope, m);
-        odd = MAD(R(0), slope, odd);
+        odd = SELECT(LT(R(2), ABS(x)), R(NAN), MAD(R(0), slope, odd));
         if (!h) continue;
         const real curvature = MAD(at_none, rest, at_all * x) * slope;
         STORE_PART(h + i, curvature, m);
@@ -191,7 +191,7 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
             const MASK skipped = EQ(LOAD(keeps + i), R(0));
             const real kept = SELECT(skipped, R(0), slope);
             STORE_PART(g + i, kept, k);
-            odd = MAD(R(0), kept, odd);
+            odd = SELECT(LT(R(2), ABS(u)), R(NAN), MAD(R(0), kept, odd));
             if (!h) continue;
             const real bend = SELECT(skipped, R(0), MAD(LOAD(at_none + i), rest, LOAD(at_all + i) * u) * slope);
             STORE_PART(h + i, bend, k);
