@@ -7,8 +7,8 @@ goes without. A call that lacks an array, as one that gives it by another name d
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 # As PyTorch, optax, TensorFlow and scikit-learn call an argument, where the names are not alike -> what it may be called here.
@@ -42,7 +42,7 @@ def keywords(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
-def meant(key: str, known: Sequence[str]) -> str:
+def meant(key: str, known: Collection[str]) -> str:
     """What a name that is not among the arguments may mean, or else which there are: the end of an error."""
     if key == "from_logits" and not OF_LOGITS.isdisjoint(known):
         return "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy"
@@ -50,7 +50,17 @@ def meant(key: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
 
 
-def refuse_unknown(asker: str, function: Callable[..., Any], unknown: Iterable[str], own: Sequence[str] = ()) -> NoReturn:
-    """Raise a TypeError about the first argument that neither `function` has nor, of its own, what was asked."""
-    key = next(iter(unknown))
-    raise TypeError(f"{asker}() got an unexpected keyword argument {key!r}; {meant(key, [*inspect.signature(function).parameters, *own])}")
+def refuse_unknown(asker: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise a TypeError about the first argument given in a call that is not among those known."""
+    _refuse(f"{asker}() got an unexpected keyword argument", given, known)
+
+
+def refuse_unknown_parameters(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise a TypeError about the first parameter given beside a loss, for calls to come, that is not among those known."""
+    _refuse(f"{name} has no parameter", given, known)
+
+
+def _refuse(words: str, given: Iterable[str], known: Collection[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise TypeError(f"{words} {key!r}; {meant(key, known)}")
