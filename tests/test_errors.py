@@ -1,7 +1,6 @@
 """Every error message, word for word, and no message without its case."""
 
 import ast
-import difflib
 import inspect
 import math
 import os
@@ -23,7 +22,7 @@ import torch
 import polyloss as pl
 from polyloss import boosting, registry
 from polyloss._core import threads as _threads
-from polyloss._core.arguments import ELSEWHERE, meant
+from polyloss._core.arguments import ELSEWHERE, alike, meant
 from polyloss._core.backends import new_enough
 from polyloss._core.block import LOSSES, Elementwise, public
 
@@ -258,6 +257,7 @@ CASES = [
      "softmax_loss() got an unexpected keyword argument 'ignore_index'; did you mean ignore_label?"),
     (TypeError, lambda: pl.softmax_loss(Y, Z, weight=[1.0, 2.0]),
      "softmax_loss() got an unexpected keyword argument 'weight'; did you mean class_weight or sample_weight?"),
+    (TypeError, lambda: pl.huber(T, P, DELTA=2.0), "huber() got an unexpected keyword argument 'DELTA'; did you mean delta?"),
     (TypeError, lambda: pl.softmax_loss(Y, Z, from_logits=True),
      "softmax_loss() got an unexpected keyword argument 'from_logits'; its predictions are always logits; of probabilities there are"
      " categorical_crossentropy and sparse_categorical_crossentropy"),
@@ -492,7 +492,7 @@ def test_every_name_from_elsewhere_is_of_use():
     for key, names in ELSEWHERE.items():
         for name in names:
             assert any(name in known and name in meant(key, known) for known in has if key not in known), (key, name)
-        assert not all(difflib.get_close_matches(key, known, 1, 0.65) for known in has if key not in known and {*names} & {*known}), key
+        assert not all(alike(key, known) for known in has if key not in known and {*names} & {*known}), key
 
 
 @pytest.mark.parametrize("name", [*pl.names(), "linear_softmax_loss"])

@@ -42,11 +42,16 @@ def keywords(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
+def alike(name: str, names: Collection[str]) -> list[str]:
+    """The names that differ from this one in case alone; or else the nearest, if it is near."""
+    return [other for other in names if other.lower() == name.lower()] or difflib.get_close_matches(name, names, 1, 0.65)
+
+
 def meant(key: str, known: Collection[str]) -> str:
     """What a name that is not among the arguments may mean, or else which there are: the end of an error."""
     if key == "from_logits" and not OF_LOGITS.isdisjoint(known):
         return "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy"
-    near = [name for name in ELSEWHERE.get(key, ()) if name in known] or difflib.get_close_matches(key, known, 1, 0.65)
+    near = [name for name in ELSEWHERE.get(key, ()) if name in known] or alike(key, known)
     return f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
 
 
