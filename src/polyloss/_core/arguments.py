@@ -26,7 +26,14 @@ ELSEWHERE = {
     "tau": ("quantile",),
     "p": ("power",),
 }
-OF_LOGITS = {"logits", "features", "softcap", "poly_epsilon"}  # only losses that take nothing but logits have these
+# Arguments of other functions here -> who lacks them, told by arguments that no others have, and what is to be done instead.
+OF_OTHERS = {
+    "from_logits": (
+        {"logits", "features", "softcap", "poly_epsilon"},
+        "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy",
+    ),
+    "out": ({"y_pred", "logits"}, "it receives a gradient: value_and_grad(loss)(…, out=…), or the same with grad or grad_and_hess"),
+}
 
 
 def without_unknown(function: F) -> F:
@@ -49,8 +56,9 @@ def alike(name: str, names: Collection[str]) -> list[str]:
 
 def meant(key: str, known: Collection[str]) -> str:
     """What a name that is not among the arguments may mean, or else which there are: the end of an error."""
-    if key == "from_logits" and not OF_LOGITS.isdisjoint(known):
-        return "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy"
+    lacking, instead = OF_OTHERS.get(key, ((), ""))
+    if any(name in known for name in lacking):
+        return instead
     near = [name for name in ELSEWHERE.get(key, ()) if name in known] or alike(key, known)
     return f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
 
