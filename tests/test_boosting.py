@@ -1,6 +1,7 @@
 """Objectives for XGBoost and LightGBM: the trees are those of the built-in objectives, from the same start."""
 
 import pickle
+import re
 
 import lightgbm as lgb
 import numpy as np
@@ -156,3 +157,13 @@ def test_what_is_refused():
             library("mse", sample_weight=[1.0])
         with pytest.raises(TypeError, match="log_loss is a metric"):
             library("log_loss")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hints_name_what_the_booster_takes(name):
+    """Of a parameter that a loss lacks, and of one that resembles what the booster decides."""
+    decided = {"sample_weight", "reduction", "return_prob", "denominator"}
+    for key in ("wat", "weight", "weights", "size_average", *(word + "s" for word in decided)):
+        with pytest.raises(TypeError, match=f"{name} has no parameter '{key}'; ") as caught:
+            boosting.xgboost(name, **{key: 1})
+        assert decided.isdisjoint(re.findall(r"\w+", str(caught.value).partition("; ")[2]))

@@ -1564,6 +1564,8 @@ def test_bad_arrays(run):
         (["truth.csv", "good.csv", "--paired"], "--paired compares two submissions or more"),
         (["truth.csv", "good.csv", "--ignore-label", "3"], "--ignore-label goes with arrays"),
         (["truth.csv", "good.csv", "--target", "Label"], "--target is 'Label', but truth.csv has no such column; did you mean 'label'?"),
+        (["case.csv", "good.csv", "--target", "LABEL"], "case.csv has no such column; did you mean 'label' or 'Label'?"),
+        (["truth.csv", "good.csv", "-l", "huber:DELTA=1"], "huber has no parameter 'DELTA'; did you mean delta?"),
         (["truth.csv", "good.csv", "-l", "logloss"], "logloss is binary_crossentropy, of each column by itself"),
         (["good.csv", "truth.csv"], "good.csv has 3 columns that could be the target"),
         (["usage.csv", "good.csv"], "('label', 'Usage'): name it with --target (or --kaggle leaves 'Usage' out)"),
@@ -1579,6 +1581,7 @@ def test_bad_arrays(run):
 )
 def test_bad_usage(run, arguments, said):
     Path("usage.csv").write_text("id,label,Usage\n1,cat,Public\n2,dog,Private\n3,bird,Ignored\n")
+    Path("case.csv").write_text("id,label,Label\n1,cat,1\n2,dog,2\n3,bird,3\n")
     Path("one.csv").write_text("id,p\n1,0.5\n2,0.5\n3,0.5\n")
     Path("good2.csv").write_text(GOOD)
     status, lines, err = run(*arguments)

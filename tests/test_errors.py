@@ -1,7 +1,6 @@
 """Every error message, word for word, and no message without its case."""
 
 import ast
-import difflib
 import inspect
 import math
 import os
@@ -23,7 +22,7 @@ import torch
 import polyloss as pl
 from polyloss import boosting, registry
 from polyloss._core import threads as _threads
-from polyloss._core.arguments import ELSEWHERE, meant
+from polyloss._core.arguments import ELSEWHERE, OF_OTHERS, alike, meant
 from polyloss._core.backends import new_enough
 from polyloss._core.block import LOSSES, Elementwise, public
 
@@ -258,6 +257,10 @@ CASES = [
      "softmax_loss() got an unexpected keyword argument 'ignore_index'; did you mean ignore_label?"),
     (TypeError, lambda: pl.softmax_loss(Y, Z, weight=[1.0, 2.0]),
      "softmax_loss() got an unexpected keyword argument 'weight'; did you mean class_weight or sample_weight?"),
+    (TypeError, lambda: pl.huber(T, P, out=OUT),
+     "huber() got an unexpected keyword argument 'out'; it receives a gradient: value_and_grad(loss)(…, out=…), or the same with grad or"
+     " grad_and_hess"),
+    (TypeError, lambda: pl.huber(T, P, DELTA=2.0), "huber() got an unexpected keyword argument 'DELTA'; did you mean delta?"),
     (TypeError, lambda: pl.softmax_loss(Y, Z, from_logits=True),
      "softmax_loss() got an unexpected keyword argument 'from_logits'; its predictions are always logits; of probabilities there are"
      " categorical_crossentropy and sparse_categorical_crossentropy"),
@@ -492,7 +495,21 @@ def test_every_name_from_elsewhere_is_of_use():
     for key, names in ELSEWHERE.items():
         for name in names:
             assert any(name in known and name in meant(key, known) for known in has if key not in known), (key, name)
-        assert not all(difflib.get_close_matches(key, known, 1, 0.65) for known in has if key not in known and {*names} & {*known}), key
+        assert not all(alike(key, known) for known in has if key not in known and {*names} & {*known}), key
+
+
+def test_an_argument_of_other_functions_is_said_to_be_theirs():
+    """To all that lack it, and those that are named have it; `linear_softmax_loss` has gradients that take no `out`, `log_loss` none."""
+    parameters = {name: inspect.signature(getattr(pl, name)).parameters for name in [*pl.names(), "linear_softmax_loss"]}
+    told = {key: {name for name, known in parameters.items() if meant(key, known) == said} for key, (_, said) in OF_OTHERS.items()}
+    assert told == {"from_logits": {"poly1_crossentropy", "softmax_loss", "linear_softmax_loss"}, "out": {*LOSSES}}
+    words = {key: re.findall(r"\w+", said) for key, (_, said) in OF_OTHERS.items()}
+    named = [name for name in words["from_logits"] if name in parameters]
+    assert len(named) == 2
+    assert all("from_logits" in parameters[name] for name in named)
+    for derive in (pl.value_and_grad, pl.grad, pl.grad_and_hess):
+        assert derive.__name__ in words["out"]
+        assert all("out" in inspect.signature(derive(name)).parameters for name in LOSSES)
 
 
 @pytest.mark.parametrize("name", [*pl.names(), "linear_softmax_loss"])

@@ -890,6 +890,12 @@ class TestSoftmaxLoss:
         assert list(loss.state_dict()) == ["class_weight"]
         assert "normalization='full'" in repr(loss)
 
+    @pytest.mark.parametrize("key", ["target", "y_true", "logits", "sample_weight", "denominator"])
+    def test_what_the_constructor_lacks_is_not_hinted_at(self, key):
+        """A call of the module has these, or the function."""
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{key}'; it has axis, ignore_label, .*, shard$"):
+            ours.SoftmaxLoss(**{key: None})
+
 
 def test_gaussian_of_16_bits_is_rounded_once():
     """Whether autograd follows the target or not: the difference from it is a float32."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polyloss import registry
+from polyloss._core.arguments import keywords, refuse_unknown_parameters
 from polyloss._core.bound_loss import BoundLoss
 from polyloss.gradients import block_of, grad, grad_and_hess
 
@@ -93,6 +93,7 @@ ONE_STEP = {"mean_squared_logarithmic_error": 1.1e-7, "pseudo_huber": 0.0}
 
 LOG_LINK = ("poisson", "poisson_deviance", "gamma_deviance", "tweedie_deviance")  # raw scores are logarithms of the mean
 SOFTMAX = ("softmax_loss", "sparse_categorical_crossentropy", "categorical_crossentropy")
+DECIDED = ("sample_weight", "reduction", "return_prob", "denominator")  # parameters that are not the caller's to give
 
 
 class Objective:
@@ -106,13 +107,15 @@ class Objective:
         block, bound = block_of(loss, library)
         parameters = {**bound, **parameters}
         name = block.name
+        for key in DECIDED:
+            if key in parameters:
+                raise TypeError(f"{key} is given, but the booster weighs and sums by itself")
+        refuse_unknown_parameters(name, parameters, [key for key in keywords(block.function) if key not in DECIDED])
+        BoundLoss(block.function, parameters)  # which refuses values that are out of range
         if name in LOG_LINK:
             parameters = {"log_input": True, **parameters}
         elif "from_logits" in block.params and parameters.get("from_logits") is not True:
             raise ValueError(f"{name} takes probabilities, and a booster's scores are raw: pass from_logits=True")
-        for key in ("sample_weight", "reduction", "return_prob", "denominator"):
-            if key in parameters:
-                raise TypeError(f"{key} is given, but the booster weighs and sums by itself")
         self.library, self.name, self.parameters = library, name, parameters
         # Of one raw score for each row, or of one for each class.
         self._columns = block.combine is None
@@ -265,7 +268,7 @@ def xgboost(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
     ValueError
         If the loss takes probabilities, or a parameter is out of range.
     TypeError
-        If the loss has no such parameter.
+        If the loss has no such parameter, or the booster decides it: weights, reduction, denominator and probabilities.
 
     See Also
     --------
@@ -281,7 +284,7 @@ def xgboost(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
     Other losses: the Hessian of losses that are linear far from the target is 1 everywhere, times the weight (2 for the squared hinge); any
     other is at least a tenth of the gradient's size, so that no Newton step is longer than 10.
     """
-    return _objective("xgboost", loss, parameters)
+    return Objective("xgboost", loss, parameters)
 
 
 def lightgbm(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
@@ -305,7 +308,7 @@ def lightgbm(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
     ValueError
         If the loss takes probabilities, or a parameter is out of range.
     TypeError
-        If the loss has no such parameter.
+        If the loss has no such parameter, or the booster decides it: weights, reduction, denominator and probabilities.
 
     See Also
     --------
@@ -320,13 +323,4 @@ def lightgbm(loss: str | Callable[..., Any], /, **parameters: Any) -> Objective:
     Other losses: the Hessian of losses that are linear far from the target is 1 everywhere, times the weight (2 for the squared hinge); any
     other is at least a tenth of the gradient's size, so that no Newton step is longer than 10.
     """
-    return _objective("lightgbm", loss, parameters)
-
-
-def _objective(library: str, loss: str | Callable[..., Any], parameters: dict[str, Any]) -> Objective:
-    function = registry.get(loss)
-    if parameters:
-        bound = registry.get(function, **parameters)
-        assert isinstance(bound, BoundLoss)
-        function, parameters = bound.function, bound.parameters
-    return Objective(library, function, parameters)
+    return Objective("lightgbm", loss, parameters)

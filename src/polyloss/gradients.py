@@ -151,8 +151,7 @@ class Derived:
     def __call__(self, *args, out=None, **kwargs):
         want, defaults = self.want, self._defaults
         if len(args) != 2 or (kwargs and not kwargs.keys() <= defaults.keys()):
-            if unknown := [key for key in kwargs if key not in self._parameters.parameters]:
-                refuse_unknown(self.__name__, self._block.function, unknown, ["out"])
+            refuse_unknown(self.__name__, kwargs, self.__signature__.parameters)
             try:
                 bound = self._parameters.bind(*args, **kwargs).arguments  # words the TypeError, and finds y_true and y_pred by name
             except TypeError as error:

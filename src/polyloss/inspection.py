@@ -58,8 +58,7 @@ def explain(loss: Any, y_true: Array, y_pred: Array, **kwargs: Any) -> Explanati
         want, loss = loss.want, loss.loss
     block, parameters = block_of(loss, "explain")
     signature = inspect.signature(block.function)
-    if unknown := [key for key in kwargs if key not in signature.parameters]:
-        refuse_unknown(block.name, block.function, unknown)
+    refuse_unknown(block.name, kwargs, signature.parameters)
     defaults = signature.bind(y_true, y_pred, **{**parameters, **kwargs})
     defaults.apply_defaults()
     y_true, y_pred, *_ = defaults.args

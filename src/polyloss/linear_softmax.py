@@ -103,7 +103,7 @@ def linear_softmax_loss(
     ((2, 2), (3, 2))
     """
     if unknown:
-        refuse_unknown("linear_softmax_loss", linear_softmax_loss, unknown)
+        refuse_unknown("linear_softmax_loss", unknown, inspect.signature(linear_softmax_loss).parameters)
     return evaluated(
         VALUE,
         y_true,
@@ -139,8 +139,7 @@ class DerivedOfHead:
         self.__signature__ = inspect.signature(linear_softmax_loss)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if unknown := [key for key in kwargs if key not in self.__signature__.parameters]:
-            refuse_unknown(self.__name__, linear_softmax_loss, unknown)
+        refuse_unknown(self.__name__, kwargs, self.__signature__.parameters)
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:

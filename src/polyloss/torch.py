@@ -9,6 +9,7 @@ module of torch that each of these extends, so that its answer or its error is t
 per position, is polyloss' own: 27 ms for torch's 124, most of which torch spends on mapping pages.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -692,7 +693,7 @@ class SoftmaxLoss(nn.Module):
         **unknown: Never,
     ) -> None:
         if unknown:
-            refuse_unknown("SoftmaxLoss", softmax_alone, unknown, ["process_group", "shard"])
+            refuse_unknown("SoftmaxLoss", unknown, inspect.signature(SoftmaxLoss).parameters)
         super().__init__()
         self.register_buffer("class_weight", class_weight)
         self.process_group, self.shard = process_group, _torch_groups.checked(shard)

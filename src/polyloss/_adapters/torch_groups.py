@@ -65,8 +65,7 @@ SOFTMAX, HEAD = _defaults(softmax_loss), _defaults(linear_softmax_loss)
 
 
 def _complete(function, defaults, options):
-    if unknown := [key for key in options if key not in defaults]:
-        refuse_unknown(function.__name__, function, unknown, ["process_group", "shard"])
+    refuse_unknown(function.__name__, options, [*inspect.signature(function).parameters, "process_group", "shard"])
     return {**defaults, **options}
 
 

@@ -6,6 +6,7 @@ call on arrays in this machine's memory is looked up by `_kernels/cpu/plan_cache
 those of calls that have no key.
 """
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ _callers: dict[type, Callable] = {}  # type of the predictions -> what takes a c
 def call(block, y_true, y_pred, unknown, **options):
     """The value of a loss, as the caller's kind of array. `unknown`: keyword arguments that its public function does not have."""
     if unknown:
-        refuse_unknown(block.name, block.function, unknown)
+        refuse_unknown(block.name, unknown, inspect.signature(block.function).parameters)
     return called(block, y_true, y_pred, VALUE, None, options)
 
 

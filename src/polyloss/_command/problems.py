@@ -1,13 +1,14 @@
 """What goes wrong in a run of the command, and the exit status of each."""
 
 import contextlib
-import difflib
 import errno
 import os
 import sys
 from collections.abc import Iterator
 
 import click
+
+from polyloss._core.arguments import alike
 
 SCORED, BAD_FILE, BAD_USAGE, ABOVE = 0, 1, 2, 3
 UNWRITTEN = 1
@@ -60,9 +61,9 @@ def usage(message: str) -> click.UsageError:
 
 
 def unlike(name: str, names: list[str]) -> str:
-    """What is said behind a name that is not among these: the one that may be meant, or all of them."""
-    close = [other for other in names if other.lower() == name.lower()] or difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {quoted(close[0])}?" if close else f"; it has {listed(names)}"
+    """What is said behind a name that is not among these: what may be meant, or all of them."""
+    near = alike(name, names)
+    return f"; did you mean {' or '.join(map(quoted, near))}?" if near else f"; it has {listed(names)}"
 
 
 def counted(n: int, word: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from polyloss import registry
 from polyloss._command.problems import usage
-from polyloss._core.arguments import keywords, meant
+from polyloss._core.arguments import keywords, refuse_unknown_parameters
 from polyloss._core.block import LOSSES
 from polyloss._evaluation.exact_sums import Tally
 from polyloss._evaluation.measure import Measure
@@ -48,8 +48,7 @@ class Loss:
             for key in parameters:
                 if key in DECIDED and key not in own:
                     raise usage(f"--loss {text}: {key} is the command's to decide")
-                if key not in own:
-                    raise usage(f"--loss {text}: {function.__name__} has no parameter {key!r}; {meant(key, own)}")
+            refuse_unknown_parameters(function.__name__, parameters, own)
             if parameters:
                 registry.get(name, **parameters)
         except (ValueError, TypeError) as error:

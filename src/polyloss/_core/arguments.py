@@ -7,8 +7,8 @@ goes without. A call that lacks an array, as one that gives it by another name d
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 # As PyTorch, optax, TensorFlow and scikit-learn call an argument, where the names are not alike -> what it may be called here.
@@ -26,7 +26,14 @@ ELSEWHERE = {
     "tau": ("quantile",),
     "p": ("power",),
 }
-OF_LOGITS = {"logits", "features", "softcap", "poly_epsilon"}  # only losses that take nothing but logits have these
+# Arguments of other functions here -> who lacks them, told by arguments that no others have, and what is to be done instead.
+OF_OTHERS = {
+    "from_logits": (
+        {"logits", "features", "softcap", "poly_epsilon"},
+        "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy",
+    ),
+    "out": ({"y_pred", "logits"}, "it receives a gradient: value_and_grad(loss)(…, out=…), or the same with grad or grad_and_hess"),
+}
 
 
 def without_unknown(function: F) -> F:
@@ -42,15 +49,31 @@ def keywords(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
-def meant(key: str, known: Sequence[str]) -> str:
+def alike(name: str, names: Collection[str]) -> list[str]:
+    """The names that differ from this one in case alone; or else the nearest, if it is near."""
+    return [other for other in names if other.lower() == name.lower()] or difflib.get_close_matches(name, names, 1, 0.65)
+
+
+def meant(key: str, known: Collection[str]) -> str:
     """What a name that is not among the arguments may mean, or else which there are: the end of an error."""
-    if key == "from_logits" and not OF_LOGITS.isdisjoint(known):
-        return "its predictions are always logits; of probabilities there are categorical_crossentropy and sparse_categorical_crossentropy"
-    near = [name for name in ELSEWHERE.get(key, ()) if name in known] or difflib.get_close_matches(key, known, 1, 0.65)
+    lacking, instead = OF_OTHERS.get(key, ((), ""))
+    if any(name in known for name in lacking):
+        return instead
+    near = [name for name in ELSEWHERE.get(key, ()) if name in known] or alike(key, known)
     return f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
 
 
-def refuse_unknown(asker: str, function: Callable[..., Any], unknown: Iterable[str], own: Sequence[str] = ()) -> NoReturn:
-    """Raise a TypeError about the first argument that neither `function` has nor, of its own, what was asked."""
-    key = next(iter(unknown))
-    raise TypeError(f"{asker}() got an unexpected keyword argument {key!r}; {meant(key, [*inspect.signature(function).parameters, *own])}")
+def refuse_unknown(asker: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise a TypeError about the first argument given in a call that is not among those known."""
+    _refuse(f"{asker}() got an unexpected keyword argument", given, known)
+
+
+def refuse_unknown_parameters(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise a TypeError about the first parameter given beside a loss, for calls to come, that is not among those known."""
+    _refuse(f"{name} has no parameter", given, known)
+
+
+def _refuse(words: str, given: Iterable[str], known: Collection[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise TypeError(f"{words} {key!r}; {meant(key, known)}")

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyloss._core.arguments import keywords, meant
+from polyloss._core.arguments import keywords, refuse_unknown_parameters
 from polyloss._core.block import LOSSES
 
 
@@ -31,10 +31,7 @@ class BoundLoss:
 
     def __init__(self, function: Callable[..., Any], parameters: Mapping[str, Any]) -> None:
         name, signature = function.__name__, inspect.signature(function)
-        known = keywords(function)
-        unknown = next((key for key in parameters if key not in known), None)
-        if unknown is not None:
-            raise TypeError(f"{name} has no parameter {unknown!r}; {meant(unknown, known)}")
+        refuse_unknown_parameters(name, parameters, keywords(function))
         checks = LOSSES[name].params if name in LOSSES else {}
         for key, value in parameters.items():
             if key in checks:

@@ -11,7 +11,7 @@ from array_api_compat import device as device_of
 
 from polyloss import registry
 from polyloss._core import reduce as _reduce
-from polyloss._core.arguments import keywords, meant
+from polyloss._core.arguments import keywords, refuse_unknown_parameters
 from polyloss._core.backends import backend_of, numpy_array
 from polyloss._core.block import LOSSES
 from polyloss._core.bound_loss import BoundLoss
@@ -206,8 +206,7 @@ def _refuse(name: str, given: Mapping[str, Any], known: Any) -> None:
     for key in given:
         if key in NOT_PARAMETERS:
             raise ValueError(f"{key} is given, but {NOT_PARAMETERS[key]}")
-        if key not in known:
-            raise TypeError(f"{name} has no parameter {key!r}; {meant(key, [k for k in known if k not in NOT_PARAMETERS])}")
+    refuse_unknown_parameters(name, given, [key for key in known if key not in NOT_PARAMETERS])
 
 
 def _of_block(block: Any, given: dict[str, Any], reduction: Any) -> Measure:

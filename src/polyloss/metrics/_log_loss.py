@@ -1,5 +1,6 @@
 """`log_loss`: scikit-learn's metric, and Kaggle's score."""
 
+import inspect
 import math
 import os
 import warnings
@@ -139,7 +140,7 @@ def log_loss(
     0.216162
     """
     if unknown:
-        refuse_unknown("log_loss", log_loss, unknown)
+        refuse_unknown("log_loss", unknown, inspect.signature(log_loss).parameters)
     normalize = flag("normalize", normalize)
     xp, p, rule = _read("y_proba", y_proba, epsilon, rescale)
     if p.shape[0] == 0:
