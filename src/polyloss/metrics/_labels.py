@@ -65,7 +65,8 @@ def read(name, y, like):
 
 def beside(x, like):
     """Whether an array is of the library and on the device of another that is not NumPy's; Dask's count as nowhere yet."""
-    return backend_of(x).name == backend_of(like).name not in ("numpy", "dask") and device_of(x) == device_of(like)
+    name = backend_of(x).name
+    return name not in ("numpy", "dask") and name == backend_of(like).name and device_of(x) == device_of(like)
 
 
 def sequence(name, x):
@@ -143,7 +144,7 @@ def _of_array(name, xp, y):
     elif number not in INTEGERS:
         raise ValueError(f"{name} has shape {shape} and dtype {y.dtype}, but labels are whole numbers, or one string per sample")
     if single:
-        return Column(xp.reshape(y, (-1,)))
+        return Column(y if len(shape) == 1 else y[:, 0])
     if 0 in shape:
         return Indicator(y, 0, 0)
     least, most = int(xp.min(y)), int(xp.max(y))

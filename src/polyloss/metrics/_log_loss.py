@@ -393,7 +393,7 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
         some = y.values
         if c < 8 and some.shape[0] > 1024:  # else labels are few beside the probabilities, and a wrong guess costs a pass over these
             some = np.concatenate((some[:512], some[-512:]))  # sorted labels have their least at one of them
-        base, seen = int(some.min()), np.zeros(c, np.uint8)
+        base, seen = int(some.min()), bytearray(c)
         if int(some.max()) - base >= c:
             return None
     else:
@@ -407,7 +407,7 @@ def _sums_of_neighbours(xp, p, y, declared, weight, rule, into=None):
         p, y.values, base=base, low=rule.low, rescale=rule.rescale, weight=weight, seen=seen, losses=into,
         threads=_threads.get_num_threads(),
     )  # fmt: skip
-    return None if bad >= 0 or (seen is not None and not seen.all()) else Sums(*found)
+    return None if bad >= 0 or (seen is not None and 0 in seen) else Sums(*found)
 
 
 @cache
