@@ -570,14 +570,17 @@ FORMULA_INLINE real FORMULA(mean_of)(real p) { return SELECT(LT(p, R(0)), R(0) /
 FORMULA_INLINE real FORMULA(excess)(real r)
 {
     const real s = r / (R(2) + r), q = s * s;
-    real sum = R(1) / R(29);
-    for (int k = 27; k > 1; k -= 2) sum = MAD(sum, q, R(1) / R(k));
+    const int last = sizeof(one) == 4 ? 11 : 27; /* floats need fewer terms */
+    real sum = R(1) / R(last + 2);
+    for (int k = last; k > 1; k -= 2) sum = MAD(sum, q, R(1) / R(k));
     return s * (r - R(2) * q * sum);
 }
 FORMULA_INLINE real FORMULA(log_quotient)(real m, real t)
 {
-    const real q = m / t, roots = SQRT(m) / SQRT(t);
-    return SELECT(AND(LT(R(1e-30), q), LT(q, R(1e30))), R(1), R(2)) * LOG(SELECT(AND(LT(R(1e-30), q), LT(q, R(1e30))), q, roots));
+    const real q = m / t;
+    const MASK near = AND(LT(R(1e-30), q), LT(q, R(1e30)));
+    if (EVERY(OR(near, OR(EQ(t, R(0)), EQ(m, R(0)))))) return LOG(q); /* roots take half of the time */
+    return SELECT(near, R(1), R(2)) * LOG(SELECT(near, q, SQRT(m) / SQRT(t)));
 }
 /* m - t - t log(m / t), for any logarithm of it: one beyond 100 costs nothing beside m. */
 FORMULA_INLINE real FORMULA(poisson_excess)(real t, real m, real L)
@@ -644,16 +647,17 @@ FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L
 {
     const real y = n * L;
     real sum = R(1);
-    for (int k = 15; k > 1; k--) sum = MAD(sum * y, R(1) / R(k), R(1));
+    for (int k = sizeof(one) == 4 ? 9 : 15; k > 1; k--) sum = MAD(sum * y, R(1) / R(k), R(1));
     return SELECT(LT(ABS(y), R(0.5)), from * L * sum, (to - from) / n);
 }
 FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, real L)
 {
     const real A = R(2) - power, B = R(1) - power, t_A = POWER(t, A), most = MAX(R(1), MAX(ABS(A), ABS(B)));
     const real p = (A + B) * L, q = -(A * L) * (B * L);
-    double factorial = 2432902008176640000; /* 20! */
-    real odd = R(1.0 / (21 * factorial)), even = MAD(p, odd, R(1.0 / factorial));
-    for (int k = 19; k > 2; k -= 2) {
+    const int last = sizeof(one) == 4 ? 12 : 20;
+    double factorial = sizeof(one) == 4 ? 479001600 : 2432902008176640000; /* last! */
+    real odd = R(1.0 / (factorial * (last + 1))), even = MAD(p, odd, R(1.0 / factorial));
+    for (int k = last - 1; k > 2; k -= 2) {
         factorial /= k + 1;
         odd = MAD(p, even, MAD(q, odd, R(1.0 / factorial)));
         factorial /= k;
