@@ -1684,7 +1684,7 @@ def test_cluster(run, monkeypatch):
     assert err.count("\n") == 1
     from distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster, Client(cluster) as client:
         address = client.scheduler.address
         assert run("y.npy", "z.npy", "-l", "softmax_loss", "--dask", address)[1] == run("y.npy", "z.npy", "-l", "softmax_loss")[1]
         options = labelled(run)

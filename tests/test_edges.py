@@ -914,3 +914,51 @@ def test_sums_beyond_float32_are_infinite_in_silence_in_traced_programs():
     p, t = JAX.array(np.array([[0.0, 0.0, 0.0], [-3.0, -3.0, -3e38]], "float32")), JAX.array(np.array([2.0, 2.0]))
     value, _ = JAX.jax.vjp(lambda p: pl.multiclass_hinge(t, p, power=2.0, average=True, reduction="sum"), p)
     assert value == np.inf
+
+
+def test_deviances_at_the_ends_of_the_range():
+    """On every instruction set, and by formula, beside the deviance in 400 digits; infinite where that is beyond the largest number."""
+
+    def deviance(t, p, power, log_input):
+        t, m = mp.mpf(float(t)), mp.exp(mp.mpf(float(p))) if log_input else mp.mpf(float(p))
+        a, b = 2 - mp.mpf(power), 1 - mp.mpf(power)
+        return 2 * (m - t - t * mp.log(m / t)) if power == 1 else 2 * ((m**a - t**a) / a - t * (m**b - t**b) / b)
+
+    cases = [
+        ("float64", 1.5, True, 1.7e308, 1000.0),
+        ("float32", 1.5, True, 3.06e38, 104.0),
+        *(("float64", 1.0, True, t, 1e4) for t in (4.5e307, 1.6e308)),
+        *(("float32", 1.0, True, t, 1000.0) for t in (1e37, 3e38)),
+        *(("float32", power, False, t, t) for power, t in ((-1.0, 1e13), (-50.0, 515.0), (3.0, 1e-39), (4.0, 1e-20), (2e38, 1.0))),
+        *(("float32", 3.0, False, *pair) for pair in ((1e30, 2e19), (5.598e29, 3.353e29), (1e-19, 5e-20))),
+        *(("float32", 2.5, False, *pair) for pair in ((8.5e37, 1e30), (1.78e-30, 7e-31))),
+        ("float64", 3.0, False, 1e250, 2e160),
+    ]
+    with mp.workdps(400):
+        for dtype, power, log_input, t, p in cases:
+            row = np.array([[t]], dtype), np.array([[p]], dtype)
+            right = deviance(row[0][0, 0], row[1][0, 0], power, log_input) if t != p else 0.0
+            with np.errstate(over="ignore"):
+                right = np.array(float(right)).astype(dtype)
+            for route in ROUTES:
+                loss = {"power": power} if power != 1 else {}
+                found = route(pl.tweedie_deviance if loss else pl.poisson_deviance, *row, log_input=log_input, **loss)
+                np.testing.assert_allclose(found, [right], rtol=1e-4 if dtype == "float32" else 1e-12, err_msg=f"{dtype} {power} {t} {p}")
+    for route in ROUTES:
+        assert route(pl.poisson_deviance, np.array([[1e37]], "float32"), np.array([[np.inf]], "float32")) == np.inf
+        for dtype, t, p in (("float32", 3e38, 1000.0), ("float64", 1.6e308, 1e4)):
+            slope = route(pl.grad("poisson_deviance"), np.array([[t]], dtype), np.array([[p]], dtype), log_input=True)
+            assert slope == np.inf
+        for dtype, t, p in (("float32", 2.0, 1e19), ("float64", 0.5, 1.34e154)):
+            _, curvature = route(pl.grad_and_hess("tweedie_deviance"), np.array([[t]], dtype), np.array([[p]], dtype), power=-3.0)
+            assert curvature == np.inf
+    target = torch.full((1, 1), 1.78e20, requires_grad=True)
+    pl.tweedie_deviance(target, target.detach().clone(), power=-0.5).sum().backward()
+    assert target.grad == 0
+
+
+def test_a_huge_delta_leaves_the_pseudo_huber_loss_half_the_square():
+    for route in ROUTES:
+        d = np.array([[1e-7], [1e-5], [1e-3], [1.0]], "float32")
+        found = route(pl.pseudo_huber, np.zeros_like(d), d, delta=1e38)
+        np.testing.assert_allclose(found, 0.5 * d[:, 0].astype(float) ** 2, rtol=1e-6)

@@ -234,7 +234,7 @@ def test_results_do_not_depend_on_the_number_of_threads(case):
 
 
 def batch(case, n, c, dtype):
-    """A case with other sizes, and its inputs; among hard binary targets a few soft rows."""
+    """A case with other sizes, and its inputs; among hard binary targets a few soft rows, among those of sets large ones."""
     params = dict(case.params)
     if "class_weight" in params:
         params["class_weight"] = tuple(WEIGHTS[k % len(WEIGHTS)] for k in range(c))
@@ -250,6 +250,8 @@ def batch(case, n, c, dtype):
     t, p = case.inputs(dtype)
     if case.t == "binary" and "hinge" not in case.loss:
         t[::7] = t[::7] / 2 + np.array(0.25, t.dtype)
+    if LOSSES[case.loss].sets:  # beyond 2 elements take another formula
+        t[3::11, 5::7], t[4::13, 2::9] = 3, 255
     return case, t, p
 
 

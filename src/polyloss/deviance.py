@@ -69,7 +69,7 @@ def poisson_excess(xp, t, m, log_quotient):
     near = (r > -0.4) & (r < 0.8) & ~none
     r = xp.where(near, m - u, xp.zeros_like(m)) / xp.where(near, u, xp.ones_like(u))  # elsewhere its derivative may be infinite
     l = log_quotient(xp.where(near | (none & (m == 0)), u, m), u)
-    nothing = (l == math.inf) | (none & xp.isinf(l))  # beside an infinite m, and of a target of 0
+    nothing = (m == math.inf) | (none & xp.isinf(l))  # beside an infinite m, and of a target of 0
     far = (m - t) - t * xp.where(nothing, xp.zeros_like(l), l)
     return 2 * xp.where(near, u * excess(xp, r), far)
 
@@ -329,7 +329,7 @@ def power_difference(xp, start, to, n, l):
     return xp.where(near, start * l * total, (xp.where(near, start, to) - start) / (n + (n == 0)))
 
 
-def unit_tweedie(xp, t, power, to_a, to_b, l):
+def unit_tweedie(xp, t, power, m, to_a, to_b, l):
     """2 ((m^a - t^a) / a - (t m^b - t^a) / b) for t > 0, a = 2 - power, b = 1 - power; `to_a`, `to_b`: m^a, m^b; l = log(m / t).
 
     Powers of t are t^a alone: t^b and its derivative overflow where t is tiny and t t^b is not.
@@ -341,8 +341,12 @@ def unit_tweedie(xp, t, power, to_a, to_b, l):
     u = xp.where(near, l, xp.zeros_like(l))
     total, last = xp.full_like(u, 1 / math.factorial(21)), xp.zeros_like(u)
     for k in range(20, 1, -1):
-        total, last = 1 / math.factorial(k) + (a + b) * u * total - (a * u) * (b * u) * last, total
-    start, of_b = t**a, t * xp.where(near, xp.ones_like(to_b), to_b)
+        total, last = 1 / math.factorial(k) + (a * u + b * u) * total - (a * u) * (b * u) * last, total
+    one = xp.ones_like(t)
+    start = t**a
+    start = xp.where(xp.isinf(start) & (l == 0), one, start)  # of a prediction that is its target the deviance is 0
+    m, to_a, to_b = (xp.where(near, one, x) for x in (m, to_a, to_b))
+    of_b = t / m * to_a if power > 2 else t * to_b  # t m^b, which is in range where m^b is not
     far = power_difference(xp, start, xp.where(near, start, to_a), a, l) - power_difference(xp, start, xp.where(near, start, of_b), b, l)
     return 2 * xp.where(near, start * u * u * total, xp.where(xp.isinf(start), start, far))
 
@@ -362,7 +366,7 @@ class TweedieDevianceFromLogarithms(Elementwise):
         l, near = log_near(xp, m, u)
         l = xp.where(near, l, z - xp.log(u))
         to_a, to_b = xp.exp(a * z), xp.exp(b * z)
-        return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
+        return xp.where(up, unit_tweedie(xp, u, power, m, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
 
     def slope(xp, t, z, power):
         to_b = xp.exp((1 - power) * z)
@@ -381,6 +385,7 @@ class TweedieDevianceFromLogarithms(Elementwise):
 def without_positive(xp, t, power, to_a, to_b):
     """The deviance of targets that are not positive: infinite for powers of 2 and more, and below 0 none but for powers below 0."""
     a, b = 2 - power, 1 - power
+    to_a, to_b = (xp.where(t > 0, xp.ones_like(x), x) for x in (to_a, to_b))  # which may be infinite there
     here = to_a / a - times(xp, t, to_b) / b if a > 0 else math.inf + to_a + 0 * t
     here = whole(xp, here)
     return 2 * (here if power < 0 else xp.where(t == 0, here, to_a * nan_where(xp, ~(t >= 0), t)))  # NaN too
@@ -416,7 +421,7 @@ class TweedieDeviance(Elementwise):
         l, near = log_near(xp, v, u)
         l = xp.where(near, l, log_quotient(xp, xp.where(near, xp.ones_like(v), v), xp.where(near, xp.ones_like(u), u)))
         to_a, to_b = m ** (2 - power), m ** (1 - power)
-        return xp.where(up, unit_tweedie(xp, u, power, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
+        return xp.where(up, unit_tweedie(xp, u, power, v, to_a, to_b, l), without_positive(xp, t, power, to_a, to_b))
 
     def slope(xp, t, p, power):
         m = mean_of(xp, p)
@@ -427,8 +432,11 @@ class TweedieDeviance(Elementwise):
 
     def curvature(xp, t, p, power):
         m = mean_of(xp, p)
-        if power < 0:  # t / m may be infinite where this is not
-            return 2 * ((1 - power) * m**-power + power * times(xp, t, m ** (-power - 1)))
+        if power < 0:  # t / m may be infinite where this is not; of t below m the two terms may be, and their sum not NaN
+            below, first = (t > 0) & (t < m), m**-power
+            quotient = xp.where(below, t, xp.zeros_like(t)) / xp.where(below, m, xp.ones_like(m))
+            apart = (1 - power) * first + power * times(xp, t, m ** (-power - 1))
+            return 2 * xp.where(below, first * ((1 - power) + power * quotient), apart)
         none = t == 0
         return 2 * m**-power * xp.where(none, (1 - power) * xp.ones_like(m), (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
 

@@ -501,7 +501,7 @@ FORMULA_INLINE real FORMULA(bend)(real d, real delta, real *y)
 LOSS(pseudo_huber, value)
 {
     real d = ABS(p - t), y, w = FORMULA(bend)(d, a[0], &y);
-    return d * (a[0] * (SELECT(LT(a[0], d), R(1), y) / SELECT(LT(a[0], d), y + w, R(1) + w)));
+    return d * (SELECT(LT(a[0], d), a[0], d) / (SELECT(LT(a[0], d), y, R(1)) + w));
 }
 LOSS(pseudo_huber, slope)
 {
@@ -582,11 +582,12 @@ FORMULA_INLINE real FORMULA(log_quotient)(real m, real t)
     if (EVERY(OR(near, OR(EQ(t, R(0)), EQ(m, R(0)))))) return LOG(q); /* roots take half of the time */
     return SELECT(near, R(1), R(2)) * LOG(SELECT(near, q, SQRT(m) / SQRT(t)));
 }
-/* m - t - t log(m / t), for any logarithm of it: one beyond 100 costs nothing beside m. */
+/* m - t - t log(m / t), for any logarithm of it: nothing beside an infinite m. */
 FORMULA_INLINE real FORMULA(poisson_excess)(real t, real m, real L)
 {
     const real r = (m - t) / t;
-    return R(2) * SELECT(AND(LT(R(-0.4), r), LT(r, R(0.8))), t * FORMULA(excess)(r), (m - t) - TIMES(t, MIN(R(100), L)));
+    return R(2) *
+           SELECT(AND(LT(R(-0.4), r), LT(r, R(0.8))), t * FORMULA(excess)(r), (m - t) - SELECT(EQ(m, R(1) / R(0)), R(0), TIMES(t, L)));
 }
 LOSS(poisson_deviance, value)
 {
@@ -650,10 +651,15 @@ FORMULA_INLINE real FORMULA(power_difference)(real to, real from, real n, real L
     for (int k = sizeof(one) == 4 ? 9 : 15; k > 1; k--) sum = MAD(sum * y, R(1) / R(k), R(1));
     return SELECT(LT(ABS(y), R(0.5)), from * L * sum, (to - from) / n);
 }
-FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, real L)
+/* t m^B. Of powers above 2 it is in range where m^B is not. */
+FORMULA_INLINE real FORMULA(times_power)(real t, real power, real m, real m_A, real m_B)
+{
+    return EVERY(LT(R(2), power)) ? (t / m) * m_A : t * m_B;
+}
+FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m, real m_A, real m_B, real L)
 {
     const real A = R(2) - power, B = R(1) - power, t_A = POWER(t, A), most = MAX(R(1), MAX(ABS(A), ABS(B)));
-    const real p = (A + B) * L, q = -(A * L) * (B * L);
+    const real x = A * L, y = B * L, p = x + y, q = -(x * y);
     const int last = sizeof(one) == 4 ? 12 : 20;
     double factorial = sizeof(one) == 4 ? 479001600 : 2432902008176640000; /* last! */
     real odd = R(1.0 / (factorial * (last + 1))), even = MAD(p, odd, R(1.0 / factorial));
@@ -663,8 +669,9 @@ FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m_A, real m_B, rea
         factorial /= k;
         even = MAD(p, odd, MAD(q, even, R(1.0 / factorial)));
     }
-    const real near = t_A * L * L * even;
-    const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t * m_B, t_A, B, L);
+    const real near = SELECT(EQ(L, R(0)), R(0), t_A * L * L * even); /* t^A may be infinite */
+    const real t_B = FORMULA(times_power)(t, power, m, m_A, m_B);
+    const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t_B, t_A, B, L);
     const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
     const real square = SELECT(EQ(power, R(0)), R(0.5) * (m_B - t) * (m_B - t), R(0) / R(0)); /* of t < 0, which powers above 0 forbid */
     const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, square);
@@ -675,7 +682,7 @@ LOSS(tweedie_deviance, value)
 {
     const real m = FORMULA(mean_of)(p), r = (m - t) / t;
     const real L = SELECT(LT(ABS(r), R(0.5)), LOG1P(r), FORMULA(log_quotient)(m, t));
-    return FORMULA(tweedie)(t, a[0], FORMULA(raised)(m, R(2) - a[0]), FORMULA(raised)(m, R(1) - a[0]), L);
+    return FORMULA(tweedie)(t, a[0], m, FORMULA(raised)(m, R(2) - a[0]), FORMULA(raised)(m, R(1) - a[0]), L);
 }
 LOSS(tweedie_deviance, slope)
 {
@@ -687,14 +694,16 @@ LOSS(tweedie_deviance, slope)
 LOSS(tweedie_deviance, curvature)
 {
     const real m = FORMULA(mean_of)(p);
-    if (EVERY(LT(a[0], R(0)))) /* t / m may be infinite where this is not */
-        return R(2) * ((R(1) - a[0]) * POWER(m, -a[0]) + a[0] * TIMES(t, FORMULA(raised)(m, R(-1) - a[0])));
+    if (EVERY(LT(a[0], R(0)))) { /* t / m may be infinite where this is not; of t below m the two terms may be, and their sum not NaN */
+        const real first = POWER(m, -a[0]), apart = (R(1) - a[0]) * first + a[0] * TIMES(t, FORMULA(raised)(m, R(-1) - a[0]));
+        return R(2) * SELECT(AND(LT(R(0), t), LT(t, m)), first * ((R(1) - a[0]) + a[0] * (t / m)), apart);
+    }
     return R(2) * FORMULA(raised)(m, -a[0]) * SELECT(EQ(t, R(0)), R(1) - a[0], (R(1) - a[0]) + a[0] * (t / m));
 }
 LOSS(tweedie_deviance_from_logarithms, value)
 {
     const real m = EXP(p), r = (m - t) / t, L = SELECT(LT(ABS(r), R(0.5)), LOG1P(r), p - LOG(t));
-    return FORMULA(tweedie)(t, a[0], EXP((R(2) - a[0]) * p), EXP((R(1) - a[0]) * p), L);
+    return FORMULA(tweedie)(t, a[0], m, EXP((R(2) - a[0]) * p), EXP((R(1) - a[0]) * p), L);
 }
 LOSS(tweedie_deviance_from_logarithms, slope)
 {

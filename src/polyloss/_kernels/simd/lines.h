@@ -1,16 +1,6 @@
 /* Lines of numbers of any kind and stride, to and from the type of computation; included after real.h. */
 #include "formulas/factor.h"
 
-/* What is rounded is kept so: the compiler makes no multiply-add of a product and a sum that uses it. */
-#ifndef ROUNDED
-#if defined __GNUC__ && defined __x86_64__
-#define ROUNDED(v) __asm__("" : "+v"(v))
-#elif defined __GNUC__ && defined __aarch64__
-#define ROUNDED(v) __asm__("" : "+w"(v))
-#else
-#define ROUNDED(v) ((void)0)
-#endif
-#endif
 #ifndef PREFETCH
 #if defined __GNUC__
 #define PREFETCH(p) __builtin_prefetch(p)

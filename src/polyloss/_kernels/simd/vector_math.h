@@ -37,6 +37,15 @@ static inline void add_to(sum_t *s, double x)
     s->high = t;
 }
 
+/* What is rounded is kept so: the compiler makes no multiply-add of a product and a sum that uses it. */
+#if defined __GNUC__ && defined __x86_64__
+#define ROUNDED(v) __asm__("" : "+v"(v))
+#elif defined __GNUC__ && defined __aarch64__
+#define ROUNDED(v) __asm__("" : "+w"(v))
+#else
+#define ROUNDED(v) ((void)0)
+#endif
+
 #define LN2_HI_D 0x1.62e42feep-1 /* 31 bits: times n <= 2^22 exact without FMA */
 #define LN2_LO_D 0x1.a39ef35793c76p-33
 #define LOG2E_D 0x1.71547652b82fep+0
@@ -101,8 +110,7 @@ INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
 INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
 INLINE vd minus_abs_d(vd x) { return (vd)((vl)x | INT64_MIN); }
 
-/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. Mostly n is all of them: without masks a branch on
-   that is worth a factor of 10. A store is of pieces, since AMD's Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction
+/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. Mostly n is all of them. A store is of pieces, since AMD's Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction
    tables]; what is loaded number by number into memory and then as a vector waits for the stores. */
 #if W == 8
 INLINE __m256i first_lanes_f(ptrdiff_t n)
@@ -536,7 +544,9 @@ INLINE vf exp_scaled_f(vf x, vf d, vu shift, vu scale, vf *low)
     vf y = exp_poly_low_f(r, low) * power;
     if (low) *low = *low * power * factor;
 #endif
-    return y * factor;
+    y = y * factor;
+    ROUNDED(y); /* or it would not become infinite where it is subtracted from */
+    return y;
 }
 INLINE vf exp_neg_low_f(vf x, vf *low)
 {
@@ -556,7 +566,9 @@ INLINE vd exp_scaled_d(vd x, vd d, vul shift, vul scale, vd *low)
     const vd power = (vd)(((vul)u << 52) + (1023ull << 52) + shift);
     vd y = exp_poly_low_d(r, low) * power;
     if (low) *low = *low * power * factor;
-    return y * factor;
+    y = y * factor;
+    ROUNDED(y);
+    return y;
 }
 INLINE vd exp_neg_low_d(vd x, vd *low)
 {

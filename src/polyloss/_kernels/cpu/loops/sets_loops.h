@@ -29,20 +29,32 @@ static void FORMULA(add_sums)(ptrdiff_t n, const one *t, const one *p, double *s
         sums[0] += SUM(common[0] + common[1]), sums[1] += SUM(missed[0] + missed[1]), sums[2] += SUM(extra[0] + extra[1]);
     }
 }
-/* Both derivatives of one element, of a set with one that is not finite, or a target beyond 2, where the products of vectors cancel. */
-static void FORMULA(derive_again)(const kernel_job *job, one t, const double *set, double w, one *g, one *h)
+/* none (1 - t) + all t. Of a target beyond 2 by one product: the two cancel, or are infinite before their sum is. */
+INLINE real FORMULA(between)(real t, real none, real all, real between)
 {
-    double slope = 0, curvature = 0;
-    if (w != 0) derive_one(job, set, w, (double)t, &slope, &curvature);
-    if (g) *g = (one)slope;
-    if (h) *h = (one)curvature;
+    const MASK far = LT(R(2), ABS(t));
+    const real near = MAD(none, R(1) - t, all * t);
+    return ANY(far) ? SELECT(far, MAD(between, t, none), near) : near;
 }
+/* Takes derivatives of n elements of a set again that are not finite, or all, where a factor of the set is no normal number. */
+static void FORMULA(derive_again)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set, double w, int all, one *g, one *h)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double slope = 0, curvature = 0;
+        if (!all && (!g || isfinite(g[i])) && (!h || isfinite(h[i]))) continue;
+        if (w != 0) derive_one(job, set, w, (double)t[i], &slope, &curvature);
+        if (g) g[i] = (one)slope;
+        if (h) h[i] = (one)curvature;
+    }
+}
+INLINE int FORMULA(is_odd)(const kernel_job *job, const set_slopes *of) { return job->scale != 0 && !FORMULA(is_normal)((one)of->factor); }
 /* Slopes of n elements from their targets, and curvatures where h is not NULL; 0 where the set is skipped. */
 static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *t, const double *set, double w, one *g, one *h)
 {
     const set_slopes of = slopes_of(job, set, w);
-    const real none = R((one)of.none), all = R((one)of.all), at_none = R((one)of.at_none), at_all = R((one)of.at_all);
-    real odd = job->scale == 0 || FORMULA(is_normal)((one)of.factor) ? R(0) : R(NAN); /* NaN: they are taken again */
+    const real none = R((one)of.none), all = R((one)of.all), between = R((one)of.between);
+    const real at_none = R((one)of.at_none), at_all = R((one)of.at_all), at_between = R((one)of.at_between);
+    real odd = R(0); /* NaN: some are taken again */
     ptrdiff_t i = 0, head = job->stream && !h ? (ptrdiff_t)((-(uintptr_t)g % sizeof(real)) / sizeof(one)) : 0;
     const int stream = job->stream && !h && (uintptr_t)(g + head) % sizeof(real) == 0;
     if (w == 0) {
@@ -53,20 +65,20 @@ static void FORMULA(derivatives)(const kernel_job *job, ptrdiff_t n, const one *
     if (head > n) head = n;
     for (ptrdiff_t m; i < n; i += m) {
         m = i < head ? head - i : n - i < LANES ? n - i : LANES;
-        const real x = m < LANES ? LOAD_PART(t + i, m) : LOAD(t + i), rest = R(1) - x, slope = MAD(none, rest, all * x);
+        const real x = m < LANES ? LOAD_PART(t + i, m) : LOAD(t + i), slope = FORMULA(between)(x, none, all, between);
         if (stream && m == LANES)
             STREAM(g + i, slope);
         else if (g)
             STORE_PART(g + i, slope, m);
-        odd = SELECT(LT(R(2), ABS(x)), R(NAN), MAD(R(0), slope, odd));
+        odd = MAD(R(0), slope, odd);
         if (!h) continue;
-        const real curvature = MAD(at_none, rest, at_all * x) * slope;
+        const real curvature = FORMULA(between)(x, at_none, at_all, at_between) * slope;
         STORE_PART(h + i, curvature, m);
         odd = MAD(R(0), curvature, odd);
     }
-    if (EVERY(EQ(odd, odd))) return;
+    if (!FORMULA(is_odd)(job, &of) && EVERY(EQ(odd, odd))) return;
     if (stream) fence();
-    for (i = 0; i < n; i++) FORMULA(derive_again)(job, t[i], set, w, g ? g + i : NULL, h ? h + i : NULL);
+    FORMULA(derive_again)(job, n, t, set, w, FORMULA(is_odd)(job, &of), g, h);
 }
 
 INLINE const char *FORMULA(place)(const kernel_job *job, const strided_array *x, ptrdiff_t a, ptrdiff_t b, ptrdiff_t l)
@@ -166,40 +178,42 @@ static void FORMULA(derive_across)(const kernel_job *job, one *room, ptrdiff_t a
                                    const double *sets, ptrdiff_t apart)
 {
     const strided_array *t = &job->t, *grad = &job->grad, *hess = &job->hess;
-    one *none = room + 3 * SETS_TILE, *all = none + SETS_TILE, *at_none = all + SETS_TILE, *at_all = at_none + SETS_TILE;
-    one *keeps = at_all + SETS_TILE; /* 0: the set is skipped */
-    int normal = 1;
+    one *none = room + 3 * SETS_TILE, *all = none + SETS_TILE, *between = all + SETS_TILE;
+    one *at_none = between + SETS_TILE, *at_all = at_none + SETS_TILE, *at_between = at_all + SETS_TILE;
+    one *keeps = at_between + SETS_TILE; /* 0: the set is skipped */
+    int odd_set[SETS_TILE], any_odd = 0;
     const int g_lies = FORMULA(in_place)(grad->type, 0, 1, grad->s, 0), h_lies = FORMULA(in_place)(hess->type, 0, 1, hess->s, 0);
     for (ptrdiff_t i = 0; i < SETS_TILE; i++) {
         const double *set = sets + (i < m ? i : 0) * apart;
         const double w = weight_at(job, a, b + (i < m ? i : 0));
         const set_slopes of = slopes_of(job, set, w);
-        none[i] = (one)of.none, all[i] = (one)of.all, keeps[i] = w == 0 ? 0 : 1;
-        at_none[i] = (one)of.at_none, at_all[i] = (one)of.at_all;
-        normal &= w == 0 || job->scale == 0 || FORMULA(is_normal)((one)of.factor);
+        none[i] = (one)of.none, all[i] = (one)of.all, between[i] = (one)of.between, keeps[i] = w == 0 ? 0 : 1;
+        at_none[i] = (one)of.at_none, at_all[i] = (one)of.at_all, at_between[i] = (one)of.at_between;
+        odd_set[i] = w != 0 && FORMULA(is_odd)(job, &of);
+        any_odd |= odd_set[i];
     }
     for (ptrdiff_t l = from; l < to; l++) {
         const one *x = FORMULA(read)(t, FORMULA(place)(job, t, a, b, l), t->s, m, room);
         char *gg = grad->at ? (char *)FORMULA(place)(job, grad, a, b, l) : NULL;
         char *hh = hess->at ? (char *)FORMULA(place)(job, hess, a, b, l) : NULL;
         one *g = g_lies ? (one *)gg : room + SETS_TILE, *h = !hh ? NULL : h_lies ? (one *)hh : room + 2 * SETS_TILE;
-        real odd = normal ? R(0) : R(NAN);
+        real odd = R(0);
         for (ptrdiff_t i = 0, k; i < m; i += LANES) {
             k = m - i < LANES ? m - i : LANES;
-            const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i), rest = R(1) - u;
-            const real slope = MAD(LOAD(none + i), rest, LOAD(all + i) * u);
+            const real u = k < LANES ? LOAD_PART(x + i, k) : LOAD(x + i);
             const MASK skipped = EQ(LOAD(keeps + i), R(0));
+            const real slope = FORMULA(between)(u, LOAD(none + i), LOAD(all + i), LOAD(between + i));
             const real kept = SELECT(skipped, R(0), slope);
             STORE_PART(g + i, kept, k);
-            odd = SELECT(LT(R(2), ABS(u)), R(NAN), MAD(R(0), kept, odd));
+            odd = MAD(R(0), kept, odd);
             if (!h) continue;
-            const real bend = SELECT(skipped, R(0), MAD(LOAD(at_none + i), rest, LOAD(at_all + i) * u) * slope);
+            const real by = FORMULA(between)(u, LOAD(at_none + i), LOAD(at_all + i), LOAD(at_between + i));
+            const real bend = SELECT(skipped, R(0), by * slope);
             STORE_PART(h + i, bend, k);
             odd = MAD(R(0), bend, odd);
         }
-        if (!EVERY(EQ(odd, odd)))
-            for (ptrdiff_t i = 0; i < m; i++)
-                FORMULA(derive_again)(job, x[i], sets + i * apart, weight_at(job, a, b + i), g + i, h ? h + i : NULL);
+        for (ptrdiff_t i = 0; (any_odd || !EVERY(EQ(odd, odd))) && i < m; i++)
+            FORMULA(derive_again)(job, 1, x + i, sets + i * apart, weight_at(job, a, b + i), odd_set[i], g + i, h ? h + i : NULL);
         if (gg && !g_lies) FORMULA(write_line)(grad->type, gg, grad->s, m, g);
         if (hh && !h_lies) FORMULA(write_line)(hess->type, hh, hess->s, m, h);
     }

@@ -18,9 +18,9 @@ enum { SUMS = 3 }; /* I, M, E */
 typedef struct { /* of a set: its loss; I / D, A / D and D, which its derivatives are made of */
     double value, overlap, apart, whole;
 } found_set;
-typedef struct { /* slopes where t is 0 and where it is 1; of D's, times -2 / D: times a slope they are a curvature */
-    double none, all, at_none, at_all;
-    double factor; /* of both slopes */
+typedef struct { /* slopes where t is 0 and where it is 1, and their difference; of D's, times -2 / D: times a slope they are a curvature */
+    double none, all, between, at_none, at_all, at_between;
+    double factor; /* of the slopes */
 } set_slopes;
 
 static double weight_at(const kernel_job *j, ptrdiff_t n, ptrdiff_t s)
@@ -40,7 +40,8 @@ static found_set found_of(const kernel_job *j, const double *sums, double w)
 static set_slopes slopes_of(const kernel_job *j, const double *set, double w)
 {
     const double alpha = j->parameters[0], beta = j->parameters[1], k = j->scale * w / set[2], bend = -2 / set[2];
-    return (set_slopes){k * set[0] * beta, -k * (set[1] + alpha * set[0]), bend * beta, bend * (1 - alpha), k};
+    const double all = set[1] + alpha * set[0], none = set[0] * beta;
+    return (set_slopes){k * set[0] * beta, -k * all, -k * (all + none), bend * beta, bend * (1 - alpha), bend * (1 - alpha - beta), k};
 }
 /* Slope and curvature at a target of any size: whole sums and weights may be infinite, and factors leave the range of their product. */
 static void derive_one(const kernel_job *j, const double *set, double w, double t, double *slope, double *curvature)
@@ -95,7 +96,7 @@ static void cut(kernel_job *job)
     const ptrdiff_t tiles = job->n * job->tiles;
     job->tasks = job->segments > 1 ? tiles * job->segments : (tiles + job->tiles_per_task - 1) / job->tiles_per_task;
     const size_t vector = job->doubles ? sizeof(vd) : sizeof(vf);
-    job->scratch = job->tile > 1 ? SETS_TILE * (8 * (size_t)size + 2 * vector * SUMS) : 3 * SETS_BLOCK * (size_t)size;
+    job->scratch = job->tile > 1 ? SETS_TILE * (10 * (size_t)size + 2 * vector * SUMS) : 3 * SETS_BLOCK * (size_t)size;
     job->between = job->segments > 1 ? (size_t)(job->n * job->s * job->segments) * SUMS * sizeof(double) : 0;
 }
 static void task(const kernel_job *job, ptrdiff_t at, void *scratch, kernel_sums *sums)
@@ -126,4 +127,5 @@ static void join(const kernel_job *job, kernel_sums *sums)
 }
 
 static const kernel_loops second = {.order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = derive};
-const kernel_loops WITH_ISA(sets_loops) = {.order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = task, .join = join, .second = &second};
+const kernel_loops WITH_ISA(sets_loops) = {
+    .order = REORDER_POSITIONS, .cost = 2, .cut = cut, .task = task, .join = join, .second = &second};

@@ -467,16 +467,9 @@ enum { PROB, SLOPE_OF_LABEL, SLOPE, CURVATURE, CAPPED, CAPPED_SLOPE = SLOPE + CA
 /* A number rounded as it is: compilers that make one instruction of a product and a sum do so here or there, by what surrounds them. */
 INLINE vd rounded_d(vd x)
 {
-#if defined(__GNUC__) && defined(__x86_64__)
-#if W == 16
-    __asm__("" : "+v"(x));
-#else
-    __asm__("" : "+x"(x));
-#endif
-#endif
+    ROUNDED(x);
     return x;
 }
-/* The slopes of some classes, from their exponentials, class weights and targets, before they are scaled. */
 INLINE vd slope_at(const softmax_job *j, const positions_d *p, vd e, vd prob, vd not_prob, vd k, vd t)
 {
     const vd kt = rounded_d(times_d((1 - j->smoothing) * t + j->smoothing / (double)j->c, k)); /* an unseen class's k may be infinite */
