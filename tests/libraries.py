@@ -6,7 +6,6 @@ is found, and everywhere a stand-in that is as strict as CuPy about arrays of ot
 
 import importlib
 import os
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -339,23 +338,16 @@ def formula(function, *args, **kwargs):
             os.environ["POLYLOSS_ROUTE"] = before
 
 
-@contextmanager
-def instruction_set(name):
-    """The kernels use this one meanwhile."""
-    before = driver.isa()
-    driver.force(name)
-    try:
-        yield
-    finally:
-        driver.force(before)
-
-
 def kernel_on(isa):
     """A call by the route that it takes by itself, on an instruction set."""
 
     def route(function, *args, **kwargs):
-        with instruction_set(isa):
+        before = driver.isa()
+        driver.force(isa)
+        try:
             return function(*args, **kwargs)
+        finally:
+            driver.force(before)
 
     return route
 
