@@ -110,8 +110,9 @@ INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
 INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
 INLINE vd minus_abs_d(vd x) { return (vd)((vl)x | INT64_MIN); }
 
-/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes. Mostly n is all of them. A store is of pieces, since AMD's Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction
-   tables]; what is loaded number by number into memory and then as a vector waits for the stores. */
+/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes, and mostly all of them. A store is of pieces: AMD's
+   Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction tables]. What is loaded number by number into memory, and from there
+   as a vector, waits for those stores. */
 #if W == 8
 INLINE __m256i first_lanes_f(ptrdiff_t n)
 {
