@@ -164,6 +164,7 @@ def faults(case):
         bad = not np.isfinite(case.p).all() or (case.p < 0).any() or ((case.p > 1).any() and not case.options.get("rescale"))
         bad = bad or len(case.y) != len(case.p) or (case.w is not None and (not np.isfinite(case.w).all() or case.w.sum() == 0))
         bad = bad or len(set(case.options.get("labels", case.y))) != (case.p.shape[1] if case.p.ndim > 1 and case.p.shape[1] > 1 else 2)
+        bad = bad or ("rescale" in case.options and (case.p.sum(axis=-1) == 0).any())  # such a row cannot be rescaled
         if own and bad and isinstance(ours, (ValueError, ZeroDivisionError)):
             return []
         return [Fault((*where, "raised", type(ours).__name__), f"raises {ours!r}, but scikit-learn gives {wanted!r}")]
