@@ -924,7 +924,22 @@ def test_deviances_at_the_ends_of_the_range():
         a, b = 2 - mp.mpf(power), 1 - mp.mpf(power)
         return 2 * (m - t - t * mp.log(m / t)) if power == 1 else 2 * ((m**a - t**a) / a - t * (m**b - t**b) / b)
 
-    cases = [
+    def slope(t, p, power, log_input):
+        t, p = mp.mpf(float(t)), mp.mpf(float(p))
+        m = mp.exp(p) if log_input else p
+        return 2 * (m - t) * m ** -mp.mpf(power) * (m if log_input else 1)
+
+    def check(asked, right, dtype, power, log_input, t, p):
+        row = np.array([[t]], dtype), np.array([[p]], dtype)
+        with np.errstate(over="ignore"):
+            expected = np.array(float(right(row[0][0, 0], row[1][0, 0], power, log_input)) if t != p else 0.0).astype(dtype)
+        name, options = ("poisson_deviance", {}) if power == 1 else ("tweedie_deviance", {"power": power})
+        for route in ROUTES:
+            found = np.ravel(route(asked(name), *row, log_input=log_input, **options))
+            rtol = 1e-4 if dtype == "float32" else 1e-12
+            np.testing.assert_allclose(found, [expected], rtol=rtol, err_msg=f"{right.__name__} {dtype} {power} {t} {p}")
+
+    values = [
         ("float64", 1.5, True, 1.7e308, 1000.0),
         ("float32", 1.5, True, 3.06e38, 104.0),
         *(("float64", 1.0, True, t, 1e4) for t in (4.5e307, 1.6e308)),
@@ -933,28 +948,63 @@ def test_deviances_at_the_ends_of_the_range():
         *(("float32", 3.0, False, *pair) for pair in ((1e30, 2e19), (5.598e29, 3.353e29), (1e-19, 5e-20))),
         *(("float32", 2.5, False, *pair) for pair in ((8.5e37, 1e30), (1.78e-30, 7e-31))),
         ("float64", 3.0, False, 1e250, 2e160),
+        *(("float32", power, False, 1.0, m) for power, m in ((-3.0, 1e10), (-0.5, 1e26))),
+        ("float32", 2.5, True, 1.0, -300.0),
+        ("float32", -0.5, False, 1e19, 1.0000001e19),
+        ("float32", -3.0, False, 1e10, 1.0000001e10),
+        ("float64", 0.0, True, 3.0, 709.7),
+        ("float64", 0.0, True, 1e154, 355.18),
+    ]
+    slopes = [
+        *(("float32", power, False, t, t) for power, t in ((3.0, 1e-20), (2.5, 1e-30), (-3.0, 1e15))),
+        ("float32", 3.0, False, 1e-19, 7.1e-20),
+        ("float64", 3.0, False, 1e-154, 1.0000000000000001e-154),
+        *(("float32", 2.5, True, t, z) for t, z in ((1e-10, -69.08), (1.0, -300.0))),
+        ("float64", 2.5, True, 1e-154, -690.8),
+        *(("float32", 1.0, True, 3e38, 1000.0), ("float64", 1.0, True, 1.6e308, 1e4)),
     ]
     with mp.workdps(400):
-        for dtype, power, log_input, t, p in cases:
-            row = np.array([[t]], dtype), np.array([[p]], dtype)
-            right = deviance(row[0][0, 0], row[1][0, 0], power, log_input) if t != p else 0.0
-            with np.errstate(over="ignore"):
-                right = np.array(float(right)).astype(dtype)
-            for route in ROUTES:
-                loss = {"power": power} if power != 1 else {}
-                found = route(pl.tweedie_deviance if loss else pl.poisson_deviance, *row, log_input=log_input, **loss)
-                np.testing.assert_allclose(found, [right], rtol=1e-4 if dtype == "float32" else 1e-12, err_msg=f"{dtype} {power} {t} {p}")
+        for case in values:
+            check(lambda name: getattr(pl, name), deviance, *case)
+        for case in slopes:
+            check(pl.grad, slope, *case)
     for route in ROUTES:
         assert route(pl.poisson_deviance, np.array([[1e37]], "float32"), np.array([[np.inf]], "float32")) == np.inf
-        for dtype, t, p in (("float32", 3e38, 1000.0), ("float64", 1.6e308, 1e4)):
-            slope = route(pl.grad("poisson_deviance"), np.array([[t]], dtype), np.array([[p]], dtype), log_input=True)
-            assert slope == np.inf
-        for dtype, t, p in (("float32", 2.0, 1e19), ("float64", 0.5, 1.34e154)):
+        for dtype, t, p in (("float32", 2.0, 1e19), ("float64", 0.5, 1.34e154), ("float32", 1.2e15, 1e15)):
             _, curvature = route(pl.grad_and_hess("tweedie_deviance"), np.array([[t]], dtype), np.array([[p]], dtype), power=-3.0)
             assert curvature == np.inf
-    target = torch.full((1, 1), 1.78e20, requires_grad=True)
-    pl.tweedie_deviance(target, target.detach().clone(), power=-0.5).sum().backward()
-    assert target.grad == 0
+
+
+def test_derivatives_of_deviances_far_from_1():
+    """By the target, and twice by the prediction, on torch and JAX: no step on the way overflows or cancels. float32."""
+    for t, p, power, right in (
+        (1.78e20, 1.78e20, -0.5, 0.0),
+        (1e10, 1.401e10, -0.5, -8.777e14),
+        (5e-20, 5e-20, 1.0, 0.0),
+        (5e-20, 6e-20, 1.0, -0.364643),
+    ):
+        target = torch.tensor([[t]], requires_grad=True)
+        pl.tweedie_deviance(target, torch.tensor([[p]]), power=power).sum().backward()
+        of_jax = JAX.jax.grad(lambda t, p=p, power=power: pl.tweedie_deviance(t, JAX.array(np.array([[p]], "float32")), power=power).sum())
+        for found in (target.grad, of_jax(JAX.array(np.array([[t]], "float32")))):
+            np.testing.assert_allclose(np.ravel(np.asarray(found)), [right], rtol=1e-3)
+    for power, t, m in (
+        (1.0, 1.0, 1e4),
+        (1.0, 1.0, 1e8),
+        (1.0, 1e-19, 1e-19),
+        (1.5, 1.3e-17, 1e-17),
+        (2.0, 1e-15, 1e-15),
+        (2.5, 1e-11, 1e-11),
+        (3.0, 1.3e-10, 1e-10),
+    ):
+        right = 2 * ((1 - power) * m**-power + power * t * m ** (-power - 1))
+        x = torch.tensor([[m]], requires_grad=True)
+        (first,) = torch.autograd.grad(pl.tweedie_deviance(torch.tensor([[t]]), x, power=power).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        given = JAX.array(np.array([[t]], "float32"))
+        of_jax = JAX.jax.grad(JAX.jax.grad(lambda m, t=given, power=power: pl.tweedie_deviance(t, m.reshape(1, 1), power=power).sum()))
+        for found in (second, of_jax(JAX.array(np.float32(m)))):
+            np.testing.assert_allclose(np.ravel(np.asarray(found)), [right], rtol=1e-4, err_msg=f"{power} {t} {m}")
 
 
 def test_a_huge_delta_leaves_the_pseudo_huber_loss_half_the_square():

@@ -25,15 +25,40 @@ def excess(xp, r):
 
 
 def near_log1p(xp, r):
-    """log1p(r) for |r| < 0.4: XLA's own is wrong by 100 units of a double's last place at r = -0.4."""
+    """log1p(r) for -0.4 < r < 0.8: XLA's own is wrong by 100 units of a double's last place at r = -0.4."""
     return r - excess(xp, r)
 
 
 def log_near(xp, m, t):
     """log(m / t) where they are near each other, else 0; and where they are."""
-    near = xp.abs((m - t) / t) < 0.4
-    r = xp.where(near, m - t, xp.zeros_like(m)) / xp.where(near, t, xp.ones_like(t))  # elsewhere its derivative may be infinite
+    r, near = near_part(xp, m, t)
     return near_log1p(xp, r), near
+
+
+def near_part(xp, m, t):
+    """(m - t) / t where that is between -0.4 and 0.8, else 0: its derivative may be infinite elsewhere; and where it is."""
+    r = (m - t) / t
+    near = (r > -0.4) & (r < 0.8)
+    return quotient(xp, xp.where(near, m - t, xp.zeros_like(m)), xp.where(near, t, xp.ones_like(t))), near
+
+
+def quotient(xp, a, b):
+    """a / b, both times a power of two that brings b near 1, if they are on the same side of it: JAX differentiates a quotient by b^-2."""
+    same, one, s = (xp.abs(a) < 1) == (b < 1), xp.ones_like(b), xp.ones_like(b)
+    n = 64 if float(xp.finfo(b.dtype).max) < 1e39 else 512
+    while n >= 8:
+        above, below = same & (b * s >= 2.0**n), same & (b * s < 2.0**-n)
+        s = s * xp.where(above, 2.0**-n * one, xp.where(below, 2.0**n * one, one))
+        n //= 2
+    return (a * s) / (b * s)
+
+
+def excess_part(xp, t, m):
+    """(m - t) / m. Far from the target as 1 - t / m: its derivative does not cancel there."""
+    far = ((t < m / 2) & (m < math.inf)) | (t > 2 * m)
+    zero, one = xp.zeros_like(m), xp.ones_like(m)
+    share = quotient(xp, xp.where(far, t, zero), xp.where(far, m, one))
+    return xp.where(far, 1 - share, quotient(xp, xp.where(far, zero, m - t), xp.where(far, one, m)))
 
 
 def log_quotient(xp, m, t, most=1e18):
@@ -65,9 +90,8 @@ def poisson_excess(xp, t, m, log_quotient):
     """
     none = t == 0
     u = xp.where(none, xp.ones_like(t), t)
-    r = (m - u) / u
-    near = (r > -0.4) & (r < 0.8) & ~none
-    r = xp.where(near, m - u, xp.zeros_like(m)) / xp.where(near, u, xp.ones_like(u))  # elsewhere its derivative may be infinite
+    r, near = near_part(xp, m, u)
+    near = near & ~none
     l = log_quotient(xp.where(near | (none & (m == 0)), u, m), u)
     nothing = (m == math.inf) | (none & xp.isinf(l))  # beside an infinite m, and of a target of 0
     far = (m - t) - t * xp.where(nothing, xp.zeros_like(l), l)
@@ -109,7 +133,7 @@ class PoissonDeviance(Elementwise):
     def slope(xp, t, p):
         m = mean_of(xp, p)
         none = t == 0
-        return 2 * xp.where(none, xp.ones_like(m) + 0 * m, (m - t) / xp.where(none, xp.ones_like(m), m))
+        return 2 * xp.where(none, xp.ones_like(m) + 0 * m, excess_part(xp, t, xp.where(none, xp.ones_like(m), m)))
 
     def curvature(xp, t, p):
         m = mean_of(xp, p)
@@ -236,7 +260,7 @@ class GammaDeviance(Elementwise):
 
     def slope(xp, t, p):
         m = mean_of(xp, p)
-        return 2 * ((m - t) / m) / m
+        return 2 * excess_part(xp, t, m) / m
 
     def curvature(xp, t, p):
         m = mean_of(xp, p)
@@ -343,12 +367,16 @@ def unit_tweedie(xp, t, power, m, to_a, to_b, l):
     for k in range(20, 1, -1):
         total, last = 1 / math.factorial(k) + (a * u + b * u) * total - (a * u) * (b * u) * last, total
     one = xp.ones_like(t)
-    start = t**a
-    start = xp.where(xp.isinf(start) & (l == 0), one, start)  # of a prediction that is its target the deviance is 0
+    over = xp.isinf(t**a)
+    start = xp.where(over, one, t) ** a
+    half = xp.where(over & near & (l != 0), t, one) ** (a / 2) * u  # t^a l² may be finite where t^a is not
     m, to_a, to_b = (xp.where(near, one, x) for x in (m, to_a, to_b))
     of_b = t / m * to_a if power > 2 else t * to_b  # t m^b, which is in range where m^b is not
-    far = power_difference(xp, start, xp.where(near, start, to_a), a, l) - power_difference(xp, start, xp.where(near, start, of_b), b, l)
-    return 2 * xp.where(near, start * u * u * total, xp.where(xp.isinf(start), start, far))
+    over_far = over | xp.isinf(to_a) | xp.isinf(of_b)
+    to_a, of_b = (xp.where(near | over_far, start, x) for x in (to_a, of_b))
+    far = power_difference(xp, start, to_a, a, l) - power_difference(xp, start, of_b, b, l)
+    near_by = xp.where(over, half * half, start * u * u) * total
+    return 2 * xp.where(near, near_by, xp.where(over_far, xp.full_like(far, math.inf), far))
 
 
 class TweedieDevianceFromLogarithms(Elementwise):
@@ -372,14 +400,19 @@ class TweedieDevianceFromLogarithms(Elementwise):
         to_b = xp.exp((1 - power) * z)
         if power < 1:  # both terms grow with z, and leave no number when infinite; 2 t may be infinite, too
             return (xp.exp(z) - t) * (2 * to_b)
-        moderate = xp.abs(z) < 30  # the product does not cancel, but may overflow on its way
-        return 2 * xp.where(moderate, (xp.exp(z) - t) * to_b, xp.exp((2 - power) * z) - times(xp, t, to_b))
+        m, half = xp.exp(z), xp.exp((1 - power) / 2 * z)  # e^(b z) may overflow where t e^(b z) does not
+        together = (xp.abs(z) < 30) | ((t / 2 < m) & (m < 2 * t))  # by a product that does not cancel, but whose m may leave the range
+        of_t = times(xp, times(xp, t, half), half)
+        apart = xp.where(xp.isinf(of_t), xp.full_like(of_t, -math.inf), xp.exp((2 - power) * z) - of_t)
+        return 2 * xp.where(together, ((m - t) * half) * half, apart)
 
     def curvature(xp, t, z, power):
         a, b = 2 - power, 1 - power
         if power < 1:  # a power of 0 or less: b is 1 or more
             return (a / b * xp.exp(z) - t) * (2 * b * xp.exp(b * z))
-        return 2 * (a * xp.exp(a * z) - times(xp, t, b * xp.exp(b * z)))
+        half = xp.exp(b / 2 * z)
+        of_t = times(xp, times(xp, t, half), b * half)
+        return 2 * xp.where(xp.isinf(of_t), -of_t, a * xp.exp(a * z) - of_t)
 
 
 def without_positive(xp, t, power, to_a, to_b):
@@ -425,20 +458,24 @@ class TweedieDeviance(Elementwise):
 
     def slope(xp, t, p, power):
         m = mean_of(xp, p)
-        none, to_b = t == 0, m ** (1 - power)
+        none, one = t == 0, xp.ones_like(m)
         if power < 0:  # t / m may overflow
-            return 2 * xp.where(none, to_b, (m - t) * m**-power)
-        return 2 * to_b * xp.where(none, xp.ones_like(m), (m - t) / xp.where(none, xp.ones_like(m), m))  # of a large m, m^-power may vanish
+            d, first = m - t, m**-power
+            return 2 * xp.where(none, m ** (1 - power), d * xp.where((d == 0) & xp.isinf(first), one, first))
+        part = xp.where(none, one, excess_part(xp, t, xp.where(none, one, m)))  # of a large m, m^-power may vanish
+        return 2 * (part * m ** (2 - power) / m if power > 2 else m ** (1 - power) * part)  # or m^(1 - power) overflow
 
     def curvature(xp, t, p, power):
         m = mean_of(xp, p)
-        if power < 0:  # t / m may be infinite where this is not; of t below m the two terms may be, and their sum not NaN
-            below, first = (t > 0) & (t < m), m**-power
-            quotient = xp.where(below, t, xp.zeros_like(t)) / xp.where(below, m, xp.ones_like(m))
+        one = xp.ones_like(m)
+        if power < 0:  # t / m may be infinite where this is not; each of the two terms, where their sum is no NaN
+            first = m**-power
+            by_quotient = (t > 0) & (m > 0) & ((t <= 4 * m) | xp.isinf(first))
+            share = xp.where(by_quotient, t, xp.zeros_like(t)) / xp.where(by_quotient, m, one)
             apart = (1 - power) * first + power * times(xp, t, m ** (-power - 1))
-            return 2 * xp.where(below, first * ((1 - power) + power * quotient), apart)
+            return 2 * xp.where(by_quotient, first * ((1 - power) + power * share), apart)
         none = t == 0
-        return 2 * m**-power * xp.where(none, (1 - power) * xp.ones_like(m), (1 - power) + power * (t / xp.where(none, xp.ones_like(m), m)))
+        return 2 * m**-power * xp.where(none, (1 - power) * one, (1 - power) + power * (t / xp.where(none, one, m)))
 
 
 @public(TweedieDeviance)

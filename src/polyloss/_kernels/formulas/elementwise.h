@@ -669,14 +669,20 @@ FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m, real m_A, real 
         factorial /= k;
         even = MAD(p, odd, MAD(q, even, R(1.0 / factorial)));
     }
-    const real near = SELECT(EQ(L, R(0)), R(0), t_A * L * L * even); /* t^A may be infinite */
     const real t_B = FORMULA(times_power)(t, power, m, m_A, m_B);
+    const MASK over = EQ(t_A, R(1) / R(0));
+    real near = t_A * L * L * even;
+    if (!EVERY(LT(t_A, R(1) / R(0)))) { /* t^A L² may be finite */
+        const real half = POWER(t, R(0.5) * A) * L;
+        near = SELECT(over, SELECT(EQ(L, R(0)), R(0), half * half * even), near);
+    }
     const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t_B, t_A, B, L);
+    const MASK infinite = OR(over, OR(EQ(m_A, R(1) / R(0)), EQ(t_B, R(1) / R(0))));
     const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
     const real square = SELECT(EQ(power, R(0)), R(0.5) * (m_B - t) * (m_B - t), R(0) / R(0)); /* of t < 0, which powers above 0 forbid */
     const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, square);
     const real rest = SELECT(EQ(t, R(0)), none, SELECT(LT(t, R(0)), below, t + L));
-    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, SELECT(LT(t_A, R(1) / R(0)), far, t_A)), rest);
+    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, SELECT(infinite, R(1) / R(0), far)), rest);
 }
 LOSS(tweedie_deviance, value)
 {
@@ -687,35 +693,44 @@ LOSS(tweedie_deviance, value)
 LOSS(tweedie_deviance, slope)
 {
     const real m = FORMULA(mean_of)(p);
-    const real to_B = FORMULA(raised)(m, R(1) - a[0]);
-    if (EVERY(LT(a[0], R(0)))) return R(2) * SELECT(EQ(t, R(0)), to_B, (m - t) * FORMULA(raised)(m, -a[0])); /* t / m may overflow */
-    return R(2) * to_B * SELECT(EQ(t, R(0)), R(1), (m - t) / m); /* of a large m, m^-power may vanish */
+    if (EVERY(LT(a[0], R(0)))) { /* t / m may overflow */
+        const real d = m - t;
+        return R(2) * SELECT(EQ(t, R(0)), FORMULA(raised)(m, R(1) - a[0]), SELECT(EQ(d, R(0)), d, d * FORMULA(raised)(m, -a[0])));
+    }
+    const real part = SELECT(EQ(t, R(0)), R(1), (m - t) / m); /* of a large m, m^-power may vanish */
+    if (EVERY(LT(R(2), a[0]))) return R(2) * (part * FORMULA(raised)(m, R(2) - a[0]) / m); /* m^(1 - power) may overflow */
+    return R(2) * FORMULA(raised)(m, R(1) - a[0]) * part;
 }
 LOSS(tweedie_deviance, curvature)
 {
     const real m = FORMULA(mean_of)(p);
-    if (EVERY(LT(a[0], R(0)))) { /* t / m may be infinite where this is not; of t below m the two terms may be, and their sum not NaN */
+    if (EVERY(LT(a[0], R(0)))) { /* t / m may be infinite where this is not; each of the two terms, where their sum is no NaN */
         const real first = POWER(m, -a[0]), apart = (R(1) - a[0]) * first + a[0] * TIMES(t, FORMULA(raised)(m, R(-1) - a[0]));
-        return R(2) * SELECT(AND(LT(R(0), t), LT(t, m)), first * ((R(1) - a[0]) + a[0] * (t / m)), apart);
+        const MASK by_quotient = AND(AND(LT(R(0), t), LT(R(0), m)), OR(LE(t, R(4) * m), EQ(first, R(1) / R(0))));
+        return R(2) * SELECT(by_quotient, first * ((R(1) - a[0]) + a[0] * (t / m)), apart);
     }
     return R(2) * FORMULA(raised)(m, -a[0]) * SELECT(EQ(t, R(0)), R(1) - a[0], (R(1) - a[0]) + a[0] * (t / m));
 }
 LOSS(tweedie_deviance_from_logarithms, value)
 {
     const real m = EXP(p), r = (m - t) / t, L = SELECT(LT(ABS(r), R(0.5)), LOG1P(r), p - LOG(t));
+    if (EVERY(EQ(a[0], R(0)))) return (m - t) * (m - t);
     return FORMULA(tweedie)(t, a[0], m, EXP((R(2) - a[0]) * p), EXP((R(1) - a[0]) * p), L);
 }
 LOSS(tweedie_deviance_from_logarithms, slope)
 {
-    const real B = R(1) - a[0], together = (EXP(p) - t) * (R(2) * EXP(B * p)); /* which does not cancel, but may overflow on its way */
-    if (EVERY(LT(a[0], R(1)))) return together; /* both terms grow with p, and leave no number when infinite; 2 t may be infinite, too */
-    return SELECT(LT(ABS(p), R(30)), together, R(2) * (EXP((R(2) - a[0]) * p) - TIMES(t, EXP(B * p))));
+    const real B = R(1) - a[0], m = EXP(p), half = EXP(R(0.5) * B * p); /* e^(B p) may overflow where t e^(B p) does not */
+    if (EVERY(LT(a[0], R(1)))) return (m - t) * (R(2) * EXP(B * p)); /* both terms grow with p; 2 t may be infinite, too */
+    const real together = ((m - t) * half) * (R(2) * half); /* which does not cancel, but whose m may leave the range */
+    const real of_t = TIMES(TIMES(t, half), half), apart = R(2) * (SELECT(EQ(of_t, R(1) / R(0)), R(0), EXP((R(2) - a[0]) * p)) - of_t);
+    return SELECT(OR(LT(ABS(p), R(30)), AND(LT(R(0.5) * t, m), LT(m, R(2) * t))), together, apart);
 }
 LOSS(tweedie_deviance_from_logarithms, curvature)
 {
-    const real A = R(2) - a[0], B = R(1) - a[0];
+    const real A = R(2) - a[0], B = R(1) - a[0], half = EXP(R(0.5) * B * p);
     if (EVERY(LT(a[0], R(1)))) return (A / B * EXP(p) - t) * (R(2) * B * EXP(B * p)); /* a power of 0 or less: B is 1 or more */
-    return R(2) * (A * EXP(A * p) - TIMES(t, B * EXP(B * p)));
+    const real of_t = TIMES(TIMES(t, half), B * half);
+    return R(2) * (SELECT(EQ(ABS(of_t), R(1) / R(0)), R(0), A * EXP(A * p)) - of_t);
 }
 
 #undef LOSS

@@ -43,8 +43,8 @@ static void FORMULA(derive_again)(const kernel_job *job, ptrdiff_t n, const one 
         double slope = 0, curvature = 0;
         if (!all && (!g || isfinite(g[i])) && (!h || isfinite(h[i]))) continue;
         if (w != 0) derive_one(job, set, w, (double)t[i], &slope, &curvature);
-        if (g) g[i] = (one)slope;
-        if (h) h[i] = (one)curvature;
+        if (g && (all || !isfinite(g[i]))) g[i] = (one)slope;
+        if (h && (all || !isfinite(h[i]))) h[i] = (one)curvature;
     }
 }
 INLINE int FORMULA(is_odd)(const kernel_job *job, const set_slopes *of) { return job->scale != 0 && !FORMULA(is_normal)((one)of->factor); }
