@@ -1028,7 +1028,8 @@ def divisor(fmt, reduction, normalization, denominator, shape, axis, given, labe
         counted = Ball(np.ones(n), LONG(0), fmt)
     one = counted if w is None else times(counted, w)
     one = where(skip, np.zeros_like(one.v), one)
-    return (one.sum(0) if n else exact(0)), counted
+    total = one.sum(0) if n else exact(0)
+    return where(np.abs(total.v) > np.finfo(float).max, exact(np.inf), total), counted  # beyond the doubles that it is kept in
 
 
 def leading(weight, losses, axis):
