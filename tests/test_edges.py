@@ -1012,3 +1012,16 @@ def test_a_huge_delta_leaves_the_pseudo_huber_loss_half_the_square():
         d = np.array([[1e-7], [1e-5], [1e-3], [1.0]], "float32")
         found = route(pl.pseudo_huber, np.zeros_like(d), d, delta=1e38)
         np.testing.assert_allclose(found, 0.5 * d[:, 0].astype(float) ** 2, rtol=1e-6)
+
+
+def test_the_sign_of_a_prediction_of_0_is_nothing_under_jit():
+    """XLA leaves out what would make 0.0 of -0.0; a quotient by it has the other infinity."""
+    t, jax = np.array([[0.75, 0.25, 0.0]]), JAX.jax
+    for name, block in LOSSES.items():
+        if block.targets in ("labels", "values"):
+            continue
+        loss, options = pl.get(name), {"epsilon": 0.0} if block.params.get("epsilon") is clip_bound else {}
+        slopes = jax.jit(jax.grad(lambda t, p, loss=loss, o=options: loss(t, p, reduction="sum", **o), (0, 1)))
+        above, below = ([np.asarray(x) for x in slopes(JAX.array(t), JAX.array(np.array([[zero, 0.5, 0.5]])))] for zero in (0.0, -0.0))
+        for right, found in zip(above, below, strict=True):
+            np.testing.assert_array_equal(found, right, err_msg=name)

@@ -78,8 +78,8 @@ def log_quotient(xp, m, t, most=1e18):
 
 
 def mean_of(xp, p):
-    """A prediction, NaN where it is below 0, and so are its derivatives; 0.0 for -0.0."""
-    return p * nan_where(xp, p < 0, p) + 0.0
+    """A prediction, NaN where it is below 0, and so are its derivatives; 0.0 for -0.0, also under XLA, which leaves out `+ 0.0`."""
+    return p * nan_where(xp, p < 0, p) + xp.where(p == 0, xp.abs(p), xp.zeros_like(p))
 
 
 def poisson_excess(xp, t, m, log_quotient):

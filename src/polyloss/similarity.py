@@ -31,7 +31,7 @@ class KLDivergence(Elementwise):
         beside = xp.log1p(xp.where(near, t - p, xp.zeros_like(p)) / xp.where(near, p, one))
         # Of the smaller by the larger: autograd divides t by the quotient, and t / (t / p) may go below the normal numbers as p does; and
         # then by the square of the larger, hence s. From 1e18 on apart: the logarithm of an infinite quotient has no derivative.
-        up, moderate, n = part > p, part / p < 1e18, 16 if float(xp.finfo(p.dtype).max) < 1e39 else 128
+        up, moderate, n = part > p, xp.abs(part / p) < 1e18, 16 if float(xp.finfo(p.dtype).max) < 1e39 else 128
         s = xp.where(part < 2.0 ** (-2 * n), 2.0 ** (4 * n) * one, one)
         low, high = (xp.where(moderate, s * xp.where(up, *pair), one) for pair in ((p, part), (part, p)))
         log = xp.log(low / high)
