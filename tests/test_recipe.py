@@ -66,6 +66,8 @@ SCALARS = """
 #define __device__
 #define __forceinline__ inline
 #define real double
+#define one double
+#define MASK int
 #define FORMULA(name) name##_d
 #include "formulas/elementwise.h"
 void three(double t, double p, double a, double *to)

@@ -2,7 +2,7 @@
 
    The blocks in regression.py, classification.py and similarity.py hold the same formulas under the same names. These lines compile for
    vectors of floats and doubles (elementwise_simd.c) and as CUDA C++: include the file once per type, with
-       real              the type: a vector, float or double
+       real              the type: a vector, float or double       one   that of a number of it       MASK   of a comparison
        FORMULA(name)     the name's form for that type, such as name##_f
        R(c)              the number c as a real
        SELECT(m, x, y)   m ? x : y          LT(x, y) LE(x, y) EQ(x, y)   false where a side is NaN

@@ -1,6 +1,5 @@
 /* What a class adds to each row-wise loss, t its target and p its prediction or logit; beside elementwise.h, and included after it with the
    same macros, as C for vectors and as CUDA C++ for scalars. Besides those it asks for
-       one    the type of a number of a real        MASK   of a comparison
        EXPM1(x)   exp(x) - 1 of |x| <= 1; for scalars it is defined below
    A loss's row is summed by its includer: rowwise_loops.h, rowwise.cu. The blocks in classification.py and similarity.py hold the same
    formulas under the same names. */
