@@ -78,8 +78,11 @@ def log_quotient(xp, m, t, most=1e18):
 
 
 def mean_of(xp, p):
-    """A prediction, NaN where it is below 0, and so are its derivatives; 0.0 for -0.0, also under XLA, which leaves out `+ 0.0`."""
-    return p * nan_where(xp, p < 0, p) + xp.where(p == 0, xp.abs(p), xp.zeros_like(p))
+    """A prediction, NaN where it is below 0, and so are its derivatives; 0.0 for -0.0.
+
+    That 0.0 is added where p is not below 0 as well, as the number of a comparison: XLA would leave out a constant one.
+    """
+    return p * nan_where(xp, p < 0, p) + xp.astype(p < 0, p.dtype)
 
 
 def poisson_excess(xp, t, m, log_quotient):
