@@ -729,6 +729,25 @@ def test_a_loss_that_is_nan_has_no_slope_by_its_target():
             np.testing.assert_array_equal(np.isnan(found), ~held, err_msg=f"{loss} {options}")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_beside_nan_no_loss_is_a_number(dtype):
+    """Nor is it infinite, however large or small what NaN stands beside."""
+    powers = (-30.0, -1.0, 0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 30.0)
+    numbers_beside = numbers((0.0, 1.0, 0.5, 1e-12, -1.0, np.inf, -np.inf, "big", "tiny"), dtype)
+    nan = np.full((9, 1), np.nan, dtype)
+    for name, block in LOSSES.items():
+        if not issubclass(block, Elementwise) or block.targets != "dense":
+            continue
+        settings = [{}] + [{key: True} for key in ("from_logits", "log_input") if key in block.params]
+        settings += [{"power": power, "log_input": way} for power in powers for way in (False, True) if "power" in block.params]
+        for route, options, x in itertools.product(ROUTES, settings, numbers_beside):
+            for t, p in ((nan, np.full_like(nan, x)), (np.full_like(nan, x), nan)):
+                value = route(getattr(pl, name), t, p, reduction="none", **options)
+                if name == "kl_divergence" and t[0] <= 0:  # a target of 0 costs nothing there, and negative ones are clipped to it
+                    continue
+                assert np.isnan(value).all(), (name, options, t[0], p[0], value)
+
+
 def test_an_impossible_class_outweighs_what_overflows_beside_it():
     """-Σ t log p is infinite, and above any poly_epsilon (1 - Σ t p)."""
     for route in ROUTES:

@@ -379,7 +379,7 @@ def unit_tweedie(xp, t, power, m, to_a, to_b, l):
     to_a, of_b = (xp.where(near | over_far, start, x) for x in (to_a, of_b))
     far = power_difference(xp, start, to_a, a, l) - power_difference(xp, start, of_b, b, l)
     near_by = xp.where(over, half * half, start * u * u) * total
-    return 2 * xp.where(near, near_by, xp.where(over_far, xp.full_like(far, math.inf), far))
+    return 2 * xp.where(near, near_by, xp.where(over_far, math.inf * nan_where(xp, xp.isnan(m), m), far))
 
 
 class TweedieDevianceFromLogarithms(Elementwise):

@@ -583,7 +583,8 @@ class Poisson(Elementwise):
 
     def value(xp, t, p, full):
         product = times_log(xp, t, p + Poisson.epsilon)
-        return p - xp.where(p == math.inf, xp.zeros_like(product), product) + of_count(xp, t, full)  # a logarithm is far below p
+        product = xp.where((p == math.inf) & (t == t), xp.zeros_like(product), product)  # a logarithm is far below p
+        return p - product + of_count(xp, t, full)
 
     def slope(xp, t, p, full):
         return whole(xp, 1 - over(xp, t, p + Poisson.epsilon) + 0 * xp.where(xp.isnan(p), p, xp.zeros_like(p)))

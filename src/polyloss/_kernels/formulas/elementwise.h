@@ -333,7 +333,8 @@ FORMULA_INLINE real FORMULA(of_count)(real t, const real *a)
 LOSS(poisson, value)
 {
     real product = TIMES(t, LOG(p + R(1e-7)));
-    return (p - SELECT(EQ(p, R(1) / R(0)), R(0), product)) + FORMULA(of_count)(t, a); /* a logarithm is far below p */
+    product = SELECT(AND(EQ(p, R(1) / R(0)), EQ(t, t)), R(0), product); /* a logarithm is far below p */
+    return (p - product) + FORMULA(of_count)(t, a);
 }
 LOSS(poisson, slope)
 {
@@ -678,11 +679,12 @@ FORMULA_INLINE real FORMULA(tweedie)(real t, real power, real m, real m_A, real 
     }
     const real far = FORMULA(power_difference)(m_A, t_A, A, L) - FORMULA(power_difference)(t_B, t_A, B, L);
     const MASK infinite = OR(over, OR(EQ(m_A, R(1) / R(0)), EQ(t_B, R(1) / R(0))));
-    const real none = SELECT(LT(R(0), A), m_A / A, R(1) / R(0)); /* of t = 0 */
+    const real endless = SELECT(EQ(m, m), R(1) / R(0), m); /* not of a mean that is NaN */
+    const real none = SELECT(LT(R(0), A), m_A / A, endless); /* of t = 0 */
     const real square = SELECT(EQ(power, R(0)), R(0.5) * (m_B - t) * (m_B - t), R(0) / R(0)); /* of t < 0, which powers above 0 forbid */
     const real below = SELECT(LT(power, R(0)), m_A / A - t * m_B / B, square);
     const real rest = SELECT(EQ(t, R(0)), none, SELECT(LT(t, R(0)), below, t + L));
-    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, SELECT(infinite, R(1) / R(0), far)), rest);
+    return R(2) * SELECT(LT(R(0), t), SELECT(LT(most * ABS(L), R(1)), near, SELECT(infinite, endless, far)), rest);
 }
 LOSS(tweedie_deviance, value)
 {
