@@ -43,7 +43,10 @@ def near_part(xp, m, t):
 
 
 def quotient(xp, a, b):
-    """a / b, both times a power of two that brings b near 1, if they are on the same side of it: JAX differentiates a quotient by b^-2."""
+    """a / b, both times a power of two that brings b near 1, if they are on the same side of it: JAX differentiates a quotient by b^-2.
+
+    `evening` leaves b at up to 2^32: too far for what a power of t or m then multiplies.
+    """
     same, one, s = (xp.abs(a) < 1) == (b < 1), xp.ones_like(b), xp.ones_like(b)
     n = 64 if float(xp.finfo(b.dtype).max) < 1e39 else 512
     while n >= 8:

@@ -110,88 +110,6 @@ INLINE vd abs_d(vd x) { return (vd)((vl)x & 0x7fffffffffffffff); }
 INLINE vf minus_abs_f(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
 INLINE vd minus_abs_d(vd x) { return (vd)((vl)x | INT64_MIN); }
 
-/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes, and mostly all of them. A store is of pieces: AMD's
-   Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction tables]. What is loaded number by number into memory, and from there
-   as a vector, waits for those stores. */
-#if W == 8
-INLINE __m256i first_lanes_f(ptrdiff_t n)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-INLINE __m256i first_lanes_d(ptrdiff_t n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
-#endif
-INLINE vf load_part_f(const float *p, ptrdiff_t n)
-{
-#if W == 16
-    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-#else
-    if (n >= W) return load_f(p);
-#if W == 8
-    return (vf)_mm256_maskload_ps(p, first_lanes_f(n));
-#elif defined __SSE2__
-    const __m128 zero = _mm_setzero_ps(), last = n & 1 ? _mm_load_ss(p + (n & 2)) : zero;
-    return (vf)(n & 2 ? _mm_movelh_ps(_mm_loadl_pi(zero, (const __m64 *)p), last) : last);
-#else
-    vf v = all_f(0.0f);
-    for (ptrdiff_t i = 0; i < n; i++) v[i] = p[i];
-    return v;
-#endif
-#endif
-}
-INLINE vd load_part_d(const double *p, ptrdiff_t n)
-{
-#if W == 16
-    return (vd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
-#else
-    if (n >= WD) return load_d(p);
-#if W == 8
-    return (vd)_mm256_maskload_pd(p, first_lanes_d(n));
-#else
-    return n ? (vd){p[0]} : all_d(0.0);
-#endif
-#endif
-}
-INLINE void store_part_f(float *p, vf v, ptrdiff_t n)
-{
-#if W == 16
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
-#else
-    if (n >= W) {
-        store_f(p, v);
-        return;
-    }
-#if defined __SSE2__
-#if W == 8
-    __m128 left = _mm256_castps256_ps128((__m256)v);
-    if (n & 4) _mm_storeu_ps(p, left), left = _mm256_extractf128_ps((__m256)v, 1), p += 4;
-#else
-    __m128 left = (__m128)v;
-#endif
-    if (n & 2) _mm_storel_pi((__m64 *)p, left), left = _mm_movehl_ps(left, left), p += 2;
-    if (n & 1) _mm_store_ss(p, left);
-#else
-    for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
-#endif
-#endif
-}
-INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
-{
-#if W == 16
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
-#else
-    if (n >= WD) {
-        store_d(p, v);
-        return;
-    }
-#if W == 8
-    __m128d left = _mm256_castpd256_pd128((__m256d)v);
-    if (n & 2) _mm_storeu_pd(p, left), left = _mm256_extractf128_pd((__m256d)v, 1), p += 2;
-    if (n & 1) _mm_store_sd(p, left);
-#else
-    if (n) p[0] = v[0];
-#endif
-#endif
-}
 /* Past the caches, for outputs that are not read again; p aligned to the vector. fence() before another thread may read them. */
 INLINE void stream_f(float *p, vf v)
 {
@@ -266,6 +184,81 @@ INLINE md first_d(ptrdiff_t n)
     return lane < (int64_t)n;
 }
 #endif
+/* Lanes beyond n are 0 and are not read (load), or not written (store); 0 <= n <= lanes, and mostly all of them. A store is of pieces: AMD's
+   Zen 2 takes 42 operations for a masked one of AVX2 [Fog, Instruction tables]. What is loaded number by number into memory, and from there
+   as a vector, waits for those stores. */
+INLINE vf load_part_f(const float *p, ptrdiff_t n)
+{
+#if W == 16
+    return (vf)_mm512_maskz_loadu_ps(first_f(n), p);
+#else
+    if (n >= W) return load_f(p);
+#if W == 8
+    return (vf)_mm256_maskload_ps(p, (__m256i)first_f(n));
+#elif defined __SSE2__
+    const __m128 zero = _mm_setzero_ps(), last = n & 1 ? _mm_load_ss(p + (n & 2)) : zero;
+    return (vf)(n & 2 ? _mm_movelh_ps(_mm_loadl_pi(zero, (const __m64 *)p), last) : last);
+#else
+    vf v = all_f(0.0f);
+    for (ptrdiff_t i = 0; i < n; i++) v[i] = p[i];
+    return v;
+#endif
+#endif
+}
+INLINE vd load_part_d(const double *p, ptrdiff_t n)
+{
+#if W == 16
+    return (vd)_mm512_maskz_loadu_pd(first_d(n), p);
+#else
+    if (n >= WD) return load_d(p);
+#if W == 8
+    return (vd)_mm256_maskload_pd(p, (__m256i)first_d(n));
+#else
+    return n ? (vd){p[0]} : all_d(0.0);
+#endif
+#endif
+}
+INLINE void store_part_f(float *p, vf v, ptrdiff_t n)
+{
+#if W == 16
+    _mm512_mask_storeu_ps(p, first_f(n), (__m512)v);
+#else
+    if (n >= W) {
+        store_f(p, v);
+        return;
+    }
+#if defined __SSE2__
+#if W == 8
+    __m128 left = _mm256_castps256_ps128((__m256)v);
+    if (n & 4) _mm_storeu_ps(p, left), left = _mm256_extractf128_ps((__m256)v, 1), p += 4;
+#else
+    __m128 left = (__m128)v;
+#endif
+    if (n & 2) _mm_storel_pi((__m64 *)p, left), left = _mm_movehl_ps(left, left), p += 2;
+    if (n & 1) _mm_store_ss(p, left);
+#else
+    for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+#endif
+}
+INLINE void store_part_d(double *p, vd v, ptrdiff_t n)
+{
+#if W == 16
+    _mm512_mask_storeu_pd(p, first_d(n), (__m512d)v);
+#else
+    if (n >= WD) {
+        store_d(p, v);
+        return;
+    }
+#if W == 8
+    __m128d left = _mm256_castpd256_pd128((__m256d)v);
+    if (n & 2) _mm_storeu_pd(p, left), left = _mm256_extractf128_pd((__m256d)v, 1), p += 2;
+    if (n & 1) _mm_store_sd(p, left);
+#else
+    if (n) p[0] = v[0];
+#endif
+#endif
+}
 /* The mask as a C operator where it is an integer or a vector alike. */
 #define AND_MASK(a, b) ((a) & (b))
 #define OR_MASK(a, b) ((a) | (b))
