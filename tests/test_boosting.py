@@ -162,7 +162,7 @@ def test_what_is_refused():
 @pytest.mark.parametrize("name", LOSSES)
 def test_hints_name_what_the_booster_takes(name):
     """Of a parameter that a loss lacks, and of one that resembles what the booster decides."""
-    decided = {"sample_weight", "reduction", "return_prob", "denominator"}
+    decided = {"sample_weight", "reduction", "normalization", "normalize", "return_prob", "denominator"}
     for key in ("wat", "weight", "weights", "size_average", *(word + "s" for word in decided)):
         with pytest.raises(TypeError, match=f"{name} has no parameter '{key}'; ") as caught:
             boosting.xgboost(name, **{key: 1})

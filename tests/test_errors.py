@@ -283,6 +283,8 @@ CASES = [
     (ValueError, lambda: boosting.xgboost("bce"),
      "binary_crossentropy takes probabilities, and a booster's scores are raw: pass from_logits=True"),
     (TypeError, lambda: boosting.lightgbm("mse", reduction="sum"), "reduction is given, but the booster weighs and sums by itself"),
+    (TypeError, lambda: boosting.xgboost("softmax_loss", normalization="valid"),
+     "normalization is given, but the booster weighs and sums by itself"),
     (ValueError, lambda: boosting.xgboost("mse").start([]),
      "y_true has 0 targets whose weights add up to 0, but boosting starts from what they say"),
     (ValueError, lambda: pl.softmax_loss(Z, Y),
