@@ -93,7 +93,7 @@ ONE_STEP = {"mean_squared_logarithmic_error": 1.1e-7, "pseudo_huber": 0.0}
 
 LOG_LINK = ("poisson", "poisson_deviance", "gamma_deviance", "tweedie_deviance")  # raw scores are logarithms of the mean
 SOFTMAX = ("softmax_loss", "sparse_categorical_crossentropy", "categorical_crossentropy")
-DECIDED = ("sample_weight", "reduction", "normalization", "normalize", "return_prob", "denominator")  # parameters that are not the caller's to give
+DECIDED = ("sample_weight", "reduction", "normalization", "normalize", "return_prob", "denominator")  # not the caller's to give
 
 
 class Objective:

@@ -68,12 +68,12 @@ INLINE vd masked_d(vd y, const int64_t *mask)
 }
 #define ADD_FOUR_(x)                                                                                                                       \
     for (int k = 0; k < 4; k += WD) {                                                                                                      \
-        const vd y = wide_##x(from + k);                                                                                                  \
+        const vd y = wide_##x(from + k);                                                                                                   \
         s.s[k / WD] += n == 4 ? y : masked_d(y, first_four[n] + k);                                                                        \
     }                                                                                                                                      \
     return s;
-INLINE four_sums add_four_f(four_sums s, const float *from, ptrdiff_t n) { ADD_FOUR_(f) }
-INLINE four_sums add_four_d(four_sums s, const double *from, ptrdiff_t n) { ADD_FOUR_(d) }
+INLINE four_sums add_four_f(four_sums s, const float *from, ptrdiff_t n){ADD_FOUR_(f)} INLINE four_sums
+    add_four_d(four_sums s, const double *from, ptrdiff_t n){ADD_FOUR_(d)}
 #undef ADD_FOUR_
 INLINE double across_four(four_sums s)
 {
@@ -118,7 +118,8 @@ static void cut(kernel_job *job)
         return;
     }
     job->segments = 1;
-    job->scratch = job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
+    job->scratch =
+        job->c > ELEMENTWISE_TILE / 2 ? ELEMENTWISE_TILE * sizeof(double) + width * 4 * sizeof(vf) : 0; /* 4: SUMS are 4 vectors */
     const ptrdiff_t tiles = job->n * ((job->s + width - 1) / width), rows = ELEMENTWISE_SEGMENT / (most * job->c);
     job->rows = rows < 1 ? 1 : rows;
     job->tasks = (tiles + job->rows - 1) / job->rows;
