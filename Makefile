@@ -17,6 +17,9 @@
 # tests that run the CUDA kernels on the CPU). But for the two on a GPU, nothing is imported from the source tree: the package is built,
 # installed, and used from .venv, as a user has it. The build is repeated only where a file it depends on is newer than its stamp.
 
+# Modules are compiled once, when they are first imported, and not again by each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON     ?= $(shell command -v python3.11 || command -v python3)
 COMMITS    ?= HEAD^!
 VENV       := .venv

@@ -66,15 +66,18 @@ INLINE vd masked_d(vd y, const int64_t *mask)
     return *mask ? y : 0;
 #endif
 }
-#define ADD_FOUR_(x)                                                                                                                       \
-    for (int k = 0; k < 4; k += WD) {                                                                                                      \
-        const vd y = wide_##x(from + k);                                                                                                   \
-        s.s[k / WD] += n == 4 ? y : masked_d(y, first_four[n] + k);                                                                        \
-    }                                                                                                                                      \
-    return s;
-INLINE four_sums add_four_f(four_sums s, const float *from, ptrdiff_t n){ADD_FOUR_(f)} INLINE four_sums
-    add_four_d(four_sums s, const double *from, ptrdiff_t n){ADD_FOUR_(d)}
-#undef ADD_FOUR_
+#define ADD_FOUR(x, type)                                                                                                                  \
+    INLINE four_sums add_four_##x(four_sums s, const type *from, ptrdiff_t n)                                                              \
+    {                                                                                                                                      \
+        for (int k = 0; k < 4; k += WD) {                                                                                                  \
+            const vd y = wide_##x(from + k);                                                                                               \
+            s.s[k / WD] += n == 4 ? y : masked_d(y, first_four[n] + k);                                                                    \
+        }                                                                                                                                  \
+        return s;                                                                                                                          \
+    }
+ADD_FOUR(f, float)
+ADD_FOUR(d, double)
+#undef ADD_FOUR
 INLINE double across_four(four_sums s)
 {
     double each[4];
