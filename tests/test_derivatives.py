@@ -5,8 +5,6 @@ it is compared with difference quotients: of the losses, which the kernels compu
 in question, where no entry is exactly 0 or 1 and so no case of its own.
 """
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch

@@ -748,6 +748,28 @@ def test_beside_nan_no_loss_is_a_number(dtype):
                 assert np.isnan(value).all(), (name, options, t[0], p[0], value)
 
 
+def test_a_balance_of_0_hides_what_is_infinite():
+    """As a class weight, `pos_weight` and `alpha` of 0 do in the other losses. NaN is seen."""
+    loss = "binary_focal_crossentropy"
+    for route, dtype, gamma in itertools.product(ROUTES, ("float32", "float64"), (0.0, 0.5, 2.0)):
+        tiny = np.finfo(dtype).smallest_subnormal
+        for logits, alpha, label, share in (
+            (True, 0.0, 1.0, -np.inf),
+            (True, 1.0, 0.0, np.inf),
+            (False, 0.0, 1.0, 0.0),
+            (False, 0.0, 1.0, tiny),
+            (False, 1.0, 0.0, 1.0),
+        ):
+            options = {"apply_class_balancing": True, "alpha": alpha, "gamma": gamma, "from_logits": logits}
+            options |= {} if logits else {"epsilon": 0.0}
+            t, p, nan = (np.array([[x]], dtype) for x in (label, share, np.nan))
+            value, slope = route(pl.value_and_grad(loss), t, p, **options)
+            assert (value, slope) == (0, 0), (options, t, p)
+            if not logits:
+                assert route(pl.grad_and_hess(loss), t, p, **options)[1] == 0
+            assert np.isnan(route(pl.grad(loss), t, nan, **options)).all()
+
+
 def test_an_impossible_class_outweighs_what_overflows_beside_it():
     """-Σ t log p is infinite, and above any poly_epsilon (1 - Σ t p)."""
     for route in ROUTES:

@@ -532,23 +532,23 @@ class BinaryFocalCrossentropyFromLogits(Elementwise):
 
     def value(xp, t, z, apply_class_balancing, alpha, gamma):
         u, _, b, _, _ = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
-        return balance(xp, t, apply_class_balancing, alpha) * times(xp, power(xp, u, gamma), b)
+        return balanced(xp, t, apply_class_balancing, alpha, times(xp, power(xp, u, gamma), b))
 
     def slope(xp, t, z, apply_class_balancing, alpha, gamma):
         u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
         s = (1 - t) * up - t * down + gamma * times(xp, r, b)
-        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
+        return balanced(xp, t, apply_class_balancing, alpha, power(xp, u, gamma) * s)
 
     def curvature(xp, t, z, apply_class_balancing, alpha, gamma):
         u, r, b, up, down = BinaryFocalCrossentropyFromLogits.parts(xp, t, z)
         b1 = (1 - t) * up - t * down
         s = gamma * r * (times(xp, (down - up) + (gamma - 1) * r, b) + 2 * b1) + up * down
-        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * s
+        return balanced(xp, t, apply_class_balancing, alpha, power(xp, u, gamma) * s)
 
 
-def balance(xp, t, apply_class_balancing, alpha):
-    """t α + (1 - t)(1 - α), or 1."""
-    return mixed(xp, t, alpha, 1 - alpha) if apply_class_balancing else 1.0
+def balanced(xp, t, apply_class_balancing, alpha, x):
+    """x, or x (t α + (1 - t)(1 - α)): 0 where that factor is 0 and x infinite."""
+    return part(xp, mixed(xp, t, alpha, 1 - alpha), x) if apply_class_balancing else x
 
 
 class BinaryFocalCrossentropy(Elementwise):
@@ -578,7 +578,8 @@ class BinaryFocalCrossentropy(Elementwise):
     def value(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, _ = clipped(xp, p, epsilon, 1 - epsilon)
         u = mixed(xp, t, 1 - y, y)
-        return balance(xp, t, apply_class_balancing, alpha) * power(xp, u, gamma) * BinaryCrossentropy.value(xp, t, p, epsilon)  # type: ignore[arg-type]
+        b = BinaryCrossentropy.value(xp, t, p, epsilon)  # type: ignore[arg-type]
+        return balanced(xp, t, apply_class_balancing, alpha, power(xp, u, gamma) * b)
 
     def slope(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
@@ -586,7 +587,7 @@ class BinaryFocalCrossentropy(Elementwise):
         b, b1 = BinaryCrossentropy.value(xp, t, p, epsilon), BinaryCrossentropy.slope(xp, t, p, epsilon)  # type: ignore[arg-type]
         # where y nears the end that costs an infinite loss, b is a logarithm, and far below its derivatives
         s = power(xp, u, gamma) * beyond(xp, b1, times(xp, gamma, u1 * BinaryFocalCrossentropy.per_miss(xp, b, u)))
-        return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+        return xp.where(inside, balanced(xp, t, apply_class_balancing, alpha, s), xp.zeros_like(p))
 
     def curvature(xp, t, p, apply_class_balancing, alpha, gamma, epsilon):
         y, inside = clipped(xp, p, epsilon, 1 - epsilon)
@@ -595,7 +596,7 @@ class BinaryFocalCrossentropy(Elementwise):
         b2 = BinaryCrossentropy.curvature(xp, t, p, epsilon)  # type: ignore[arg-type]
         near = u1 * (2 * b1 + (gamma - 1) * u1 * BinaryFocalCrossentropy.per_miss(xp, b, u))
         s = beyond(xp, power(xp, u, gamma) * b2, times(xp, gamma, power(xp, u, gamma - 1) * near))
-        return xp.where(inside, balance(xp, t, apply_class_balancing, alpha) * s, xp.zeros_like(p))
+        return xp.where(inside, balanced(xp, t, apply_class_balancing, alpha, s), xp.zeros_like(p))
 
     def per_miss(xp, b, u):
         """b / u, which nears 1 where u nears 0."""

@@ -409,9 +409,10 @@ def binary_focal_crossentropy(t, p, apply_class_balancing, alpha, gamma, from_lo
     slope, curvature = f * b1 + beside(times(f1 * u1, b), b1), beside(near, b2) + f * b2
     by_target = w * (times(f1 * ut, b) + f * bt)
     by_target = by_target + wt * f * b if apply_class_balancing else by_target
+    by_target = unknown(by_target, (w.v == 0) & np.isinf(b.v))
     out = u.v < 0  # targets beyond 0 and 1 have no power
-    parts = (w * f * b, where(inside, w * slope, zeros(p)), where(inside, w * curvature, zeros(p)), by_given(by_target, factor))
-    out = out | ((w.v == 0) & np.isinf(b.v))  # a balance of 0 and an infinite loss
+    counted = lambda x: w * where((w.v == 0) & np.isinf(x.v), zeros(x), x)  # noqa: E731  # beside a balance of 0 nothing infinite counts
+    parts = (counted(f * b), *(where(inside, counted(x), zeros(p)) for x in (slope, curvature)), by_given(by_target, factor))
     huge = (w.v == 0) & (curvature.e > UNKNOWN**0.5)  # it passes the largest number before the balance of 0 is applied
     parts = (*parts[:2], unknown(parts[2], huge), parts[3])
     limit = (u.v == 0) & (gamma < 2)  # where what vanishes is divided by what vanishes

@@ -413,23 +413,28 @@ FORMULA_INLINE real FORMULA(other_share)(real t, real y, int hard)
 {
     return hard ? SELECT(EQ(t, R(0)), y, R(1) - y) : t * (R(1) - y) + (R(1) - t) * y;
 }
+/* x, and 0 where it is infinite beside a balance of 0. */
+FORMULA_INLINE real FORMULA(counted)(real balance, real x) { return SELECT(AND(EQ(balance, R(0)), EQ(ABS(x), R(1) / R(0))), R(0), x); }
 LOSS(binary_focal_crossentropy, value)
 {
     real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
-    return FORMULA(balance)(s, a[0], a[1], HARD(a)) * POWER(u, a[2]) * FORMULA(entropy)(s, y, HARD(a));
+    real w = FORMULA(balance)(s, a[0], a[1], HARD(a));
+    return w * POWER(u, a[2]) * FORMULA(counted)(w, FORMULA(entropy)(s, y, HARD(a)));
 }
 LOSS(binary_focal_crossentropy, slope)
 {
     real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
     real g = FORMULA(focal_slope)(u, R(1) - R(2) * s, FORMULA(entropy)(s, y, HARD(a)), FORMULA(entropy_slope)(s, y, HARD(a)), a[2]);
-    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1], HARD(a)) * g);
+    real w = FORMULA(balance)(s, a[0], a[1], HARD(a));
+    return FORMULA(outside)(p, a[3], R(1) - a[3], w * FORMULA(counted)(w, g));
 }
 LOSS(binary_focal_crossentropy, curvature)
 {
     real s = FORMULA(smoothed)(t, a[4]), y = FORMULA(clip)(p, a[3], R(1) - a[3]), u = FORMULA(other_share)(s, y, HARD(a));
     real b = FORMULA(entropy)(s, y, HARD(a)), b1 = FORMULA(entropy_slope)(s, y, HARD(a)), b2 = FORMULA(entropy_curvature)(s, y);
     real h = FORMULA(focal_curvature)(u, R(1) - R(2) * s, b, b1, b2, a[2]);
-    return FORMULA(outside)(p, a[3], R(1) - a[3], FORMULA(balance)(s, a[0], a[1], HARD(a)) * h);
+    real w = FORMULA(balance)(s, a[0], a[1], HARD(a));
+    return FORMULA(outside)(p, a[3], R(1) - a[3], w * FORMULA(counted)(w, h));
 }
 
 /* u = t σ(-z) + (1 - t) σ(z), and u' as a multiple of u, which is never large: no power of u is negative. */
@@ -453,8 +458,8 @@ FORMULA_INLINE real FORMULA(hard_focal)(real x, real gamma, real *slope)
 }
 LOSS(binary_focal_crossentropy_from_logits, value)
 {
-    real s = FORMULA(smoothed)(t, a[3]),
-         hard = FORMULA(balance)(s, a[0], a[1], 1) * FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0);
+    real s = FORMULA(smoothed)(t, a[3]), w = FORMULA(balance)(s, a[0], a[1], 1);
+    real hard = w * FORMULA(counted)(w, FORMULA(hard_focal)(FORMULA(other_logit)(s, p), a[2], 0));
     if (HARD(a)) return hard;
     real ratio, f = FORMULA(balance)(s, a[0], a[1], 0) * POWER(FORMULA(miss)(s, p, &ratio), a[2]);
     return SELECT(EQ(s * s - s, R(0)), hard, TIMES(f, FORMULA(logit_value)(s, p)));
