@@ -345,9 +345,9 @@ def by_given(by_target, factor):
 
 def of_factor(factor, x):
     """A derivative in targets, times a factor of the class; nothing is said where autograd's is NaN: x times what comes from above, at most
-    3, passes the largest number, and the factor is 0.
+    3 times a weight of 1e30, passes the largest number, and the factor is 0.
     """
-    return unknown(times(factor, x), (factor.v == 0) & (np.abs(x.v) > x.format.most / 16) | (x.e > UNKNOWN**0.5))
+    return unknown(times(factor, x), (factor.v == 0) & (np.abs(x.v) > x.format.most / 1e32) | (x.e > UNKNOWN**0.5))
 
 
 def sigmoids(z):
