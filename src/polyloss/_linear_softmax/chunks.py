@@ -32,7 +32,7 @@ from polyloss.softmax import SoftmaxLoss
 BUFFER = 55_200_000  # bytes of a chunk's logits and their gradient, and of what matmuls pack beside them: with all else less than 64 MB
 XLA = 36_000_000  # bytes of a chunk's logits in a program of XLA's, whose loops and matmuls take 16 to 24 MB beside them
 PACKED = 1_500_000  # numbers that matmuls pack
-PANEL = 8_000_000  # bytes of the weight that are converted at once
+PANEL = 8_000_000  # bytes of the weight that are multiplied or converted at once
 SUMMAND = 8_000_000  # bytes of a product on its way into a sum, where a library's matmul adds to nothing: less, and matmuls are slower
 ROWS = 1024  # of a chunk at most: more makes no matmul faster
 IGNORED, BAD = -1, -2  # labels that are no classes
@@ -306,6 +306,7 @@ def _written(head, needs, upstream, exact):
     panels = [(0, c)]
     if wide(head.weight[:1]).dtype != head.weight.dtype or not _multiplies(head.weight):
         panels = _panels(c, d * 4)
+    narrow = _panels(c, d * 4) if here else panels  # with two threads MKL packs 36 MB of 32000 classes, which takes as long as panels do
     derive = any(needs)
     in_place = here and softmax_in_place(c)
     make = xp.empty if kept is None else xp.zeros
@@ -338,7 +339,7 @@ def _written(head, needs, upstream, exact):
                 logits = empty((chunk, c), **new)
                 slopes = empty((chunk, c), **new) if derive and not in_place else None
             z = logits[:k]
-            for a, b in panels:
+            for a, b in narrow:
                 multiply(x, wide(head.weight[a:b]).T, z[:, a:b])
         if head.bias is not None:
             z += wide(head.bias)
