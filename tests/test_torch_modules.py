@@ -70,7 +70,8 @@ def outcome(module, arguments):
 
 
 def same(found, wanted, truth=None):
-    """The numbers of torch; or nearer to those of its double precision, where these are given."""
+    """The numbers of torch; or nearer to those of its double precision, where these are given, but for one unit of 16 bits, or four of
+    float32, since terms of either sign are summed in another order."""
     if isinstance(wanted, Exception):
         if OLD and isinstance(wanted, NotImplementedError):  # float16's slope of smooth_l1
             return
@@ -84,7 +85,7 @@ def same(found, wanted, truth=None):
         assert x.dtype == y.dtype
         assert x.shape == y.shape
         error, allowed = torch.nan_to_num((x - z).abs()), torch.nan_to_num((y - z).abs())
-        near = error <= allowed.max() + torch.finfo(x.dtype).eps * z.abs()
+        near = error <= allowed.max() + (4 if x.dtype is torch.float32 else 1) * torch.finfo(x.dtype).eps * z.abs()
         assert (near | (x.isnan() & z.isnan())).all()
 
 

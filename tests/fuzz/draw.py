@@ -261,7 +261,7 @@ def draw(rng, loss=None, library=None, heavy=False, edges=True):
         call = call.changed(route=pick(rng, ["", "", "formula"]))
         call = call.changed(threads=pick(rng, [1, 1, 2, 3]))
     if library in ("numpy", "torch", "jax") and not call.route:
-        call = call.changed(isa=pick(rng, ["", *isas()[1:]]))
+        call = call.changed(isa=pick(rng, ["", *isas()]))
     if mode == "autograd":
         value_shape = losses if options.get("reduction", signature["reduction"].default) in ("none", None) else ()
         wide = "float64" if dtype == "float64" else "float32"
