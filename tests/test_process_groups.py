@@ -208,7 +208,7 @@ def masked_logits_are_those_of_one(rank, world):
                 torch.testing.assert_close(found.double(), right, rtol=rtol, atol=1e-30)  # float32 has no e**-500
                 right, found = (torch.autograd.grad(f.sum(), x)[0] for f, x in ((right, whole), (found, mine)))
                 scale = right.abs().amax(1, keepdim=True).clamp_min(1e-24)
-                torch.testing.assert_close(found / scale, (right / scale)[:, some], rtol=tolerance, atol=tolerance, check_dtype=False)
+                torch.testing.assert_close(found / scale, (right / scale)[:, some], rtol=rtol, atol=rtol, check_dtype=False)
 
 
 def averaged_gradients_are_those_of_one(rank, world):
