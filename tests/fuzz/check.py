@@ -91,7 +91,8 @@ def wanted(call, truth, name, upstream):
     if name == "hessian":  # squares go below the normal numbers, and above the largest, earlier than what is divided by them
         right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / right.format.unit, right.format)
     if name in ("gradient", "prob") and call.loss in OF_SOFTMAX:  # exponentials below the normal numbers have fewer digits
-        right = Ball(right.v, right.e + LONG(float(np.finfo(wide).tiny)) / 2048 / right.format.unit, right.format)
+        few = float(np.finfo(wide).tiny) / (16 if wide == "float32" else 2048)
+        right = Ball(right.v, right.e + LONG(few) / right.format.unit, right.format)
     if right is not None and upstream is not None:
         u = upstream.values.astype(LONG)
         if name == "by_weight":

@@ -300,8 +300,9 @@ INLINE void finish(const softmax_job *j, fast_scratch *x, ptrdiff_t i, ptrdiff_t
         }
         if (j->poly != 0) loss += j->poly * (weighted ? load_d(x->w + i) : all_d(1.0)) * (odds / (1.0 + odds));
         store_d(x->loss + i, select_d(live, loss, fill));
-        /* Masked classes add up to 2^-106 with AVX2, where only the value is wanted. A p that is a normal float keeps its digits where
-           either exp(z_y) or the others are above 2^-20, and the factor is no tiny float; so does a slope. */
+        /* Masked classes add up to 2^-106 with AVX2, where only the value is wanted. Exponentials are off by 2^-150, the last place of
+           tiny floats: so a p is off by 2^-130 at most where either exp(z_y) or the others are above 2^-20, and keeps its digits above
+           2^-106; so does a slope, where the factor is no tiny float. */
         md fine = AND_MASK(le_d(all_d(wanted ? 0x1p-100 : 0x1p-60), others), lt_d(others, all_d(0x1p58)));
         fine = AND_MASK(fine, lt_d(target, all_d((double)INFINITY)));
         fine = AND_MASK(fine, OR_MASK(le_d(all_d(0x1p-20), others), lt_d(over, all_d(14.0))));
