@@ -152,6 +152,24 @@ def test_probabilities(lib):
                                    rtol=4 * unit, atol=unit / 100)  # fmt: skip
 
 
+@pytest.mark.parametrize("lay", [np.ascontiguousarray, np.asfortranarray], ids=["rows", "columns"])
+def test_tiny_probabilities_are_off_by_a_sixteenth_of_the_smallest_normal_number_at_most(lay):
+    """Wherever the largest logit lies: its exponential is 2^-20 at least, and that of the others is off by 2^-150."""
+    rng = np.random.default_rng(3)
+    for classes in (3, 10, 40, 300):
+        top = rng.uniform(-150, 150, (400, 1))
+        top[::2] = rng.uniform(-14, -10, (200, 1))
+        z = np.concatenate([top, top - rng.uniform(60, 104, (400, classes - 1))], 1).astype(np.float32)
+        y = rng.integers(0, classes, 400)
+        e = np.exp(z.astype(np.float64) - z[:, :1])
+        right = e / e.sum(1, keepdims=True)
+        others = np.arange(classes) != y[:, None]
+        others[:, 0] = False
+        for route in ROUTES:
+            slope = route(pl.grad(pl.softmax_loss), y, lay(z), axis=-1, reduction="sum")
+            assert (np.abs(slope - right) <= 2.0**-130 + 1e-5 * right)[others].all()
+
+
 def test_probabilities_are_differentiable():
     """In torch and JAX, also together with the loss, and where a label is ignored."""
     t, z = drawn((2, 3, 4), 1, False)
