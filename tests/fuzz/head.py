@@ -118,7 +118,8 @@ def truth(case):
     )  # fmt: skip
     value = right.losses.reshape(case.arrays["y_true"].shape) if right.losses.v.ndim else right.losses
     g = right.gradient
-    low = LONG(float(np.finfo(dtype).tiny)) / 16 / g.format.unit  # a softmax below the normal numbers has fewer digits
+    few = float(np.finfo(dtype).tiny) / (16 if dtype == "float32" else 512)  # a softmax below the normal numbers has fewer digits
+    low = LONG(few) / g.format.unit
     g = Ball(g.v, np.where(g.v == 0, g.e, g.e + low), g.format)
     least = float(np.finfo(dtype).tiny) / g.format.unit if case.library == "jax" else g.format.least  # XLA takes products below for 0
     by_features = Ball(g.v @ w, g.e @ np.abs(w) + (2 + c / 8) * (np.abs(g.v) @ np.abs(w)) + c * least, g.format)
